@@ -1,0 +1,1 @@
+//! Async client for Linux IPVS, the kernel's load balancer, over generic netlink.

@@ -1,0 +1,1 @@
+//! Linux IPVS (IP Virtual Server) generic netlink messages, typed and lossless.

@@ -1,0 +1,1 @@
+//! Puts a process on a Linux kernel that has IPVS.
