@@ -1,0 +1,325 @@
+//! Netlink attributes: `{u16 length, u16 number, value, padding to 4}`, read and written.
+
+use crate::error::{ParseError, Problem, Space};
+
+/// Size of an attribute's header, and what every attribute is padded to.
+const HEADER: usize = 4;
+/// `NLA_F_NESTED`: ipvsadm's libnl sets it on nests, the kernel takes either and sends none.
+const NESTED: u16 = 1 << 15;
+/// `NLA_TYPE_MASK`: the number without `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
+const NUMBER_MASK: u16 = 0x3fff;
+/// How many bytes of unknown attributes are kept per level.
+const LIMIT: usize = 16 * 1024;
+
+/// Where attributes go: either they are counted or they are written, by the same list of calls, so
+/// that a message's announced length and its bytes cannot disagree.
+pub(crate) trait Sink: Sized {
+    /// Adds one attribute whose number may carry flags.
+    fn put(&mut self, number: u16, value: &[u8]);
+
+    /// Adds attributes that are already encoded and padded.
+    fn put_encoded(&mut self, attributes: &[u8]);
+
+    /// Adds a nest holding what `contents` adds.
+    fn nest(&mut self, number: u16, contents: impl FnOnce(&mut Self));
+
+    fn put_u8(&mut self, number: u16, value: u8) {
+        self.put(number, &[value]);
+    }
+
+    fn put_u16(&mut self, number: u16, value: u16) {
+        self.put(number, &value.to_ne_bytes());
+    }
+
+    fn put_u16_be(&mut self, number: u16, value: u16) {
+        self.put(number, &value.to_be_bytes());
+    }
+
+    fn put_u32(&mut self, number: u16, value: u32) {
+        self.put(number, &value.to_ne_bytes());
+    }
+
+    fn put_u64(&mut self, number: u16, value: u64) {
+        self.put(number, &value.to_ne_bytes());
+    }
+}
+
+/// Counts bytes.
+#[derive(Default)]
+pub(crate) struct Length(pub(crate) usize);
+
+impl Sink for Length {
+    fn put(&mut self, _number: u16, value: &[u8]) {
+        self.0 += HEADER + padded(value.len());
+    }
+
+    fn put_encoded(&mut self, attributes: &[u8]) {
+        self.0 += attributes.len();
+    }
+
+    fn nest(&mut self, _number: u16, contents: impl FnOnce(&mut Self)) {
+        self.0 += HEADER;
+        contents(self);
+    }
+}
+
+/// Writes bytes; panics when the buffer is too short, as `Emitable::emit` says it may.
+pub(crate) struct Writer<'a> {
+    buffer: &'a mut [u8],
+    at: usize,
+    nest_flag: u16,
+}
+
+impl<'a> Writer<'a> {
+    /// A writer of what user space sends.
+    pub(crate) fn request(buffer: &'a mut [u8]) -> Self {
+        Self { buffer, at: 0, nest_flag: NESTED }
+    }
+
+    /// A writer of what the kernel sends: its nests carry no flag.
+    pub(crate) fn reply(buffer: &'a mut [u8]) -> Self {
+        Self { buffer, at: 0, nest_flag: 0 }
+    }
+
+    fn header(&mut self, at: usize, length: usize, number: u16) {
+        // An attribute's length is 16 bits wide. Values are at most 16 bytes here, but for unknown
+        // ones, which came in with a 16-bit length.
+        let length = u16::try_from(length).unwrap_or(u16::MAX);
+        self.buffer[at..at + 2].copy_from_slice(&length.to_ne_bytes());
+        self.buffer[at + 2..at + 4].copy_from_slice(&number.to_ne_bytes());
+    }
+}
+
+impl Sink for Writer<'_> {
+    fn put(&mut self, number: u16, value: &[u8]) {
+        self.header(self.at, HEADER + value.len(), number);
+        let start = self.at + HEADER;
+        let end = start + value.len();
+        self.at = start + padded(value.len());
+        self.buffer[start..end].copy_from_slice(value);
+        self.buffer[end..self.at].fill(0);
+    }
+
+    fn put_encoded(&mut self, attributes: &[u8]) {
+        let end = self.at + attributes.len();
+        self.buffer[self.at..end].copy_from_slice(attributes);
+        self.at = end;
+    }
+
+    fn nest(&mut self, number: u16, contents: impl FnOnce(&mut Self)) {
+        let start = self.at;
+        self.at += HEADER;
+        contents(self);
+        self.header(start, self.at - start, number | self.nest_flag);
+    }
+}
+
+/// Walks the attributes of one message or nest. Never panics, never allocates, always ends: each
+/// step takes at least a header's four bytes.
+#[derive(Clone)]
+pub(crate) struct Reader<'a> {
+    bytes: &'a [u8],
+    /// Offset of `bytes` in the message's payload, for errors.
+    offset: usize,
+    space: Space,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8], offset: usize, space: Space) -> Self {
+        Self { bytes, offset, space }
+    }
+
+    /// The error "this attribute is not there".
+    pub(crate) fn missing(&self, number: u16) -> ParseError {
+        ParseError::new(self.space, Some(number), self.offset, Problem::Missing)
+    }
+}
+
+impl<'a> Iterator for Reader<'a> {
+    type Item = Result<Attribute<'a>, ParseError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.bytes.is_empty() {
+            return None;
+        }
+        let fail = |reader: &mut Self, number, problem| {
+            let error = ParseError::new(reader.space, number, reader.offset, problem);
+            reader.bytes = &[];
+            Some(Err(error))
+        };
+        let have = self.bytes.len();
+        let Some((&[l0, l1, n0, n1], _)) = self.bytes.split_first_chunk::<HEADER>() else {
+            return fail(self, None, Problem::Truncated { need: HEADER, have });
+        };
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        let raw_number = u16::from_ne_bytes([n0, n1]);
+        let number = raw_number & NUMBER_MASK;
+        if length < HEADER || length > have {
+            return fail(self, Some(number), Problem::Truncated { need: length.max(HEADER), have });
+        }
+        let attribute = Attribute {
+            number,
+            raw_number,
+            value: &self.bytes[HEADER..length],
+            offset: self.offset,
+            space: self.space,
+        };
+        // The last attribute's padding may be left out.
+        let step = padded(length).min(have);
+        self.bytes = &self.bytes[step..];
+        self.offset += step;
+        Some(Ok(attribute))
+    }
+}
+
+/// One attribute as it was read.
+#[derive(Clone, Copy)]
+pub(crate) struct Attribute<'a> {
+    pub(crate) number: u16,
+    raw_number: u16,
+    pub(crate) value: &'a [u8],
+    offset: usize,
+    space: Space,
+}
+
+impl<'a> Attribute<'a> {
+    pub(crate) fn error(&self, problem: Problem) -> ParseError {
+        ParseError::new(self.space, Some(self.number), self.offset, problem)
+    }
+
+    pub(crate) fn nested(&self, space: Space) -> Reader<'a> {
+        Reader::new(self.value, self.offset + HEADER, space)
+    }
+
+    /// The first `N` bytes: an attribute longer than known is read by its prefix, as the kernel
+    /// does; a shorter one is an error.
+    #[inline]
+    pub(crate) fn array<const N: usize>(&self) -> Result<[u8; N], ParseError> {
+        match self.value.first_chunk::<N>() {
+            Some(bytes) => Ok(*bytes),
+            None => Err(self.error(Problem::TooShort { need: N, have: self.value.len() })),
+        }
+    }
+
+    pub(crate) fn u8(&self) -> Result<u8, ParseError> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    pub(crate) fn u16(&self) -> Result<u16, ParseError> {
+        self.array().map(u16::from_ne_bytes)
+    }
+
+    pub(crate) fn u16_be(&self) -> Result<u16, ParseError> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    pub(crate) fn u32(&self) -> Result<u32, ParseError> {
+        self.array().map(u32::from_ne_bytes)
+    }
+
+    pub(crate) fn u64(&self) -> Result<u64, ParseError> {
+        self.array().map(u64::from_ne_bytes)
+    }
+
+    /// A NUL-terminated string: what stands before the first NUL.
+    pub(crate) fn string(&self) -> Result<&'a str, ParseError> {
+        let end = self.value.iter().position(|&byte| byte == 0).unwrap_or(self.value.len());
+        std::str::from_utf8(&self.value[..end])
+            .map_err(|_| self.error(Problem::Value("must be UTF-8")))
+    }
+}
+
+/// Where in a reply an unknown attribute stood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Level {
+    /// Beside the `SERVICE`, `DEST` or `DAEMON` nest, or among the attributes of a reply without
+    /// nest.
+    Message,
+    /// In the `SERVICE`, `DEST` or `DAEMON` nest.
+    Object,
+    /// In the nest of 32-bit statistics.
+    Statistics,
+    /// In the nest of 64-bit statistics.
+    Statistics64,
+}
+
+/// Attributes of a reply that this crate does not know, kept byte for byte with the level at which
+/// they stood. A newer kernel's additions are neither an error nor lost.
+///
+/// Empty, the usual case, it takes one word and no allocation.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct UnknownAttributes(Option<Box<[Vec<u8>; 4]>>);
+
+impl UnknownAttributes {
+    /// None.
+    pub const fn new() -> Self {
+        Self(None)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.as_ref().is_none_or(|levels| levels.iter().all(Vec::is_empty))
+    }
+
+    /// The attributes of one level in the order in which they came: number and value. The number
+    /// still carries `NLA_F_NESTED` (0x8000) and `NLA_F_NET_BYTEORDER` (0x4000) where they were
+    /// set.
+    pub fn iter(&self, level: Level) -> impl Iterator<Item = (u16, &[u8])> {
+        Reader::new(self.encoded(level), 0, Space::Message)
+            .flatten()
+            .map(|attribute| (attribute.raw_number, attribute.value))
+    }
+
+    /// Adds an attribute. Returns false, and adds nothing, when the attributes of that level would
+    /// take more than 16 KiB: a nest cannot hold more than 64 KiB in all.
+    ///
+    /// A number that this crate does know is taken for what it is when the message is read back.
+    #[must_use]
+    pub fn push(&mut self, level: Level, number: u16, value: &[u8]) -> bool {
+        let length = HEADER + value.len();
+        if self.encoded(level).len() + padded(length) > LIMIT {
+            return false;
+        }
+        let levels = self.0.get_or_insert_default();
+        let bytes = &mut levels[level as usize];
+        // At most `LIMIT`, so it fits.
+        bytes.extend_from_slice(&(length as u16).to_ne_bytes());
+        bytes.extend_from_slice(&number.to_ne_bytes());
+        bytes.extend_from_slice(value);
+        bytes.resize(padded(bytes.len()), 0);
+        true
+    }
+
+    pub(crate) fn keep(
+        &mut self,
+        level: Level,
+        attribute: &Attribute<'_>,
+    ) -> Result<(), ParseError> {
+        if self.push(level, attribute.raw_number, attribute.value) {
+            Ok(())
+        } else {
+            Err(attribute.error(Problem::Value("more than 16 KiB of unknown attributes")))
+        }
+    }
+
+    pub(crate) fn encoded(&self, level: Level) -> &[u8] {
+        self.0.as_ref().map_or(&[], |levels| &levels[level as usize])
+    }
+}
+
+impl std::fmt::Debug for UnknownAttributes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let levels = [Level::Message, Level::Object, Level::Statistics, Level::Statistics64];
+        f.debug_map()
+            .entries(levels.into_iter().flat_map(|level| {
+                self.iter(level).map(move |(number, value)| ((level, number), value))
+            }))
+            .finish()
+    }
+}
+
+const fn padded(length: usize) -> usize {
+    length.next_multiple_of(HEADER)
+}

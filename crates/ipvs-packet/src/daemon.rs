@@ -1,0 +1,223 @@
+//! Sync daemons: the `DAEMON` nest (`ip_vs_genl_new_daemon`, `ip_vs_genl_fill_daemon`).
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::{NonZeroU8, NonZeroU16},
+};
+
+use crate::{
+    InterfaceName, InvalidValue, Level, ParseError, UnknownAttributes,
+    attribute::{Attribute, Sink},
+    error::Space,
+};
+
+const STATE: u16 = 1;
+const MCAST_IFN: u16 = 2;
+const SYNC_ID: u16 = 3;
+const SYNC_MAXLEN: u16 = 4;
+const MCAST_GROUP: u16 = 5;
+const MCAST_GROUP6: u16 = 6;
+const MCAST_PORT: u16 = 7;
+const MCAST_TTL: u16 = 8;
+
+/// A connection synchronization daemon: the master multicasts its connections, the backup takes
+/// them in. One of each may run at the same time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct SyncDaemon {
+    /// Master or backup.
+    pub role: DaemonRole,
+    /// The interface of the multicast traffic. `IPVS_DAEMON_ATTR_MCAST_IFN`,
+    /// `ipvsadm --mcast-interface`.
+    pub interface: InterfaceName,
+    /// Which director's messages a backup takes. `IPVS_DAEMON_ATTR_SYNC_ID`, `ipvsadm --syncid`.
+    pub sync_id: SyncId,
+    /// The longest message in bytes; by default what fits the interface's MTU. The kernel moves
+    /// what is out of range into it. `IPVS_DAEMON_ATTR_SYNC_MAXLEN`, `ipvsadm --sync-maxlen`,
+    /// since Linux 4.3.
+    pub max_length: Option<NonZeroU16>,
+    group: Option<IpAddr>,
+    /// The UDP port; 8848 by default. `IPVS_DAEMON_ATTR_MCAST_PORT`, `ipvsadm --mcast-port`, since
+    /// Linux 4.3.
+    pub port: Option<NonZeroU16>,
+    /// The time to live of the multicast packets, in hops; 1 by default.
+    /// `IPVS_DAEMON_ATTR_MCAST_TTL`, `ipvsadm --mcast-ttl`, since Linux 4.3.
+    pub ttl: Option<NonZeroU8>,
+}
+
+impl SyncDaemon {
+    /// A daemon with the kernel's defaults.
+    pub const fn new(role: DaemonRole, interface: InterfaceName, sync_id: SyncId) -> Self {
+        Self { role, interface, sync_id, max_length: None, group: None, port: None, ttl: None }
+    }
+
+    /// The multicast group; 224.0.0.81 by default.
+    pub const fn group(&self) -> Option<IpAddr> {
+        self.group
+    }
+
+    /// Sets the multicast group, or with `None` the default. It must be a multicast address (the
+    /// kernel answers others with EINVAL). `IPVS_DAEMON_ATTR_MCAST_GROUP`, `_GROUP6`,
+    /// `ipvsadm --mcast-group`, since Linux 4.3.
+    pub fn set_group(&mut self, group: Option<IpAddr>) -> Result<(), InvalidValue> {
+        if let Some(address) = group.filter(|address| !address.is_multicast()) {
+            return Err(InvalidValue::new(
+                "multicast group",
+                address,
+                "must be a multicast address",
+            ));
+        }
+        self.group = group;
+        Ok(())
+    }
+
+    pub(crate) fn put(&self, out: &mut impl Sink) {
+        out.put_u32(STATE, self.role.0);
+        self.interface.put(MCAST_IFN, out);
+        out.put_u32(SYNC_ID, self.sync_id.0);
+        if let Some(length) = self.max_length {
+            out.put_u16(SYNC_MAXLEN, length.get());
+        }
+        match self.group {
+            Some(IpAddr::V4(group)) => out.put(MCAST_GROUP, &group.octets()),
+            Some(IpAddr::V6(group)) => out.put(MCAST_GROUP6, &group.octets()),
+            None => {}
+        }
+        if let Some(port) = self.port {
+            out.put_u16(MCAST_PORT, port.get());
+        }
+        if let Some(ttl) = self.ttl {
+            out.put_u8(MCAST_TTL, ttl.get());
+        }
+    }
+}
+
+/// A daemon as the kernel reports it: with the defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct DaemonEntry {
+    /// The daemon.
+    pub daemon: SyncDaemon,
+    /// Attributes that this crate does not know.
+    pub unknown: UnknownAttributes,
+}
+
+impl DaemonEntry {
+    /// An entry.
+    pub const fn new(daemon: SyncDaemon) -> Self {
+        Self { daemon, unknown: UnknownAttributes::new() }
+    }
+
+    pub(crate) fn put(&self, out: &mut impl Sink) {
+        self.daemon.put(out);
+        out.put_encoded(self.unknown.encoded(Level::Object));
+    }
+
+    pub(crate) fn parse(
+        nest: &Attribute<'_>,
+        mut unknown: UnknownAttributes,
+    ) -> Result<Self, ParseError> {
+        let mut reader = nest.nested(Space::Daemon);
+        let mut role = None;
+        let mut interface = None;
+        let mut sync_id = None;
+        let mut max_length = None;
+        let mut group = None;
+        let mut group6 = None;
+        let mut port = None;
+        let mut ttl = None;
+        for attribute in reader.by_ref() {
+            let attribute = attribute?;
+            match attribute.number {
+                STATE => role = Some(DaemonRole(attribute.u32()?)),
+                MCAST_IFN => interface = Some(InterfaceName::parse(&attribute)?),
+                SYNC_ID => sync_id = Some(SyncId(attribute.u32()?)),
+                SYNC_MAXLEN => max_length = NonZeroU16::new(attribute.u16()?),
+                MCAST_GROUP => group = Some(Ipv4Addr::from(attribute.array::<4>()?)),
+                MCAST_GROUP6 => group6 = Some(Ipv6Addr::from(attribute.array::<16>()?)),
+                MCAST_PORT => port = NonZeroU16::new(attribute.u16()?),
+                MCAST_TTL => ttl = NonZeroU8::new(attribute.u8()?),
+                _ => unknown.keep(Level::Object, &attribute)?,
+            }
+        }
+        Ok(Self {
+            daemon: SyncDaemon {
+                role: role.ok_or_else(|| reader.missing(STATE))?,
+                interface: interface.ok_or_else(|| reader.missing(MCAST_IFN))?,
+                sync_id: sync_id.ok_or_else(|| reader.missing(SYNC_ID))?,
+                max_length,
+                // As in the kernel, IPv4 wins where both are given.
+                group: group.map(IpAddr::V4).or(group6.map(IpAddr::V6)),
+                port,
+                ttl,
+            },
+            unknown,
+        })
+    }
+}
+
+/// What a sync daemon does: `IP_VS_STATE_*`, `IPVS_DAEMON_ATTR_STATE`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DaemonRole(pub u32);
+
+impl DaemonRole {
+    /// Sends its connections. `IP_VS_STATE_MASTER`, `ipvsadm --start-daemon master`.
+    pub const MASTER: Self = Self(1);
+    /// Takes in a master's connections. `IP_VS_STATE_BACKUP`, `ipvsadm --start-daemon backup`.
+    pub const BACKUP: Self = Self(2);
+
+    /// What a request that only names a role carries.
+    pub(crate) fn put(self, out: &mut impl Sink) {
+        out.put_u32(STATE, self.0);
+    }
+
+    pub(crate) fn parse(nest: &Attribute<'_>) -> Result<Self, ParseError> {
+        let mut reader = nest.nested(Space::Daemon);
+        let mut role = None;
+        for attribute in reader.by_ref() {
+            let attribute = attribute?;
+            if attribute.number == STATE {
+                role = Some(Self(attribute.u32()?));
+            }
+        }
+        role.ok_or_else(|| reader.missing(STATE))
+    }
+}
+
+impl fmt::Display for DaemonRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::MASTER => f.pad("master"),
+            Self::BACKUP => f.pad("backup"),
+            Self(number) => f.pad(&number.to_string()),
+        }
+    }
+}
+
+impl fmt::Debug for DaemonRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The number by which backups know their masters: 0 to 255. A backup with 0 takes every master's
+/// messages.
+///
+/// The kernel stores and echoes any 32-bit number but sends only its lowest 8 bits, so an entry read
+/// from it may hold more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SyncId(u32);
+
+impl SyncId {
+    /// The number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl From<u8> for SyncId {
+    fn from(id: u8) -> Self {
+        Self(id.into())
+    }
+}

@@ -1,0 +1,483 @@
+//! Destinations (real servers): the `DEST` nest (`ip_vs_genl_parse_dest`,
+//! `ip_vs_genl_dump_dest`).
+
+use std::{fmt, num::NonZeroU16};
+
+use crate::{
+    AddressFamily, DestinationKey, InvalidValue, Level, ParseError, Statistics, UnknownAttributes,
+    attribute::{Attribute, Reader, Sink},
+    error::{Problem, Space},
+    key::{parse_address, put_address},
+};
+
+const ADDR: u16 = 1;
+const PORT: u16 = 2;
+const FWD_METHOD: u16 = 3;
+const WEIGHT: u16 = 4;
+const U_THRESH: u16 = 5;
+const L_THRESH: u16 = 6;
+const ACTIVE_CONNS: u16 = 7;
+const INACT_CONNS: u16 = 8;
+const PERSIST_CONNS: u16 = 9;
+const STATS: u16 = 10;
+const ADDR_FAMILY: u16 = 11;
+const STATS64: u16 = 12;
+const TUN_TYPE: u16 = 13;
+const TUN_PORT: u16 = 14;
+const TUN_FLAGS: u16 = 15;
+
+/// A destination of a service (a real server): what identifies it and how it is set.
+///
+/// ```
+/// use ipvs_packet::{Destination, ForwardMethod, Weight};
+///
+/// let mut destination = Destination::new("172.17.0.3:80".parse()?);
+/// assert_eq!(destination.forward, ForwardMethod::MASQUERADE);
+/// destination.weight = Weight::new(3)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Destination {
+    /// Address and port.
+    pub key: DestinationKey,
+    /// How packets reach it; masquerading by default. (ipvsadm's default is direct routing.)
+    pub forward: ForwardMethod,
+    /// Its share of the connections; 1 by default, as in ipvsadm.
+    pub weight: Weight,
+    /// The numbers of connections at which it is full and free again; no limit by default.
+    pub thresholds: Thresholds,
+    /// How packets are wrapped where the forwarding method is tunnelling; IPIP by default.
+    pub tunnel: Tunnel,
+}
+
+impl Destination {
+    /// A destination to which packets are masqueraded, of weight 1, without thresholds.
+    pub const fn new(key: DestinationKey) -> Self {
+        Self {
+            key,
+            forward: ForwardMethod::MASQUERADE,
+            weight: Weight::ONE,
+            thresholds: Thresholds::NONE,
+            tunnel: Tunnel::IPIP,
+        }
+    }
+
+    pub(crate) fn put(&self, out: &mut impl Sink) {
+        out.put_u16(ADDR_FAMILY, self.key.family().number());
+        put_address(ADDR, self.key.address, out);
+        out.put_u16_be(PORT, self.key.port);
+        out.put_u32(FWD_METHOD, self.forward.0);
+        out.put_u32(WEIGHT, self.weight.0);
+        self.tunnel.put(out);
+        out.put_u32(U_THRESH, self.thresholds.upper);
+        out.put_u32(L_THRESH, self.thresholds.lower);
+    }
+}
+
+impl DestinationKey {
+    /// What a request that only names a destination carries.
+    pub(crate) fn put(&self, out: &mut impl Sink) {
+        out.put_u16(ADDR_FAMILY, self.family().number());
+        put_address(ADDR, self.address, out);
+        out.put_u16_be(PORT, self.port);
+    }
+
+    /// Reads the key out of a `DEST` nest and leaves the rest.
+    pub(crate) fn parse(
+        nest: &Attribute<'_>,
+        service_family: Option<AddressFamily>,
+    ) -> Result<Self, ParseError> {
+        let mut reader = nest.nested(Space::Destination);
+        let mut parts = DestinationKeyParts::default();
+        for attribute in reader.by_ref() {
+            parts.take(&attribute?)?;
+        }
+        parts.finish(&reader, service_family)
+    }
+}
+
+/// The attributes of a key as they come by, in any order.
+#[derive(Default)]
+struct DestinationKeyParts<'a> {
+    family: Option<AddressFamily>,
+    address: Option<Attribute<'a>>,
+    port: Option<u16>,
+}
+
+impl<'a> DestinationKeyParts<'a> {
+    /// Takes an attribute if it belongs to a key, and says whether it did.
+    #[inline]
+    fn take(&mut self, attribute: &Attribute<'a>) -> Result<bool, ParseError> {
+        match attribute.number {
+            ADDR => self.address = Some(*attribute),
+            PORT => self.port = Some(attribute.u16_be()?),
+            // 0 says the same as no attribute: the service's family.
+            ADDR_FAMILY if attribute.u16()? == 0 => self.family = None,
+            ADDR_FAMILY => self.family = Some(AddressFamily::parse(attribute)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn finish(
+        self,
+        reader: &Reader<'_>,
+        service_family: Option<AddressFamily>,
+    ) -> Result<DestinationKey, ParseError> {
+        let family = self.family.or(service_family).ok_or_else(|| reader.missing(ADDR_FAMILY))?;
+        let address = self.address.ok_or_else(|| reader.missing(ADDR))?;
+        Ok(DestinationKey {
+            address: parse_address(&address, family)?,
+            port: self.port.ok_or_else(|| reader.missing(PORT))?,
+        })
+    }
+}
+
+/// A destination as the kernel reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct DestinationEntry {
+    /// Identity and settings.
+    pub destination: Destination,
+    /// Connections in use now. `IPVS_DEST_ATTR_ACTIVE_CONNS`.
+    pub active_connections: u32,
+    /// Connections that are closing or, for UDP, all of them. `IPVS_DEST_ATTR_INACT_CONNS`.
+    pub inactive_connections: u32,
+    /// Persistence templates. `IPVS_DEST_ATTR_PERSIST_CONNS`.
+    pub persistent_connections: u32,
+    /// Counters and rates.
+    pub statistics: Statistics,
+    /// Attributes that this crate does not know.
+    pub unknown: UnknownAttributes,
+}
+
+impl DestinationEntry {
+    /// An entry without connections and statistics.
+    pub fn new(destination: Destination) -> Self {
+        Self {
+            destination,
+            active_connections: 0,
+            inactive_connections: 0,
+            persistent_connections: 0,
+            statistics: Statistics::default(),
+            unknown: UnknownAttributes::new(),
+        }
+    }
+
+    pub(crate) fn put(&self, out: &mut impl Sink) {
+        let Destination { key, forward, weight, thresholds, tunnel } = &self.destination;
+        put_address(ADDR, key.address, out);
+        out.put_u16_be(PORT, key.port);
+        out.put_u32(FWD_METHOD, forward.0);
+        out.put_u32(WEIGHT, weight.0);
+        tunnel.put(out);
+        out.put_u32(U_THRESH, thresholds.upper);
+        out.put_u32(L_THRESH, thresholds.lower);
+        out.put_u32(ACTIVE_CONNS, self.active_connections);
+        out.put_u32(INACT_CONNS, self.inactive_connections);
+        out.put_u32(PERSIST_CONNS, self.persistent_connections);
+        out.put_u16(ADDR_FAMILY, key.family().number());
+        self.statistics.put(STATS, STATS64, &self.unknown, out);
+        out.put_encoded(self.unknown.encoded(Level::Object));
+    }
+
+    /// Reads a whole `DEST` nest, of a request or of a reply.
+    pub(crate) fn parse(
+        nest: &Attribute<'_>,
+        service_family: Option<AddressFamily>,
+        mut unknown: UnknownAttributes,
+    ) -> Result<Self, ParseError> {
+        let mut reader: Reader<'_> = nest.nested(Space::Destination);
+        let mut key = DestinationKeyParts::default();
+        let mut forward = None;
+        let mut weight = None;
+        let mut upper = None;
+        let mut lower = None;
+        let mut tunnel = Tunnel::IPIP;
+        let mut active = 0;
+        let mut inactive = 0;
+        let mut persistent = 0;
+        let mut narrow = None;
+        let mut wide = None;
+        for attribute in reader.by_ref() {
+            let attribute = attribute?;
+            match attribute.number {
+                FWD_METHOD => forward = Some(ForwardMethod(attribute.u32()?)),
+                WEIGHT => weight = Some(Weight::parse(&attribute)?),
+                U_THRESH => upper = Some(attribute.u32()?),
+                L_THRESH => lower = Some(attribute.u32()?),
+                ACTIVE_CONNS => active = attribute.u32()?,
+                INACT_CONNS => inactive = attribute.u32()?,
+                PERSIST_CONNS => persistent = attribute.u32()?,
+                STATS => narrow = Some(Statistics::parse(&attribute, false, &mut unknown)?),
+                STATS64 => wide = Some(Statistics::parse(&attribute, true, &mut unknown)?),
+                TUN_TYPE => tunnel.kind = TunnelType(attribute.u8()?),
+                TUN_PORT => tunnel.port = attribute.u16_be()?,
+                TUN_FLAGS => tunnel.flags = TunnelFlags::from_bits_retain(attribute.u16()?),
+                _ => {
+                    if !key.take(&attribute)? {
+                        unknown.keep(Level::Object, &attribute)?;
+                    }
+                }
+            }
+        }
+        Ok(Self {
+            destination: Destination {
+                key: key.finish(&reader, service_family)?,
+                forward: forward.ok_or_else(|| reader.missing(FWD_METHOD))?,
+                weight: weight.ok_or_else(|| reader.missing(WEIGHT))?,
+                thresholds: Thresholds {
+                    upper: upper.ok_or_else(|| reader.missing(U_THRESH))?,
+                    lower: lower.ok_or_else(|| reader.missing(L_THRESH))?,
+                },
+                tunnel,
+            },
+            active_connections: active,
+            inactive_connections: inactive,
+            persistent_connections: persistent,
+            statistics: wide.or(narrow).unwrap_or_default(),
+            unknown,
+        })
+    }
+}
+
+/// How packets reach a destination: `IP_VS_CONN_F_FWD_MASK`, `IPVS_DEST_ATTR_FWD_METHOD`.
+///
+/// The kernel drops bits above the lowest three, stores 5 to 7, and then delivers such packets
+/// locally.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ForwardMethod(pub u32);
+
+impl ForwardMethod {
+    /// NAT: the destination's address and port are written into the packet, and its replies must
+    /// come back through the director. `IP_VS_CONN_F_MASQ`, `ipvsadm -m`.
+    pub const MASQUERADE: Self = Self(0);
+    /// The director itself. `IP_VS_CONN_F_LOCALNODE`.
+    pub const LOCAL_NODE: Self = Self(1);
+    /// The packet is wrapped and sent to the destination, which holds the virtual address too and
+    /// replies directly. `IP_VS_CONN_F_TUNNEL`, `ipvsadm -i`.
+    pub const TUNNEL: Self = Self(2);
+    /// The packet is sent unchanged to the destination's link-layer address; the destination holds
+    /// the virtual address too and replies directly. `IP_VS_CONN_F_DROUTE`, `ipvsadm -g`.
+    pub const DIRECT_ROUTE: Self = Self(3);
+    /// The packet goes on to where it was addressed. `IP_VS_CONN_F_BYPASS`.
+    pub const BYPASS: Self = Self(4);
+}
+
+impl fmt::Display for ForwardMethod {
+    /// The word in ipvsadm's table: `Masq`, `Local`, `Tunnel`, `Route`, `Bypass`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::MASQUERADE => f.pad("Masq"),
+            Self::LOCAL_NODE => f.pad("Local"),
+            Self::TUNNEL => f.pad("Tunnel"),
+            Self::DIRECT_ROUTE => f.pad("Route"),
+            Self::BYPASS => f.pad("Bypass"),
+            Self(number) => f.pad(&number.to_string()),
+        }
+    }
+}
+
+impl fmt::Debug for ForwardMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A destination's share of the connections, relative to the others' of its service: 0 to
+/// 2,147,483,647. 0 gets no new connections and keeps those that it has.
+/// `IPVS_DEST_ATTR_WEIGHT`, `ipvsadm -w`.
+///
+/// On the wire it is 32 bits, which the kernel reads as a signed number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Weight(u32);
+
+impl Weight {
+    /// No new connections.
+    pub const ZERO: Self = Self(0);
+    /// The default.
+    pub const ONE: Self = Self(1);
+    /// 2,147,483,647 (`i32::MAX`).
+    pub const MAX: Self = Self(i32::MAX as u32);
+
+    const RULE: &str = "must be 0 to 2147483647";
+
+    /// Takes 0 to 2,147,483,647.
+    pub fn new(weight: u32) -> Result<Self, InvalidValue> {
+        if weight <= Self::MAX.0 {
+            Ok(Self(weight))
+        } else {
+            Err(InvalidValue::new("weight", weight, Self::RULE))
+        }
+    }
+
+    /// The number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    fn parse(attribute: &Attribute<'_>) -> Result<Self, ParseError> {
+        Self::new(attribute.u32()?).map_err(|_| attribute.error(Problem::Value(Self::RULE)))
+    }
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self::ONE
+    }
+}
+
+impl From<u16> for Weight {
+    fn from(weight: u16) -> Self {
+        Self(weight.into())
+    }
+}
+
+impl fmt::Display for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// When a destination is taken out because it is full, and taken in again.
+///
+/// At `upper` connections it gets no new ones until they fall below `lower`, or below three quarters
+/// of `upper` where `lower` is 0. `IPVS_DEST_ATTR_U_THRESH`, `_L_THRESH`, `ipvsadm -x`, `-y`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Thresholds {
+    upper: u32,
+    lower: u32,
+}
+
+impl Thresholds {
+    /// No limit.
+    pub const NONE: Self = Self { upper: 0, lower: 0 };
+
+    /// `upper` 0 (no limit) to 2,147,483,647, and `lower` at most `upper`.
+    ///
+    /// The kernel answers a lower one above the upper with ERANGE; an upper one above
+    /// 2,147,483,647 with EINVAL since July 2026, and before that takes it.
+    pub fn new(upper: u32, lower: u32) -> Result<Self, InvalidValue> {
+        if upper > i32::MAX as u32 {
+            return Err(InvalidValue::new("upper threshold", upper, "must be 0 to 2147483647"));
+        }
+        if lower > upper {
+            return Err(InvalidValue::new(
+                "lower threshold",
+                format_args!("{lower} (upper {upper})"),
+                "must not exceed the upper threshold",
+            ));
+        }
+        Ok(Self { upper, lower })
+    }
+
+    /// The number of connections at which the destination is full; 0 for no limit.
+    pub const fn upper(self) -> u32 {
+        self.upper
+    }
+
+    /// The number of connections below which it is free again; 0 for three quarters of the upper
+    /// one.
+    pub const fn lower(self) -> u32 {
+        self.lower
+    }
+}
+
+/// How packets to a tunnelled destination are wrapped. `ipvsadm --tun-type`, since Linux 5.3; the
+/// kernel keeps it for other forwarding methods too, without effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tunnel {
+    kind: TunnelType,
+    port: u16,
+    flags: TunnelFlags,
+}
+
+impl Tunnel {
+    /// IP in IP: the default, and all that there was before Linux 5.3.
+    pub const IPIP: Self = Self { kind: TunnelType::IPIP, port: 0, flags: TunnelFlags::empty() };
+
+    /// Generic UDP encapsulation to a port of the destination, 1 to 65535 (the kernel answers 0
+    /// with EINVAL). `ipvsadm --tun-type gue --tun-port`.
+    pub const fn gue(port: NonZeroU16, flags: TunnelFlags) -> Self {
+        Self { kind: TunnelType::GUE, port: port.get(), flags }
+    }
+
+    /// Generic routing encapsulation. `ipvsadm --tun-type gre`.
+    pub const fn gre(flags: TunnelFlags) -> Self {
+        Self { kind: TunnelType::GRE, port: 0, flags }
+    }
+
+    /// The encapsulation. `IPVS_DEST_ATTR_TUN_TYPE`.
+    pub const fn kind(self) -> TunnelType {
+        self.kind
+    }
+
+    /// The port of GUE; 0 for the others. `IPVS_DEST_ATTR_TUN_PORT`.
+    pub const fn port(self) -> u16 {
+        self.port
+    }
+
+    /// Checksum flags. `IPVS_DEST_ATTR_TUN_FLAGS`.
+    pub const fn flags(self) -> TunnelFlags {
+        self.flags
+    }
+
+    fn put(self, out: &mut impl Sink) {
+        out.put_u8(TUN_TYPE, self.kind.0);
+        out.put_u16_be(TUN_PORT, self.port);
+        out.put_u16(TUN_FLAGS, self.flags.bits());
+    }
+}
+
+impl Default for Tunnel {
+    fn default() -> Self {
+        Self::IPIP
+    }
+}
+
+/// An encapsulation: `IP_VS_CONN_F_TUNNEL_TYPE_*`. The kernel treats numbers without a name as
+/// IPIP.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TunnelType(pub u8);
+
+impl TunnelType {
+    /// IP in IP.
+    pub const IPIP: Self = Self(0);
+    /// Generic UDP encapsulation.
+    pub const GUE: Self = Self(1);
+    /// Generic routing encapsulation.
+    pub const GRE: Self = Self(2);
+}
+
+impl fmt::Display for TunnelType {
+    /// The word that ipvsadm uses: `ipip`, `gue`, `gre`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::IPIP => f.pad("ipip"),
+            Self::GUE => f.pad("gue"),
+            Self::GRE => f.pad("gre"),
+            Self(number) => f.pad(&number.to_string()),
+        }
+    }
+}
+
+impl fmt::Debug for TunnelType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+bitflags::bitflags! {
+    /// Checksums of the tunnel: `IP_VS_TUNNEL_ENCAP_FLAG_*`. None is `ipvsadm --tun-nocsum`.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub struct TunnelFlags: u16 {
+        /// Checksums are written. `IP_VS_TUNNEL_ENCAP_FLAG_CSUM`, `ipvsadm --tun-csum`.
+        const CHECKSUM = 0x1;
+        /// Remote checksum offload. `IP_VS_TUNNEL_ENCAP_FLAG_REMCSUM`, `ipvsadm --tun-remcsum`.
+        const REMOTE_CHECKSUM = 0x2;
+
+        // Every other bit is valid too: the kernel stores and echoes them.
+        const _ = !0;
+    }
+}

@@ -1,0 +1,222 @@
+//! What can be wrong with bytes ([`ParseError`]) and with values ([`InvalidValue`]).
+
+use std::fmt;
+
+use netlink_packet_core::DecodeError;
+
+use crate::Command;
+
+/// Why a message could not be read: which command, which attribute, at which offset, and what is
+/// wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseError {
+    command: Option<Command>,
+    space: Space,
+    number: Option<u16>,
+    offset: usize,
+    problem: Problem,
+}
+
+impl ParseError {
+    pub(crate) fn new(space: Space, number: Option<u16>, offset: usize, problem: Problem) -> Self {
+        Self { command: None, space, number, offset, problem }
+    }
+
+    pub(crate) fn of_command(mut self, command: Command) -> Self {
+        self.command = Some(command);
+        self
+    }
+
+    /// The command number in the message's generic netlink header.
+    pub fn command(&self) -> Option<Command> {
+        self.command
+    }
+
+    /// The attribute's number within its nest; `None` where not even that could be read.
+    pub fn attribute(&self) -> Option<u16> {
+        self.number
+    }
+
+    /// The attribute's name as in `linux/ip_vs.h`, such as `IPVS_SVC_ATTR_PORT`.
+    pub fn attribute_name(&self) -> Option<&'static str> {
+        self.number.and_then(|number| self.space.attribute_name(number))
+    }
+
+    /// Bytes from the start of the payload, which is what follows the generic netlink header, to
+    /// the attribute; for a missing attribute, to the end of what was searched.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+}
+
+impl fmt::Display for ParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(command) = self.command {
+            write!(f, "IPVS message {command}: ")?;
+        }
+        match (self.attribute_name(), self.number) {
+            (Some(name), _) => write!(f, "{name}")?,
+            (None, Some(number)) => write!(f, "{} attribute {number}", self.space)?,
+            (None, None) => write!(f, "{} attribute", self.space)?,
+        }
+        write!(f, " at byte {}: {}", self.offset, self.problem)
+    }
+}
+
+impl std::error::Error for ParseError {}
+
+impl From<ParseError> for DecodeError {
+    fn from(error: ParseError) -> Self {
+        Self::from(error.to_string())
+    }
+}
+
+/// What is wrong with an attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Problem {
+    /// The attribute says it is longer than what is there, or its header is cut off.
+    Truncated { need: usize, have: usize },
+    /// The value is shorter than its type.
+    TooShort { need: usize, have: usize },
+    /// A required attribute is not there.
+    Missing,
+    /// The value breaks this rule.
+    Value(&'static str),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Truncated { need, have } => {
+                write!(f, "truncated: {need} bytes are needed and {have} are left")
+            }
+            Self::TooShort { need, have } => {
+                write!(f, "too short: {have} bytes where {need} are needed")
+            }
+            Self::Missing => f.write_str("missing"),
+            Self::Value(rule) => f.write_str(rule),
+        }
+    }
+}
+
+/// Attribute numbers mean different things in different places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Space {
+    Message,
+    Info,
+    Service,
+    Destination,
+    Daemon,
+    Statistics,
+}
+
+impl Space {
+    fn attribute_name(self, number: u16) -> Option<&'static str> {
+        let names: &[&str] = match self {
+            Self::Message => &[
+                "IPVS_CMD_ATTR_SERVICE",
+                "IPVS_CMD_ATTR_DEST",
+                "IPVS_CMD_ATTR_DAEMON",
+                "IPVS_CMD_ATTR_TIMEOUT_TCP",
+                "IPVS_CMD_ATTR_TIMEOUT_TCP_FIN",
+                "IPVS_CMD_ATTR_TIMEOUT_UDP",
+            ],
+            Self::Info => &["IPVS_INFO_ATTR_VERSION", "IPVS_INFO_ATTR_CONN_TAB_SIZE"],
+            Self::Service => &[
+                "IPVS_SVC_ATTR_AF",
+                "IPVS_SVC_ATTR_PROTOCOL",
+                "IPVS_SVC_ATTR_ADDR",
+                "IPVS_SVC_ATTR_PORT",
+                "IPVS_SVC_ATTR_FWMARK",
+                "IPVS_SVC_ATTR_SCHED_NAME",
+                "IPVS_SVC_ATTR_FLAGS",
+                "IPVS_SVC_ATTR_TIMEOUT",
+                "IPVS_SVC_ATTR_NETMASK",
+                "IPVS_SVC_ATTR_STATS",
+                "IPVS_SVC_ATTR_PE_NAME",
+                "IPVS_SVC_ATTR_STATS64",
+            ],
+            Self::Destination => &[
+                "IPVS_DEST_ATTR_ADDR",
+                "IPVS_DEST_ATTR_PORT",
+                "IPVS_DEST_ATTR_FWD_METHOD",
+                "IPVS_DEST_ATTR_WEIGHT",
+                "IPVS_DEST_ATTR_U_THRESH",
+                "IPVS_DEST_ATTR_L_THRESH",
+                "IPVS_DEST_ATTR_ACTIVE_CONNS",
+                "IPVS_DEST_ATTR_INACT_CONNS",
+                "IPVS_DEST_ATTR_PERSIST_CONNS",
+                "IPVS_DEST_ATTR_STATS",
+                "IPVS_DEST_ATTR_ADDR_FAMILY",
+                "IPVS_DEST_ATTR_STATS64",
+                "IPVS_DEST_ATTR_TUN_TYPE",
+                "IPVS_DEST_ATTR_TUN_PORT",
+                "IPVS_DEST_ATTR_TUN_FLAGS",
+            ],
+            Self::Daemon => &[
+                "IPVS_DAEMON_ATTR_STATE",
+                "IPVS_DAEMON_ATTR_MCAST_IFN",
+                "IPVS_DAEMON_ATTR_SYNC_ID",
+                "IPVS_DAEMON_ATTR_SYNC_MAXLEN",
+                "IPVS_DAEMON_ATTR_MCAST_GROUP",
+                "IPVS_DAEMON_ATTR_MCAST_GROUP6",
+                "IPVS_DAEMON_ATTR_MCAST_PORT",
+                "IPVS_DAEMON_ATTR_MCAST_TTL",
+            ],
+            Self::Statistics => &[
+                "IPVS_STATS_ATTR_CONNS",
+                "IPVS_STATS_ATTR_INPKTS",
+                "IPVS_STATS_ATTR_OUTPKTS",
+                "IPVS_STATS_ATTR_INBYTES",
+                "IPVS_STATS_ATTR_OUTBYTES",
+                "IPVS_STATS_ATTR_CPS",
+                "IPVS_STATS_ATTR_INPPS",
+                "IPVS_STATS_ATTR_OUTPPS",
+                "IPVS_STATS_ATTR_INBPS",
+                "IPVS_STATS_ATTR_OUTBPS",
+                "IPVS_STATS_ATTR_PAD",
+            ],
+        };
+        names.get(usize::from(number).checked_sub(1)?).copied()
+    }
+}
+
+impl fmt::Display for Space {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Message => "message",
+            Self::Info => "info",
+            Self::Service => "service",
+            Self::Destination => "destination",
+            Self::Daemon => "daemon",
+            Self::Statistics => "statistics",
+        })
+    }
+}
+
+/// A value that the kernel or its wire format cannot hold, refused when it is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidValue {
+    what: &'static str,
+    value: String,
+    rule: &'static str,
+}
+
+impl InvalidValue {
+    pub(crate) fn new(what: &'static str, value: impl fmt::Display, rule: &'static str) -> Self {
+        Self { what, value: value.to_string(), rule }
+    }
+
+    /// The rule that the value breaks, such as "must be 0 to 2147483647".
+    pub fn rule(&self) -> &'static str {
+        self.rule
+    }
+}
+
+impl fmt::Display for InvalidValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} {}", self.what, self.value, self.rule)
+    }
+}
+
+impl std::error::Error for InvalidValue {}

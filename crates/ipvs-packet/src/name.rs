@@ -1,0 +1,182 @@
+//! Names with C limits, held inline.
+
+use std::{fmt, str::FromStr};
+
+use crate::{
+    InvalidValue,
+    attribute::{Attribute, Sink},
+    error::{ParseError, Problem},
+};
+
+/// Bytes that the kernel reserves for each of the three kinds of name, the final NUL included:
+/// `IP_VS_SCHEDNAME_MAXLEN`, `IP_VS_PENAME_MAXLEN`, `IP_VS_IFNAME_MAXLEN`.
+const SIZE: usize = 16;
+
+const RULE: &str = "must be 1 to 15 bytes long and hold no NUL";
+
+/// A NUL-padded C string of 1 to 15 bytes of UTF-8. Ordering by bytes is ordering by text.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Name([u8; SIZE]);
+
+impl Name {
+    const fn new(name: &str) -> Option<Self> {
+        let bytes = name.as_bytes();
+        if bytes.is_empty() || bytes.len() >= SIZE {
+            return None;
+        }
+        let mut array = [0; SIZE];
+        let mut i = 0;
+        while i < bytes.len() {
+            if bytes[i] == 0 {
+                return None;
+            }
+            array[i] = bytes[i];
+            i += 1;
+        }
+        Some(Self(array))
+    }
+
+    fn len(&self) -> usize {
+        self.0.iter().position(|&byte| byte == 0).unwrap_or(SIZE)
+    }
+
+    fn as_str(&self) -> &str {
+        // Made of a whole `&str` in every constructor.
+        std::str::from_utf8(&self.0[..self.len()]).unwrap_or_default()
+    }
+}
+
+macro_rules! name {
+    (
+        $(#[$doc:meta])* $type:ident, $what:literal, also $also:expr, $also_rule:literal;
+        $($(#[$const_doc:meta])* $const:ident = $text:literal;)*
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $type(Name);
+
+        impl $type {
+            $(
+                $(#[$const_doc])*
+                pub const $const: Self = match Name::new($text) {
+                    Some(name) => Self(name),
+                    None => unreachable!(),
+                };
+            )*
+
+            /// Takes a name of 1 to 15 bytes.
+            pub fn new(name: &str) -> Result<Self, InvalidValue> {
+                let inner = Name::new(name).ok_or_else(|| InvalidValue::new($what, name, RULE))?;
+                let also: fn(&str) -> bool = $also;
+                if !also(name) {
+                    return Err(InvalidValue::new($what, name, $also_rule));
+                }
+                Ok(Self(inner))
+            }
+
+            /// The name.
+            pub fn as_str(&self) -> &str {
+                self.0.as_str()
+            }
+
+            pub(crate) fn parse(attribute: &Attribute<'_>) -> Result<Self, ParseError> {
+                Self::new(attribute.string()?)
+                    .map_err(|error| attribute.error(Problem::Value(error.rule())))
+            }
+
+            pub(crate) fn put(&self, number: u16, out: &mut impl Sink) {
+                out.put(number, &self.0.0[..=self.0.len()]);
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = InvalidValue;
+
+            fn from_str(name: &str) -> Result<Self, InvalidValue> {
+                Self::new(name)
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(self.as_str(), f)
+            }
+        }
+
+        impl AsRef<str> for $type {
+            fn as_ref(&self) -> &str {
+                self.as_str()
+            }
+        }
+
+        impl PartialEq<str> for $type {
+            fn eq(&self, other: &str) -> bool {
+                self.as_str() == other
+            }
+        }
+    };
+}
+
+name! {
+    /// The name of a scheduler, which chooses a destination for each new connection: the kernel
+    /// module `ip_vs_<name>`, loaded by the kernel when first named. Any name is allowed, since
+    /// schedulers can be added. `IPVS_SVC_ATTR_SCHED_NAME`, `ipvsadm -s`.
+    SchedulerName, "scheduler", also |_| true, "";
+    /// Round robin.
+    RR = "rr";
+    /// Weighted round robin.
+    WRR = "wrr";
+    /// Least connections.
+    LC = "lc";
+    /// Weighted least connections: ipvsadm's default.
+    WLC = "wlc";
+    /// Locality-based least connections, by destination address.
+    LBLC = "lblc";
+    /// Locality-based least connections with replication.
+    LBLCR = "lblcr";
+    /// Destination hashing.
+    DH = "dh";
+    /// Source hashing. See [`ServiceFlags::SH_FALLBACK`](crate::ServiceFlags::SH_FALLBACK) and
+    /// [`ServiceFlags::SH_PORT`](crate::ServiceFlags::SH_PORT).
+    SH = "sh";
+    /// Shortest expected delay.
+    SED = "sed";
+    /// Never queue.
+    NQ = "nq";
+    /// Weighted failover: the destination of highest weight that takes connections.
+    FO = "fo";
+    /// Weighted overflow: the destination of highest weight, until its active connections exceed
+    /// that weight.
+    OVF = "ovf";
+    /// Maglev hashing. See [`ServiceFlags::MH_FALLBACK`](crate::ServiceFlags::MH_FALLBACK) and
+    /// [`ServiceFlags::MH_PORT`](crate::ServiceFlags::MH_PORT).
+    MH = "mh";
+    /// Power of two choices, since Linux 5.18.
+    TWOS = "twos";
+    /// No scheduler: how the kernel names its absence.
+    NONE = "none";
+}
+
+name! {
+    /// The name of a persistence engine, which reads the persistence key out of the traffic: the
+    /// kernel module `ip_vs_pe_<name>`. `IPVS_SVC_ATTR_PE_NAME`, `ipvsadm --pe`.
+    EngineName, "persistence engine", also |_| true, "";
+    /// Persistence by the Call-ID of SIP over UDP.
+    SIP = "sip";
+}
+
+name! {
+    /// The name of a network interface. `IPVS_DAEMON_ATTR_MCAST_IFN`,
+    /// `ipvsadm --mcast-interface`.
+    InterfaceName, "interface",
+    also |name| {
+        name != "." && name != ".." && !name.contains(|c: char| matches!(c, '/' | ':') || c.is_ascii_whitespace())
+    },
+    "must not be \".\" or \"..\" nor hold a slash, a colon or white space";
+}

@@ -1,0 +1,280 @@
+//! Virtual services: the `SERVICE` nest (`ip_vs_genl_parse_service`, `ip_vs_genl_fill_service`).
+
+use bitflags::bitflags;
+
+use crate::{
+    EngineName, InvalidValue, Level, Netmask, ParseError, SchedulerName, ServiceKey, Statistics,
+    UnknownAttributes,
+    attribute::{Attribute, Reader, Sink},
+    error::Space,
+    key::ServiceKeyParts,
+};
+
+const SCHED_NAME: u16 = 6;
+const FLAGS: u16 = 7;
+const TIMEOUT: u16 = 8;
+const NETMASK: u16 = 9;
+const STATS: u16 = 10;
+const PE_NAME: u16 = 11;
+const STATS64: u16 = 12;
+
+/// A virtual service: what identifies it and how it is set.
+///
+/// ```
+/// use ipvs_packet::{SchedulerName, Service, ServiceKey};
+///
+/// let mut service = Service::new(ServiceKey::tcp("10.0.0.185:80".parse()?));
+/// service.scheduler = SchedulerName::RR;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Service {
+    key: ServiceKey,
+    /// How a destination is chosen for each new connection; wlc by default, as in ipvsadm.
+    /// `IPVS_SVC_ATTR_SCHED_NAME`, `ipvsadm -s`.
+    pub scheduler: SchedulerName,
+    /// Flags; none by default. `IPVS_SVC_ATTR_FLAGS`.
+    pub flags: ServiceFlags,
+    /// Which bits of [`flags`](Self::flags) a request sets; all by default, and always all in a
+    /// reply. `SET_SERVICE` leaves the others as they are, `NEW_SERVICE` clears them.
+    pub flags_mask: u32,
+    /// How long after its last connection a client's persistence lasts, in seconds. 0, the default,
+    /// goes with services that are not [persistent](ServiceFlags::PERSISTENT).
+    /// `IPVS_SVC_ATTR_TIMEOUT`, `ipvsadm -p`, which gives 300 where no number is said and takes at
+    /// most 31 days. The kernel multiplies by its clock rate (100 to 1000 Hz) in 32 bits and lets
+    /// it wrap, without complaint: more than 4,294,967 is not safe.
+    pub timeout: u32,
+    netmask: Netmask,
+    /// What persistence goes by in place of the client's address. None by default.
+    /// `IPVS_SVC_ATTR_PE_NAME`, `ipvsadm --pe`. `SET_SERVICE` without it removes it.
+    pub engine: Option<EngineName>,
+}
+
+impl Service {
+    /// A service with ipvsadm's defaults: scheduler wlc, no flags, no persistence.
+    pub const fn new(key: ServiceKey) -> Self {
+        Self {
+            key,
+            scheduler: SchedulerName::WLC,
+            flags: ServiceFlags::empty(),
+            flags_mask: u32::MAX,
+            timeout: 0,
+            netmask: Netmask::host(key.family()),
+            engine: None,
+        }
+    }
+
+    /// What identifies the service.
+    pub const fn key(&self) -> &ServiceKey {
+        &self.key
+    }
+
+    /// Which clients persistence takes together; by default each for itself.
+    pub const fn netmask(&self) -> Netmask {
+        self.netmask
+    }
+
+    /// Sets which clients persistence takes together. The mask must be of the service's family.
+    pub fn set_netmask(&mut self, netmask: Netmask) -> Result<(), InvalidValue> {
+        if netmask.family() != self.key.family() {
+            return Err(InvalidValue::new(
+                "netmask",
+                netmask,
+                "must be of the service's address family",
+            ));
+        }
+        self.netmask = netmask;
+        Ok(())
+    }
+
+    /// What a request carries. The kernel owns HASHED, so it is not written.
+    pub(crate) fn put(&self, out: &mut impl Sink) {
+        self.put_settings(self.flags - ServiceFlags::HASHED, self.flags_mask, out);
+    }
+
+    fn put_settings(&self, flags: ServiceFlags, mask: u32, out: &mut impl Sink) {
+        self.key.put(out);
+        self.scheduler.put(SCHED_NAME, out);
+        if let Some(engine) = &self.engine {
+            engine.put(PE_NAME, out);
+        }
+        let [a, b, c, d] = flags.bits().to_ne_bytes();
+        let [e, f, g, h] = mask.to_ne_bytes();
+        out.put(FLAGS, &[a, b, c, d, e, f, g, h]);
+        out.put_u32(TIMEOUT, self.timeout);
+        self.netmask.put(NETMASK, out);
+    }
+}
+
+/// A service as the kernel reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct ServiceEntry {
+    /// Identity and settings.
+    pub service: Service,
+    /// Counters and rates.
+    pub statistics: Statistics,
+    /// Attributes that this crate does not know.
+    pub unknown: UnknownAttributes,
+}
+
+impl ServiceEntry {
+    /// An entry without statistics.
+    pub const fn new(service: Service) -> Self {
+        Self {
+            service,
+            statistics: Statistics {
+                connections: 0,
+                incoming_packets: 0,
+                outgoing_packets: 0,
+                incoming_bytes: 0,
+                outgoing_bytes: 0,
+                connection_rate: 0,
+                incoming_packet_rate: 0,
+                outgoing_packet_rate: 0,
+                incoming_byte_rate: 0,
+                outgoing_byte_rate: 0,
+            },
+            unknown: UnknownAttributes::new(),
+        }
+    }
+
+    /// What a reply carries: HASHED is always set, and every flag is told.
+    pub(crate) fn put(&self, out: &mut impl Sink) {
+        let service = &self.service;
+        service.put_settings(service.flags | ServiceFlags::HASHED, service.flags_mask, out);
+        self.statistics.put(STATS, STATS64, &self.unknown, out);
+        out.put_encoded(self.unknown.encoded(Level::Object));
+    }
+
+    /// Reads a whole `SERVICE` nest, of a request or of a reply.
+    pub(crate) fn parse(
+        nest: &Attribute<'_>,
+        mut unknown: UnknownAttributes,
+    ) -> Result<Self, ParseError> {
+        let mut reader: Reader<'_> = nest.nested(Space::Service);
+        let mut key = ServiceKeyParts::default();
+        let mut scheduler = None;
+        let mut flags = None;
+        let mut timeout = None;
+        let mut netmask = None;
+        let mut engine = None;
+        let mut narrow = None;
+        let mut wide = None;
+        for attribute in reader.by_ref() {
+            let attribute = attribute?;
+            match attribute.number {
+                SCHED_NAME => scheduler = Some(SchedulerName::parse(&attribute)?),
+                FLAGS => flags = Some(parse_flags(&attribute)),
+                TIMEOUT => timeout = Some(attribute.u32()?),
+                NETMASK => netmask = Some(attribute),
+                STATS => narrow = Some(Statistics::parse(&attribute, false, &mut unknown)?),
+                // An empty name is how a request says "no engine".
+                PE_NAME if attribute.string()?.is_empty() => engine = None,
+                PE_NAME => engine = Some(EngineName::parse(&attribute)?),
+                STATS64 => wide = Some(Statistics::parse(&attribute, true, &mut unknown)?),
+                _ => {
+                    if !key.take(&attribute)? {
+                        unknown.keep(Level::Object, &attribute)?;
+                    }
+                }
+            }
+        }
+        let key = key.finish(&reader)?;
+        let (flags, flags_mask) = flags.ok_or_else(|| reader.missing(FLAGS))?;
+        let netmask = netmask.ok_or_else(|| reader.missing(NETMASK))?;
+        Ok(Self {
+            service: Service {
+                key,
+                scheduler: scheduler.ok_or_else(|| reader.missing(SCHED_NAME))?,
+                flags,
+                flags_mask,
+                timeout: timeout.ok_or_else(|| reader.missing(TIMEOUT))?,
+                netmask: Netmask::parse(&netmask, key.family())?,
+                engine,
+            },
+            statistics: wide.or(narrow).unwrap_or_default(),
+            unknown,
+        })
+    }
+}
+
+/// Reads `struct ip_vs_flags {flags, mask}`. As in the kernel, what is missing of it is zero.
+fn parse_flags(attribute: &Attribute<'_>) -> (ServiceFlags, u32) {
+    let mut bytes = [0; 8];
+    let length = attribute.value.len().min(bytes.len());
+    bytes[..length].copy_from_slice(&attribute.value[..length]);
+    let [a, b, c, d, e, f, g, h] = bytes;
+    (
+        ServiceFlags::from_bits_retain(u32::from_ne_bytes([a, b, c, d])),
+        u32::from_ne_bytes([e, f, g, h]),
+    )
+}
+
+/// Flags of a service: `IP_VS_SVC_F_*`. Bits without a name are kept, as the kernel keeps them.
+///
+/// [`HASHED`](Self::HASHED) belongs to the kernel: it is in every reply, is never written, and
+/// makes no difference to `==` and `Hash`.
+#[derive(Clone, Copy, Debug)]
+pub struct ServiceFlags(u32);
+
+bitflags! {
+    impl ServiceFlags: u32 {
+        /// A client keeps the destination of its first connection. `IP_VS_SVC_F_PERSISTENT`,
+        /// `ipvsadm -p`.
+        const PERSISTENT = 0x1;
+        /// The service is in the kernel's table. `IP_VS_SVC_F_HASHED`.
+        const HASHED = 0x2;
+        /// Each datagram is scheduled for itself; has an effect for UDP only.
+        /// `IP_VS_SVC_F_ONEPACKET`, `ipvsadm -o`.
+        const ONE_PACKET = 0x4;
+        /// The scheduler's first flag. `IP_VS_SVC_F_SCHED1`, `ipvsadm -b flag-1`.
+        const SCHEDULER_1 = 0x8;
+        /// The scheduler's second flag. `IP_VS_SVC_F_SCHED2`, `ipvsadm -b flag-2`.
+        const SCHEDULER_2 = 0x10;
+        /// The scheduler's third flag. `IP_VS_SVC_F_SCHED3`, `ipvsadm -b flag-3`.
+        const SCHEDULER_3 = 0x20;
+        /// Scheduler sh: where the hashed destination takes no connections, take another.
+        /// `IP_VS_SVC_F_SCHED_SH_FALLBACK`, `ipvsadm -b sh-fallback`.
+        const SH_FALLBACK = 0x8;
+        /// Scheduler sh: hash the client's port too. `IP_VS_SVC_F_SCHED_SH_PORT`,
+        /// `ipvsadm -b sh-port`.
+        const SH_PORT = 0x10;
+        /// Scheduler mh: where the hashed destination takes no connections, take another.
+        /// `IP_VS_SVC_F_SCHED_MH_FALLBACK`, `ipvsadm -b mh-fallback`.
+        const MH_FALLBACK = 0x8;
+        /// Scheduler mh: hash the client's port too. `IP_VS_SVC_F_SCHED_MH_PORT`,
+        /// `ipvsadm -b mh-port`.
+        const MH_PORT = 0x10;
+
+        // Every other bit is valid too: the kernel stores and echoes them.
+        const _ = !0;
+    }
+}
+
+impl ServiceFlags {
+    fn settable(self) -> u32 {
+        self.bits() & !Self::HASHED.bits()
+    }
+}
+
+impl PartialEq for ServiceFlags {
+    fn eq(&self, other: &Self) -> bool {
+        self.settable() == other.settable()
+    }
+}
+
+impl Eq for ServiceFlags {}
+
+impl std::hash::Hash for ServiceFlags {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.settable().hash(state);
+    }
+}
+
+impl Default for ServiceFlags {
+    fn default() -> Self {
+        Self::empty()
+    }
+}

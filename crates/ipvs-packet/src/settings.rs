@@ -1,0 +1,116 @@
+//! What the kernel says of itself: its version, and the timeouts of connections.
+
+use std::fmt;
+
+use crate::{
+    Level, ParseError, UnknownAttributes,
+    attribute::{Reader, Sink},
+};
+
+const TIMEOUT_TCP: u16 = 4;
+const TIMEOUT_TCP_FIN: u16 = 5;
+const TIMEOUT_UDP: u16 = 6;
+
+const VERSION: u16 = 1;
+const CONN_TAB_SIZE: u16 = 2;
+
+/// How long idle connections are kept, in seconds, network-namespace wide.
+/// `ipvsadm --set tcp tcpfin udp`, `ipvsadm -L --timeout`.
+///
+/// In a request, 0 leaves a timeout as it is. The largest that every kernel takes is 2,147,483
+/// (24 days); what is larger may be answered with EINVAL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Timeouts {
+    /// An established TCP connection; the kernel's default is 900. `IPVS_CMD_ATTR_TIMEOUT_TCP`.
+    pub tcp: u32,
+    /// A TCP connection after a FIN; 120. `IPVS_CMD_ATTR_TIMEOUT_TCP_FIN`.
+    pub tcp_fin: u32,
+    /// A UDP connection; 300. `IPVS_CMD_ATTR_TIMEOUT_UDP`.
+    pub udp: u32,
+}
+
+impl Timeouts {
+    pub(crate) fn put(&self, out: &mut impl Sink) {
+        out.put_u32(TIMEOUT_TCP, self.tcp);
+        out.put_u32(TIMEOUT_TCP_FIN, self.tcp_fin);
+        out.put_u32(TIMEOUT_UDP, self.udp);
+    }
+
+    pub(crate) fn parse(
+        reader: Reader<'_>,
+        unknown: &mut UnknownAttributes,
+    ) -> Result<Self, ParseError> {
+        // All are optional; without the protocol's module the kernel leaves its timeout out.
+        let mut timeouts = Self::default();
+        for attribute in reader {
+            let attribute = attribute?;
+            match attribute.number {
+                TIMEOUT_TCP => timeouts.tcp = attribute.u32()?,
+                TIMEOUT_TCP_FIN => timeouts.tcp_fin = attribute.u32()?,
+                TIMEOUT_UDP => timeouts.udp = attribute.u32()?,
+                _ => unknown.keep(Level::Message, &attribute)?,
+            }
+        }
+        Ok(timeouts)
+    }
+}
+
+/// What `GET_INFO` answers: the first line of `ipvsadm -L`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Info {
+    /// The version of IPVS, 1.2.1 since 2003. `IPVS_INFO_ATTR_VERSION`.
+    pub version: Version,
+    /// The number of buckets of the connection table: 4096 by default (module parameter
+    /// `conn_tab_bits`). Since Linux 7.1, those of the network namespace's own table, 0 while it
+    /// has none. `IPVS_INFO_ATTR_CONN_TAB_SIZE`.
+    pub connection_table_size: u32,
+}
+
+impl Info {
+    /// An info.
+    pub const fn new(version: Version, connection_table_size: u32) -> Self {
+        Self { version, connection_table_size }
+    }
+
+    pub(crate) fn put(&self, out: &mut impl Sink) {
+        out.put_u32(VERSION, self.version.0);
+        out.put_u32(CONN_TAB_SIZE, self.connection_table_size);
+    }
+
+    pub(crate) fn parse(
+        mut reader: Reader<'_>,
+        unknown: &mut UnknownAttributes,
+    ) -> Result<Self, ParseError> {
+        let mut version = None;
+        let mut size = None;
+        for attribute in reader.by_ref() {
+            let attribute = attribute?;
+            match attribute.number {
+                VERSION => version = Some(Version(attribute.u32()?)),
+                CONN_TAB_SIZE => size = Some(attribute.u32()?),
+                _ => unknown.keep(Level::Message, &attribute)?,
+            }
+        }
+        Ok(Self {
+            version: version.ok_or_else(|| reader.missing(VERSION))?,
+            connection_table_size: size.ok_or_else(|| reader.missing(CONN_TAB_SIZE))?,
+        })
+    }
+}
+
+/// A version as the kernel packs it: 0x010201 displays as 1.2.1.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Version(pub u32);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0 >> 16, self.0 >> 8 & 0xff, self.0 & 0xff)
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -1,0 +1,123 @@
+//! Counters and rates of a service or destination.
+
+use crate::{
+    attribute::{Attribute, Level, Sink, UnknownAttributes},
+    error::{ParseError, Space},
+};
+
+const CONNS: u16 = 1;
+const INPKTS: u16 = 2;
+const OUTPKTS: u16 = 3;
+const INBYTES: u16 = 4;
+const OUTBYTES: u16 = 5;
+const CPS: u16 = 6;
+const INPPS: u16 = 7;
+const OUTPPS: u16 = 8;
+const INBPS: u16 = 9;
+const OUTBPS: u16 = 10;
+const PAD: u16 = 11;
+
+/// Counters since the service or destination was made or zeroed, and rates.
+///
+/// 64 bits wide (`IPVS_SVC_ATTR_STATS64`, `IPVS_DEST_ATTR_STATS64`, since Linux 4.1); from an older
+/// kernel the 32-bit values (`IPVS_SVC_ATTR_STATS`, `IPVS_DEST_ATTR_STATS`) widened.
+///
+/// The kernel's estimator updates them every two seconds, so right after traffic they are still
+/// old; with `net.ipv4.vs.run_estimation=0` they stand still. `ipvsadm -L --stats`, `--rate`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Statistics {
+    /// Connections scheduled. `IPVS_STATS_ATTR_CONNS`.
+    pub connections: u64,
+    /// Packets from clients. `IPVS_STATS_ATTR_INPKTS`.
+    pub incoming_packets: u64,
+    /// Packets to clients; stays 0 in direct routing and tunnelling, where replies do not pass the
+    /// director. `IPVS_STATS_ATTR_OUTPKTS`.
+    pub outgoing_packets: u64,
+    /// Bytes from clients. `IPVS_STATS_ATTR_INBYTES`.
+    pub incoming_bytes: u64,
+    /// Bytes to clients. `IPVS_STATS_ATTR_OUTBYTES`.
+    pub outgoing_bytes: u64,
+    /// Connections per second. `IPVS_STATS_ATTR_CPS`.
+    pub connection_rate: u64,
+    /// Packets per second from clients. `IPVS_STATS_ATTR_INPPS`.
+    pub incoming_packet_rate: u64,
+    /// Packets per second to clients. `IPVS_STATS_ATTR_OUTPPS`.
+    pub outgoing_packet_rate: u64,
+    /// Bytes per second from clients. `IPVS_STATS_ATTR_INBPS`.
+    pub incoming_byte_rate: u64,
+    /// Bytes per second to clients. `IPVS_STATS_ATTR_OUTBPS`.
+    pub outgoing_byte_rate: u64,
+}
+
+impl Statistics {
+    /// Reads a `STATS` (`wide` false) or `STATS64` nest.
+    #[inline]
+    pub(crate) fn parse(
+        nest: &Attribute<'_>,
+        wide: bool,
+        unknown: &mut UnknownAttributes,
+    ) -> Result<Self, ParseError> {
+        let level = if wide { Level::Statistics64 } else { Level::Statistics };
+        let mut statistics = Self::default();
+        for attribute in nest.nested(Space::Statistics) {
+            let attribute = attribute?;
+            // In the 32-bit nest the byte counters alone are 64 bits wide.
+            let number = |wide| if wide { attribute.u64() } else { attribute.u32().map(u64::from) };
+            match attribute.number {
+                CONNS => statistics.connections = number(wide)?,
+                INPKTS => statistics.incoming_packets = number(wide)?,
+                OUTPKTS => statistics.outgoing_packets = number(wide)?,
+                INBYTES => statistics.incoming_bytes = number(true)?,
+                OUTBYTES => statistics.outgoing_bytes = number(true)?,
+                CPS => statistics.connection_rate = number(wide)?,
+                INPPS => statistics.incoming_packet_rate = number(wide)?,
+                OUTPPS => statistics.outgoing_packet_rate = number(wide)?,
+                INBPS => statistics.incoming_byte_rate = number(wide)?,
+                OUTBPS => statistics.outgoing_byte_rate = number(wide)?,
+                PAD => {}
+                _ => unknown.keep(level, &attribute)?,
+            }
+        }
+        Ok(statistics)
+    }
+
+    /// Writes both nests, as the kernel does: first the low 32 bits, then all 64.
+    pub(crate) fn put(
+        &self,
+        narrow_number: u16,
+        wide_number: u16,
+        unknown: &UnknownAttributes,
+        out: &mut impl Sink,
+    ) {
+        out.nest(narrow_number, |out| {
+            for (number, value) in self.numbered() {
+                match number {
+                    INBYTES | OUTBYTES => out.put_u64(number, value),
+                    _ => out.put_u32(number, value as u32),
+                }
+            }
+            out.put_encoded(unknown.encoded(Level::Statistics));
+        });
+        out.nest(wide_number, |out| {
+            for (number, value) in self.numbered() {
+                out.put_u64(number, value);
+            }
+            out.put_encoded(unknown.encoded(Level::Statistics64));
+        });
+    }
+
+    fn numbered(&self) -> [(u16, u64); 10] {
+        [
+            (CONNS, self.connections),
+            (INPKTS, self.incoming_packets),
+            (OUTPKTS, self.outgoing_packets),
+            (INBYTES, self.incoming_bytes),
+            (OUTBYTES, self.outgoing_bytes),
+            (CPS, self.connection_rate),
+            (INPPS, self.incoming_packet_rate),
+            (OUTPPS, self.outgoing_packet_rate),
+            (INBPS, self.incoming_byte_rate),
+            (OUTBPS, self.outgoing_byte_rate),
+        ]
+    }
+}
