@@ -1,0 +1,124 @@
+//! The async client.
+
+use std::{
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+};
+
+use ipvs_packet::{
+    DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey, Info, Reply, Request,
+    Service, ServiceEntry, ServiceKey, SyncDaemon, Timeouts,
+};
+
+use crate::{
+    Driver, Error, Socket,
+    driver::{self, Link},
+    retry::{Next, Tries},
+    socket::{CONTROL_FAMILY, family_number, family_request},
+    tokio_socket::TokioSocket,
+    verbs::{all, only, verbs},
+};
+
+/// A client of the kernel's IPVS in one network namespace.
+///
+/// Clones are cheap and share one socket; calls on them may run concurrently, from any task and
+/// thread. The kernel carries them out one after the other, in the order in which they were made.
+/// At most 48 wait for their answers at a time, and one list at a time is read; further callers
+/// queue in the order in which they came.
+///
+/// Every call may be cancelled by dropping its future, which harms nobody else. What the call asked
+/// for may still take effect.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    link: Link,
+    family: AtomicU16,
+}
+
+impl Client {
+    /// Connects to IPVS in the network namespace of the calling thread, and spawns the driver on
+    /// the current tokio runtime.
+    ///
+    /// The kernel is made to load ip_vs if it can.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAvailable`](crate::ErrorKind::NotAvailable) when the kernel has no IPVS;
+    /// [`PermissionDenied`](crate::ErrorKind::PermissionDenied) without `CAP_NET_ADMIN` in the initial
+    /// user namespace.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O enabled.
+    pub async fn connect() -> Result<Self, Error> {
+        // The socket belongs to the namespace of the thread that makes it: this one.
+        let mut socket = Socket::create()?;
+        let prepared = tokio::task::spawn_blocking(move || {
+            socket.prepare()?;
+            Ok(socket)
+        });
+        Self::spawn(prepared.await.map_err(|error| Error::io("connecting", error.into()))??)
+    }
+
+    /// Connects to IPVS in another network namespace, given by a file descriptor of it, such as
+    /// `/run/netns/blue` or `/proc/1234/ns/net` opened for reading. Otherwise as
+    /// [`connect`](Self::connect).
+    pub async fn connect_in(namespace: impl AsFd) -> Result<Self, Error> {
+        let namespace = namespace
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|error| Error::io("connecting in a network namespace", error))?;
+        let opened = tokio::task::spawn_blocking(move || Socket::open_in(namespace));
+        Self::spawn(opened.await.map_err(|error| Error::io("connecting", error.into()))??)
+    }
+
+    /// A client on a socket, and the driver that must be polled for it to answer. The driver is a
+    /// future of type `()`; spawn it where you like.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O enabled.
+    pub fn from_socket(socket: Socket) -> Result<(Self, Driver), Error> {
+        let family = AtomicU16::new(socket.family);
+        let socket = TokioSocket::of(socket.netlink)
+            .map_err(|error| Error::io("registering a netlink socket", error))?;
+        let (link, driver) = driver::new(socket);
+        Ok((Self { shared: Arc::new(Shared { link, family }) }, driver))
+    }
+
+    fn spawn(socket: Socket) -> Result<Self, Error> {
+        let (client, driver) = Self::from_socket(socket)?;
+        tokio::spawn(driver);
+        Ok(client)
+    }
+
+    async fn run(&self, request: Request) -> Result<Vec<Reply>, Error> {
+        let Shared { link, family } = &*self.shared;
+        let mut tries = Tries::of(&request);
+        loop {
+            let number = family.load(Ordering::Relaxed);
+            let mut next = match link.exchange(number, &request).await {
+                Ok(replies) => return Ok(replies),
+                Err(error) => tries.failed(error),
+            };
+            if let Next::Resolve(error) = next {
+                let replies = link.exchange(CONTROL_FAMILY, &family_request()).await;
+                let found = family_number(replies)?;
+                family.store(found, Ordering::Relaxed);
+                next = tries.found(&request, error, found != number);
+            }
+            if let Next::Fail(error) = next {
+                return Err(error);
+            }
+        }
+    }
+}
+
+verbs!(Client, [async], [.await]);

@@ -1,0 +1,351 @@
+//! Why a call failed.
+
+use std::{fmt, io};
+
+use ipvs_packet::{ParseError, Request};
+
+/// A failed call: what was asked, of which object, and why it failed.
+///
+/// [`kind`](Self::kind) is what programs branch on; the text is for people and says what to do.
+///
+/// ```text
+/// adding service -t 10.0.0.185:80 (NEW_SERVICE): it already exists (EEXIST, errno 17)
+/// ```
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: ErrorKind,
+    operation: String,
+    text: String,
+    errno: Option<i32>,
+    extended: Option<String>,
+    source: Option<Source>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Io(io::Error),
+    Parse(ParseError),
+}
+
+/// What kind of failure an [`Error`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The kernel has no IPVS: the module ip_vs is neither loaded nor loadable. (ENOENT on the
+    /// look-up of the family.)
+    NotAvailable,
+    /// `CAP_NET_ADMIN` in the initial user namespace is missing. (EPERM.)
+    PermissionDenied,
+    /// The service does not exist. (ESRCH.)
+    ServiceNotFound,
+    /// The service exists and has no such destination. (ENOENT.)
+    DestinationNotFound,
+    /// No sync daemon of that role runs. (ESRCH.)
+    DaemonNotFound,
+    /// The service, destination or daemon is there already. (EEXIST.)
+    AlreadyExists,
+    /// The kernel has no such scheduler: no module `ip_vs_<name>`. (ENOENT.)
+    SchedulerNotFound,
+    /// The kernel has no such persistence engine: no module `ip_vs_pe_<name>`. (ENOENT.)
+    EngineNotFound,
+    /// The interface of a sync daemon does not exist. (ENODEV.)
+    InterfaceNotFound,
+    /// The kernel refuses the values. (EINVAL, ERANGE.)
+    Invalid,
+    /// The kernel does not know the command or the address family. (EOPNOTSUPP, EAFNOSUPPORT.)
+    Unsupported,
+    /// The kernel dropped answers because the socket's receive buffer was full: whether the call
+    /// took effect is not known. (ENOBUFS.)
+    Overrun,
+    /// The table changed while it was listed, and again at each retry.
+    Interrupted,
+    /// The client's driver has ended: it was dropped, or the socket failed.
+    Closed,
+    /// The kernel's answer is not what the protocol says.
+    Malformed,
+    /// Any other error of the operating system.
+    Os,
+}
+
+impl Error {
+    /// What kind of failure it is.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The kernel's error number, positive as in [`io::Error::raw_os_error`].
+    pub fn errno(&self) -> Option<i32> {
+        self.0.errno
+    }
+
+    /// What was being done, such as `adding service -t 10.0.0.185:80 (NEW_SERVICE)`.
+    pub fn operation(&self) -> &str {
+        &self.0.operation
+    }
+
+    /// The kernel's own words (netlink's extended acknowledgement), where it gave any.
+    pub fn kernel_message(&self) -> Option<&str> {
+        self.0.extended.as_deref()
+    }
+
+    pub(crate) fn new(kind: ErrorKind, operation: impl fmt::Display, text: &str) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            operation: operation.to_string(),
+            text: text.to_owned(),
+            errno: None,
+            extended: None,
+            source: None,
+        }))
+    }
+
+    /// The client's driver is gone.
+    pub(crate) fn closed(operation: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::Closed, operation, "the client's driver has ended")
+    }
+
+    /// Answers were dropped.
+    pub(crate) fn overrun(operation: impl fmt::Display) -> Self {
+        let text = "the socket's receive buffer overflowed and the kernel dropped answers, so \
+                    whether this took effect is not known; read the table again";
+        let mut error = Self::new(ErrorKind::Overrun, operation, text);
+        error.0.errno = Some(errno::NOBUFS);
+        error
+    }
+
+    /// An answer that the protocol does not allow.
+    pub(crate) fn malformed(operation: impl fmt::Display, text: &str) -> Self {
+        Self::new(ErrorKind::Malformed, operation, text)
+    }
+
+    /// An answer that cannot be read.
+    pub(crate) fn parse(operation: impl fmt::Display, source: ParseError) -> Self {
+        let mut error =
+            Self::new(ErrorKind::Malformed, operation, "the kernel's answer cannot be read");
+        error.0.source = Some(Source::Parse(source));
+        error
+    }
+
+    /// A failed system call on the socket.
+    pub(crate) fn io(operation: impl fmt::Display, source: io::Error) -> Self {
+        let errno = source.raw_os_error();
+        let mut error = match errno {
+            Some(errno::NOBUFS) => return Self::overrun(operation),
+            _ => Self::new(ErrorKind::Os, operation, "the netlink socket failed"),
+        };
+        error.0.errno = errno;
+        error.0.source = Some(Source::Io(source));
+        error
+    }
+
+    /// An error number in the kernel's answer to `request`.
+    pub(crate) fn kernel(request: &Request, errno: i32, extended: Option<String>) -> Self {
+        let operation = Operation(request);
+        let (kind, text) = meaning(request, errno);
+        let mut error = Self::new(kind, operation, &text);
+        error.0.errno = Some(errno);
+        error.0.extended = extended;
+        error
+    }
+
+    /// The same failure of something that IPVS requests do not name.
+    pub(crate) fn doing(mut self, operation: &str) -> Self {
+        operation.clone_into(&mut self.0.operation);
+        self
+    }
+
+    /// The same failure, understood better.
+    pub(crate) fn with_meaning(mut self, kind: ErrorKind, text: &str) -> Self {
+        self.0.kind = kind;
+        text.clone_into(&mut self.0.text);
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { operation, text, errno, extended, .. } = &*self.0;
+        write!(f, "{operation}: {text}")?;
+        if let Some(errno) = errno {
+            match errno::name(*errno) {
+                Some(name) => write!(f, " ({name}, errno {errno})")?,
+                None => write!(f, " ({})", io::Error::from_raw_os_error(*errno))?,
+            }
+        }
+        if let Some(extended) = extended {
+            write!(f, "; the kernel says: {extended}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self.0.source.as_ref()? {
+            Source::Io(error) => Some(error),
+            Source::Parse(error) => Some(error),
+        }
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match error.kind() {
+            ErrorKind::PermissionDenied => Self::from_raw_os_error(errno::PERM).kind(),
+            ErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
+            ErrorKind::Invalid => io::ErrorKind::InvalidInput,
+            ErrorKind::NotAvailable | ErrorKind::Unsupported => io::ErrorKind::Unsupported,
+            ErrorKind::Malformed => io::ErrorKind::InvalidData,
+            ErrorKind::Closed => io::ErrorKind::BrokenPipe,
+            ErrorKind::Interrupted => io::ErrorKind::Interrupted,
+            ErrorKind::ServiceNotFound
+            | ErrorKind::DestinationNotFound
+            | ErrorKind::DaemonNotFound
+            | ErrorKind::SchedulerNotFound
+            | ErrorKind::EngineNotFound
+            | ErrorKind::InterfaceNotFound => io::ErrorKind::NotFound,
+            ErrorKind::Overrun | ErrorKind::Os => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// What an error number means in answer to a request, and what to do about it.
+fn meaning(request: &Request, number: i32) -> (ErrorKind, String) {
+    let text = |kind, text: &str| (kind, text.to_owned());
+    match (number, request) {
+        (errno::PERM, _) => text(
+            ErrorKind::PermissionDenied,
+            "CAP_NET_ADMIN in the initial user namespace is needed, for reading too; root in a \
+             user namespace of its own, as in a rootless container, is not enough",
+        ),
+        (errno::SRCH, Request::DeleteDaemon(_)) => {
+            text(ErrorKind::DaemonNotFound, "no sync daemon of that role runs")
+        }
+        (errno::SRCH, _) => text(ErrorKind::ServiceNotFound, "the service does not exist"),
+        (errno::NOENT, Request::NewService(service) | Request::SetService(service)) => (
+            ErrorKind::SchedulerNotFound,
+            format!("scheduler module ip_vs_{} is not available", service.scheduler),
+        ),
+        (errno::NOENT, Request::SetDestination(..) | Request::DeleteDestination(..)) => {
+            text(ErrorKind::DestinationNotFound, "the service has no such destination")
+        }
+        (errno::NOENT, _) => text(ErrorKind::NotAvailable, "IPVS is not available: load ip_vs"),
+        (errno::EXIST, _) => text(ErrorKind::AlreadyExists, "it already exists"),
+        (errno::NODEV, _) => text(ErrorKind::InterfaceNotFound, "there is no such interface"),
+        (errno::INVAL, Request::NewDestination(key, destination))
+            if key.family() != destination.key.family() =>
+        {
+            text(
+                ErrorKind::Invalid,
+                "the kernel refuses it: a destination of the other address family must be \
+                 tunnelled, and no sync daemon may run",
+            )
+        }
+        (errno::INVAL, Request::NewDestination(..)) => text(
+            ErrorKind::Invalid,
+            "the kernel refuses it: the address must be a unicast one, and not a link-local one \
+             of another host",
+        ),
+        (errno::INVAL, Request::NewDaemon(_)) => text(
+            ErrorKind::Invalid,
+            "the kernel refuses it: the role must be master or backup, the group a multicast \
+             address, and no service may have destinations of the other address family",
+        ),
+        (errno::INVAL, Request::SetTimeouts(_)) => {
+            text(ErrorKind::Invalid, "the kernel refuses it: a timeout is too long")
+        }
+        (errno::INVAL, _) => text(ErrorKind::Invalid, "the kernel refuses the values"),
+        (errno::RANGE, _) => text(
+            ErrorKind::Invalid,
+            "the kernel refuses it: a weight is negative or a lower threshold exceeds the upper",
+        ),
+        (errno::AFNOSUPPORT, _) => {
+            text(ErrorKind::Unsupported, "the kernel does not support this address family")
+        }
+        (errno::OPNOTSUPP, _) => {
+            text(ErrorKind::Unsupported, "the kernel does not support this command")
+        }
+        (errno::NOBUFS, _) => (ErrorKind::Overrun, "the kernel dropped answers".to_owned()),
+        _ => text(ErrorKind::Os, "the kernel refuses it"),
+    }
+}
+
+/// What a request does, in words: `adding service -t 10.0.0.185:80 (NEW_SERVICE)`.
+pub(crate) struct Operation<'a>(pub(crate) &'a Request);
+
+impl fmt::Display for Operation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Request::NewService(service) => write!(f, "adding service {}", service.key()),
+            Request::SetService(service) => write!(f, "updating service {}", service.key()),
+            Request::DeleteService(key) => write!(f, "deleting service {key}"),
+            Request::GetService(key) => write!(f, "reading service {key}"),
+            Request::ListServices => write!(f, "listing services"),
+            Request::NewDestination(key, destination) => {
+                write!(f, "adding destination {} to service {key}", destination.key)
+            }
+            Request::SetDestination(key, destination) => {
+                write!(f, "updating destination {} of service {key}", destination.key)
+            }
+            Request::DeleteDestination(key, destination) => {
+                write!(f, "deleting destination {destination} of service {key}")
+            }
+            Request::ListDestinations(key) => write!(f, "listing destinations of service {key}"),
+            Request::NewDaemon(daemon) => {
+                write!(f, "starting {} sync daemon on {}", daemon.role, daemon.interface)
+            }
+            Request::DeleteDaemon(role) => write!(f, "stopping {role} sync daemon"),
+            Request::ListDaemons => write!(f, "listing sync daemons"),
+            Request::SetTimeouts(_) => write!(f, "setting timeouts"),
+            Request::GetTimeouts => write!(f, "reading timeouts"),
+            Request::GetInfo => write!(f, "reading IPVS info"),
+            Request::Zero(Some(key)) => write!(f, "zeroing statistics of service {key}"),
+            Request::Zero(None) => write!(f, "zeroing statistics of all services"),
+            Request::Flush => write!(f, "deleting all services"),
+            _ => write!(f, "request"),
+        }?;
+        write!(f, " ({})", self.0.command())
+    }
+}
+
+/// Linux's error numbers that mean something to IPVS, as the target has them.
+pub(crate) mod errno {
+    use rustix::io::Errno;
+
+    pub(crate) const PERM: i32 = Errno::PERM.raw_os_error();
+    pub(crate) const NOENT: i32 = Errno::NOENT.raw_os_error();
+    pub(crate) const SRCH: i32 = Errno::SRCH.raw_os_error();
+    pub(crate) const INTR: i32 = Errno::INTR.raw_os_error();
+    pub(crate) const BUSY: i32 = Errno::BUSY.raw_os_error();
+    pub(crate) const EXIST: i32 = Errno::EXIST.raw_os_error();
+    pub(crate) const NODEV: i32 = Errno::NODEV.raw_os_error();
+    pub(crate) const INVAL: i32 = Errno::INVAL.raw_os_error();
+    pub(crate) const RANGE: i32 = Errno::RANGE.raw_os_error();
+    pub(crate) const OPNOTSUPP: i32 = Errno::OPNOTSUPP.raw_os_error();
+    pub(crate) const AFNOSUPPORT: i32 = Errno::AFNOSUPPORT.raw_os_error();
+    pub(crate) const NOPROTOOPT: i32 = Errno::NOPROTOOPT.raw_os_error();
+    pub(crate) const NOBUFS: i32 = Errno::NOBUFS.raw_os_error();
+
+    /// The number's symbol.
+    pub(crate) fn name(errno: i32) -> Option<&'static str> {
+        Some(match errno {
+            PERM => "EPERM",
+            NOENT => "ENOENT",
+            SRCH => "ESRCH",
+            INTR => "EINTR",
+            BUSY => "EBUSY",
+            EXIST => "EEXIST",
+            NODEV => "ENODEV",
+            INVAL => "EINVAL",
+            RANGE => "ERANGE",
+            OPNOTSUPP => "EOPNOTSUPP",
+            AFNOSUPPORT => "EAFNOSUPPORT",
+            NOBUFS => "ENOBUFS",
+            _ => return None,
+        })
+    }
+}

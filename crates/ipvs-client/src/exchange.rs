@@ -1,0 +1,236 @@
+//! One request and its answers, whoever carries them: the rules of netlink that the async and the
+//! blocking client share.
+
+use ipvs_packet::{AddressFamily, Command, DaemonRole, Reply, Request};
+use netlink_packet_core::{
+    ErrorMessage, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NetlinkMessage,
+    NetlinkPayload, NlasIterator,
+};
+
+use crate::{
+    Error, ErrorKind,
+    error::Operation,
+    wire::{self, GENL_HEADER, Raw},
+};
+
+/// `NLMSGERR_ATTR_MSG`: the kernel's words for an error.
+const EXTENDED_MESSAGE: u16 = 1;
+/// Size of `struct nlmsghdr`.
+const NETLINK_HEADER: usize = 16;
+
+/// A request whose answers are being collected.
+pub(crate) struct Exchange {
+    request: Request,
+    /// A second request that the kernel certainly answers, sent behind one whose acknowledgement it
+    /// may lose.
+    barrier: Option<Request>,
+    replies: Vec<Reply>,
+    failure: Option<Error>,
+    acknowledged: bool,
+    interrupted: bool,
+}
+
+impl Exchange {
+    pub(crate) fn new(request: Request) -> Self {
+        // Stopping a daemon whose thread has not yet run, the kernel takes its own EINTR for
+        // "answered already" and sends neither acknowledgement nor error.
+        let barrier = matches!(request, Request::DeleteDaemon(_)).then_some(Request::ListDaemons);
+        Self {
+            request,
+            barrier,
+            replies: Vec::new(),
+            failure: None,
+            acknowledged: false,
+            interrupted: false,
+        }
+    }
+
+    /// Whether it keeps a dump going, of which a socket has one at a time.
+    pub(crate) fn is_dump(&self) -> bool {
+        self.request.is_dump() || self.barrier.is_some()
+    }
+
+    /// What is sent, in one datagram.
+    pub(crate) fn messages(&self, message_type: u16) -> Vec<NetlinkMessage<Raw>> {
+        let mut messages = vec![wire::message(message_type, &self.request)];
+        messages.extend(self.barrier.as_ref().map(|barrier| wire::message(message_type, barrier)));
+        messages
+    }
+
+    /// Takes in an answer. Returns whether it was the last.
+    pub(crate) fn take(&mut self, message: NetlinkMessage<Raw>) -> bool {
+        let flags = message.header.flags;
+        self.interrupted |= flags & NLM_F_DUMP_INTR != 0;
+        match message.payload {
+            NetlinkPayload::InnerMessage(raw) => {
+                if let Err(error) = self.take_reply(&raw) {
+                    self.fail(error);
+                }
+                false
+            }
+            NetlinkPayload::Error(error) => self.take_error(&error, flags),
+            NetlinkPayload::Done(done) => {
+                if done.code < 0 {
+                    self.fail(Error::kernel(
+                        &self.request,
+                        done.code.saturating_neg(),
+                        extended_message(&done.extended_ack),
+                    ));
+                }
+                true
+            }
+            NetlinkPayload::Overrun(_) => {
+                self.fail(Error::overrun(Operation(&self.request)));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The failure that its answers were dropped.
+    pub(crate) fn overrun(&self) -> Error {
+        Error::overrun(Operation(&self.request))
+    }
+
+    /// The failure that nobody carries it any more.
+    pub(crate) fn closed(&self) -> Error {
+        Error::closed(Operation(&self.request))
+    }
+
+    /// What came of it, after the last answer.
+    pub(crate) fn finish(self) -> Result<Vec<Reply>, Error> {
+        if let Some(error) = self.failure {
+            return Err(error);
+        }
+        let operation = Operation(&self.request);
+        if self.interrupted {
+            return Err(Error::new(
+                ErrorKind::Interrupted,
+                operation,
+                "the table changed while it was read",
+            ));
+        }
+        match &self.request {
+            Request::DeleteDaemon(role) => {
+                let role = *role;
+                self.finish_stop(role)
+            }
+            request if expected_reply(request).is_some() && !request.is_dump() => {
+                match self.replies.len() {
+                    1 => Ok(self.replies),
+                    0 => Err(Error::malformed(operation, "acknowledged, but nothing was answered")),
+                    _ => Err(Error::malformed(operation, "answered more than once")),
+                }
+            }
+            _ => Ok(self.replies),
+        }
+    }
+
+    /// Whether a daemon was stopped: by the kernel's word or, where that was lost, by the list of
+    /// those that still run.
+    fn finish_stop(self, role: DaemonRole) -> Result<Vec<Reply>, Error> {
+        let runs = self
+            .replies
+            .iter()
+            .any(|reply| matches!(reply, Reply::Daemon(entry) if entry.daemon.role == role));
+        if self.acknowledged || !runs {
+            return Ok(Vec::new());
+        }
+        Err(Error::malformed(
+            Operation(&self.request),
+            "not acknowledged, and the daemon still runs",
+        ))
+    }
+
+    fn take_reply(&mut self, raw: &Raw) -> Result<(), Error> {
+        let operation = Operation(&self.request);
+        let Some((header, payload)) = raw.bytes.split_at_checked(GENL_HEADER) else {
+            return Err(Error::malformed(operation, "an answer without generic netlink header"));
+        };
+        let command = Command(header[0]);
+        let expected = expected_reply(self.barrier.as_ref().unwrap_or(&self.request));
+        if expected.is_some_and(|expected| expected != command) {
+            return Err(Error::malformed(
+                operation,
+                &format!("answered with {command}, which was not asked for"),
+            ));
+        }
+        let reply = match &self.request {
+            // What else is asked is not of IPVS, so its answers are not either.
+            Request::Other { .. } => Reply::Other { command, payload: payload.to_vec() },
+            _ => Reply::parse(command, payload, self.service_family())
+                .map_err(|error| Error::parse(operation, error))?,
+        };
+        self.replies.push(reply);
+        Ok(())
+    }
+
+    fn take_error(&mut self, error: &ErrorMessage, flags: u16) -> bool {
+        // The message to which this is the answer comes with it: all of it, or only its header.
+        let original_flags =
+            error.header.get(6..8).map_or(0, |bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
+        let of_barrier = self.barrier.is_some() && original_flags & NLM_F_DUMP == NLM_F_DUMP;
+        match error.code {
+            None if !of_barrier => self.acknowledged = true,
+            None => {}
+            Some(code) => {
+                let extended = (flags & NLM_F_ACK_TLVS != 0)
+                    .then(|| extended_message(after_original(&error.header, flags)))
+                    .flatten();
+                let request = self.barrier.as_ref().filter(|_| of_barrier).unwrap_or(&self.request);
+                let error = Error::kernel(request, code.get().saturating_neg(), extended);
+                self.fail(error);
+            }
+        }
+        self.barrier.is_none() || of_barrier
+    }
+
+    /// Keeps the first failure. The rest of the answers is still taken in: the socket has to be
+    /// emptied of them.
+    fn fail(&mut self, error: Error) {
+        self.failure.get_or_insert(error);
+    }
+
+    fn service_family(&self) -> Option<AddressFamily> {
+        match &self.request {
+            Request::ListDestinations(key) => Some(key.family()),
+            _ => None,
+        }
+    }
+}
+
+/// The command number of the replies to a request; `None` where there are none, or any.
+const fn expected_reply(request: &Request) -> Option<Command> {
+    match request {
+        Request::GetService(_) | Request::ListServices => Some(Command::NEW_SERVICE),
+        Request::ListDestinations(_) => Some(Command::NEW_DEST),
+        Request::ListDaemons => Some(Command::NEW_DAEMON),
+        Request::GetTimeouts => Some(Command::SET_CONFIG),
+        Request::GetInfo => Some(Command::SET_INFO),
+        _ => None,
+    }
+}
+
+/// The attributes behind the original message in an error message.
+fn after_original(original: &[u8], flags: u16) -> &[u8] {
+    let length = if flags & NLM_F_CAPPED != 0 {
+        NETLINK_HEADER
+    } else {
+        original
+            .first_chunk::<4>()
+            .map_or(0, |bytes| u32::from_ne_bytes(*bytes) as usize)
+            .next_multiple_of(4)
+    };
+    original.get(length..).unwrap_or_default()
+}
+
+/// The kernel's words among the attributes of an extended acknowledgement.
+fn extended_message(attributes: &[u8]) -> Option<String> {
+    NlasIterator::new(attributes)
+        .flatten()
+        .find(|attribute| attribute.kind() == EXTENDED_MESSAGE)
+        .map(|attribute| {
+            let text = String::from_utf8_lossy(attribute.value());
+            text.trim_end_matches('\0').to_owned()
+        })
+}

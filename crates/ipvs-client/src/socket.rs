@@ -1,0 +1,216 @@
+//! A netlink socket that knows IPVS.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    time::Duration,
+};
+
+use bytes::{BufMut, BytesMut};
+use ipvs_packet::{Command, FAMILY_NAME, Reply, Request};
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload, NlasIterator};
+use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_GENERIC};
+use rustix::{
+    net::{ReturnFlags, sockopt},
+    thread::LinkNameSpaceType,
+};
+
+use crate::{
+    Error,
+    error::{Operation, errno},
+    exchange::Exchange,
+    wire::{self, Raw},
+};
+
+/// `GENL_ID_CTRL`: the family that knows the others' numbers.
+pub(crate) const CONTROL_FAMILY: u16 = 0x10;
+const CTRL_CMD_GETFAMILY: u8 = 3;
+const CTRL_ATTR_FAMILY_ID: u16 = 1;
+const CTRL_ATTR_FAMILY_NAME: u16 = 2;
+
+/// The kernel's dumps come in datagrams of at most 32 KiB, and of at most what was last asked for.
+pub(crate) const DATAGRAM: usize = 64 * 1024;
+/// The kernel answers within the call that sends, so this is long.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+const LOOKING_UP: &str = "looking up the generic netlink family IPVS";
+
+/// A netlink socket over which IPVS was found and may be used.
+///
+/// It belongs for ever to the network namespace of the thread that opened it, wherever it is used
+/// later.
+#[derive(Debug)]
+pub struct Socket {
+    pub(crate) netlink: NetlinkSocket,
+    /// The number that the kernel gave to the family.
+    pub(crate) family: u16,
+    sequence: u32,
+    buffer: BytesMut,
+}
+
+impl Socket {
+    /// Opens a socket in the network namespace of the calling thread, looks IPVS up (which lets the
+    /// kernel load the module ip_vs) and asks it for its version.
+    ///
+    /// This blocks: for microseconds, or for as long as loading the module takes.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotAvailable`](crate::ErrorKind::NotAvailable) when the kernel has no IPVS; nothing is ever sent to it then.
+    /// [`ErrorKind::PermissionDenied`](crate::ErrorKind::PermissionDenied) without `CAP_NET_ADMIN` in the initial user namespace.
+    pub fn open() -> Result<Self, Error> {
+        let mut socket = Self::create()?;
+        socket.prepare()?;
+        Ok(socket)
+    }
+
+    /// Opens a socket in another network namespace, given by a file descriptor of it, such as
+    /// `/run/netns/blue` or `/proc/1234/ns/net` opened for reading.
+    ///
+    /// A thread of its own enters the namespace, so that the caller's stays where it is. Entering
+    /// takes `CAP_SYS_ADMIN`. Otherwise as [`open`](Self::open).
+    pub fn open_in(namespace: impl AsFd) -> Result<Self, Error> {
+        let namespace = namespace.as_fd();
+        let opened = std::thread::scope(|scope| {
+            scope.spawn(move || enter(namespace).and_then(|()| Self::open())).join()
+        });
+        opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// The socket as the kernel makes it: in the calling thread's namespace, nothing sent yet.
+    pub(crate) fn create() -> Result<Self, Error> {
+        Self::create_netlink()
+            .map(|netlink| Self { netlink, family: 0, sequence: 0, buffer: BytesMut::new() })
+            .map_err(|error| Error::io("opening a generic netlink socket", error))
+    }
+
+    fn create_netlink() -> io::Result<NetlinkSocket> {
+        let mut netlink = NetlinkSocket::new(NETLINK_GENERIC)?;
+        netlink.bind_auto()?;
+        // Errors carry the kernel's words, and of the request they answer only the header, so that
+        // many fit the receive buffer. Kernels before 4.12 have neither.
+        for result in [netlink.set_ext_ack(true), netlink.set_cap_ack(true)] {
+            match result {
+                Err(error) if error.raw_os_error() != Some(errno::NOPROTOOPT) => {
+                    return Err(error);
+                }
+                _ => {}
+            }
+        }
+        sockopt::set_socket_timeout(&netlink, sockopt::Timeout::Recv, Some(ANSWER_TIMEOUT))?;
+        Ok(netlink)
+    }
+
+    /// Looks the family up and asks for the version, which tells early of a missing privilege.
+    pub(crate) fn prepare(&mut self) -> Result<(), Error> {
+        let request = family_request();
+        let replies = self.exchange_with(CONTROL_FAMILY, &request);
+        self.family = family_number(replies)?;
+        self.exchange(&Request::GetInfo)?;
+        Ok(())
+    }
+
+    /// Sends a request to IPVS and waits for its answers.
+    pub(crate) fn exchange(&mut self, request: &Request) -> Result<Vec<Reply>, Error> {
+        self.exchange_with(self.family, request)
+    }
+
+    fn exchange_with(&mut self, family: u16, request: &Request) -> Result<Vec<Reply>, Error> {
+        let mut exchange = Exchange::new(request.clone());
+        let mut datagram = Vec::new();
+        let first = self.sequence.wrapping_add(1);
+        for mut message in exchange.messages(family) {
+            self.sequence = self.sequence.wrapping_add(1);
+            message.header.sequence_number = self.sequence;
+            let start = datagram.len();
+            datagram.resize(start + message.buffer_len(), 0);
+            message.serialize(&mut datagram[start..]);
+        }
+        let fail = |error| Error::io(Operation(request), error);
+        uninterrupted(|| self.netlink.send_to(&datagram, &SocketAddr::new(0, 0), 0))
+            .map_err(fail)?;
+        loop {
+            let message = self.receive().map_err(fail)?;
+            // Overruns have no sequence number. Answers to earlier requests, given up half-way, are
+            // still in the queue.
+            let sequence = message.header.sequence_number;
+            let ours = sequence.wrapping_sub(first) <= self.sequence.wrapping_sub(first);
+            let overrun = matches!(message.payload, NetlinkPayload::Overrun(_));
+            if (ours || overrun) && exchange.take(message) {
+                return exchange.finish();
+            }
+        }
+    }
+
+    /// The next message, from the datagram at hand or from a new one.
+    fn receive(&mut self) -> io::Result<NetlinkMessage<Raw>> {
+        loop {
+            if let Some(message) = wire::next_message(&mut self.buffer) {
+                return Ok(message);
+            }
+            self.buffer.reserve(DATAGRAM);
+            uninterrupted(|| receive_datagram(&self.netlink, &mut self.buffer))?;
+        }
+    }
+}
+
+/// Reads one datagram into an empty buffer and returns its sender's port, 0 for the kernel. A
+/// truncated one is as bad as a dropped one, and becomes ENOBUFS.
+pub(crate) fn receive_datagram<B: BufMut>(
+    netlink: &NetlinkSocket,
+    buffer: &mut B,
+) -> io::Result<SocketAddr> {
+    let room = buffer.chunk_mut().len();
+    let (length, sender) = netlink.recv_from(buffer, ReturnFlags::TRUNC.bits() as i32)?;
+    if length > room {
+        return Err(io::Error::from_raw_os_error(errno::NOBUFS));
+    }
+    Ok(sender)
+}
+
+/// Repeats a system call that a signal interrupted.
+pub(crate) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Asks the controller for the number of the family IPVS.
+pub(crate) fn family_request() -> Request {
+    let name = FAMILY_NAME.as_bytes();
+    // The name ends with a NUL.
+    let length = (4 + name.len() + 1) as u16;
+    let mut payload = Vec::new();
+    payload.extend_from_slice(&length.to_ne_bytes());
+    payload.extend_from_slice(&CTRL_ATTR_FAMILY_NAME.to_ne_bytes());
+    payload.extend_from_slice(name);
+    payload.resize(usize::from(length).next_multiple_of(4), 0);
+    Request::Other { command: Command(CTRL_CMD_GETFAMILY), payload }
+}
+
+/// The number in the controller's answer.
+pub(crate) fn family_number(replies: Result<Vec<Reply>, Error>) -> Result<u16, Error> {
+    let replies = replies.map_err(|error| error.doing(LOOKING_UP))?;
+    let payload = replies.iter().find_map(|reply| match reply {
+        Reply::Other { payload, .. } => Some(payload),
+        _ => None,
+    });
+    payload
+        .and_then(|payload| {
+            NlasIterator::new(payload.as_slice())
+                .flatten()
+                .find(|attribute| attribute.kind() == CTRL_ATTR_FAMILY_ID)
+                .and_then(|attribute| attribute.value().try_into().ok().map(u16::from_ne_bytes))
+        })
+        // 0 would send every request to netlink itself, which acknowledges it and does nothing.
+        .filter(|&number| number != 0)
+        .ok_or_else(|| Error::malformed(LOOKING_UP, "the kernel did not tell its number"))
+}
+
+fn enter(namespace: BorrowedFd<'_>) -> Result<(), Error> {
+    rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))
+        .map_err(|error| Error::io("entering a network namespace", error.into()))
+}
