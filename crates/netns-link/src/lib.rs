@@ -7,10 +7,12 @@ mod link;
 mod netlink;
 mod netns;
 mod reconcile;
+mod settings;
 
 pub use crate::{
     address::Address,
     error::{Error, ErrorKind},
     link::{Changed, Link, Links},
     netns::NetNs,
+    settings::Setting,
 };
