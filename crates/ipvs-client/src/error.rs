@@ -314,21 +314,21 @@ impl fmt::Display for Operation<'_> {
 
 /// Linux's error numbers that mean something to IPVS, as the target has them.
 pub(crate) mod errno {
-    use rustix::io::Errno;
+    use nix::errno::Errno;
 
-    pub(crate) const PERM: i32 = Errno::PERM.raw_os_error();
-    pub(crate) const NOENT: i32 = Errno::NOENT.raw_os_error();
-    pub(crate) const SRCH: i32 = Errno::SRCH.raw_os_error();
-    pub(crate) const INTR: i32 = Errno::INTR.raw_os_error();
-    pub(crate) const BUSY: i32 = Errno::BUSY.raw_os_error();
-    pub(crate) const EXIST: i32 = Errno::EXIST.raw_os_error();
-    pub(crate) const NODEV: i32 = Errno::NODEV.raw_os_error();
-    pub(crate) const INVAL: i32 = Errno::INVAL.raw_os_error();
-    pub(crate) const RANGE: i32 = Errno::RANGE.raw_os_error();
-    pub(crate) const OPNOTSUPP: i32 = Errno::OPNOTSUPP.raw_os_error();
-    pub(crate) const AFNOSUPPORT: i32 = Errno::AFNOSUPPORT.raw_os_error();
-    pub(crate) const NOPROTOOPT: i32 = Errno::NOPROTOOPT.raw_os_error();
-    pub(crate) const NOBUFS: i32 = Errno::NOBUFS.raw_os_error();
+    pub(crate) const PERM: i32 = Errno::EPERM as i32;
+    pub(crate) const NOENT: i32 = Errno::ENOENT as i32;
+    pub(crate) const SRCH: i32 = Errno::ESRCH as i32;
+    pub(crate) const INTR: i32 = Errno::EINTR as i32;
+    pub(crate) const BUSY: i32 = Errno::EBUSY as i32;
+    pub(crate) const EXIST: i32 = Errno::EEXIST as i32;
+    pub(crate) const NODEV: i32 = Errno::ENODEV as i32;
+    pub(crate) const INVAL: i32 = Errno::EINVAL as i32;
+    pub(crate) const RANGE: i32 = Errno::ERANGE as i32;
+    pub(crate) const OPNOTSUPP: i32 = Errno::EOPNOTSUPP as i32;
+    pub(crate) const AFNOSUPPORT: i32 = Errno::EAFNOSUPPORT as i32;
+    pub(crate) const NOPROTOOPT: i32 = Errno::ENOPROTOOPT as i32;
+    pub(crate) const NOBUFS: i32 = Errno::ENOBUFS as i32;
 
     /// The number's symbol.
     pub(crate) fn name(errno: i32) -> Option<&'static str> {

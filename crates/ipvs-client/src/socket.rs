@@ -3,16 +3,18 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
-    time::Duration,
 };
 
 use bytes::{BufMut, BytesMut};
 use ipvs_packet::{Command, FAMILY_NAME, Reply, Request};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload, NlasIterator};
 use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_GENERIC};
-use rustix::{
-    net::{ReturnFlags, sockopt},
-    thread::LinkNameSpaceType,
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::{
+        socket::{MsgFlags, setsockopt, sockopt::ReceiveTimeout},
+        time::TimeVal,
+    },
 };
 
 use crate::{
@@ -31,7 +33,7 @@ const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 /// The kernel's dumps come in datagrams of at most 32 KiB, and of at most what was last asked for.
 pub(crate) const DATAGRAM: usize = 64 * 1024;
 /// The kernel answers within the call that sends, so this is long.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: TimeVal = TimeVal::new(5, 0);
 
 const LOOKING_UP: &str = "looking up the generic netlink family IPVS";
 
@@ -97,7 +99,7 @@ impl Socket {
                 _ => {}
             }
         }
-        sockopt::set_socket_timeout(&netlink, sockopt::Timeout::Recv, Some(ANSWER_TIMEOUT))?;
+        setsockopt(&netlink, ReceiveTimeout, &ANSWER_TIMEOUT)?;
         Ok(netlink)
     }
 
@@ -161,7 +163,7 @@ pub(crate) fn receive_datagram<B: BufMut>(
     buffer: &mut B,
 ) -> io::Result<SocketAddr> {
     let room = buffer.chunk_mut().len();
-    let (length, sender) = netlink.recv_from(buffer, ReturnFlags::TRUNC.bits() as i32)?;
+    let (length, sender) = netlink.recv_from(buffer, MsgFlags::MSG_TRUNC.bits())?;
     if length > room {
         return Err(io::Error::from_raw_os_error(errno::NOBUFS));
     }
@@ -211,6 +213,6 @@ pub(crate) fn family_number(replies: Result<Vec<Reply>, Error>) -> Result<u16, E
 }
 
 fn enter(namespace: BorrowedFd<'_>) -> Result<(), Error> {
-    rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))
+    setns(namespace, CloneFlags::CLONE_NEWNET)
         .map_err(|error| Error::io("entering a network namespace", error.into()))
 }

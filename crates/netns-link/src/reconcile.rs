@@ -1,0 +1,220 @@
+//! From the addresses that a link has to those that it should have: pure, so that it can be tested
+//! against a model of the kernel.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
+
+use nix::errno::Errno;
+
+use crate::{
+    address::{Address, Present, is_link_local},
+    error::{Error, Result},
+};
+
+/// One change to the addresses of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Edit {
+    /// Add what is missing.
+    Add(Address),
+    /// Remove what is not wanted.
+    Remove(Address),
+    /// Add again what the kernel may have removed together with another address.
+    Restore(Address),
+}
+
+impl Edit {
+    pub(crate) fn address(&self) -> Address {
+        match self {
+            Self::Add(address) | Self::Remove(address) | Self::Restore(address) => *address,
+        }
+    }
+
+    /// Whether the kernel refused because it is as the edit wants it.
+    pub(crate) fn is_done(&self, error: &Error) -> bool {
+        error.errno()
+            == Some(match self {
+                Self::Add(_) | Self::Restore(_) => Errno::EEXIST,
+                Self::Remove(_) => Errno::EADDRNOTAVAIL,
+            })
+    }
+}
+
+/// The edits that lead from the one to the other, in the order in which they must be made.
+///
+/// What is missing comes before what goes, so that an address that only changes the length of its
+/// prefix is never away; except for IPv6, where a link has an address only once. In IPv4, an
+/// address takes the later ones of its network with it when it goes: these come last, again.
+pub(crate) fn plan(present: &[Present], wanted: &[Address]) -> Result<Vec<Edit>> {
+    let key = |address: &Address| (address.ip(), address.prefix_len());
+    let mut lengths = HashMap::new();
+    for address in wanted.iter().filter(|address| address.ip().is_ipv6()) {
+        let first = *lengths.entry(address.ip()).or_insert(address.prefix_len());
+        if first != address.prefix_len() {
+            return Err(Error::InvalidAddress {
+                address: address.to_string(),
+                rule: "a link has an IPv6 address only once, and it is wanted with two lengths",
+            });
+        }
+    }
+    let has: HashSet<_> = present.iter().map(|present| key(&present.address)).collect();
+    let mut seen = HashSet::new();
+    let wanted: Vec<_> = wanted.iter().filter(|address| seen.insert(key(address))).collect();
+
+    let goes = |address: &Address| {
+        let other_length =
+            lengths.get(&address.ip()).is_some_and(|len| *len != address.prefix_len());
+        !seen.contains(&key(address)) && (other_length || !is_link_local(address.ip()))
+    };
+    let (first, last): (Vec<Address>, Vec<Address>) = present
+        .iter()
+        .map(|present| present.address)
+        .filter(goes)
+        .partition(|address| lengths.contains_key(&address.ip()));
+
+    // Only the first of a network takes others with it.
+    let emptied: HashSet<_> = present
+        .iter()
+        .filter(|present| !present.secondary && goes(&present.address))
+        .map(|present| network(&present.address))
+        .collect();
+    let restored = wanted
+        .iter()
+        .filter(|address| address.ip().is_ipv4() && emptied.contains(&network(address)));
+
+    let added = wanted.iter().filter(|address| !has.contains(&key(address)));
+    Ok(first
+        .into_iter()
+        .map(Edit::Remove)
+        .chain(added.map(|address| Edit::Add(**address)))
+        .chain(last.into_iter().map(Edit::Remove))
+        .chain(restored.map(|address| Edit::Restore(**address)))
+        .collect())
+}
+
+fn network(address: &Address) -> (IpAddr, u8) {
+    (address.network(), address.prefix_len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    /// What the kernel does with the addresses of one link (net/ipv4/devinet.c,
+    /// net/ipv6/addrconf.c), as far as it matters here.
+    #[derive(Debug)]
+    struct Kernel {
+        present: Vec<Present>,
+        promote_secondaries: bool,
+    }
+
+    impl Kernel {
+        fn edit(&mut self, edit: &Edit) {
+            match edit {
+                Edit::Add(address) | Edit::Restore(address) => self.add(*address),
+                Edit::Remove(address) => self.remove(*address),
+            }
+        }
+
+        fn add(&mut self, address: Address) {
+            let same = |present: &Present| {
+                present.address.ip() == address.ip()
+                    && (address.ip().is_ipv6()
+                        || present.address.prefix_len() == address.prefix_len())
+            };
+            if !self.present.iter().any(same) {
+                let secondary = address.ip().is_ipv4()
+                    && self.present.iter().any(|p| network(&p.address) == network(&address));
+                self.present.push(Present { address, index: 1, secondary });
+            }
+        }
+
+        fn remove(&mut self, address: Address) {
+            let Some(at) = self.present.iter().position(|present| present.address == address)
+            else {
+                return;
+            };
+            let gone = self.present.remove(at);
+            let network_of_gone = network(&gone.address);
+            let mut of_network = self
+                .present
+                .iter_mut()
+                .filter(|p| network(&p.address) == network_of_gone && address.ip().is_ipv4());
+            if gone.secondary {
+            } else if !self.promote_secondaries {
+                self.present
+                    .retain(|p| address.ip().is_ipv6() || network(&p.address) != network_of_gone);
+            } else if let Some(next) = of_network.next() {
+                next.secondary = false;
+            }
+        }
+
+        fn addresses(&self) -> HashSet<Address> {
+            self.present.iter().map(|present| present.address).collect()
+        }
+    }
+
+    /// Few addresses and lengths, so that they meet.
+    fn address() -> impl Strategy<Value = Address> {
+        let v4 = (0..12_u32, prop_oneof![Just(24_u8), Just(30), Just(32)])
+            .prop_map(|(n, len)| (IpAddr::from(Ipv4Addr::from(0x0a00_0000 + n)), len));
+        let v6 = (0..6_u128, prop_oneof![Just(64_u8), Just(128)])
+            .prop_map(|(n, len)| (IpAddr::from(Ipv6Addr::from((0xfd_u128 << 120) + n)), len));
+        prop_oneof![v4, v6].prop_map(|(ip, len)| Address::new(ip, len).unwrap())
+    }
+
+    fn kernel() -> impl Strategy<Value = Kernel> {
+        (vec(address(), 0..16), any::<bool>()).prop_map(|(addresses, promote_secondaries)| {
+            let mut kernel = Kernel { present: Vec::new(), promote_secondaries };
+            addresses.into_iter().for_each(|address| kernel.add(address));
+            kernel
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn leads_to_what_is_wanted(mut kernel in kernel(), wanted in vec(address(), 0..16)) {
+            let Ok(edits) = plan(&kernel.present, &wanted) else {
+                let mut once = HashMap::new();
+                prop_assert!(wanted.iter().any(|address| address.ip().is_ipv6()
+                    && *once.entry(address.ip()).or_insert(address.prefix_len())
+                        != address.prefix_len()));
+                return Ok(());
+            };
+            let kept: HashSet<_> =
+                kernel.addresses().intersection(&wanted.iter().copied().collect()).copied().collect();
+            for edit in &edits {
+                if let Edit::Add(address) | Edit::Remove(address) = edit {
+                    prop_assert!(!kept.contains(address), "{address} is touched");
+                }
+                kernel.edit(edit);
+            }
+            prop_assert_eq!(kernel.addresses(), wanted.iter().copied().collect());
+            prop_assert_eq!(plan(&kernel.present, &wanted).unwrap(), []);
+        }
+    }
+
+    fn present(text: &str) -> Present {
+        Present { address: text.parse().unwrap(), index: 1, secondary: false }
+    }
+
+    #[test]
+    fn link_local_stays() {
+        let edits = plan(&[present("fe80::1/64"), present("10.0.0.1/32")], &[]).unwrap();
+        assert_eq!(edits, [Edit::Remove("10.0.0.1".parse().unwrap())]);
+    }
+
+    #[test]
+    fn ipv6_with_another_length_goes_first() {
+        let (old, new) = ("fd00::1/64", "fd00::1/128".parse().unwrap());
+        let edits = plan(&[present(old)], &[new]).unwrap();
+        assert_eq!(edits, [Edit::Remove(old.parse().unwrap()), Edit::Add(new)]);
+        let error = plan(&[], &[old.parse().unwrap(), new]).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::InvalidInput);
+    }
+}

@@ -1,0 +1,329 @@
+//! netns-link on a real kernel. Each case makes its own namespaces, so that all may run at once.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    future::Future,
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, TcpListener, TcpStream},
+    process::{Command, Stdio},
+};
+
+use libtest_mimic::{Failed, Trial};
+use netns_link::{Address, Error, ErrorKind, Link, Links, NetNs};
+
+/// Every case by its name.
+pub fn cases() -> Vec<Trial> {
+    vec![
+        case("netns_is_fresh_and_ends", netns_is_fresh_and_ends),
+        case("netns_run_gives_result_and_panic", netns_run_gives_result_and_panic),
+        case("netns_named_as_ip_netns", netns_named_as_ip_netns),
+        case("netns_from_pid_and_spawn", netns_from_pid_and_spawn),
+        case("netns_sockets_stay_inside", netns_sockets_stay_inside),
+        async_case("link_dummy_create_and_delete", link_dummy_create_and_delete),
+        async_case("link_of_another_kind_is_left_alone", link_of_another_kind_is_left_alone),
+        async_case("link_settings", link_settings),
+        async_case("link_moves_to_a_namespace", link_moves_to_a_namespace),
+        async_case("address_add_and_remove_twice", address_add_and_remove_twice),
+        async_case("address_reconcile", address_reconcile),
+        async_case("address_reconcile_1000", address_reconcile_1000),
+        async_case("address_local", address_local),
+        async_case("link_gone_in_the_middle", link_gone_in_the_middle),
+        async_case("listing_by_many_at_once", listing_by_many_at_once),
+    ]
+}
+
+fn netns_is_fresh_and_ends() -> Result<(), Failed> {
+    let own = NetNs::current()?;
+    let made = NetNs::new()?;
+    assert_ne!(own, made);
+    assert_eq!(made.run(NetNs::current)??, made);
+    assert_eq!(NetNs::current()?, own, "the caller's thread stays where it was");
+    assert_eq!(made.run(|| fs::read_to_string("/proc/thread-self/net/dev"))??.lines().count(), 3);
+    Ok(())
+}
+
+fn netns_run_gives_result_and_panic() -> Result<(), Failed> {
+    let namespace = NetNs::new()?;
+    let mut borrowed = 1;
+    assert_eq!(
+        namespace.run(|| {
+            borrowed += 1;
+            borrowed * 10
+        })?,
+        20
+    );
+    let panic = std::panic::catch_unwind(|| namespace.run(|| std::panic::resume_unwind(Box::new("inside"))));
+    assert_eq!(panic.unwrap_err().downcast_ref(), Some(&"inside"));
+    Ok(())
+}
+
+fn netns_named_as_ip_netns() -> Result<(), Failed> {
+    let name = format!("netns-link-{}", std::process::id());
+    let made = NetNs::create(&name)?;
+    assert_eq!(NetNs::create(&name).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(NetNs::open(&name)?, made, "the second attempt left it alone");
+    assert!(NetNs::names()?.contains(&name));
+    assert_eq!(NetNs::from_path(format!("/var/run/netns/{name}"))?, made);
+    drop(made);
+    NetNs::open(&name)?.run(|| ())?;
+    NetNs::delete(&name)?;
+    assert!(!NetNs::names()?.contains(&name));
+    assert_eq!(NetNs::open(&name).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(NetNs::delete(&name).unwrap_err().kind(), ErrorKind::NotFound);
+
+    // What a reboot leaves: the file without a namespace.
+    let path = format!("/var/run/netns/{name}");
+    fs::write(&path, "")?;
+    let error = NetNs::open(&name).unwrap_err();
+    assert!(error.to_string().contains("not a network namespace"), "{error}");
+    NetNs::delete(&name)?;
+    assert!(!fs::exists(&path)?);
+    Ok(())
+}
+
+fn netns_from_pid_and_spawn() -> Result<(), Failed> {
+    let namespace = NetNs::new()?;
+    // `cat` ends with its input, whatever becomes of this process.
+    let mut child =
+        namespace.spawn(Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()))?;
+    let of_child = NetNs::from_pid(child.id());
+    drop(child.stdin.take());
+    child.wait()?;
+    assert_eq!(of_child?, namespace);
+    assert_eq!(NetNs::from_pid(child.id()).unwrap_err().kind(), ErrorKind::NotFound);
+    let error = namespace.spawn(&mut Command::new("/no/such/program")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("/no/such/program"), "{error}");
+    Ok(())
+}
+
+fn netns_sockets_stay_inside() -> Result<(), Failed> {
+    let namespace = NetNs::new()?;
+    tokio()?.block_on(async {
+        let links = Links::connect(&namespace)?;
+        let lo = found(&links, "lo").await?;
+        links.up(&lo).await
+    })?;
+    let listener = namespace.run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))??;
+    let port = listener.local_addr()?.port();
+    let mut outside = namespace.run(|| TcpStream::connect((Ipv4Addr::LOCALHOST, port)))??;
+    outside.write_all(b"inside")?;
+    drop(outside);
+    let mut text = String::new();
+    listener.accept()?.0.read_to_string(&mut text)?;
+    assert_eq!(text, "inside");
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err());
+    Ok(())
+}
+
+async fn link_dummy_create_and_delete(_: NetNs, links: Links) -> Result<(), Failed> {
+    let made = links.create_dummy("ipvs0").await?;
+    assert_eq!(
+        (made.name.as_str(), made.kind.as_deref(), made.up),
+        ("ipvs0", Some("dummy"), false)
+    );
+    assert!(!made.arp);
+    assert_eq!(links.create_dummy("ipvs0").await?, made, "exists is success");
+    assert_eq!(links.find("ipvs0").await?.as_ref(), Some(&made));
+    assert_eq!(links.find_index(made.index).await?.as_ref(), Some(&made));
+    assert!(links.list().await?.contains(&made));
+    assert!(links.delete_dummy("ipvs0").await?);
+    assert!(!links.delete_dummy("ipvs0").await?, "absent is success");
+    assert_eq!(links.find("ipvs0").await?, None);
+    assert_eq!(links.find_index(made.index).await?, None);
+    Ok(())
+}
+
+async fn link_of_another_kind_is_left_alone(_: NetNs, links: Links) -> Result<(), Failed> {
+    for error in [
+        links.create_dummy("lo").await.map(drop).unwrap_err(),
+        links.delete_dummy("lo").await.map(drop).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::NotDummy, "{error}");
+    }
+    found(&links, "lo").await?;
+    let error = links.create_dummy("a/b").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    Ok(())
+}
+
+async fn link_settings(_: NetNs, links: Links) -> Result<(), Failed> {
+    let dummy = links.create_dummy("ipvs0").await?;
+    links.up(&dummy).await?;
+    links.set_mtu(&dummy, 9000).await?;
+    links.set_arp(&dummy, true).await?;
+    let changed = found(&links, "ipvs0").await?;
+    assert_eq!((changed.up, changed.mtu, changed.arp), (true, 9000, true));
+    links.down(&dummy).await?;
+    links.set_arp(&dummy, false).await?;
+    let changed = found(&links, "ipvs0").await?;
+    assert_eq!((changed.up, changed.arp), (false, false));
+    let error = links.set_mtu(&dummy, u32::MAX).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    assert!(error.to_string().contains("ipvs0"), "{error}");
+    Ok(())
+}
+
+async fn link_moves_to_a_namespace(_: NetNs, links: Links) -> Result<(), Failed> {
+    let pod = NetNs::new()?;
+    let in_pod = Links::connect(&pod)?;
+    let dummy = links.create_dummy("dummy1").await?;
+    links.move_to(&dummy, &pod).await?;
+    assert_eq!(links.find("dummy1").await?, None);
+    assert_eq!(found(&in_pod, "dummy1").await?.kind.as_deref(), Some("dummy"));
+    let second = links.create_dummy("dummy1").await?;
+    let error = links.move_to(&second, &pod).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    Ok(())
+}
+
+async fn address_add_and_remove_twice(_: NetNs, links: Links) -> Result<(), Failed> {
+    let dummy = links.create_dummy("ipvs0").await?;
+    links.up(&dummy).await?;
+    for text in ["10.0.0.185/32", "10.1.0.1/24", "fd00::185/128", "fd01::1/64"] {
+        let address = text.parse::<Address>()?.nodad();
+        assert!(links.add_address(&dummy, address).await?, "{text}");
+        assert!(!links.add_address(&dummy, address).await?, "{text} again");
+        assert!(links.addresses(&dummy).await?.contains(&address), "{text}");
+    }
+    // An IPv6 address exists once, an IPv4 address once for each length.
+    let error = links.add_address(&dummy, "fd01::1/128".parse()?).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    assert!(links.add_address(&dummy, "10.1.0.1/32".parse()?).await?);
+    for text in ["10.0.0.185/32", "10.1.0.1/24", "10.1.0.1/32", "fd00::185/128", "fd01::1/64"] {
+        let address = text.parse::<Address>()?;
+        assert!(links.remove_address(&dummy, address).await?, "{text}");
+        assert!(!links.remove_address(&dummy, address).await?, "{text} again");
+    }
+    assert_eq!(addresses(&links, &dummy).await?, []);
+    Ok(())
+}
+
+async fn address_reconcile(_: NetNs, links: Links) -> Result<(), Failed> {
+    let dummy = links.create_dummy("ipvs0").await?;
+    links.up(&dummy).await?;
+    let steps: [&[&str]; 7] = [
+        &["10.0.0.1/32", "10.0.0.2/32", "fd00::1/128"],
+        &["10.0.0.2/32", "10.0.0.3/32", "fd00::1/64"],
+        // The first of a network takes the others with it when it goes.
+        &["10.2.0.1/24", "10.2.0.2/24", "10.2.0.3/24"],
+        &["10.2.0.2/24", "10.2.0.3/24", "10.2.0.4/24"],
+        &["10.2.0.2/32", "10.2.0.3/24"],
+        &["10.2.0.3/24", "10.2.0.3/24"],
+        &[],
+    ];
+    for step in steps {
+        let wanted = step.iter().map(|text| text.parse()).collect::<Result<Vec<Address>, _>>()?;
+        links.set_addresses(&dummy, &wanted).await?;
+        let unique: BTreeSet<_> = wanted.iter().copied().collect();
+        assert_eq!(addresses(&links, &dummy).await?, unique.into_iter().collect::<Vec<_>>());
+        let again = links.set_addresses(&dummy, &wanted).await?;
+        assert!(again.added.is_empty() && again.removed.is_empty(), "{again:?}");
+    }
+    let twice = ["fd00::1/64".parse()?, "fd00::1/128".parse()?];
+    let error = links.set_addresses(&dummy, &twice).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    Ok(())
+}
+
+async fn address_reconcile_1000(_: NetNs, links: Links) -> Result<(), Failed> {
+    let dummy = links.create_dummy("ipvs0").await?;
+    let range = |from: u32| -> Vec<Address> {
+        (from..from + 1000).map(|n| Address::host(Ipv4Addr::from(0x0a00_0000 + n).into())).collect()
+    };
+    assert_eq!(links.set_addresses(&dummy, &range(1)).await?.added.len(), 1000);
+    let changed = links.set_addresses(&dummy, &range(501)).await?;
+    assert_eq!((changed.added.len(), changed.removed.len()), (500, 500));
+    assert_eq!(addresses(&links, &dummy).await?, range(501));
+    assert_eq!(links.set_addresses(&dummy, &[]).await?.removed.len(), 1000);
+    Ok(())
+}
+
+async fn address_local(_: NetNs, links: Links) -> Result<(), Failed> {
+    let (one, two) = (links.create_dummy("one").await?, links.create_dummy("two").await?);
+    for link in [&one, &two, &found(&links, "lo").await?] {
+        links.up(link).await?;
+    }
+    let shared: IpAddr = "10.0.0.1".parse()?;
+    let own: IpAddr = "fd00::1".parse()?;
+    links.add_address(&one, shared.into()).await?;
+    links.add_address(&two, shared.into()).await?;
+    links.add_address(&two, own.into()).await?;
+    assert_eq!(links.local_addresses().await?, BTreeSet::from([shared, own]));
+    assert_eq!(links.local_addresses_except(&two).await?, BTreeSet::from([shared]));
+    Ok(())
+}
+
+async fn link_gone_in_the_middle(_: NetNs, links: Links) -> Result<(), Failed> {
+    let gone = links.create_dummy("ipvs0").await?;
+    links.delete_dummy("ipvs0").await?;
+    let address = "10.0.0.1".parse()?;
+    for error in [
+        links.up(&gone).await.unwrap_err(),
+        links.add_address(&gone, address).await.unwrap_err(),
+        links.set_addresses(&gone, &[address]).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        assert!(error.to_string().contains("ipvs0"), "{error}");
+    }
+    assert!(!links.remove_address(&gone, address).await?);
+    assert_eq!(links.addresses(&gone).await?, []);
+    Ok(())
+}
+
+async fn listing_by_many_at_once(_: NetNs, links: Links) -> Result<(), Failed> {
+    let dummy = links.create_dummy("ipvs0").await?;
+    let all: Vec<_> =
+        (0..200_u32).map(|n| Address::host(Ipv4Addr::from(0x0a00_0000 + n).into())).collect();
+    links.set_addresses(&dummy, &all).await?;
+    let mut listings = tokio::task::JoinSet::new();
+    for turn in 0..20 {
+        let (links, dummy) = (links.clone(), dummy.clone());
+        let listing = listings.spawn(async move { links.addresses(&dummy).await });
+        if turn % 2 == 0 {
+            listing.abort();
+        }
+        tokio::task::yield_now().await;
+    }
+    while let Some(listing) = listings.join_next().await {
+        if let Ok(addresses) = listing {
+            assert_eq!(addresses?.len(), all.len());
+        }
+    }
+    Ok(())
+}
+
+async fn found(links: &Links, name: &str) -> Result<Link, Error> {
+    Ok(links.find(name).await?.unwrap_or_else(|| panic!("no link {name}")))
+}
+
+/// Sorted, without those that the kernel makes.
+async fn addresses(links: &Links, link: &Link) -> Result<Vec<Address>, Error> {
+    let mut addresses = links.addresses(link).await?;
+    addresses.retain(|address| !address.to_string().starts_with("fe80:"));
+    addresses.sort_unstable();
+    Ok(addresses)
+}
+
+fn case(name: &str, test: fn() -> Result<(), Failed>) -> Trial {
+    Trial::test(name, test)
+}
+
+/// A case in a namespace of its own.
+fn async_case<F: Future<Output = Result<(), Failed>>>(
+    name: &str,
+    test: impl FnOnce(NetNs, Links) -> F + Send + 'static,
+) -> Trial {
+    Trial::test(name, || {
+        tokio()?.block_on(async {
+            let namespace = NetNs::new()?;
+            let links = Links::connect(&namespace)?;
+            test(namespace, links).await
+        })
+    })
+}
+
+fn tokio() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
