@@ -1,1 +1,48 @@
-//! Test topologies: bridges, veth pairs and routes, which the public crates leave out.
+//! What the cases share: each gets a network namespace of its own with a client in it.
+
+use std::future::Future;
+
+use ipvs_client::{Client, packet::ServiceKey};
+use libtest_mimic::{Failed, Trial};
+use netns_link::{Links, NetNs};
+
+/// What a case returns.
+pub type Outcome = Result<(), Failed>;
+
+/// A case that gets a client in a namespace of its own, on a runtime of its own.
+pub fn client_case<F>(name: &str, case: impl FnOnce(NetNs, Client) -> F + Send + 'static) -> Trial
+where
+    F: Future<Output = Outcome>,
+{
+    Trial::test(name, move || {
+        block_on(async {
+            let namespace = fresh_namespace().await?;
+            let client = Client::connect_in(&namespace).await?;
+            case(namespace, client).await
+        })
+    })
+}
+
+/// A namespace whose loopback is up. Without any address in it the kernel knows no routes, takes
+/// every IPv4 address for a broadcast one, and refuses it as a destination.
+pub async fn fresh_namespace() -> Result<NetNs, Failed> {
+    let namespace = NetNs::new()?;
+    let links = Links::connect(&namespace)?;
+    let loopback = links.find("lo").await?.ok_or("a namespace without lo")?;
+    links.up(&loopback).await?;
+    Ok(namespace)
+}
+
+/// Runs a future on a runtime of its own.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a tokio runtime can be made")
+        .block_on(future)
+}
+
+/// Reads a service's key in ipvsadm's notation.
+pub fn key(text: &str) -> ServiceKey {
+    text.parse().expect("the cases' keys are well-formed")
+}

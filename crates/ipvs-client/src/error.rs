@@ -247,8 +247,8 @@ fn meaning(request: &Request, number: i32) -> (ErrorKind, String) {
         }
         (errno::INVAL, Request::NewDestination(..)) => text(
             ErrorKind::Invalid,
-            "the kernel refuses it: the address must be a unicast one, and not a link-local one \
-             of another host",
+            "the kernel refuses it: the address must be a unicast one, not a link-local one of \
+             another host, and the network namespace must have an address (is lo up?)",
         ),
         (errno::INVAL, Request::NewDaemon(_)) => text(
             ErrorKind::Invalid,

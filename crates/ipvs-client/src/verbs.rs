@@ -38,8 +38,9 @@ macro_rules! verbs {
             /// All services, in no particular order, with their statistics; empty where there is
             /// none.
             ///
-            /// The kernel lists in steps, and does not say when others change the table in between:
-            /// then a service may be missing or come twice.
+            /// The kernel lists in steps, and does not say when others change the table in between
+            /// (up to Linux 7.0, that of any network namespace): then a service may be missing or
+            /// come twice.
             ///
             /// `IPVS_CMD_GET_SERVICE` as a dump, equivalent to `ipvsadm -L` without the
             /// destinations.
