@@ -1,0 +1,101 @@
+//! The whole table, as `ipvsadm -L -n` prints it.
+
+use std::fmt;
+
+use ipvs_client::{
+    Client, Error,
+    packet::{
+        AddressFamily, DestinationEntry, Info, Netmask, Service, ServiceEntry, ServiceFlags,
+        ServiceKey,
+    },
+};
+
+/// All services with their destinations. It displays as `ipvsadm -L -n` prints it.
+///
+/// ```text
+/// IP Virtual Server version 1.2.1 (size=4096)
+/// Prot LocalAddress:Port Scheduler Flags
+///   -> RemoteAddress:Port           Forward Weight ActiveConn InActConn
+/// TCP  10.0.0.185:80 wlc
+///   -> 172.17.0.3:80                Masq    1      0          0
+///   -> 172.17.0.4:80                Masq    1      0          0
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Table {
+    /// The version of IPVS and the size of its connection table.
+    pub info: Info,
+    /// The services with their destinations, both in order of their keys.
+    pub services: Vec<(ServiceEntry, Vec<DestinationEntry>)>,
+}
+
+impl Table {
+    /// Reads the table. What others change meanwhile may be in it or not; a service that goes away
+    /// meanwhile is not.
+    pub async fn read(client: &Client) -> Result<Self, Error> {
+        let info = client.info().await?;
+        let mut entries = client.services().await?;
+        entries.sort_by_key(|entry| *entry.service.key());
+        let mut services = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let mut destinations = match client.destinations(entry.service.key()).await {
+                Ok(destinations) => destinations,
+                Err(error) if error.kind() == ipvs_client::ErrorKind::ServiceNotFound => continue,
+                Err(error) => return Err(error),
+            };
+            destinations.sort_by_key(|entry| entry.destination.key);
+            services.push((entry, destinations));
+        }
+        Ok(Self { info, services })
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Info { version, connection_table_size, .. } = self.info;
+        writeln!(f, "IP Virtual Server version {version} (size={connection_table_size})")?;
+        writeln!(f, "Prot LocalAddress:Port Scheduler Flags")?;
+        writeln!(f, "  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn")?;
+        for (entry, destinations) in &self.services {
+            write_service(f, &entry.service)?;
+            for entry in destinations {
+                let destination = &entry.destination;
+                let address = destination.key.to_string();
+                writeln!(
+                    f,
+                    "  -> {address:<28} {:<7} {:<6} {:<10} {:<10}",
+                    destination.forward,
+                    destination.weight,
+                    entry.active_connections,
+                    entry.inactive_connections,
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
+    match *service.key() {
+        ServiceKey::Address { protocol, address, port } => {
+            write!(f, "{protocol:<4} {}", std::net::SocketAddr::new(address, port))?;
+        }
+        ServiceKey::Mark { mark, family: AddressFamily::Ipv4 } => write!(f, "FWM  {mark}")?,
+        ServiceKey::Mark { mark, family: AddressFamily::Ipv6 } => write!(f, "FWM  {mark} IPv6")?,
+    }
+    write!(f, " {}", service.scheduler)?;
+    if service.flags.contains(ServiceFlags::PERSISTENT) {
+        write!(f, " persistent {}", service.timeout)?;
+        match service.netmask() {
+            mask if mask == Netmask::host(mask.family()) => {}
+            mask => write!(f, " mask {mask}")?,
+        }
+        if let Some(engine) = service.engine {
+            write!(f, " pe {engine}")?;
+        }
+    }
+    if service.flags.contains(ServiceFlags::ONE_PACKET) {
+        write!(f, " ops")?;
+    }
+    writeln!(f)
+}
