@@ -1,0 +1,1 @@
+fn main(){ let p=guest::enter_or_exit(); println!("{p}"); }
