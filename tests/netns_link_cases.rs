@@ -53,7 +53,9 @@ fn netns_run_gives_result_and_panic() -> Result<(), Failed> {
         })?,
         20
     );
-    let panic = std::panic::catch_unwind(|| namespace.run(|| std::panic::resume_unwind(Box::new("inside"))));
+    let panic = std::panic::catch_unwind(|| {
+        namespace.run(|| std::panic::resume_unwind(Box::new("inside")))
+    });
     assert_eq!(panic.unwrap_err().downcast_ref(), Some(&"inside"));
     Ok(())
 }

@@ -81,7 +81,7 @@ impl Links {
     pub async fn find_index(&self, index: u32) -> Result<Option<Link>> {
         let mut request = LinkMessage::default();
         request.header.index = index;
-        self.get(format_args!("index {index}"), request).await
+        self.get(&format!("index {index}"), request).await
     }
 
     /// Makes a dummy link, or finds the one that has this name: `ip link add NAME type dummy`.
@@ -266,7 +266,7 @@ impl Links {
         Ok(local(all.iter().filter(|present| present.index != link.index)))
     }
 
-    async fn get(&self, name: impl fmt::Display, request: LinkMessage) -> Result<Option<Link>> {
+    async fn get(&self, name: &str, request: LinkMessage) -> Result<Option<Link>> {
         let request = RouteNetlinkMessage::GetLink(request);
         match self.netlink.get("find link", name, request).await {
             Ok(message) => Ok(Link::from_message(&message)),
@@ -298,7 +298,7 @@ impl Links {
         let mut request = LinkMessage::default();
         request.header.index = link.index;
         fill(&mut request);
-        self.netlink.change(step, link, RouteNetlinkMessage::SetLink(request)).await
+        self.netlink.change(step, &link.name, RouteNetlinkMessage::SetLink(request)).await
     }
 
     async fn present(&self, link: &Link) -> Result<Vec<Present>> {
@@ -426,6 +426,18 @@ fn local<'a>(present: impl Iterator<Item = &'a Present>) -> BTreeSet<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn futures_can_be_sent() {
+        fn sendable<T: Send>(_: impl FnOnce(&'static Links, &'static Link) -> T) {}
+        sendable(|links, _| links.find("lo"));
+        sendable(|links, _| links.find_index(1));
+        sendable(|links, _| links.create_dummy("ipvs0"));
+        sendable(|links, link| links.up(link));
+        sendable(|links, link| links.set_mtu(link, 1500));
+        sendable(|links, link| links.set_addresses(link, &[]));
+        sendable(|links, link| links.local_addresses_except(link));
+    }
 
     #[test]
     fn names() {

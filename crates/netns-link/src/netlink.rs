@@ -79,7 +79,7 @@ impl Netlink {
     pub(crate) async fn get(
         &self,
         step: &'static str,
-        object: impl fmt::Display,
+        object: &str,
         request: RouteNetlinkMessage,
     ) -> Result<RouteNetlinkMessage> {
         let mut answers = self.shared.send(step, vec![(request, NLM_F_REQUEST)])?;
@@ -116,10 +116,10 @@ impl Netlink {
     pub(crate) async fn change(
         &self,
         step: &'static str,
-        object: impl fmt::Display,
+        object: &str,
         request: RouteNetlinkMessage,
     ) -> Result<()> {
-        let change = Change { step, object: object.to_string(), request };
+        let change = Change { step, object: object.to_owned(), request };
         self.changes(vec![change]).await.into_iter().collect()
     }
 

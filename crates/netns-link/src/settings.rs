@@ -1,4 +1,8 @@
-use std::{fmt, fs, io, path::PathBuf};
+use std::{
+    fmt, fs,
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use crate::{
     error::{Error, Result},
@@ -96,7 +100,7 @@ impl Setting {
     /// If there is no such setting ([`ErrorKind::NotFound`](crate::ErrorKind)), and as
     /// [`NetNs::run`].
     pub fn read(&self, namespace: &NetNs) -> Result<String> {
-        let value = self.access("read setting", namespace, |path| fs::read_to_string(path))?;
+        let value = self.access("read setting", namespace, fs::read_to_string)?;
         Ok(value.trim_end().to_owned())
     }
 
@@ -107,7 +111,10 @@ impl Setting {
     /// ([`ErrorKind::InvalidInput`](crate::ErrorKind)).
     pub fn write(&self, namespace: &NetNs, value: impl fmt::Display) -> Result<()> {
         let value = value.to_string();
-        self.access("write setting", namespace, |path| fs::write(path, value))
+        self.access("write setting", namespace, |path| {
+            // Not `fs::write`, which would try to create what is missing.
+            fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+        })
     }
 
     fn ipv4_conf(interface: &str, name: &str) -> Result<Self> {

@@ -1,0 +1,333 @@
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsFd, AsRawFd},
+    process::Command,
+};
+
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkMessage};
+use netns_link::{Address, Link, Links, NetNs, Setting};
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use tokio::runtime::Handle;
+
+use crate::{
+    error::{Error, Result},
+    nginx::Nginx,
+    process::Process,
+    server::Server,
+};
+
+/// The name of the bridge, as docker has it.
+const BRIDGE: &str = "docker0";
+
+/// The name of the one link of a container, as docker has it.
+const INSIDE: &str = "eth0";
+
+/// Which addresses a topology has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// The bridge has 172.17.0.1/16, the outside is 192.168.50.0/24.
+    Ipv4,
+    /// The bridge has fd00:172:17::1/64, the outside is fd00:192:168:50::/64.
+    Ipv6,
+}
+
+impl Family {
+    /// The address with this number on the bridge: 172.17.0.NUMBER, fd00:172:17::NUMBER.
+    pub fn on_bridge(self, number: u8) -> IpAddr {
+        match self {
+            Self::Ipv4 => Ipv4Addr::new(172, 17, 0, number).into(),
+            Self::Ipv6 => Ipv6Addr::new(0xfd00, 0x172, 0x17, 0, 0, 0, 0, number.into()).into(),
+        }
+    }
+
+    fn outside(self, number: u8) -> IpAddr {
+        match self {
+            Self::Ipv4 => Ipv4Addr::new(192, 168, 50, number).into(),
+            Self::Ipv6 => Ipv6Addr::new(0xfd00, 0x192, 0x168, 0x50, 0, 0, 0, number.into()).into(),
+        }
+    }
+
+    fn bridge_prefix_len(self) -> u8 {
+        match self {
+            Self::Ipv4 => 16,
+            Self::Ipv6 => 64,
+        }
+    }
+
+    fn outside_prefix_len(self) -> u8 {
+        match self {
+            Self::Ipv4 => 24,
+            Self::Ipv6 => 64,
+        }
+    }
+}
+
+/// A host with docker's bridge, in a namespace of its own. It is the director of the walkthroughs.
+#[derive(Debug)]
+pub struct DockerHost {
+    namespace: NetNs,
+    family: Family,
+    links: Links,
+    bridge: Link,
+    routes: rtnetlink::Handle,
+}
+
+impl DockerHost {
+    /// A host with its loopback link up and the bridge docker0, which has the address
+    /// 172.17.0.1/16 (or fd00:172:17::1/64) and is up.
+    ///
+    /// # Errors
+    /// Without root, or if the kernel has no bridges.
+    pub async fn new(family: Family) -> Result<Self> {
+        let namespace = NetNs::new()?;
+        let links = loopback_up(&namespace).await?;
+        let routes = route_netlink(&namespace)?;
+        add_link(&routes, "bridge docker0", LinkBridge::new(BRIDGE).build()).await?;
+        let bridge = found(&links, BRIDGE).await?;
+        let address = Address::new(family.on_bridge(1), family.bridge_prefix_len())?.nodad();
+        links.add_address(&bridge, address).await?;
+        Ok(Self { namespace, family, links, bridge, routes })
+    }
+
+    /// The host's namespace: where IPVS is to be, and the client "on the host".
+    pub fn namespace(&self) -> &NetNs {
+        &self.namespace
+    }
+
+    /// The host's links.
+    pub fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// Which addresses it has.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// The host's address on the bridge, which is the gateway of the containers.
+    pub fn address(&self) -> IpAddr {
+        self.family.on_bridge(1)
+    }
+
+    /// A container on the bridge: `docker run`. Its address is 172.17.0.NUMBER (2 to 254), its
+    /// default route leads to the host.
+    ///
+    /// # Errors
+    /// If the number is taken, and as [`DockerHost::new`].
+    pub async fn container(&self, name: &str, number: u8) -> Result<Container> {
+        let veth = LinkMessageBuilder::<LinkVeth>::new(&format!("veth{number}"), INSIDE)
+            .controller(self.bridge.index)
+            .up();
+        let address = Address::new(self.family.on_bridge(number), self.family.bridge_prefix_len())?;
+        self.attach(name, veth, address, self.address()).await
+    }
+
+    /// A client on another network, whose gateway is this host: 192.168.50.2.
+    ///
+    /// # Errors
+    /// If there is one already, and as [`DockerHost::new`].
+    pub async fn external_client(&self, name: &str) -> Result<Container> {
+        let veth = LinkMessageBuilder::<LinkVeth>::new("outside0", INSIDE).up();
+        let prefix_len = self.family.outside_prefix_len();
+        let address = Address::new(self.family.outside(2), prefix_len)?;
+        let gateway = self.family.outside(1);
+        let client = self.attach(name, veth, address, gateway).await?;
+        let outside = found(&self.links, "outside0").await?;
+        self.links.add_address(&outside, Address::new(gateway, prefix_len)?.nodad()).await?;
+        Ok(client)
+    }
+
+    /// Lets the host forward packets, as docker does: `sysctl -w net.ipv4.ip_forward=1`.
+    ///
+    /// # Errors
+    /// As [`Setting::write`].
+    pub fn forward(&self) -> Result<()> {
+        let setting = match self.family {
+            Family::Ipv4 => Setting::ip_forward(),
+            Family::Ipv6 => Setting::ipv6_forwarding("all")?,
+        };
+        Ok(setting.write(&self.namespace, 1)?)
+    }
+
+    /// Lets what the bridge switches pass the host's netfilter, and with it IPVS, as docker does:
+    /// `modprobe br_netfilter`, `sysctl -w net.bridge.bridge-nf-call-iptables=1`
+    /// (`bridge-nf-call-ip6tables` for IPv6).
+    ///
+    /// Without it, a pod's answer to a client on the same bridge comes from the pod's own address,
+    /// past IPVS, and the client refuses it.
+    ///
+    /// # Errors
+    /// If the module br_netfilter cannot be had.
+    pub fn filter_bridge(&self) -> Result<()> {
+        let setting = match self.family {
+            Family::Ipv4 => Setting::new("net/bridge/bridge-nf-call-iptables")?,
+            Family::Ipv6 => Setting::new("net/bridge/bridge-nf-call-ip6tables")?,
+        };
+        if setting.read(&self.namespace).is_err() {
+            load_module("br_netfilter")?;
+        }
+        Ok(setting.write(&self.namespace, 1)?)
+    }
+
+    async fn attach(
+        &self,
+        name: &str,
+        veth: LinkMessageBuilder<LinkVeth>,
+        address: Address,
+        gateway: IpAddr,
+    ) -> Result<Container> {
+        let namespace = NetNs::new()?;
+        let links = loopback_up(&namespace).await?;
+        // The other end is born in the container: no name of the host's is taken.
+        let inside =
+            LinkUnspec::new_with_name(INSIDE).setns_by_fd(namespace.as_fd().as_raw_fd()).build();
+        let veth = veth.set_info_data(InfoData::Veth(InfoVeth::Peer(inside))).build();
+        add_link(&self.routes, &format!("veth pair of {name}"), veth).await?;
+
+        let link = found(&links, INSIDE).await?;
+        links.add_address(&link, address.nodad()).await?;
+        links.up(&link).await?;
+        let route = match gateway {
+            IpAddr::V4(ip) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(ip).build(),
+            IpAddr::V6(ip) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(ip).build(),
+        };
+        route_netlink(&namespace)?
+            .route()
+            .add(route)
+            .execute()
+            .await
+            .map_err(|error| Error::new(format_args!("default route of {name}"), error))?;
+        Ok(Container { name: name.to_owned(), address: address.ip(), namespace, links })
+    }
+}
+
+/// A namespace with one link: a pod, or a client. Gone, with its link, when it is dropped and what
+/// runs in it has ended.
+#[derive(Debug)]
+pub struct Container {
+    name: String,
+    address: IpAddr,
+    namespace: NetNs,
+    links: Links,
+}
+
+impl Container {
+    /// The name, which its servers tell.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Its namespace.
+    pub fn namespace(&self) -> &NetNs {
+        &self.namespace
+    }
+
+    /// Its links.
+    pub fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// Serves a page that names the container on a port of all its addresses; see
+    /// [`page`](crate::page).
+    ///
+    /// # Errors
+    /// If the port is taken.
+    pub fn serve_http(&self, port: u16) -> Result<Server> {
+        Server::http(&self.namespace, self.everywhere(port), &self.name)
+    }
+
+    /// Answers each message of TCP connections to a port of all its addresses with
+    /// `NAME: message`.
+    ///
+    /// # Errors
+    /// If the port is taken.
+    pub fn serve_tcp(&self, port: u16) -> Result<Server> {
+        Server::tcp(&self.namespace, self.everywhere(port), &self.name)
+    }
+
+    /// Answers each datagram to one of its addresses with `NAME: datagram`. The answer comes from
+    /// this very address, which must therefore be there (in direct routing, the virtual one).
+    ///
+    /// # Errors
+    /// If the address is not there or the port is taken.
+    pub fn serve_udp(&self, address: SocketAddr) -> Result<Server> {
+        Server::udp(&self.namespace, address, &self.name)
+    }
+
+    /// Serves the page of [`serve_http`](Container::serve_http) by a real nginx, and waits until
+    /// it does.
+    ///
+    /// # Errors
+    /// If nginx is not installed or does not start.
+    pub async fn serve_nginx(&self, port: u16) -> Result<Nginx> {
+        Nginx::start(self, port).await
+    }
+
+    /// Starts a process in the container that does nothing: what makes it a thing with a PID,
+    /// whose namespace is /proc/PID/ns/net.
+    ///
+    /// # Errors
+    /// If `cat` cannot be started.
+    pub fn pause(&self) -> Result<Process> {
+        Process::pause(&self.namespace)
+    }
+
+    fn everywhere(&self, port: u16) -> SocketAddr {
+        match self.address {
+            IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, port).into(),
+            IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, port).into(),
+        }
+    }
+}
+
+async fn loopback_up(namespace: &NetNs) -> Result<Links> {
+    let links = Links::connect(namespace)?;
+    links.up(&found(&links, "lo").await?).await?;
+    Ok(links)
+}
+
+async fn found(links: &Links, name: &str) -> Result<Link> {
+    links.find(name).await?.ok_or_else(|| Error::new(format_args!("find link {name}"), "gone"))
+}
+
+/// rtnetlink for what the crate netns-link has not: bridges, pairs and routes.
+fn route_netlink(namespace: &NetNs) -> Result<rtnetlink::Handle> {
+    let runtime = Handle::current();
+    let (connection, handle, _) = namespace
+        .run(|| {
+            let _runtime = runtime.enter();
+            rtnetlink::new_connection()
+        })?
+        .map_err(|error| Error::new("connect route netlink", error))?;
+    runtime.spawn(connection);
+    Ok(handle)
+}
+
+async fn add_link(routes: &rtnetlink::Handle, what: &str, link: LinkMessage) -> Result<()> {
+    let added = routes.link().add(link).execute().await;
+    added.map_err(|error| Error::new(format_args!("create {what}"), error))
+}
+
+/// `modprobe NAME`, by the program that the kernel itself would call.
+fn load_module(name: &str) -> Result<()> {
+    let step = format!("modprobe {name}");
+    let failed = |error: String| {
+        Error::new(&step, format!("{error}; the bridge's netfilter hooks need this module"))
+    };
+    let modprobe = fs::read_to_string("/proc/sys/kernel/modprobe")
+        .map_err(|error| failed(error.to_string()))?;
+    let output = Command::new(modprobe.trim_end())
+        .arg(name)
+        .output()
+        .map_err(|error| failed(format!("{}: {error}", modprobe.trim_end())))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(failed(String::from_utf8_lossy(&output.stderr).trim_end().to_owned()))
+}

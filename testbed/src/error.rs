@@ -1,0 +1,48 @@
+use std::{error, fmt, io};
+
+/// What could not be set up or exchanged, and why.
+#[derive(Debug)]
+pub struct Error {
+    step: String,
+    source: Box<dyn error::Error + Send + Sync>,
+}
+
+/// A [`std::result::Result`] with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn new(
+        step: impl fmt::Display,
+        source: impl Into<Box<dyn error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { step: step.to_string(), source: source.into() }
+    }
+
+    /// Whether the answer did not come in time.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.io_kind(), Some(io::ErrorKind::TimedOut))
+    }
+
+    /// The kind of the I/O error beneath, if it is one: how a connection failed.
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        self.source.downcast_ref::<io::Error>().map(io::Error::kind)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.step, self.source)
+    }
+}
+
+impl error::Error for Error {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+impl From<netns_link::Error> for Error {
+    fn from(error: netns_link::Error) -> Self {
+        Self::new("testbed", error)
+    }
+}

@@ -1,0 +1,68 @@
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use netns_link::NetNs;
+
+use crate::error::{Error, Result};
+
+/// A process in a namespace; killed, and waited for, when it is dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// If the program is not there or the namespace cannot be entered.
+    pub fn start(namespace: &NetNs, command: &mut Command) -> Result<Self> {
+        Ok(Self { child: namespace.spawn(command)? })
+    }
+
+    pub(crate) fn pause(namespace: &NetNs) -> Result<Self> {
+        // It waits for its input to end: also if this program is killed, nothing stays behind.
+        Self::start(namespace, Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()))
+    }
+
+    /// Its PID: the namespace is /proc/PID/ns/net.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // An error says that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Where a program is: in PATH, or where Debian has those of the administrator, which are not in
+/// an ordinary user's PATH.
+pub(crate) fn program(name: &str, package: &str) -> Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
+        .map(|dir| dir.join(OsStr::new(name)))
+        .find(|file| is_program(file))
+        .ok_or_else(|| {
+            Error::new(name, format!("not installed: apt-get install {package}, then try again"))
+        })
+}
+
+fn is_program(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
