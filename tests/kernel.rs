@@ -1,14 +1,41 @@
 //! Everything that needs a real kernel, in one binary: `cargo test -p kernel-tests`.
+//!
+//! It puts itself on a kernel that has IPVS (see the package `guest`) and runs every case there.
+//! Where there is no such kernel it says why and runs none, which is a failure when
+//! `LVS_REQUIRE_KERNEL=1`.
 
-mod client;
+mod client_cases;
+mod nat_cases;
+mod netns_link_cases;
+mod testbed_cases;
 
-use libtest_mimic::Arguments;
+use libtest_mimic::{Arguments, Trial};
 
 fn main() {
+    guest::assume_role();
     let mut arguments = Arguments::from_args();
     // One after the other: kernels up to 7.0 have one table of services for all network namespaces,
     // so that changes in one namespace disturb a long listing in another.
     arguments.test_threads.get_or_insert(1);
-    let cases = client::cases();
+    let mut cases = all_cases();
+    if !arguments.list {
+        match guest::Options::from_env().and_then(|options| guest::enter(&options)) {
+            Ok(place) => eprintln!("kernel-tests: on {place}"),
+            Err(error) if std::env::var_os("LVS_REQUIRE_KERNEL").is_some_and(|v| v == "1") => {
+                guest::fail(&error)
+            }
+            Err(error) => {
+                eprintln!("kernel-tests: every case is ignored, for want of a kernel: {error}");
+                cases = cases.into_iter().map(|case| case.with_ignored_flag(true)).collect();
+            }
+        }
+    }
     libtest_mimic::run(&arguments, cases).exit();
+}
+
+fn all_cases() -> Vec<Trial> {
+    [client_cases::cases(), nat_cases::cases(), netns_link_cases::cases(), testbed_cases::cases()]
+        .into_iter()
+        .flatten()
+        .collect()
 }

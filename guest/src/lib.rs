@@ -200,9 +200,9 @@ fn settle(options: &Options) -> Result<Option<Place>, Error> {
     let found = match options.choice {
         Choice::Guest => return Ok(None),
         Choice::HostShared => ipvs::probe().map(|()| Place::HostShared { release }),
-        Choice::Host | Choice::Any => ipvs::probe()
-            .and_then(|()| native::isolate())
-            .map(|()| Place::Host { release }),
+        Choice::Host | Choice::Any => {
+            ipvs::probe().and_then(|()| native::isolate()).map(|()| Place::Host { release })
+        }
     };
     match found {
         Ok(place) => Ok(Some(place)),

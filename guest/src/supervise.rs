@@ -223,9 +223,7 @@ impl Stream {
             Some(sink) if !self.pending.is_empty() => {
                 Some(PollFd::new(sink.as_fd(), PollFlags::POLLOUT))
             }
-            _ => {
-                self.source.as_ref().map(|source| PollFd::new(source.as_fd(), PollFlags::POLLIN))
-            }
+            _ => self.source.as_ref().map(|source| PollFd::new(source.as_fd(), PollFlags::POLLIN)),
         }
     }
 

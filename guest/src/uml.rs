@@ -33,7 +33,8 @@ const SHARED_MEMORY: &str = "/dev/shm";
 const LOG_LINES: usize = 40;
 /// What the kernel would do at boot for devices and file systems that a guest never uses, measuring
 /// for some tenths of a second.
-const SKIPPED: &str = "raid6_select_algo,calibrate_xor_blocks,init_btrfs_fs,init_zswap,strp_dev_init";
+const SKIPPED: &str =
+    "raid6_select_algo,calibrate_xor_blocks,init_btrfs_fs,init_zswap,strp_dev_init";
 
 /// Runs a command in a guest of its own.
 pub(crate) fn run(options: &Options, command: &Command) -> Result<Outcome, Error> {
@@ -289,9 +290,8 @@ fn written_through(
 /// Whether a directory is one of the system's or holds one: mounted over the guest's, it would let
 /// the guest change the machine and hide what the guest has of its own.
 fn is_system(path: &Path) -> bool {
-    const HELD: [&str; 11] = [
-        "/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/run", "/sbin", "/sys", "/usr", "/var",
-    ];
+    const HELD: [&str; 11] =
+        ["/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/run", "/sbin", "/sys", "/usr", "/var"];
     let below = |directory| path.starts_with(directory);
     HELD.iter().any(|held| Path::new(held).starts_with(path))
         || below("/proc")

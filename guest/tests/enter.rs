@@ -1,1 +1,4 @@
-fn main(){ let p=guest::enter_or_exit(); println!("{p}"); }
+fn main() {
+    let p = guest::enter_or_exit();
+    println!("{p}");
+}

@@ -5,8 +5,8 @@ use std::fmt;
 use ipvs_client::{
     Client, Error,
     packet::{
-        AddressFamily, DestinationEntry, Info, Netmask, Service, ServiceEntry, ServiceFlags,
-        ServiceKey,
+        AddressFamily, DestinationEntry, Info, Netmask, SchedulerName, Service, ServiceEntry,
+        ServiceFlags, ServiceKey,
     },
 };
 
@@ -25,7 +25,8 @@ use ipvs_client::{
 pub struct Table {
     /// The version of IPVS and the size of its connection table.
     pub info: Info,
-    /// The services with their destinations, both in order of their keys.
+    /// The services with their destinations, in ipvsadm's order: by family, protocol, address and
+    /// port, and those of firewall marks last.
     pub services: Vec<(ServiceEntry, Vec<DestinationEntry>)>,
 }
 
@@ -35,7 +36,7 @@ impl Table {
     pub async fn read(client: &Client) -> Result<Self, Error> {
         let info = client.info().await?;
         let mut entries = client.services().await?;
-        entries.sort_by_key(|entry| *entry.service.key());
+        entries.sort_by_key(|entry| order(entry.service.key()));
         let mut services = Vec::with_capacity(entries.len());
         for entry in entries {
             let mut destinations = match client.destinations(entry.service.key()).await {
@@ -48,6 +49,12 @@ impl Table {
         }
         Ok(Self { info, services })
     }
+}
+
+fn order(key: &ServiceKey) -> impl Ord + use<> {
+    let marked = matches!(key, ServiceKey::Mark { .. });
+    let family = if marked { None } else { Some(key.family()) };
+    (marked, family, *key)
 }
 
 impl fmt::Display for Table {
@@ -84,6 +91,7 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
         ServiceKey::Mark { mark, family: AddressFamily::Ipv6 } => write!(f, "FWM  {mark} IPv6")?,
     }
     write!(f, " {}", service.scheduler)?;
+    write_scheduler_flags(f, service)?;
     if service.flags.contains(ServiceFlags::PERSISTENT) {
         write!(f, " persistent {}", service.timeout)?;
         match service.netmask() {
@@ -98,4 +106,20 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
         write!(f, " ops")?;
     }
     writeln!(f)
+}
+
+/// The scheduler's flags, by the names that they have for it: ` (sh-fallback,sh-port)`.
+fn write_scheduler_flags(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
+    let names = match service.scheduler {
+        SchedulerName::SH => ["sh-fallback", "sh-port", "flag-3"],
+        SchedulerName::MH => ["mh-fallback", "mh-port", "flag-3"],
+        _ => ["flag-1", "flag-2", "flag-3"],
+    };
+    let flags = [ServiceFlags::SCHEDULER_1, ServiceFlags::SCHEDULER_2, ServiceFlags::SCHEDULER_3];
+    let set: Vec<&str> = flags
+        .into_iter()
+        .zip(names)
+        .filter_map(|(flag, name)| service.flags.contains(flag).then_some(name))
+        .collect();
+    if set.is_empty() { Ok(()) } else { write!(f, " ({})", set.join(",")) }
 }

@@ -1,0 +1,235 @@
+//! NAT with real traffic: the walkthrough's topology, its paths, and what `apply` writes.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use ipvs_client::{Client, packet::ServiceFlags};
+use kernel_tests::{Outcome, block_on};
+use libtest_mimic::Trial;
+use lvs::{Change, RealServer, Table, VirtualService};
+use netns_link::{Address, NetNs, Setting};
+use testbed::{Container, DockerHost, Family, Server, page};
+
+/// Long enough for a slow emulated machine; nothing waits for it when all goes well.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Every case by its name.
+pub(crate) fn cases() -> Vec<Trial> {
+    let mut cases = Vec::new();
+    for (family, suffix) in [(Family::Ipv4, "ipv4"), (Family::Ipv6, "ipv6")] {
+        let mut case = |name: &str, run: fn(Family) -> Outcome| {
+            cases.push(Trial::test(format!("nat_{name}_{suffix}"), move || run(family)));
+        };
+        case("from_host_and_container", |family| block_on(from_host_and_container(family)));
+        case("without_bridge_filter", |family| block_on(without_bridge_filter(family)));
+        case("apply_twice_writes_nothing", |family| block_on(apply_twice_writes_nothing(family)));
+        case("apply_changes_what_differs", |family| block_on(apply_changes_what_differs(family)));
+    }
+    cases.push(Trial::test("nat_table_as_ipvsadm_prints_it", || {
+        block_on(table_as_ipvsadm_prints_it())
+    }));
+    cases
+}
+
+/// The walkthrough's machines: a docker host with the virtual address, two pods, a client.
+struct Scene {
+    host: DockerHost,
+    pods: [Container; 2],
+    container: Container,
+    _servers: [Server; 2],
+    client: Client,
+    address: SocketAddr,
+}
+
+impl Scene {
+    async fn new(family: Family) -> Result<Self, libtest_mimic::Failed> {
+        let host = DockerHost::new(family).await?;
+        let pods = [host.container("pod1", 3).await?, host.container("pod2", 4).await?];
+        let container = host.container("client", 5).await?;
+        let servers = [pods[0].serve_http(80)?, pods[1].serve_http(80)?];
+        let address: SocketAddr = match family {
+            Family::Ipv4 => "10.0.0.185:80".parse()?,
+            Family::Ipv6 => "[fd00:10::185]:80".parse()?,
+        };
+        let dummy = host.links().create_dummy("dummy0").await?;
+        host.links().add_address(&dummy, Address::host(address.ip()).nodad()).await?;
+        host.links().up(&dummy).await?;
+        let client = Client::connect_in(host.namespace()).await?;
+        Ok(Self { host, pods, container, _servers: servers, client, address })
+    }
+
+    fn service(&self, scheduler: &str) -> VirtualService {
+        VirtualService::tcp(self.address)
+            .scheduler(scheduler)
+            .real_servers(self.pods.iter().map(|pod| RealServer::nat((pod.address(), 80).into())))
+            .build()
+            .expect("the walkthrough's service is valid")
+    }
+
+    /// Fetches the page so many times, and counts who answered.
+    async fn fetch(
+        &self,
+        from: &NetNs,
+        times: usize,
+    ) -> Result<BTreeMap<String, usize>, libtest_mimic::Failed> {
+        let mut answers = BTreeMap::new();
+        for _ in 0..times {
+            let got = testbed::http_get(from, self.address, LIMIT).await?;
+            let pod = self
+                .pods
+                .iter()
+                .find(|pod| got == page(pod.name()))
+                .ok_or_else(|| format!("nobody's page: {got}"))?;
+            *answers.entry(pod.name().to_owned()).or_default() += 1;
+        }
+        Ok(answers)
+    }
+}
+
+async fn from_host_and_container(family: Family) -> Outcome {
+    let scene = Scene::new(family).await?;
+    scene.host.forward()?;
+    scene.host.filter_bridge()?;
+    scene.service("rr").apply(&scene.client).await?;
+    let both = BTreeMap::from([("pod1".to_owned(), 4), ("pod2".to_owned(), 4)]);
+    assert_eq!(scene.fetch(scene.host.namespace(), 8).await?, both);
+    assert_eq!(scene.fetch(scene.container.namespace(), 8).await?, both);
+    for entry in scene.client.destinations(scene.service("rr").key()).await? {
+        let connections = entry.active_connections + entry.inactive_connections;
+        assert_eq!(connections, 8, "{entry:?}");
+    }
+    Ok(())
+}
+
+/// What is left to docker in the walkthrough: without br_netfilter the pod's answer to a client on
+/// its own bridge does not come by IPVS, and the client does not know its sender.
+async fn without_bridge_filter(family: Family) -> Outcome {
+    let scene = Scene::new(family).await?;
+    scene.host.forward()?;
+    // On where the module was loaded before the namespace was made, and not there where it was not.
+    for name in ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"] {
+        let setting = Setting::new(name)?;
+        if setting.read(scene.host.namespace()).is_ok() {
+            setting.write(scene.host.namespace(), 0)?;
+        }
+    }
+    scene.service("rr").apply(&scene.client).await?;
+    assert_eq!(scene.fetch(scene.host.namespace(), 2).await?.len(), 2);
+    let short = Duration::from_millis(500);
+    let from = scene.container.namespace();
+    let error = testbed::http_get(from, scene.address, short).await;
+    assert!(error.is_err_and(|error| error.is_timeout()));
+    Ok(())
+}
+
+async fn apply_twice_writes_nothing(family: Family) -> Outcome {
+    let scene = Scene::new(family).await?;
+    let service = scene.service("wlc");
+    let changes = service.apply(&scene.client).await?;
+    let mut expected = vec![Change::AddService(service.service().clone())];
+    expected.extend(
+        service
+            .destinations()
+            .iter()
+            .map(|destination| Change::AddDestination(*service.key(), destination.clone())),
+    );
+    assert_eq!(changes, expected);
+    assert_eq!(service.apply(&scene.client).await?, []);
+    // Neither does traffic make a difference.
+    scene.fetch(scene.host.namespace(), 4).await?;
+    assert_eq!(service.apply(&scene.client).await?, []);
+    assert!(service.remove(&scene.client).await?);
+    assert!(!service.remove(&scene.client).await?);
+    assert!(scene.client.services().await?.is_empty());
+    Ok(())
+}
+
+async fn apply_changes_what_differs(family: Family) -> Outcome {
+    let scene = Scene::new(family).await?;
+    scene.service("wlc").apply(&scene.client).await?;
+    let [first, second] = &scene.pods;
+    let key = *scene.service("wlc").key();
+    let changed = VirtualService::tcp(scene.address)
+        .scheduler("rr")
+        .persistent()
+        .real_server(RealServer::nat((first.address(), 80).into()).weight(3))
+        .real_server(RealServer::nat((first.address(), 81).into()))
+        .build()?;
+    let gone = SocketAddr::new(second.address(), 80).into();
+    assert_eq!(
+        changed.apply(&scene.client).await?,
+        [
+            Change::UpdateService(changed.service().clone()),
+            Change::UpdateDestination(key, changed.destinations()[0].clone()),
+            Change::AddDestination(key, changed.destinations()[1].clone()),
+            Change::DeleteDestination(key, gone),
+        ]
+    );
+    assert_eq!(changed.apply(&scene.client).await?, []);
+    // From NAT to direct routing by an edit: the address and the port are the same.
+    let direct = VirtualService::tcp(scene.address)
+        .scheduler("rr")
+        .persistent()
+        .real_server(RealServer::direct(first.address()).weight(3))
+        .build()?;
+    let changes = direct.apply(&scene.client).await?;
+    assert_eq!(changes[0], Change::UpdateDestination(key, direct.destinations()[0].clone()));
+    assert_eq!(direct.apply(&scene.client).await?, []);
+    Ok(())
+}
+
+/// Our table equals that of the ipvsadm that is installed.
+async fn table_as_ipvsadm_prints_it() -> Outcome {
+    let scene = Scene::new(Family::Ipv4).await?;
+    let persistent = Duration::from_secs(360);
+    let services = [
+        scene.service("wlc"),
+        VirtualService::udp("10.0.0.185:53".parse()?)
+            .one_packet()
+            .real_server(RealServer::nat("172.17.0.3:5353".parse()?).weight(65535))
+            .build()?,
+        VirtualService::tcp("10.0.0.185:443".parse()?)
+            .persistent_for(persistent)
+            .netmask(24)
+            .real_server(RealServer::direct("172.17.0.3".parse()?).weight(0))
+            .build()?,
+        VirtualService::udp("10.0.0.185:5060".parse()?).persistent().engine("sip").build()?,
+        VirtualService::tcp("[2001:db8::185]:80".parse()?)
+            .scheduler("mh")
+            .persistent()
+            .netmask(64)
+            .real_server(RealServer::tunnel("2001:db8::3".parse()?))
+            .real_server(RealServer::tunnel("172.17.0.3".parse()?))
+            .build()?,
+        VirtualService::sctp("10.0.0.185:5060".parse()?)
+            .scheduler("sh")
+            .flags(ServiceFlags::SH_FALLBACK | ServiceFlags::SH_PORT)
+            .build()?,
+        VirtualService::tcp("10.0.0.185:8080".parse()?)
+            .scheduler("mh")
+            .flags(ServiceFlags::MH_PORT)
+            .build()?,
+        VirtualService::tcp("10.0.0.185:8081".parse()?)
+            .scheduler("rr")
+            .flags(ServiceFlags::SCHEDULER_1 | ServiceFlags::SCHEDULER_3)
+            .persistent()
+            .build()?,
+        VirtualService::firewall_mark(10)
+            .real_server(RealServer::nat("172.17.0.4:8080".parse()?))
+            .build()?,
+        VirtualService::firewall_mark_ipv6(10).build()?,
+    ];
+    for service in &services {
+        service.apply(&scene.client).await?;
+    }
+    scene.fetch(scene.host.namespace(), 3).await?;
+    let ours = Table::read(&scene.client).await?.to_string();
+    let output = scene
+        .host
+        .namespace()
+        .run(|| std::process::Command::new("ipvsadm").arg("-Ln").output())?
+        .map_err(|error| format!("running ipvsadm (apt-get install ipvsadm): {error}"))?;
+    assert!(output.status.success(), "{output:?}");
+    let theirs = String::from_utf8(output.stdout)?;
+    assert_eq!(ours, theirs, "\nours:\n{ours}\nipvsadm's:\n{theirs}");
+    Ok(())
+}
