@@ -150,6 +150,14 @@ impl DockerHost {
         Ok(setting.write(&self.namespace, 1)?)
     }
 
+    /// The command that [`forward`](Self::forward) stands for.
+    pub fn forward_command(&self) -> &'static str {
+        match self.family {
+            Family::Ipv4 => "sysctl -w net.ipv4.ip_forward=1",
+            Family::Ipv6 => "sysctl -w net.ipv6.conf.all.forwarding=1",
+        }
+    }
+
     /// Lets what the bridge switches pass the host's netfilter, and with it IPVS, as docker does:
     /// `modprobe br_netfilter`, `sysctl -w net.bridge.bridge-nf-call-iptables=1`
     /// (`bridge-nf-call-ip6tables` for IPv6).
@@ -168,6 +176,16 @@ impl DockerHost {
             load_module("br_netfilter")?;
         }
         Ok(setting.write(&self.namespace, 1)?)
+    }
+
+    /// The commands that [`filter_bridge`](Self::filter_bridge) stands for.
+    pub fn filter_bridge_command(&self) -> &'static str {
+        match self.family {
+            Family::Ipv4 => "modprobe br_netfilter; sysctl -w net.bridge.bridge-nf-call-iptables=1",
+            Family::Ipv6 => {
+                "modprobe br_netfilter; sysctl -w net.bridge.bridge-nf-call-ip6tables=1"
+            }
+        }
     }
 
     async fn attach(

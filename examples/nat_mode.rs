@@ -1,0 +1,123 @@
+//! Kube-proxy's IPVS mode by hand: a virtual service in front of two pods, by NAT.
+//!
+//! Two pods serve a page on a docker-like bridge. A dummy link holds the virtual address, and IPVS
+//! shares the connections to it out between the pods. The page is fetched from a container on the
+//! same bridge and from the host.
+//!
+//! ```sh
+//! cargo run --example nat_mode
+//! ```
+//!
+//! It needs neither root nor IPVS in the kernel: see the package `guest`.
+
+use std::{error::Error, net::SocketAddr};
+
+use clap::Parser;
+use examples::{WebServer, command, fetch, heading, ipvsadm};
+use lvs::{RealServer, Table, VirtualService, client::Client};
+use netns_link::Address;
+use testbed::{DockerHost, Family};
+
+/// The documented NAT walkthrough of kube-proxy's IPVS mode, against a real kernel.
+#[derive(Parser)]
+struct Arguments {
+    /// How the pod for a new connection is chosen: rr, wrr, lc, wlc, sh, …
+    #[arg(long, default_value = "wlc")]
+    scheduler: String,
+    /// The weights of the two pods; one number is for both
+    #[arg(long, value_delimiter = ',', default_value = "1", num_args = 1..=2)]
+    weight: Vec<u32>,
+    /// The same over IPv6
+    #[arg(long)]
+    ipv6: bool,
+    /// Real nginx processes in the pods (needs the package nginx or nginx-light)
+    #[arg(long)]
+    nginx: bool,
+    /// What fetches the page: in-process, curl, busybox
+    #[arg(long, value_delimiter = ',', default_value = "in-process")]
+    client: Vec<testbed::Client>,
+    /// How often each client fetches the page
+    #[arg(long, default_value_t = 4)]
+    times: usize,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    walkthrough(&examples::start())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn walkthrough(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let (family, address): (_, SocketAddr) = match arguments.ipv6 {
+        false => (Family::Ipv4, "10.0.0.185:80".parse()?),
+        true => (Family::Ipv6, "[fd00:10::185]:80".parse()?),
+    };
+
+    heading("A docker host, two pods with a web server, and a client container");
+    let host = DockerHost::new(family).await?;
+    let pods = [host.container("pod1", 3).await?, host.container("pod2", 4).await?];
+    let container = host.container("client", 5).await?;
+    let mut servers = Vec::new();
+    for pod in &pods {
+        println!("{} at {}", pod.name(), SocketAddr::new(pod.address(), 80));
+        servers.push(WebServer::start(pod, arguments.nginx).await?);
+    }
+    println!("{} at {}", container.name(), container.address());
+
+    heading("What docker has set already, and the walkthrough's text leaves out");
+    // The host passes packets on between its links.
+    command(host.forward_command());
+    host.forward()?;
+    // The pods' replies to the container are switched in the bridge. So that they pass IPVS, which
+    // must undo the address translation, the bridge hands them to the host's netfilter.
+    command(host.filter_bridge_command());
+    host.filter_bridge()?;
+
+    heading("The virtual address, on a dummy link");
+    command("ip link add dummy0 type dummy");
+    let dummy = host.links().create_dummy("dummy0").await?;
+    command(format_args!("ip addr add {} dev dummy0", address.ip()));
+    host.links().add_address(&dummy, Address::host(address.ip()).nodad()).await?;
+    if arguments.ipv6 {
+        // An IPv4 address counts on a link that is down, an IPv6 address does not.
+        command("ip link set dummy0 up");
+        host.links().up(&dummy).await?;
+    }
+
+    heading("The virtual service and its real servers");
+    let ipvs = Client::connect_in(host.namespace()).await?;
+    let weights = arguments.weight.iter().cycle();
+    let service = VirtualService::tcp(address)
+        .scheduler(&arguments.scheduler)
+        .real_servers(
+            pods.iter()
+                .zip(weights)
+                .map(|(pod, &weight)| RealServer::nat((pod.address(), 80).into()).weight(weight)),
+        )
+        .build()?;
+    for change in service.apply(&ipvs).await? {
+        command(ipvsadm(&change));
+    }
+    command("ipvsadm -L -n");
+    print!("{}", Table::read(&ipvs).await?);
+
+    heading("The page, fetched from the container");
+    for &client in &arguments.client {
+        fetch(client, container.namespace(), address, arguments.times, &pods).await?;
+    }
+
+    heading("The page, fetched from the host");
+    for &client in &arguments.client {
+        fetch(client, host.namespace(), address, arguments.times, &pods).await?;
+    }
+
+    heading("The connections, counted");
+    command("ipvsadm -L -n");
+    print!("{}", Table::read(&ipvs).await?);
+
+    heading("Everything away again");
+    command(format_args!("ipvsadm -D {}", service.key()));
+    service.remove(&ipvs).await?;
+    command("ip link del dummy0");
+    host.links().delete_dummy("dummy0").await?;
+    Ok(())
+}
