@@ -10,12 +10,7 @@ use netns_link::{Address, Link, Links, NetNs, Setting};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::runtime::Handle;
 
-use crate::{
-    error::{Error, Result},
-    nginx::Nginx,
-    process::Process,
-    server::Server,
-};
+use crate::{error::Error, nginx::Nginx, process::Process, server::Server};
 
 /// The name of the bridge, as docker has it.
 const BRIDGE: &str = "docker0";
@@ -79,7 +74,7 @@ impl DockerHost {
     ///
     /// # Errors
     /// Without root, or if the kernel has no bridges.
-    pub async fn new(family: Family) -> Result<Self> {
+    pub async fn new(family: Family) -> Result<Self, Error> {
         let namespace = NetNs::new()?;
         let links = loopback_up(&namespace).await?;
         let routes = route_netlink(&namespace)?;
@@ -115,7 +110,7 @@ impl DockerHost {
     ///
     /// # Errors
     /// If the number is taken, and as [`DockerHost::new`].
-    pub async fn container(&self, name: &str, number: u8) -> Result<Container> {
+    pub async fn container(&self, name: &str, number: u8) -> Result<Container, Error> {
         let veth = LinkMessageBuilder::<LinkVeth>::new(&format!("veth{number}"), INSIDE)
             .controller(self.bridge.index)
             .up();
@@ -127,7 +122,7 @@ impl DockerHost {
     ///
     /// # Errors
     /// If there is one already, and as [`DockerHost::new`].
-    pub async fn external_client(&self, name: &str) -> Result<Container> {
+    pub async fn external_client(&self, name: &str) -> Result<Container, Error> {
         let veth = LinkMessageBuilder::<LinkVeth>::new("outside0", INSIDE).up();
         let prefix_len = self.family.outside_prefix_len();
         let address = Address::new(self.family.outside(2), prefix_len)?;
@@ -142,7 +137,7 @@ impl DockerHost {
     ///
     /// # Errors
     /// As [`Setting::write`].
-    pub fn forward(&self) -> Result<()> {
+    pub fn forward(&self) -> Result<(), Error> {
         let setting = match self.family {
             Family::Ipv4 => Setting::ip_forward(),
             Family::Ipv6 => Setting::ipv6_forwarding("all")?,
@@ -159,7 +154,7 @@ impl DockerHost {
     ///
     /// # Errors
     /// If the module br_netfilter cannot be had.
-    pub fn filter_bridge(&self) -> Result<()> {
+    pub fn filter_bridge(&self) -> Result<(), Error> {
         let setting = match self.family {
             Family::Ipv4 => Setting::new("net/bridge/bridge-nf-call-iptables")?,
             Family::Ipv6 => Setting::new("net/bridge/bridge-nf-call-ip6tables")?,
@@ -176,7 +171,7 @@ impl DockerHost {
         veth: LinkMessageBuilder<LinkVeth>,
         address: Address,
         gateway: IpAddr,
-    ) -> Result<Container> {
+    ) -> Result<Container, Error> {
         let namespace = NetNs::new()?;
         let links = loopback_up(&namespace).await?;
         // The other end is born in the container: no name of the host's is taken.
@@ -238,7 +233,7 @@ impl Container {
     ///
     /// # Errors
     /// If the port is taken.
-    pub fn serve_http(&self, port: u16) -> Result<Server> {
+    pub fn serve_http(&self, port: u16) -> Result<Server, Error> {
         Server::http(&self.namespace, self.everywhere(port), &self.name)
     }
 
@@ -247,7 +242,7 @@ impl Container {
     ///
     /// # Errors
     /// If the port is taken.
-    pub fn serve_tcp(&self, port: u16) -> Result<Server> {
+    pub fn serve_tcp(&self, port: u16) -> Result<Server, Error> {
         Server::tcp(&self.namespace, self.everywhere(port), &self.name)
     }
 
@@ -256,7 +251,7 @@ impl Container {
     ///
     /// # Errors
     /// If the address is not there or the port is taken.
-    pub fn serve_udp(&self, address: SocketAddr) -> Result<Server> {
+    pub fn serve_udp(&self, address: SocketAddr) -> Result<Server, Error> {
         Server::udp(&self.namespace, address, &self.name)
     }
 
@@ -265,7 +260,7 @@ impl Container {
     ///
     /// # Errors
     /// If nginx is not installed or does not start.
-    pub async fn serve_nginx(&self, port: u16) -> Result<Nginx> {
+    pub async fn serve_nginx(&self, port: u16) -> Result<Nginx, Error> {
         Nginx::start(self, port).await
     }
 
@@ -274,7 +269,7 @@ impl Container {
     ///
     /// # Errors
     /// If `cat` cannot be started.
-    pub fn pause(&self) -> Result<Process> {
+    pub fn pause(&self) -> Result<Process, Error> {
         Process::pause(&self.namespace)
     }
 
@@ -286,18 +281,18 @@ impl Container {
     }
 }
 
-async fn loopback_up(namespace: &NetNs) -> Result<Links> {
+async fn loopback_up(namespace: &NetNs) -> Result<Links, Error> {
     let links = Links::connect(namespace)?;
     links.up(&found(&links, "lo").await?).await?;
     Ok(links)
 }
 
-async fn found(links: &Links, name: &str) -> Result<Link> {
+async fn found(links: &Links, name: &str) -> Result<Link, Error> {
     links.find(name).await?.ok_or_else(|| Error::new(format_args!("find link {name}"), "gone"))
 }
 
 /// rtnetlink for what the crate netns-link has not: bridges, pairs and routes.
-fn route_netlink(namespace: &NetNs) -> Result<rtnetlink::Handle> {
+fn route_netlink(namespace: &NetNs) -> Result<rtnetlink::Handle, Error> {
     let runtime = Handle::current();
     let (connection, handle, _) = namespace
         .run(|| {
@@ -309,13 +304,13 @@ fn route_netlink(namespace: &NetNs) -> Result<rtnetlink::Handle> {
     Ok(handle)
 }
 
-async fn add_link(routes: &rtnetlink::Handle, what: &str, link: LinkMessage) -> Result<()> {
+async fn add_link(routes: &rtnetlink::Handle, what: &str, link: LinkMessage) -> Result<(), Error> {
     let added = routes.link().add(link).execute().await;
     added.map_err(|error| Error::new(format_args!("create {what}"), error))
 }
 
 /// `modprobe NAME`, by the program that the kernel itself would call.
-fn load_module(name: &str) -> Result<()> {
+fn load_module(name: &str) -> Result<(), Error> {
     let step = format!("modprobe {name}");
     let failed = |error: String| {
         Error::new(&step, format!("{error}; the bridge's netfilter hooks need this module"))
