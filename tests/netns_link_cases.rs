@@ -33,6 +33,7 @@ pub fn cases() -> Vec<Trial> {
         async_case("address_local", address_local),
         async_case("link_gone_in_the_middle", link_gone_in_the_middle),
         async_case("listing_by_many_at_once", listing_by_many_at_once),
+        case("links_outlive_their_runtime", links_outlive_their_runtime),
         async_case("settings_are_of_the_namespace", settings_are_of_the_namespace),
         async_case("real_server_arp_and_undo", real_server_arp_and_undo),
         async_case("real_server_setup_and_undo", real_server_setup_and_undo),
@@ -302,6 +303,30 @@ async fn listing_by_many_at_once(_: NetNs, links: Links) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+fn links_outlive_their_runtime() -> Result<(), Failed> {
+    let namespace = NetNs::new()?;
+    let runtime = tokio()?;
+    let (links, dummy) = runtime.block_on(async {
+        let links = Links::connect(&namespace)?;
+        let dummy = links.create_dummy("ipvs0").await?;
+        Ok::<_, Error>((links, dummy))
+    })?;
+    drop(runtime);
+    assert_eq!(Links::connect(&namespace).map(drop).unwrap_err().kind(), ErrorKind::Other);
+    let address = "10.0.0.1".parse()?;
+    tokio()?.block_on(async {
+        for error in [
+            links.list().await.map(drop).unwrap_err(),
+            links.find("ipvs0").await.map(drop).unwrap_err(),
+            links.up(&dummy).await.unwrap_err(),
+            links.add_address(&dummy, address).await.map(drop).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
+        }
+        Ok(())
+    })
 }
 
 async fn settings_are_of_the_namespace(namespace: NetNs, links: Links) -> Result<(), Failed> {

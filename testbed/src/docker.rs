@@ -5,8 +5,11 @@ use std::{
     process::Command,
 };
 
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkMessage};
-use netns_link::{Address, Link, Links, NetNs, Setting};
+use netlink_packet_route::{
+    link::{InfoData, InfoVeth, LinkMessage},
+    route::{RouteMessage, RouteScope},
+};
+use netns_link::{Address, ErrorKind, Link, Links, NetNs, Setting};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::runtime::Handle;
 
@@ -70,7 +73,8 @@ pub struct DockerHost {
 
 impl DockerHost {
     /// A host with its loopback link up and the bridge docker0, which has the address
-    /// 172.17.0.1/16 (or fd00:172:17::1/64) and is up.
+    /// 172.17.0.1/16 (or fd00:172:17::1/64) and is up. It does not forward, and what the bridge
+    /// switches does not pass its netfilter, whatever the machine has loaded.
     ///
     /// # Errors
     /// Without root, or if the kernel has no bridges.
@@ -82,7 +86,9 @@ impl DockerHost {
         let bridge = found(&links, BRIDGE).await?;
         let address = Address::new(family.on_bridge(1), family.bridge_prefix_len())?.nodad();
         links.add_address(&bridge, address).await?;
-        Ok(Self { namespace, family, links, bridge, routes })
+        let host = Self { namespace, family, links, bridge, routes };
+        host.unfilter_bridge()?;
+        Ok(host)
     }
 
     /// The host's namespace: where IPVS is to be, and the client "on the host".
@@ -155,14 +161,31 @@ impl DockerHost {
     /// # Errors
     /// If the module br_netfilter cannot be had.
     pub fn filter_bridge(&self) -> Result<(), Error> {
-        let setting = match self.family {
-            Family::Ipv4 => Setting::new("net/bridge/bridge-nf-call-iptables")?,
-            Family::Ipv6 => Setting::new("net/bridge/bridge-nf-call-ip6tables")?,
-        };
+        let setting = self.bridge_filter()?;
         if setting.read(&self.namespace).is_err() {
             load_module("br_netfilter")?;
         }
         Ok(setting.write(&self.namespace, 1)?)
+    }
+
+    /// The opposite: `sysctl -w net.bridge.bridge-nf-call-iptables=0`, where there is br_netfilter.
+    /// In direct routing, the answers of the pods then do not count as outgoing packets of the
+    /// service, as on a segment without a bridge of the host's.
+    ///
+    /// # Errors
+    /// As [`Setting::write`].
+    pub fn unfilter_bridge(&self) -> Result<(), Error> {
+        match self.bridge_filter()?.write(&self.namespace, 0) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
+    fn bridge_filter(&self) -> Result<Setting, Error> {
+        Ok(match self.family {
+            Family::Ipv4 => Setting::new("net/bridge/bridge-nf-call-iptables")?,
+            Family::Ipv6 => Setting::new("net/bridge/bridge-nf-call-ip6tables")?,
+        })
     }
 
     async fn attach(
@@ -183,17 +206,14 @@ impl DockerHost {
         let link = found(&links, INSIDE).await?;
         links.add_address(&link, address.nodad()).await?;
         links.up(&link).await?;
+        let routes = route_netlink(&namespace)?;
         let route = match gateway {
             IpAddr::V4(ip) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(ip).build(),
             IpAddr::V6(ip) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(ip).build(),
         };
-        route_netlink(&namespace)?
-            .route()
-            .add(route)
-            .execute()
-            .await
-            .map_err(|error| Error::new(format_args!("default route of {name}"), error))?;
-        Ok(Container { name: name.to_owned(), address: address.ip(), namespace, links })
+        add_route(&routes, &format!("default route of {name}"), route).await?;
+        let address = address.ip();
+        Ok(Container { name: name.to_owned(), address, namespace, links, link, routes })
     }
 }
 
@@ -205,6 +225,8 @@ pub struct Container {
     address: IpAddr,
     namespace: NetNs,
     links: Links,
+    link: Link,
+    routes: rtnetlink::Handle,
 }
 
 impl Container {
@@ -226,6 +248,48 @@ impl Container {
     /// Its links.
     pub fn links(&self) -> &Links {
         &self.links
+    }
+
+    /// Looks for a host on its own segment instead of sending to the gateway:
+    /// `ip route add HOST dev eth0`.
+    ///
+    /// # Errors
+    /// If there is such a route already.
+    pub async fn reach_on_link(&self, host: IpAddr) -> Result<(), Error> {
+        let index = self.link.index;
+        let route = match host {
+            IpAddr::V4(ip) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(ip, 32)
+                .scope(RouteScope::Link)
+                .output_interface(index)
+                .build(),
+            IpAddr::V6(ip) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(ip, 128)
+                .output_interface(index)
+                .build(),
+        };
+        add_route(&self.routes, &format!("route of {} to {host}", self.name), route).await
+    }
+
+    /// Sends to a host through the gateway also if it is on its own segment:
+    /// `ip route add HOST via GATEWAY`.
+    ///
+    /// # Errors
+    /// If there is such a route already, or the gateway cannot be one.
+    pub async fn reach_through(&self, host: IpAddr, gateway: IpAddr) -> Result<(), Error> {
+        let what = format!("route of {} to {host}", self.name);
+        let route = match (host, gateway) {
+            (IpAddr::V4(ip), IpAddr::V4(gateway)) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(ip, 32)
+                .gateway(gateway)
+                .build(),
+            (IpAddr::V6(ip), IpAddr::V6(gateway)) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(ip, 128)
+                .gateway(gateway)
+                .build(),
+            _ => return Err(Error::new(what, "the gateway is of another family")),
+        };
+        add_route(&self.routes, &what, route).await
     }
 
     /// Serves a page that names the container on a port of all its addresses; see
@@ -307,6 +371,15 @@ fn route_netlink(namespace: &NetNs) -> Result<rtnetlink::Handle, Error> {
 async fn add_link(routes: &rtnetlink::Handle, what: &str, link: LinkMessage) -> Result<(), Error> {
     let added = routes.link().add(link).execute().await;
     added.map_err(|error| Error::new(format_args!("create {what}"), error))
+}
+
+async fn add_route(
+    routes: &rtnetlink::Handle,
+    what: &str,
+    route: RouteMessage,
+) -> Result<(), Error> {
+    let added = routes.route().add(route).execute().await;
+    added.map_err(|error| Error::new(format_args!("add {what}"), error))
 }
 
 /// `modprobe NAME`, by the program that the kernel itself would call.

@@ -15,6 +15,10 @@ use crate::{
 /// Equivalent to `ip link add LINK type dummy`, `ip address add VIP/32 dev LINK` (and `delete`)
 /// for each that differs, `ip link set LINK up`.
 ///
+/// A director of direct routing that connects to its own virtual IP asks for the real servers' link
+/// addresses with that IP as the source; they have it too and do not answer, and for a while the
+/// packets of other clients fail with them. [`Setting::arp_announce`] 2 for `all` avoids it.
+///
 /// # Errors
 /// As [`Links::create_dummy`] and [`Links::set_addresses`].
 pub async fn prepare_director(

@@ -39,6 +39,7 @@ pub(crate) struct Netlink {
 #[derive(Debug)]
 struct Shared {
     requests: ConnectionHandle<Raw>,
+    runtime: Handle,
     driver: AbortHandle,
     dumping: Mutex<()>,
 }
@@ -69,7 +70,7 @@ impl Netlink {
             future::select(&mut connection, unsolicited.next()).await;
         });
         let (driver, dumping) = (driver.abort_handle(), Mutex::default());
-        Ok(Self { shared: Arc::new(Shared { requests, driver, dumping }) })
+        Ok(Self { shared: Arc::new(Shared { requests, runtime, driver, dumping }) })
     }
 
     /// Asks for one object.
@@ -101,7 +102,8 @@ impl Netlink {
             let request = request.clone();
             // On a task of its own, so that a caller who no longer waits does not leave a listing
             // half read: the socket has one at a time, and answers EBUSY to the next.
-            let listing = tokio::spawn(async move { shared.dump_once(step, request).await });
+            let listing =
+                self.shared.runtime.spawn(async move { shared.dump_once(step, request).await });
             if let Some(objects) = listing.await.map_err(|_| Error::Disconnected { step })?? {
                 return Ok(objects);
             }
