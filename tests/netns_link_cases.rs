@@ -10,7 +10,10 @@ use std::{
 };
 
 use libtest_mimic::{Failed, Trial};
-use netns_link::{Address, Error, ErrorKind, Link, Links, NetNs};
+use netns_link::{
+    Address, Error, ErrorKind, Link, Links, NetNs, RealServerArp, Setting, prepare_director,
+    prepare_real_server,
+};
 
 /// Every case by its name.
 pub fn cases() -> Vec<Trial> {
@@ -30,6 +33,12 @@ pub fn cases() -> Vec<Trial> {
         async_case("address_local", address_local),
         async_case("link_gone_in_the_middle", link_gone_in_the_middle),
         async_case("listing_by_many_at_once", listing_by_many_at_once),
+        case("links_outlive_their_runtime", links_outlive_their_runtime),
+        async_case("settings_are_of_the_namespace", settings_are_of_the_namespace),
+        async_case("real_server_arp_and_undo", real_server_arp_and_undo),
+        async_case("real_server_setup_and_undo", real_server_setup_and_undo),
+        async_case("real_server_setup_fails_whole", real_server_setup_fails_whole),
+        async_case("director_has_exactly_the_vips", director_has_exactly_the_vips),
     ]
 }
 
@@ -292,6 +301,133 @@ async fn listing_by_many_at_once(_: NetNs, links: Links) -> Result<(), Failed> {
         if let Ok(addresses) = listing {
             assert_eq!(addresses?.len(), all.len());
         }
+    }
+    Ok(())
+}
+
+fn links_outlive_their_runtime() -> Result<(), Failed> {
+    let namespace = NetNs::new()?;
+    let runtime = tokio()?;
+    let (links, dummy) = runtime.block_on(async {
+        let links = Links::connect(&namespace)?;
+        let dummy = links.create_dummy("ipvs0").await?;
+        Ok::<_, Error>((links, dummy))
+    })?;
+    drop(runtime);
+    assert_eq!(Links::connect(&namespace).map(drop).unwrap_err().kind(), ErrorKind::Other);
+    let address = "10.0.0.1".parse()?;
+    tokio()?.block_on(async {
+        for error in [
+            links.list().await.map(drop).unwrap_err(),
+            links.find("ipvs0").await.map(drop).unwrap_err(),
+            links.up(&dummy).await.unwrap_err(),
+            links.add_address(&dummy, address).await.map(drop).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
+        }
+        Ok(())
+    })
+}
+
+async fn settings_are_of_the_namespace(namespace: NetNs, links: Links) -> Result<(), Failed> {
+    let other = NetNs::new()?;
+    links.create_dummy("a.1").await?;
+    for setting in [
+        Setting::ip_forward(),
+        Setting::ipv6_forwarding("all")?,
+        Setting::arp_ignore("lo")?,
+        Setting::arp_announce("lo")?,
+        Setting::rp_filter("all")?,
+        Setting::accept_local("all")?,
+        Setting::new("net/ipv4/conf/a.1/arp_ignore")?,
+    ] {
+        let before = setting.read(&namespace)?;
+        let value = if before == "0" { "1" } else { "0" };
+        setting.write(&namespace, value)?;
+        assert_eq!(setting.read(&namespace)?, value, "{setting}");
+        if !setting.to_string().contains("a/1") {
+            assert_eq!(setting.read(&other)?, before, "{setting} elsewhere");
+        }
+    }
+    let error = Setting::arp_ignore("no-such-link")?.read(&namespace).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    let error = Setting::arp_ignore("no-such-link")?.write(&namespace, 1).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    let error = Setting::ip_forward().write(&namespace, "much").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    assert!(error.to_string().contains("net.ipv4.ip_forward"), "{error}");
+    Ok(())
+}
+
+async fn real_server_arp_and_undo(namespace: NetNs, _: Links) -> Result<(), Failed> {
+    let (ignore, announce) = (Setting::arp_ignore("all")?, Setting::arp_announce("all")?);
+    let both = || Ok::<_, Error>((ignore.read(&namespace)?, announce.read(&namespace)?));
+    let arp = RealServerArp::apply(&namespace)?;
+    assert_eq!(both()?, ("1".to_owned(), "2".to_owned()));
+    // Twice: the second has nothing to change and nothing to undo.
+    RealServerArp::apply(&namespace)?.undo(&namespace)?;
+    assert_eq!(both()?, ("1".to_owned(), "2".to_owned()));
+    arp.undo(&namespace)?;
+    assert_eq!(both()?, ("0".to_owned(), "0".to_owned()));
+
+    // A stricter value stays, and so does one that another has set in the meantime.
+    ignore.write(&namespace, 8)?;
+    let arp = RealServerArp::apply(&namespace)?;
+    announce.write(&namespace, 1)?;
+    arp.undo(&namespace)?;
+    assert_eq!(both()?, ("8".to_owned(), "1".to_owned()));
+    Ok(())
+}
+
+async fn real_server_setup_and_undo(namespace: NetNs, links: Links) -> Result<(), Failed> {
+    let vips: [IpAddr; 2] = ["10.0.0.185".parse()?, "fd00::185".parse()?];
+    let wanted = ["10.0.0.185/32".parse()?, "fd00::185/128".parse::<Address>()?.nodad()];
+    let ignore = Setting::arp_ignore("all")?;
+
+    let setup = prepare_real_server(&namespace, "dummy1", &vips).await?;
+    let dummy = found(&links, "dummy1").await?;
+    assert!(dummy.up);
+    assert_eq!(addresses(&links, &dummy).await?, wanted);
+    assert_eq!(ignore.read(&namespace)?, "1");
+    assert_eq!(links.local_addresses().await?, BTreeSet::from(vips));
+    // What the first one did is not the second one's to undo.
+    prepare_real_server(&namespace, "dummy1", &vips).await?.undo(&namespace).await?;
+    assert_eq!(addresses(&links, &dummy).await?, wanted);
+    assert_eq!(ignore.read(&namespace)?, "1");
+    setup.undo(&namespace).await?;
+    assert_eq!(links.find("dummy1").await?, None);
+    assert_eq!(ignore.read(&namespace)?, "0");
+
+    // A link that was there, with an address that was there, as the walkthrough has it.
+    let dummy = links.create_dummy("dummy1").await?;
+    links.add_address(&dummy, wanted[0]).await?;
+    prepare_real_server(&namespace, "dummy1", &vips).await?.undo(&namespace).await?;
+    assert_eq!(addresses(&links, &dummy).await?, wanted[..1]);
+    assert!(!found(&links, "dummy1").await?.up, "it was down");
+
+    // Gone in the meantime.
+    let setup = prepare_real_server(&namespace, "dummy1", &vips).await?;
+    links.delete_dummy("dummy1").await?;
+    setup.undo(&namespace).await?;
+    assert_eq!(ignore.read(&namespace)?, "0");
+    Ok(())
+}
+
+async fn real_server_setup_fails_whole(namespace: NetNs, links: Links) -> Result<(), Failed> {
+    let vip = "10.0.0.185".parse()?;
+    let error = prepare_real_server(&namespace, "lo", &[vip]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotDummy, "{error}");
+    assert_eq!(Setting::arp_ignore("all")?.read(&namespace)?, "0");
+    assert_eq!(addresses(&links, &found(&links, "lo").await?).await?, []);
+    Ok(())
+}
+
+async fn director_has_exactly_the_vips(namespace: NetNs, links: Links) -> Result<(), Failed> {
+    for vips in [&["10.0.0.185", "fd00::185"][..], &["10.0.0.186", "fd00::185"], &[]] {
+        let vips = vips.iter().map(|vip| vip.parse()).collect::<Result<Vec<IpAddr>, _>>()?;
+        let link = prepare_director(&namespace, "ipvs0", &vips).await?;
+        assert_eq!(links.find("ipvs0").await?.as_ref(), Some(&link));
+        assert_eq!(links.local_addresses().await?, BTreeSet::from_iter(vips));
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use libtest_mimic::{Failed, Trial};
-use netns_link::NetNs;
+use netns_link::{NetNs, Setting, prepare_real_server};
 use testbed::{Client, DockerHost, Family, page, tcp_exchange, udp_exchange};
 
 /// Long enough for a slow emulated machine; nothing waits for it when all goes well.
@@ -17,6 +17,7 @@ pub fn cases() -> Vec<Trial> {
         cases.push(case(format!("testbed_exchange_{suffix}"), exchange(family)));
         cases.push(case(format!("testbed_nginx_and_clients_{suffix}"), nginx_and_clients(family)));
     }
+    cases.push(case("real_server_arp_keeps_silent".to_owned(), real_server_arp_keeps_silent()));
     cases.push(case("testbed_pause".to_owned(), pause()));
     cases
 }
@@ -73,6 +74,28 @@ async fn nginx_and_clients(family: Family) -> Result<(), Failed> {
     drop(nginx);
     assert!(!std::fs::exists(format!("/proc/{pid}"))?);
     Ok(())
+}
+
+/// A client that looks for the virtual IP on its own segment finds a real server that answers ARP
+/// requests for it, past the director; the settings of direct routing keep it silent.
+async fn real_server_arp_keeps_silent() -> Result<(), Failed> {
+    let host = DockerHost::new(Family::Ipv4).await?;
+    let pod = host.container("pod1", 3).await?;
+    let vip = "10.0.0.185".parse()?;
+    let address = SocketAddr::new(vip, 80);
+    let _server = pod.serve_http(80)?;
+    let setup = prepare_real_server(pod.namespace(), "dummy1", &[vip]).await?;
+    let silent = host.container("client", 5).await?;
+    silent.reach_on_link(vip).await?;
+    let error = Client::InProcess.get(silent.namespace(), address, LIMIT).await.unwrap_err();
+    assert_eq!(error.io_kind(), Some(std::io::ErrorKind::HostUnreachable), "{error}");
+
+    Setting::arp_ignore("all")?.write(pod.namespace(), 0)?;
+    let answered = host.container("client2", 6).await?;
+    answered.reach_on_link(vip).await?;
+    let got = Client::InProcess.get(answered.namespace(), address, LIMIT).await;
+    assert_eq!(got?, page("pod1"));
+    Ok(setup.undo(pod.namespace()).await?)
 }
 
 async fn pause() -> Result<(), Failed> {

@@ -18,11 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{
-    error::{Error, Result},
-    process::program,
-    server::in_namespace,
-};
+use crate::{error::Error, process::program, server::in_namespace};
 
 /// What fetches a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,7 +42,7 @@ impl Client {
         namespace: &NetNs,
         address: SocketAddr,
         limit: Duration,
-    ) -> Result<String> {
+    ) -> Result<String, Error> {
         let url = format!("http://{address}/");
         match self {
             Self::InProcess => http_get(namespace, address, limit).await,
@@ -88,7 +84,7 @@ impl fmt::Display for Client {
 impl FromStr for Client {
     type Err = Error;
 
-    fn from_str(text: &str) -> Result<Self> {
+    fn from_str(text: &str) -> Result<Self, Error> {
         [Self::InProcess, Self::Curl, Self::Busybox]
             .into_iter()
             .find(|client| client.to_string() == text)
@@ -101,7 +97,11 @@ impl FromStr for Client {
 /// # Errors
 /// If the page has not come whole within the limit ([`Error::is_timeout`]), if the connection
 /// fails, or if the status is not 200.
-pub async fn http_get(namespace: &NetNs, address: SocketAddr, limit: Duration) -> Result<String> {
+pub async fn http_get(
+    namespace: &NetNs,
+    address: SocketAddr,
+    limit: Duration,
+) -> Result<String, Error> {
     let step = format!("GET http://{address}/ from {namespace}");
     within(limit, &step, async {
         let stream = open(namespace, address).await?;
@@ -134,7 +134,7 @@ pub async fn tcp_exchange(
     address: SocketAddr,
     message: &str,
     limit: Duration,
-) -> Result<String> {
+) -> Result<String, Error> {
     within(limit, &format!("tcp {address} from {namespace}"), async {
         let mut stream = open(namespace, address).await?;
         stream.write_all(message.as_bytes()).await?;
@@ -158,7 +158,7 @@ pub async fn udp_exchange(
     address: SocketAddr,
     message: &str,
     limit: Duration,
-) -> Result<String> {
+) -> Result<String, Error> {
     within(limit, &format!("udp {address} from {namespace}"), async {
         let socket = in_namespace(namespace, || {
             let socket = match address {
@@ -184,7 +184,7 @@ pub(crate) async fn connect(
     namespace: &NetNs,
     address: SocketAddr,
     limit: Duration,
-) -> Result<TcpStream> {
+) -> Result<TcpStream, Error> {
     within(limit, &format!("tcp {address} from {namespace}"), open(namespace, address)).await
 }
 
@@ -197,7 +197,7 @@ async fn open(namespace: &NetNs, address: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// Runs a program in a namespace and returns what it prints.
-async fn output(namespace: &NetNs, mut command: Command, limit: Duration) -> Result<String> {
+async fn output(namespace: &NetNs, mut command: Command, limit: Duration) -> Result<String, Error> {
     let step = format!("{:?}", command.as_std());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     within(limit, &step, async {
@@ -216,7 +216,7 @@ async fn within<T>(
     limit: Duration,
     step: &str,
     work: impl Future<Output = io::Result<T>>,
-) -> Result<T> {
+) -> Result<T, Error> {
     timeout(limit, work)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))

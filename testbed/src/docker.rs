@@ -5,17 +5,15 @@ use std::{
     process::Command,
 };
 
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkMessage};
-use netns_link::{Address, Link, Links, NetNs, Setting};
+use netlink_packet_route::{
+    link::{InfoData, InfoVeth, LinkMessage},
+    route::{RouteMessage, RouteScope},
+};
+use netns_link::{Address, ErrorKind, Link, Links, NetNs, Setting};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::runtime::Handle;
 
-use crate::{
-    error::{Error, Result},
-    nginx::Nginx,
-    process::Process,
-    server::Server,
-};
+use crate::{error::Error, nginx::Nginx, process::Process, server::Server};
 
 /// The name of the bridge, as docker has it.
 const BRIDGE: &str = "docker0";
@@ -75,11 +73,12 @@ pub struct DockerHost {
 
 impl DockerHost {
     /// A host with its loopback link up and the bridge docker0, which has the address
-    /// 172.17.0.1/16 (or fd00:172:17::1/64) and is up.
+    /// 172.17.0.1/16 (or fd00:172:17::1/64) and is up. It does not forward, and what the bridge
+    /// switches does not pass its netfilter, whatever the machine has loaded.
     ///
     /// # Errors
     /// Without root, or if the kernel has no bridges.
-    pub async fn new(family: Family) -> Result<Self> {
+    pub async fn new(family: Family) -> Result<Self, Error> {
         let namespace = NetNs::new()?;
         let links = loopback_up(&namespace).await?;
         let routes = route_netlink(&namespace)?;
@@ -87,7 +86,9 @@ impl DockerHost {
         let bridge = found(&links, BRIDGE).await?;
         let address = Address::new(family.on_bridge(1), family.bridge_prefix_len())?.nodad();
         links.add_address(&bridge, address).await?;
-        Ok(Self { namespace, family, links, bridge, routes })
+        let host = Self { namespace, family, links, bridge, routes };
+        host.unfilter_bridge()?;
+        Ok(host)
     }
 
     /// The host's namespace: where IPVS is to be, and the client "on the host".
@@ -115,7 +116,7 @@ impl DockerHost {
     ///
     /// # Errors
     /// If the number is taken, and as [`DockerHost::new`].
-    pub async fn container(&self, name: &str, number: u8) -> Result<Container> {
+    pub async fn container(&self, name: &str, number: u8) -> Result<Container, Error> {
         let veth = LinkMessageBuilder::<LinkVeth>::new(&format!("veth{number}"), INSIDE)
             .controller(self.bridge.index)
             .up();
@@ -127,7 +128,7 @@ impl DockerHost {
     ///
     /// # Errors
     /// If there is one already, and as [`DockerHost::new`].
-    pub async fn external_client(&self, name: &str) -> Result<Container> {
+    pub async fn external_client(&self, name: &str) -> Result<Container, Error> {
         let veth = LinkMessageBuilder::<LinkVeth>::new("outside0", INSIDE).up();
         let prefix_len = self.family.outside_prefix_len();
         let address = Address::new(self.family.outside(2), prefix_len)?;
@@ -142,7 +143,7 @@ impl DockerHost {
     ///
     /// # Errors
     /// As [`Setting::write`].
-    pub fn forward(&self) -> Result<()> {
+    pub fn forward(&self) -> Result<(), Error> {
         let setting = match self.family {
             Family::Ipv4 => Setting::ip_forward(),
             Family::Ipv6 => Setting::ipv6_forwarding("all")?,
@@ -167,11 +168,8 @@ impl DockerHost {
     ///
     /// # Errors
     /// If the module br_netfilter cannot be had.
-    pub fn filter_bridge(&self) -> Result<()> {
-        let setting = match self.family {
-            Family::Ipv4 => Setting::new("net/bridge/bridge-nf-call-iptables")?,
-            Family::Ipv6 => Setting::new("net/bridge/bridge-nf-call-ip6tables")?,
-        };
+    pub fn filter_bridge(&self) -> Result<(), Error> {
+        let setting = self.bridge_filter()?;
         if setting.read(&self.namespace).is_err() {
             load_module("br_netfilter")?;
         }
@@ -188,13 +186,33 @@ impl DockerHost {
         }
     }
 
+    /// The opposite: `sysctl -w net.bridge.bridge-nf-call-iptables=0`, where there is br_netfilter.
+    /// In direct routing, the answers of the pods then do not count as outgoing packets of the
+    /// service, as on a segment without a bridge of the host's.
+    ///
+    /// # Errors
+    /// As [`Setting::write`].
+    pub fn unfilter_bridge(&self) -> Result<(), Error> {
+        match self.bridge_filter()?.write(&self.namespace, 0) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
+    fn bridge_filter(&self) -> Result<Setting, Error> {
+        Ok(match self.family {
+            Family::Ipv4 => Setting::new("net/bridge/bridge-nf-call-iptables")?,
+            Family::Ipv6 => Setting::new("net/bridge/bridge-nf-call-ip6tables")?,
+        })
+    }
+
     async fn attach(
         &self,
         name: &str,
         veth: LinkMessageBuilder<LinkVeth>,
         address: Address,
         gateway: IpAddr,
-    ) -> Result<Container> {
+    ) -> Result<Container, Error> {
         let namespace = NetNs::new()?;
         let links = loopback_up(&namespace).await?;
         // The other end is born in the container: no name of the host's is taken.
@@ -206,17 +224,14 @@ impl DockerHost {
         let link = found(&links, INSIDE).await?;
         links.add_address(&link, address.nodad()).await?;
         links.up(&link).await?;
+        let routes = route_netlink(&namespace)?;
         let route = match gateway {
             IpAddr::V4(ip) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(ip).build(),
             IpAddr::V6(ip) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(ip).build(),
         };
-        route_netlink(&namespace)?
-            .route()
-            .add(route)
-            .execute()
-            .await
-            .map_err(|error| Error::new(format_args!("default route of {name}"), error))?;
-        Ok(Container { name: name.to_owned(), address: address.ip(), namespace, links })
+        add_route(&routes, &format!("default route of {name}"), route).await?;
+        let address = address.ip();
+        Ok(Container { name: name.to_owned(), address, namespace, links, link, routes })
     }
 }
 
@@ -228,6 +243,8 @@ pub struct Container {
     address: IpAddr,
     namespace: NetNs,
     links: Links,
+    link: Link,
+    routes: rtnetlink::Handle,
 }
 
 impl Container {
@@ -251,12 +268,54 @@ impl Container {
         &self.links
     }
 
+    /// Looks for a host on its own segment instead of sending to the gateway:
+    /// `ip route add HOST dev eth0`.
+    ///
+    /// # Errors
+    /// If there is such a route already.
+    pub async fn reach_on_link(&self, host: IpAddr) -> Result<(), Error> {
+        let index = self.link.index;
+        let route = match host {
+            IpAddr::V4(ip) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(ip, 32)
+                .scope(RouteScope::Link)
+                .output_interface(index)
+                .build(),
+            IpAddr::V6(ip) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(ip, 128)
+                .output_interface(index)
+                .build(),
+        };
+        add_route(&self.routes, &format!("route of {} to {host}", self.name), route).await
+    }
+
+    /// Sends to a host through the gateway also if it is on its own segment:
+    /// `ip route add HOST via GATEWAY`.
+    ///
+    /// # Errors
+    /// If there is such a route already, or the gateway cannot be one.
+    pub async fn reach_through(&self, host: IpAddr, gateway: IpAddr) -> Result<(), Error> {
+        let what = format!("route of {} to {host}", self.name);
+        let route = match (host, gateway) {
+            (IpAddr::V4(ip), IpAddr::V4(gateway)) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(ip, 32)
+                .gateway(gateway)
+                .build(),
+            (IpAddr::V6(ip), IpAddr::V6(gateway)) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(ip, 128)
+                .gateway(gateway)
+                .build(),
+            _ => return Err(Error::new(what, "the gateway is of another family")),
+        };
+        add_route(&self.routes, &what, route).await
+    }
+
     /// Serves a page that names the container on a port of all its addresses; see
     /// [`page`](crate::page).
     ///
     /// # Errors
     /// If the port is taken.
-    pub fn serve_http(&self, port: u16) -> Result<Server> {
+    pub fn serve_http(&self, port: u16) -> Result<Server, Error> {
         Server::http(&self.namespace, self.everywhere(port), &self.name)
     }
 
@@ -265,7 +324,7 @@ impl Container {
     ///
     /// # Errors
     /// If the port is taken.
-    pub fn serve_tcp(&self, port: u16) -> Result<Server> {
+    pub fn serve_tcp(&self, port: u16) -> Result<Server, Error> {
         Server::tcp(&self.namespace, self.everywhere(port), &self.name)
     }
 
@@ -274,7 +333,7 @@ impl Container {
     ///
     /// # Errors
     /// If the address is not there or the port is taken.
-    pub fn serve_udp(&self, address: SocketAddr) -> Result<Server> {
+    pub fn serve_udp(&self, address: SocketAddr) -> Result<Server, Error> {
         Server::udp(&self.namespace, address, &self.name)
     }
 
@@ -283,7 +342,7 @@ impl Container {
     ///
     /// # Errors
     /// If nginx is not installed or does not start.
-    pub async fn serve_nginx(&self, port: u16) -> Result<Nginx> {
+    pub async fn serve_nginx(&self, port: u16) -> Result<Nginx, Error> {
         Nginx::start(self, port).await
     }
 
@@ -292,7 +351,7 @@ impl Container {
     ///
     /// # Errors
     /// If `cat` cannot be started.
-    pub fn pause(&self) -> Result<Process> {
+    pub fn pause(&self) -> Result<Process, Error> {
         Process::pause(&self.namespace)
     }
 
@@ -304,18 +363,18 @@ impl Container {
     }
 }
 
-async fn loopback_up(namespace: &NetNs) -> Result<Links> {
+async fn loopback_up(namespace: &NetNs) -> Result<Links, Error> {
     let links = Links::connect(namespace)?;
     links.up(&found(&links, "lo").await?).await?;
     Ok(links)
 }
 
-async fn found(links: &Links, name: &str) -> Result<Link> {
+async fn found(links: &Links, name: &str) -> Result<Link, Error> {
     links.find(name).await?.ok_or_else(|| Error::new(format_args!("find link {name}"), "gone"))
 }
 
 /// rtnetlink for what the crate netns-link has not: bridges, pairs and routes.
-fn route_netlink(namespace: &NetNs) -> Result<rtnetlink::Handle> {
+fn route_netlink(namespace: &NetNs) -> Result<rtnetlink::Handle, Error> {
     let runtime = Handle::current();
     let (connection, handle, _) = namespace
         .run(|| {
@@ -327,13 +386,22 @@ fn route_netlink(namespace: &NetNs) -> Result<rtnetlink::Handle> {
     Ok(handle)
 }
 
-async fn add_link(routes: &rtnetlink::Handle, what: &str, link: LinkMessage) -> Result<()> {
+async fn add_link(routes: &rtnetlink::Handle, what: &str, link: LinkMessage) -> Result<(), Error> {
     let added = routes.link().add(link).execute().await;
     added.map_err(|error| Error::new(format_args!("create {what}"), error))
 }
 
+async fn add_route(
+    routes: &rtnetlink::Handle,
+    what: &str,
+    route: RouteMessage,
+) -> Result<(), Error> {
+    let added = routes.route().add(route).execute().await;
+    added.map_err(|error| Error::new(format_args!("add {what}"), error))
+}
+
 /// `modprobe NAME`, by the program that the kernel itself would call.
-fn load_module(name: &str) -> Result<()> {
+fn load_module(name: &str) -> Result<(), Error> {
     let step = format!("modprobe {name}");
     let failed = |error: String| {
         Error::new(&step, format!("{error}; the bridge's netfilter hooks need this module"))

@@ -7,9 +7,6 @@ pub struct Error {
     source: Box<dyn error::Error + Send + Sync>,
 }
 
-/// A [`std::result::Result`] with this crate's [`Error`].
-pub type Result<T> = std::result::Result<T, Error>;
-
 impl Error {
     pub(crate) fn new(
         step: impl fmt::Display,

@@ -15,7 +15,7 @@ mod server;
 pub use crate::{
     client::{Client, http_get, tcp_exchange, udp_exchange},
     docker::{Container, DockerHost, Family},
-    error::{Error, Result},
+    error::Error,
     nginx::Nginx,
     process::Process,
     server::{Server, page},

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     client::connect,
     docker::Container,
-    error::{Error, Result},
+    error::Error,
     process::{Process, program},
     server::page,
 };
@@ -28,7 +28,7 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    pub(crate) async fn start(container: &Container, port: u16) -> Result<Self> {
+    pub(crate) async fn start(container: &Container, port: u16) -> Result<Self, Error> {
         let program = program("nginx", "nginx-light")?;
         let step = format!("nginx in {}", container.name());
         let failed = |error: std::io::Error| Error::new(&step, error);

@@ -8,7 +8,7 @@ use std::{
 
 use netns_link::NetNs;
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 
 /// A process in a namespace; killed, and waited for, when it is dropped.
 #[derive(Debug)]
@@ -21,11 +21,11 @@ impl Process {
     ///
     /// # Errors
     /// If the program is not there or the namespace cannot be entered.
-    pub fn start(namespace: &NetNs, command: &mut Command) -> Result<Self> {
+    pub fn start(namespace: &NetNs, command: &mut Command) -> Result<Self, Error> {
         Ok(Self { child: namespace.spawn(command)? })
     }
 
-    pub(crate) fn pause(namespace: &NetNs) -> Result<Self> {
+    pub(crate) fn pause(namespace: &NetNs) -> Result<Self, Error> {
         // It waits for its input to end: also if this program is killed, nothing stays behind.
         Self::start(namespace, Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()))
     }
@@ -51,7 +51,7 @@ impl Drop for Process {
 
 /// Where a program is: in PATH, or where Debian has those of the administrator, which are not in
 /// an ordinary user's PATH.
-pub(crate) fn program(name: &str, package: &str) -> Result<PathBuf> {
+pub(crate) fn program(name: &str, package: &str) -> Result<PathBuf, Error> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))

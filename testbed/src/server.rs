@@ -10,7 +10,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 
 /// The page that a pod serves. It begins with `<!DOCTYPE html>` and tells the name.
 pub fn page(name: &str) -> String {
@@ -32,7 +32,7 @@ impl Server {
     ///
     /// # Errors
     /// If the address cannot be bound.
-    pub fn http(namespace: &NetNs, address: SocketAddr, name: &str) -> Result<Self> {
+    pub fn http(namespace: &NetNs, address: SocketAddr, name: &str) -> Result<Self, Error> {
         let page = page(name);
         Self::accept(namespace, address, move |stream| {
             let page = page.clone();
@@ -55,7 +55,7 @@ impl Server {
     ///
     /// # Errors
     /// If the address cannot be bound.
-    pub fn tcp(namespace: &NetNs, address: SocketAddr, name: &str) -> Result<Self> {
+    pub fn tcp(namespace: &NetNs, address: SocketAddr, name: &str) -> Result<Self, Error> {
         let name = name.to_owned();
         Self::accept(namespace, address, move |mut stream| {
             let name = name.clone();
@@ -75,7 +75,7 @@ impl Server {
     ///
     /// # Errors
     /// If the address cannot be bound.
-    pub fn udp(namespace: &NetNs, address: SocketAddr, name: &str) -> Result<Self> {
+    pub fn udp(namespace: &NetNs, address: SocketAddr, name: &str) -> Result<Self, Error> {
         let name = name.to_owned();
         let socket = in_namespace(namespace, || {
             let socket = std::net::UdpSocket::bind(address)?;
@@ -99,7 +99,7 @@ impl Server {
         namespace: &NetNs,
         address: SocketAddr,
         serve: impl Fn(TcpStream) -> F + Send + 'static,
-    ) -> Result<Self> {
+    ) -> Result<Self, Error> {
         let listener = in_namespace(namespace, || {
             let listener = std::net::TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;

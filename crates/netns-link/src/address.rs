@@ -9,7 +9,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
 };
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 
 /// An address of a link, with the length of its prefix: `10.0.0.185/32`, `fd00::185/128`.
 ///
@@ -27,7 +27,7 @@ impl Address {
     ///
     /// # Errors
     /// If the length is above that ([`ErrorKind::InvalidInput`](crate::ErrorKind)).
-    pub fn new(ip: IpAddr, prefix_len: u8) -> Result<Self> {
+    pub fn new(ip: IpAddr, prefix_len: u8) -> Result<Self, Error> {
         if prefix_len > host_prefix_len(ip) {
             let rule = match ip {
                 IpAddr::V4(_) => "an IPv4 prefix length is 0 to 32",
@@ -117,7 +117,7 @@ impl fmt::Display for Address {
 impl FromStr for Address {
     type Err = Error;
 
-    fn from_str(text: &str) -> Result<Self> {
+    fn from_str(text: &str) -> Result<Self, Error> {
         let invalid = |rule| Error::InvalidAddress { address: text.to_owned(), rule };
         let (ip, prefix_len) = match text.split_once('/') {
             Some((ip, prefix_len)) => (ip, Some(prefix_len)),

@@ -65,9 +65,6 @@ pub enum Error {
     },
 }
 
-/// A [`std::result::Result`] with this crate's [`enum@Error`].
-pub(crate) type Result<T> = std::result::Result<T, Error>;
-
 impl Error {
     /// What a program may want to branch on.
     pub fn kind(&self) -> ErrorKind {

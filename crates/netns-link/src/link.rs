@@ -14,7 +14,7 @@ use nix::errno::Errno;
 
 use crate::{
     address::{Address, Present, is_link_local},
-    error::{Error, ErrorKind, Result},
+    error::{Error, ErrorKind},
     netlink::{Change, Netlink},
     netns::NetNs,
     reconcile::{Edit, plan},
@@ -49,7 +49,7 @@ impl Links {
     ///
     /// # Errors
     /// Outside of a tokio runtime, and as [`NetNs::run`].
-    pub fn connect(namespace: &NetNs) -> Result<Self> {
+    pub fn connect(namespace: &NetNs) -> Result<Self, Error> {
         Ok(Self { netlink: Netlink::connect(namespace)? })
     }
 
@@ -58,7 +58,7 @@ impl Links {
     /// # Errors
     /// If changes disturb the listing again and again
     /// ([`ErrorKind::Interrupted`](crate::ErrorKind)).
-    pub async fn list(&self) -> Result<Vec<Link>> {
+    pub async fn list(&self) -> Result<Vec<Link>, Error> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
         let messages = self.netlink.dump("list links", request).await?;
         Ok(messages.iter().filter_map(Link::from_message).collect())
@@ -68,7 +68,7 @@ impl Links {
     ///
     /// # Errors
     /// If the name is impossible ([`ErrorKind::InvalidInput`](crate::ErrorKind)).
-    pub async fn find(&self, name: &str) -> Result<Option<Link>> {
+    pub async fn find(&self, name: &str) -> Result<Option<Link>, Error> {
         let mut request = LinkMessage::default();
         request.attributes = vec![LinkAttribute::IfName(valid_name(name)?.to_owned())];
         self.get(name, request).await
@@ -78,7 +78,7 @@ impl Links {
     ///
     /// # Errors
     /// If the kernel's answer does not come or cannot be read.
-    pub async fn find_index(&self, index: u32) -> Result<Option<Link>> {
+    pub async fn find_index(&self, index: u32) -> Result<Option<Link>, Error> {
         let mut request = LinkMessage::default();
         request.header.index = index;
         self.get(&format!("index {index}"), request).await
@@ -93,7 +93,7 @@ impl Links {
     /// If a link of another kind has the name ([`ErrorKind::NotDummy`](crate::ErrorKind)), if the
     /// kernel has no dummy links ([`ErrorKind::Unsupported`](crate::ErrorKind)), or the name is
     /// impossible: it has 1 to 15 bytes, without slash, colon, percent sign and white space.
-    pub async fn create_dummy(&self, name: &str) -> Result<Link> {
+    pub async fn create_dummy(&self, name: &str) -> Result<Link, Error> {
         let mut request = LinkMessage::default();
         request.attributes = vec![
             LinkAttribute::IfName(valid_name(name)?.to_owned()),
@@ -114,7 +114,7 @@ impl Links {
     ///
     /// # Errors
     /// If the link is not a dummy ([`ErrorKind::NotDummy`](crate::ErrorKind)): it is left alone.
-    pub async fn delete_dummy(&self, name: &str) -> Result<bool> {
+    pub async fn delete_dummy(&self, name: &str) -> Result<bool, Error> {
         let Some(link) = self.find(name).await? else { return Ok(false) };
         let mut request = LinkMessage::default();
         request.header.index = link.dummy()?.index;
@@ -129,7 +129,7 @@ impl Links {
     ///
     /// # Errors
     /// If the link is gone ([`ErrorKind::NotFound`](crate::ErrorKind)) or a capability is missing.
-    pub async fn up(&self, link: &Link) -> Result<()> {
+    pub async fn up(&self, link: &Link) -> Result<(), Error> {
         self.set_flag("set link up", link, LinkFlags::Up, true).await
     }
 
@@ -137,7 +137,7 @@ impl Links {
     ///
     /// # Errors
     /// As [`up`](Links::up).
-    pub async fn down(&self, link: &Link) -> Result<()> {
+    pub async fn down(&self, link: &Link) -> Result<(), Error> {
         self.set_flag("set link down", link, LinkFlags::Up, false).await
     }
 
@@ -145,7 +145,7 @@ impl Links {
     ///
     /// # Errors
     /// As [`up`](Links::up).
-    pub async fn set_arp(&self, link: &Link, on: bool) -> Result<()> {
+    pub async fn set_arp(&self, link: &Link, on: bool) -> Result<(), Error> {
         self.set_flag("set arp of link", link, LinkFlags::Noarp, !on).await
     }
 
@@ -154,7 +154,7 @@ impl Links {
     /// # Errors
     /// As [`up`](Links::up), and if the link cannot have this MTU
     /// ([`ErrorKind::InvalidInput`](crate::ErrorKind)); below 1280 bytes IPv6 is switched off.
-    pub async fn set_mtu(&self, link: &Link, bytes: u32) -> Result<()> {
+    pub async fn set_mtu(&self, link: &Link, bytes: u32) -> Result<(), Error> {
         self.set("set mtu of link", link, |request| {
             request.attributes = vec![LinkAttribute::Mtu(bytes)];
         })
@@ -167,7 +167,7 @@ impl Links {
     /// # Errors
     /// As [`up`](Links::up), and if a link of this name is there already
     /// ([`ErrorKind::AlreadyExists`](crate::ErrorKind)).
-    pub async fn move_to(&self, link: &Link, namespace: &NetNs) -> Result<()> {
+    pub async fn move_to(&self, link: &Link, namespace: &NetNs) -> Result<(), Error> {
         self.set("move link to another namespace", link, |request| {
             request.attributes = vec![LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd())];
         })
@@ -178,7 +178,7 @@ impl Links {
     ///
     /// # Errors
     /// As [`list`](Links::list). A link that is gone has no addresses.
-    pub async fn addresses(&self, link: &Link) -> Result<Vec<Address>> {
+    pub async fn addresses(&self, link: &Link) -> Result<Vec<Address>, Error> {
         Ok(self.present(link).await?.iter().map(|present| present.address).collect())
     }
 
@@ -189,7 +189,7 @@ impl Links {
     /// If the link has this IPv6 address with another prefix length
     /// ([`ErrorKind::AlreadyExists`](crate::ErrorKind)), if it is gone
     /// ([`ErrorKind::NotFound`](crate::ErrorKind)) or a capability is missing.
-    pub async fn add_address(&self, link: &Link, address: Address) -> Result<bool> {
+    pub async fn add_address(&self, link: &Link, address: Address) -> Result<bool, Error> {
         let edit = Edit::Add(address);
         match self.netlink.changes(vec![change(link, edit)]).await.into_iter().collect() {
             Ok(()) => Ok(true),
@@ -213,7 +213,7 @@ impl Links {
     ///
     /// # Errors
     /// If a capability is missing.
-    pub async fn remove_address(&self, link: &Link, address: Address) -> Result<bool> {
+    pub async fn remove_address(&self, link: &Link, address: Address) -> Result<bool, Error> {
         let edit = Edit::Remove(address);
         match self.netlink.changes(vec![change(link, edit)]).await.into_iter().collect() {
             Ok(()) => Ok(true),
@@ -231,7 +231,11 @@ impl Links {
     /// If an IPv6 address is given with two prefix lengths (before anything is changed), and as
     /// [`add_address`](Links::add_address). All other changes are made even if one is refused;
     /// the first refusal is returned.
-    pub async fn set_addresses(&self, link: &Link, addresses: &[Address]) -> Result<Changed> {
+    pub async fn set_addresses(
+        &self,
+        link: &Link,
+        addresses: &[Address],
+    ) -> Result<Changed, Error> {
         let edits = plan(&self.present(link).await?, addresses)?;
         let changes = edits.iter().map(|edit| change(link, *edit)).collect();
         let results = self.netlink.changes(changes).await;
@@ -253,7 +257,7 @@ impl Links {
     ///
     /// # Errors
     /// As [`list`](Links::list).
-    pub async fn local_addresses(&self) -> Result<BTreeSet<IpAddr>> {
+    pub async fn local_addresses(&self) -> Result<BTreeSet<IpAddr>, Error> {
         Ok(local(self.all_present().await?.iter()))
     }
 
@@ -261,12 +265,12 @@ impl Links {
     ///
     /// # Errors
     /// As [`list`](Links::list).
-    pub async fn local_addresses_except(&self, link: &Link) -> Result<BTreeSet<IpAddr>> {
+    pub async fn local_addresses_except(&self, link: &Link) -> Result<BTreeSet<IpAddr>, Error> {
         let all = self.all_present().await?;
         Ok(local(all.iter().filter(|present| present.index != link.index)))
     }
 
-    async fn get(&self, name: &str, request: LinkMessage) -> Result<Option<Link>> {
+    async fn get(&self, name: &str, request: LinkMessage) -> Result<Option<Link>, Error> {
         let request = RouteNetlinkMessage::GetLink(request);
         match self.netlink.get("find link", name, request).await {
             Ok(message) => Ok(Link::from_message(&message)),
@@ -281,7 +285,7 @@ impl Links {
         link: &Link,
         flag: LinkFlags,
         on: bool,
-    ) -> Result<()> {
+    ) -> Result<(), Error> {
         self.set(step, link, |request| {
             request.header.change_mask = flag;
             request.header.flags.set(flag, on);
@@ -294,20 +298,20 @@ impl Links {
         step: &'static str,
         link: &Link,
         fill: impl FnOnce(&mut LinkMessage),
-    ) -> Result<()> {
+    ) -> Result<(), Error> {
         let mut request = LinkMessage::default();
         request.header.index = link.index;
         fill(&mut request);
         self.netlink.change(step, &link.name, RouteNetlinkMessage::SetLink(request)).await
     }
 
-    async fn present(&self, link: &Link) -> Result<Vec<Present>> {
+    async fn present(&self, link: &Link) -> Result<Vec<Present>, Error> {
         let mut all = self.all_present().await?;
         all.retain(|present| present.index == link.index);
         Ok(all)
     }
 
-    async fn all_present(&self) -> Result<Vec<Present>> {
+    async fn all_present(&self) -> Result<Vec<Present>, Error> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let messages = self.netlink.dump("list addresses", request).await?;
         Ok(messages.iter().filter_map(Present::from_message).collect())
@@ -361,7 +365,7 @@ impl Link {
         Some(link)
     }
 
-    fn dummy(self) -> Result<Self> {
+    fn dummy(self) -> Result<Self, Error> {
         match self.kind.as_deref() {
             Some("dummy") => Ok(self),
             _ => Err(Error::NotDummy { link: self.name, kind: self.kind }),
@@ -387,7 +391,7 @@ pub struct Changed {
 }
 
 /// The kernel's rule for names of links (`dev_valid_name`); a percent sign would be a pattern.
-pub(crate) fn valid_name(name: &str) -> Result<&str> {
+pub(crate) fn valid_name(name: &str) -> Result<&str, Error> {
     let rule = if name.is_empty() {
         "it is empty"
     } else if name.len() > 15 {

@@ -15,10 +15,7 @@ use netlink_proto::{
 };
 use tokio::{runtime::Handle, sync::Mutex, task::AbortHandle};
 
-use crate::{
-    error::{Error, Result},
-    netns::NetNs,
-};
+use crate::{error::Error, netns::NetNs};
 
 /// How often a listing is tried that changes disturb.
 const DUMP_ATTEMPTS: u32 = 10;
@@ -42,12 +39,13 @@ pub(crate) struct Netlink {
 #[derive(Debug)]
 struct Shared {
     requests: ConnectionHandle<Raw>,
+    runtime: Handle,
     driver: AbortHandle,
     dumping: Mutex<()>,
 }
 
 impl Netlink {
-    pub(crate) fn connect(namespace: &NetNs) -> Result<Self> {
+    pub(crate) fn connect(namespace: &NetNs) -> Result<Self, Error> {
         let runtime = Handle::try_current().map_err(|error| {
             Error::refused("connect netlink in", namespace, io::Error::other(error))
         })?;
@@ -72,7 +70,7 @@ impl Netlink {
             future::select(&mut connection, unsolicited.next()).await;
         });
         let (driver, dumping) = (driver.abort_handle(), Mutex::default());
-        Ok(Self { shared: Arc::new(Shared { requests, driver, dumping }) })
+        Ok(Self { shared: Arc::new(Shared { requests, runtime, driver, dumping }) })
     }
 
     /// Asks for one object.
@@ -81,7 +79,7 @@ impl Netlink {
         step: &'static str,
         object: &str,
         request: RouteNetlinkMessage,
-    ) -> Result<RouteNetlinkMessage> {
+    ) -> Result<RouteNetlinkMessage, Error> {
         let mut answers = self.shared.send(step, vec![(request, NLM_F_REQUEST)])?;
         let Some(message) = answers.next().await else { return Err(Error::Disconnected { step }) };
         match message.payload {
@@ -98,13 +96,14 @@ impl Netlink {
         &self,
         step: &'static str,
         request: RouteNetlinkMessage,
-    ) -> Result<Vec<RouteNetlinkMessage>> {
+    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
         for _ in 0..DUMP_ATTEMPTS {
             let shared = Arc::clone(&self.shared);
             let request = request.clone();
             // On a task of its own, so that a caller who no longer waits does not leave a listing
             // half read: the socket has one at a time, and answers EBUSY to the next.
-            let listing = tokio::spawn(async move { shared.dump_once(step, request).await });
+            let listing =
+                self.shared.runtime.spawn(async move { shared.dump_once(step, request).await });
             if let Some(objects) = listing.await.map_err(|_| Error::Disconnected { step })?? {
                 return Ok(objects);
             }
@@ -118,14 +117,14 @@ impl Netlink {
         step: &'static str,
         object: &str,
         request: RouteNetlinkMessage,
-    ) -> Result<()> {
+    ) -> Result<(), Error> {
         let change = Change { step, object: object.to_owned(), request };
         self.changes(vec![change]).await.into_iter().collect()
     }
 
     /// Makes changes in this order, many to a datagram, each whether or not those before it were
     /// refused. The results are in the same order.
-    pub(crate) async fn changes(&self, changes: Vec<Change>) -> Vec<Result<()>> {
+    pub(crate) async fn changes(&self, changes: Vec<Change>) -> Vec<Result<(), Error>> {
         let mut results = Vec::with_capacity(changes.len());
         let mut changes = changes.into_iter().peekable();
         while changes.peek().is_some() {
@@ -159,7 +158,7 @@ impl Shared {
         &self,
         step: &'static str,
         requests: Vec<(RouteNetlinkMessage, u16)>,
-    ) -> Result<impl Stream<Item = NetlinkMessage<Raw>> + use<>> {
+    ) -> Result<impl Stream<Item = NetlinkMessage<Raw>> + use<>, Error> {
         let messages: Vec<_> = requests
             .into_iter()
             .map(|(request, flags)| {
@@ -178,7 +177,7 @@ impl Shared {
         &self,
         step: &'static str,
         request: RouteNetlinkMessage,
-    ) -> Result<Option<Vec<RouteNetlinkMessage>>> {
+    ) -> Result<Option<Vec<RouteNetlinkMessage>>, Error> {
         let _one_at_a_time = self.dumping.lock().await;
         let mut answers = self.send(step, vec![(request, NLM_F_REQUEST | NLM_F_DUMP)])?;
         let mut objects = Ok(Vec::new());
@@ -243,7 +242,11 @@ struct Raw {
 }
 
 impl Raw {
-    fn decode(&self, step: &'static str, header: &NetlinkHeader) -> Result<RouteNetlinkMessage> {
+    fn decode(
+        &self,
+        step: &'static str,
+        header: &NetlinkHeader,
+    ) -> Result<RouteNetlinkMessage, Error> {
         RouteNetlinkMessage::deserialize(header, &self.bytes)
             .map_err(|error| Error::Decode { step, reason: error.to_string() })
     }
@@ -274,10 +277,7 @@ impl NetlinkSerializable for Raw {
 impl NetlinkDeserializable for Raw {
     type Error = Infallible;
 
-    fn deserialize(
-        header: &NetlinkHeader,
-        payload: &[u8],
-    ) -> std::result::Result<Self, Infallible> {
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
         Ok(Self { message_type: header.message_type, bytes: payload.to_vec() })
     }
 }
@@ -286,7 +286,7 @@ impl NetlinkDeserializable for Raw {
 fn refusal(step: &'static str, object: impl fmt::Display, error: &ErrorMessage) -> Error {
     let attributes = error.header.get(REQUEST_HEADER_LEN..).unwrap_or_default();
     let reason = NlasIterator::new(attributes)
-        .map_while(std::result::Result::ok)
+        .map_while(Result::ok)
         .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
         .map(|attribute| {
             String::from_utf8_lossy(attribute.value()).trim_end_matches('\0').to_owned()

@@ -16,7 +16,7 @@ use nix::{
     sys::statfs::{NSFS_MAGIC, fstatfs},
 };
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 
 /// Where `ip netns` keeps the named namespaces (iproute2's `NETNS_RUN_DIR`).
 const RUN_DIR: &str = "/var/run/netns";
@@ -61,7 +61,7 @@ impl NetNs {
     /// # Errors
     /// Without CAP_SYS_ADMIN ([`ErrorKind::PermissionDenied`](crate::ErrorKind)), or when a limit
     /// is reached (`user.max_net_namespaces`, open files, threads).
-    pub fn new() -> Result<Self> {
+    pub fn new() -> Result<Self, Error> {
         let object = "without a name";
         let file = on_fresh_thread("create namespace", object, || {
             unshare(CloneFlags::CLONE_NEWNET)
@@ -77,7 +77,7 @@ impl NetNs {
     /// # Errors
     /// If the name is taken ([`ErrorKind::AlreadyExists`](crate::ErrorKind)) or impossible, and as
     /// [`NetNs::new`]. Nothing is left behind then.
-    pub fn create(name: &str) -> Result<Self> {
+    pub fn create(name: &str) -> Result<Self, Error> {
         let path = path_of(name)?;
         share_run_dir()?;
         fs::File::create_new(&path)
@@ -97,7 +97,7 @@ impl NetNs {
     /// # Errors
     /// If there is none ([`ErrorKind::NotFound`](crate::ErrorKind)), if the name is impossible, or
     /// if the file is one that a deletion or a reboot left without a namespace.
-    pub fn open(name: &str) -> Result<Self> {
+    pub fn open(name: &str) -> Result<Self, Error> {
         let namespace = Self::from_path(path_of(name)?)?;
         Ok(Self { label: name.to_owned(), ..namespace })
     }
@@ -107,7 +107,7 @@ impl NetNs {
     /// # Errors
     /// If there is no such process ([`ErrorKind::NotFound`](crate::ErrorKind)) or the caller may
     /// not trace it ([`ErrorKind::PermissionDenied`](crate::ErrorKind)).
-    pub fn from_pid(pid: u32) -> Result<Self> {
+    pub fn from_pid(pid: u32) -> Result<Self, Error> {
         let namespace = Self::from_path(format!("/proc/{pid}/ns/net"))?;
         Ok(Self { label: format!("of process {pid}"), ..namespace })
     }
@@ -117,7 +117,7 @@ impl NetNs {
     ///
     /// # Errors
     /// If nothing is there, or what is there is not a namespace.
-    pub fn from_path(path: impl AsRef<Path>) -> Result<Self> {
+    pub fn from_path(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let file = fs::File::open(path)
             .map_err(|error| Error::refused("open namespace", path.display(), error))?;
@@ -128,7 +128,7 @@ impl NetNs {
     ///
     /// # Errors
     /// If it does not hold a namespace.
-    pub fn from_fd(fd: OwnedFd) -> Result<Self> {
+    pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
         let namespace = Self::held(fd, "file descriptor".to_owned())?;
         let label = format!("net:[{}]", namespace.id.1);
         Ok(Self { label, ..namespace })
@@ -138,7 +138,7 @@ impl NetNs {
     ///
     /// # Errors
     /// Where /proc is not mounted, or at the limit of open files.
-    pub fn current() -> Result<Self> {
+    pub fn current() -> Result<Self, Error> {
         Self::from_path(OWN)
     }
 
@@ -146,7 +146,7 @@ impl NetNs {
     ///
     /// # Errors
     /// If the directory of `ip netns` cannot be read. That it does not exist is no error.
-    pub fn names() -> Result<Vec<String>> {
+    pub fn names() -> Result<Vec<String>, Error> {
         let failed = |error| Error::refused("list namespaces in", RUN_DIR, error);
         let entries = match fs::read_dir(RUN_DIR) {
             Ok(entries) => entries,
@@ -155,7 +155,7 @@ impl NetNs {
         };
         let mut names = entries
             .map(|entry| Ok(entry.map_err(failed)?.file_name().to_string_lossy().into_owned()))
-            .collect::<Result<Vec<_>>>()?;
+            .collect::<Result<Vec<_>, Error>>()?;
         names.sort_unstable();
         Ok(names)
     }
@@ -165,7 +165,7 @@ impl NetNs {
     ///
     /// # Errors
     /// If there is no such name ([`ErrorKind::NotFound`](crate::ErrorKind)).
-    pub fn delete(name: &str) -> Result<()> {
+    pub fn delete(name: &str) -> Result<(), Error> {
         let path = path_of(name)?;
         match umount2(&path, MntFlags::MNT_DETACH) {
             // Not a mount point: a file that an interrupted creation or a reboot left behind.
@@ -186,7 +186,7 @@ impl NetNs {
     /// # Errors
     /// Without CAP_SYS_ADMIN ([`ErrorKind::PermissionDenied`](crate::ErrorKind)), or at the limit
     /// of threads. The closure has not run then.
-    pub fn run<T: Send>(&self, closure: impl FnOnce() -> T + Send) -> Result<T> {
+    pub fn run<T: Send>(&self, closure: impl FnOnce() -> T + Send) -> Result<T, Error> {
         on_fresh_thread("enter namespace", &self.label, || {
             setns(&self.fd, CloneFlags::CLONE_NEWNET)
                 .map_err(|errno| Error::refused("enter namespace", &self.label, errno))?;
@@ -205,13 +205,13 @@ impl NetNs {
     /// # Errors
     /// As [`run`](NetNs::run), and if the program cannot be started
     /// ([`ErrorKind::NotFound`](crate::ErrorKind) if there is none).
-    pub fn spawn(&self, command: &mut Command) -> Result<Child> {
+    pub fn spawn(&self, command: &mut Command) -> Result<Child, Error> {
         let program = command.get_program().to_string_lossy().into_owned();
         self.run(|| command.spawn())?
             .map_err(|error| Error::refused("start process", program, error))
     }
 
-    fn held(fd: OwnedFd, label: String) -> Result<Self> {
+    fn held(fd: OwnedFd, label: String) -> Result<Self, Error> {
         let file = fs::File::from(fd);
         let failed = |error: io::Error| Error::refused("examine namespace", &label, error);
         let filesystem = fstatfs(&file).map_err(|errno| failed(errno.into()))?.filesystem_type();
@@ -247,7 +247,7 @@ impl AsFd for NetNs {
 }
 
 /// The file of a named namespace, if it can be one.
-fn path_of(name: &str) -> Result<PathBuf> {
+fn path_of(name: &str) -> Result<PathBuf, Error> {
     let rule = if name.is_empty() {
         "it is empty"
     } else if name == "." || name == ".." {
@@ -267,7 +267,7 @@ fn path_of(name: &str) -> Result<PathBuf> {
 /// Makes the directory of named namespaces a mount point that shares its mounts, as the first
 /// `ip netns add` does: a name made in one mount namespace is then seen, and can be deleted, in
 /// the others.
-fn share_run_dir() -> Result<()> {
+fn share_run_dir() -> Result<(), Error> {
     fs::create_dir_all(RUN_DIR)
         .map_err(|error| Error::refused("create directory", RUN_DIR, error))?;
     // The lock that iproute2 takes: two that find it unmounted must not both mount it.
@@ -288,7 +288,7 @@ fn mount_dir(flags: MsFlags) -> nix::Result<()> {
     mount(Some(RUN_DIR), RUN_DIR, None::<&str>, flags, None::<&str>)
 }
 
-fn bind_into(namespace: &NetNs, path: &Path) -> Result<()> {
+fn bind_into(namespace: &NetNs, path: &Path) -> Result<(), Error> {
     namespace.run(|| {
         mount(Some(OWN), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .map_err(|errno| Error::refused("mount namespace at", path.display(), errno))
@@ -299,7 +299,7 @@ fn on_fresh_thread<T: Send>(
     step: &'static str,
     object: &str,
     closure: impl FnOnce() -> T + Send,
-) -> Result<T> {
+) -> Result<T, Error> {
     thread::scope(|scope| {
         thread::Builder::new()
             .name("netns".to_owned())

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use crate::{
     address::{Address, Present, is_link_local},
-    error::{Error, Result},
+    error::Error,
 };
 
 /// One change to the addresses of a link.
@@ -46,7 +46,7 @@ impl Edit {
 /// What is missing comes before what goes, so that an address that only changes the length of its
 /// prefix is never away; except for IPv6, where a link has an address only once. In IPv4, an
 /// address takes the later ones of its network with it when it goes: these come last, again.
-pub(crate) fn plan(present: &[Present], wanted: &[Address]) -> Result<Vec<Edit>> {
+pub(crate) fn plan(present: &[Present], wanted: &[Address]) -> Result<Vec<Edit>, Error> {
     let key = |address: &Address| (address.ip(), address.prefix_len());
     let mut lengths = HashMap::new();
     for address in wanted.iter().filter(|address| address.ip().is_ipv6()) {

@@ -4,11 +4,7 @@ use std::{
     path::PathBuf,
 };
 
-use crate::{
-    error::{Error, Result},
-    link::valid_name,
-    netns::NetNs,
-};
+use crate::{error::Error, link::valid_name, netns::NetNs};
 
 /// A setting of a namespace: one of those that `sysctl net` shows.
 ///
@@ -32,7 +28,7 @@ impl Setting {
     ///
     /// # Errors
     /// If the path does not lie in `net` ([`ErrorKind::InvalidInput`](crate::ErrorKind)).
-    pub fn new(path: &str) -> Result<Self> {
+    pub fn new(path: &str) -> Result<Self, Error> {
         let strange = |part: &str| part.is_empty() || part == "." || part == "..";
         if !path.starts_with("net/") || path.split('/').any(strange) || path.contains('\0') {
             let rule = "it is not a path like net/ipv4/ip_forward";
@@ -51,7 +47,7 @@ impl Setting {
     ///
     /// # Errors
     /// If no link can have the name, as for all settings of an interface.
-    pub fn ipv6_forwarding(interface: &str) -> Result<Self> {
+    pub fn ipv6_forwarding(interface: &str) -> Result<Self, Error> {
         Ok(Self { path: format!("net/ipv6/conf/{}/forwarding", valid_name(interface)?) })
     }
 
@@ -61,7 +57,7 @@ impl Setting {
     ///
     /// # Errors
     /// If no link can have the name.
-    pub fn arp_ignore(interface: &str) -> Result<Self> {
+    pub fn arp_ignore(interface: &str) -> Result<Self, Error> {
         Self::ipv4_conf(interface, "arp_ignore")
     }
 
@@ -71,7 +67,7 @@ impl Setting {
     ///
     /// # Errors
     /// If no link can have the name.
-    pub fn arp_announce(interface: &str) -> Result<Self> {
+    pub fn arp_announce(interface: &str) -> Result<Self, Error> {
         Self::ipv4_conf(interface, "arp_announce")
     }
 
@@ -81,7 +77,7 @@ impl Setting {
     ///
     /// # Errors
     /// If no link can have the name.
-    pub fn rp_filter(interface: &str) -> Result<Self> {
+    pub fn rp_filter(interface: &str) -> Result<Self, Error> {
         Self::ipv4_conf(interface, "rp_filter")
     }
 
@@ -90,7 +86,7 @@ impl Setting {
     ///
     /// # Errors
     /// If no link can have the name.
-    pub fn accept_local(interface: &str) -> Result<Self> {
+    pub fn accept_local(interface: &str) -> Result<Self, Error> {
         Self::ipv4_conf(interface, "accept_local")
     }
 
@@ -99,7 +95,7 @@ impl Setting {
     /// # Errors
     /// If there is no such setting ([`ErrorKind::NotFound`](crate::ErrorKind)), and as
     /// [`NetNs::run`].
-    pub fn read(&self, namespace: &NetNs) -> Result<String> {
+    pub fn read(&self, namespace: &NetNs) -> Result<String, Error> {
         let value = self.access("read setting", namespace, fs::read_to_string)?;
         Ok(value.trim_end().to_owned())
     }
@@ -109,7 +105,7 @@ impl Setting {
     /// # Errors
     /// As [`read`](Setting::read), and if the kernel does not take the value
     /// ([`ErrorKind::InvalidInput`](crate::ErrorKind)).
-    pub fn write(&self, namespace: &NetNs, value: impl fmt::Display) -> Result<()> {
+    pub fn write(&self, namespace: &NetNs, value: impl fmt::Display) -> Result<(), Error> {
         let value = value.to_string();
         self.access("write setting", namespace, |path| {
             // Not `fs::write`, which would try to create what is missing.
@@ -117,7 +113,7 @@ impl Setting {
         })
     }
 
-    fn ipv4_conf(interface: &str, name: &str) -> Result<Self> {
+    fn ipv4_conf(interface: &str, name: &str) -> Result<Self, Error> {
         Ok(Self { path: format!("net/ipv4/conf/{}/{name}", valid_name(interface)?) })
     }
 
@@ -127,7 +123,7 @@ impl Setting {
         step: &'static str,
         namespace: &NetNs,
         access: impl FnOnce(PathBuf) -> io::Result<T> + Send,
-    ) -> Result<T> {
+    ) -> Result<T, Error> {
         namespace
             .run(|| access(PathBuf::from("/proc/sys").join(&self.path)))?
             .map_err(|error| Error::refused(step, format_args!("{self} in {namespace}"), error))
