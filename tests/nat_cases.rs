@@ -6,7 +6,7 @@ use ipvs_client::{Client, packet::ServiceFlags};
 use kernel_tests::{Outcome, block_on};
 use libtest_mimic::Trial;
 use lvs::{Change, RealServer, Table, VirtualService};
-use netns_link::{Address, NetNs, Setting};
+use netns_link::{Address, NetNs};
 use testbed::{Container, DockerHost, Family, Server, page};
 
 /// Long enough for a slow emulated machine; nothing waits for it when all goes well.
@@ -105,13 +105,8 @@ async fn from_host_and_container(family: Family) -> Outcome {
 async fn without_bridge_filter(family: Family) -> Outcome {
     let scene = Scene::new(family).await?;
     scene.host.forward()?;
-    // On where the module was loaded before the namespace was made, and not there where it was not.
-    for name in ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"] {
-        let setting = Setting::new(name)?;
-        if setting.read(scene.host.namespace()).is_ok() {
-            setting.write(scene.host.namespace(), 0)?;
-        }
-    }
+    // It is on where the module was loaded before the namespace was made.
+    scene.host.unfilter_bridge()?;
     scene.service("rr").apply(&scene.client).await?;
     assert_eq!(scene.fetch(scene.host.namespace(), 2).await?.len(), 2);
     let short = Duration::from_millis(500);
