@@ -76,7 +76,7 @@ pub enum WebServer {
 
 impl WebServer {
     /// Serves a pod's page on its port 80.
-    pub async fn start(pod: &Container, nginx: bool) -> testbed::Result<Self> {
+    pub async fn start(pod: &Container, nginx: bool) -> Result<Self, testbed::Error> {
         Ok(match nginx {
             false => Self::InProcess(pod.serve_http(80)?),
             true => Self::Nginx(pod.serve_nginx(80).await?),

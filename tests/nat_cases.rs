@@ -197,15 +197,15 @@ async fn table_as_ipvsadm_prints_it() -> Outcome {
             .build()?,
         VirtualService::sctp("10.0.0.185:5060".parse()?)
             .scheduler("sh")
-            .flags(ServiceFlags::SH_FALLBACK | ServiceFlags::SH_PORT)
+            .scheduler_flags(ServiceFlags::SH_FALLBACK | ServiceFlags::SH_PORT)
             .build()?,
         VirtualService::tcp("10.0.0.185:8080".parse()?)
             .scheduler("mh")
-            .flags(ServiceFlags::MH_PORT)
+            .scheduler_flags(ServiceFlags::MH_PORT)
             .build()?,
         VirtualService::tcp("10.0.0.185:8081".parse()?)
             .scheduler("rr")
-            .flags(ServiceFlags::SCHEDULER_1 | ServiceFlags::SCHEDULER_3)
+            .scheduler_flags(ServiceFlags::SCHEDULER_1 | ServiceFlags::SCHEDULER_3)
             .persistent()
             .build()?,
         VirtualService::firewall_mark(10)

@@ -67,6 +67,8 @@ rules! {
     AddressIsUnspecified => "the address must not be 0.0.0.0 or ::",
     /// One-packet scheduling works for UDP only.
     OnePacketNeedsUdp => "one-packet scheduling needs UDP",
+    /// The scheduler has three flags; the others are not its.
+    SchedulerFlags => "only the three flags of the scheduler are set so",
     /// A persistence timeout is 1 second to 31 days.
     PersistenceTimeout => "the persistence timeout must be 1 second to 31 days (2678400 seconds)",
     /// A netmask groups the clients of a persistent service.
