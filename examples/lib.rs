@@ -9,6 +9,11 @@ use lvs::{
 use netns_link::NetNs;
 use testbed::{Client, Container, Nginx, Server, page};
 
+/// The programs in the README, which have to compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// How long a page may take. Nothing waits for it when all goes well.
 const LIMIT: Duration = Duration::from_secs(10);
 
