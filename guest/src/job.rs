@@ -299,7 +299,9 @@ fn end_group(job: &Path) {
         };
         let runs_kernel =
             fs::read_link(entry.path().join("exe")).is_ok_and(|program| program == kernel);
-        if runs_kernel && nix::unistd::getpgid(Some(Pid::from_raw(process))) == Ok(Pid::from_raw(group)) {
+        if runs_kernel
+            && nix::unistd::getpgid(Some(Pid::from_raw(process))) == Ok(Pid::from_raw(group))
+        {
             let _: Result<(), Errno> = signal::kill(Pid::from_raw(process), Signal::SIGKILL);
         }
     }

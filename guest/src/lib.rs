@@ -4,10 +4,8 @@
 //! that needs IPVS (an example, a test binary) makes one call, first thing in `main`:
 //!
 //! ```no_run
-//! fn main() {
-//!     let place = guest::enter_or_exit();
-//!     println!("running on {place}");
-//! }
+//! let place = guest::enter_or_exit();
+//! println!("running on {place}");
 //! ```
 //!
 //! The call returns only where IPVS can be used:
@@ -200,9 +198,9 @@ fn settle(options: &Options) -> Result<Option<Place>, Error> {
     let found = match options.choice {
         Choice::Guest => return Ok(None),
         Choice::HostShared => ipvs::probe().map(|()| Place::HostShared { release }),
-        Choice::Host | Choice::Any => ipvs::probe()
-            .and_then(|()| native::isolate())
-            .map(|()| Place::Host { release }),
+        Choice::Host | Choice::Any => {
+            ipvs::probe().and_then(|()| native::isolate()).map(|()| Place::Host { release })
+        }
     };
     match found {
         Ok(place) => Ok(Some(place)),

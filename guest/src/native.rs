@@ -39,8 +39,7 @@ pub(crate) fn isolate() -> Result<(), Error> {
         .context("make private the mounts below", "/")?;
     // What is mounted below /sys (cgroups) goes with it: as `ip netns exec` does.
     let _ = umount2("/sys", MntFlags::MNT_DETACH);
-    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)
-        .context("mount", "/sys")?;
+    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).context("mount", "/sys")?;
     let names = Path::new("/run/netns");
     fs::create_dir_all(names).context("make the directory", names.display())?;
     mount(Some("netns"), names, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
@@ -50,9 +49,7 @@ pub(crate) fn isolate() -> Result<(), Error> {
 
 /// Becomes a command; returns only if that is not possible.
 pub(crate) fn become_command(command: &Command) -> Error {
-    let source = process::Command::new(&command.program)
-        .arg0(&command.name)
-        .args(&command.arguments)
-        .exec();
+    let source =
+        process::Command::new(&command.program).arg0(&command.name).args(&command.arguments).exec();
     Error::Command { program: command.program.to_string_lossy().into_owned(), source }
 }

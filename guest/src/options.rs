@@ -162,10 +162,7 @@ fn parse<T: FromStr>(
     value: &OsString,
     expected: &'static str,
 ) -> Result<T, Error> {
-    value
-        .to_str()
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| setting(name, value, expected))
+    value.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| setting(name, value, expected))
 }
 
 fn setting(name: &'static str, value: &OsString, expected: &'static str) -> Error {

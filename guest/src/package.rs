@@ -84,7 +84,9 @@ fn given(binary: &Path, modules: Option<&Path>) -> Result<Uml, Error> {
     unistd::access(&real, AccessFlags::X_OK).context("run", binary.display())?;
     let modules = match modules {
         Some(modules) => modules.to_owned(),
-        None => real.parent().and_then(Path::parent).unwrap_or(Path::new("/")).join("lib/uml/modules"),
+        None => {
+            real.parent().and_then(Path::parent).unwrap_or(Path::new("/")).join("lib/uml/modules")
+        }
     };
     let modules = fs::canonicalize(&modules)
         .context("find the kernel's modules (LVS_GUEST_UML_MODULES) in", modules.display())?;
@@ -166,6 +168,7 @@ Dir::Cache::srcpkgcache "";
 APT::Architecture "amd64";
 APT::Architectures {{ "amd64"; }};
 APT::Sandbox::User "root";
+APT::Update::Error-Mode "any";
 Acquire::Languages {{ "none"; }};
 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 Acquire::IndexTargets::deb::CNF::DefaultEnabled "false";
@@ -198,9 +201,11 @@ fn said(command: &mut Command) -> Result<(), Error> {
 fn cache_directory(options: &Options) -> Result<PathBuf, Error> {
     if let Some(path) = &options.cache {
         let made = fs::create_dir_all(path).and_then(|()| std::path::absolute(path));
-        return made.map_err(|error| Error::Cache { path: path.clone(), reason: error.to_string() });
+        return made
+            .map_err(|error| Error::Cache { path: path.clone(), reason: error.to_string() });
     }
-    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let variable =
+        |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let places = [variable("XDG_CACHE_HOME"), variable("HOME").map(|home| home.join(".cache"))];
     let own = places.into_iter().flatten().map(|place| place.join("lvs-guest")).find(|path| {
         // With sudo, HOME can be another user's: nothing of root's is left there.
