@@ -1,12 +1,15 @@
 //! `cargo guest -- COMMAND`, as a user sees it. The guest is asked for by name, so that the same is
 //! tested on a machine whose own kernel has IPVS.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -330,7 +333,7 @@ fn two_first_runs_fetch_once() {
             .unwrap()
     };
     // What a run left that was ended half-way is no package.
-    fs::create_dir_all(directory.0.join("partial/tree/usr/bin")).unwrap();
+    fs::create_dir_all(directory.0.join("partial-1/tree/usr/bin")).unwrap();
     if Path::new("/usr/bin/linux.uml").exists() {
         println!("skipped: the package is installed, nothing is ever fetched");
         return;
@@ -420,6 +423,13 @@ fn guest() -> Command {
 }
 
 fn guest_with(options: &[&str]) -> Command {
+    // The very first run fetches the package and says so.
+    static FETCHED: Once = Once::new();
+    FETCHED.call_once(|| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_guest"));
+        let status = command.args(["--place", "guest", "--", "true"]).status().unwrap();
+        assert!(status.success(), "no guest is to be had on this machine");
+    });
     let mut command = Command::new(env!("CARGO_BIN_EXE_guest"));
     command.args(["--place", "guest"]).args(options).arg("--").stdin(Stdio::null());
     command

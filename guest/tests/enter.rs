@@ -1,5 +1,7 @@
 //! A program as the examples are: `guest::enter_or_exit` first in `main`.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
