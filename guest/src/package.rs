@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_cache_that_others_may_have_made_is_refused() {
-        let base = std::env::temp_dir().join(format!("guest-cache-test-{}", std::process::id()));
+        let base = std::env::temp_dir().join(format!("guest-cache-test-{}", process::id()));
         fs::create_dir_all(&base).unwrap();
         let path = temporary_cache(&base).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
