@@ -133,6 +133,7 @@ fn make_root(modules: &Path) -> Result<(), Error> {
 
 /// Gives the guest its own system directories, and what is written straight through.
 fn furnish(job: &Path, order: &Order, modules: &Path, release: &str) -> Result<(), Error> {
+    Modules::new(modules).load("ip_vs").context("load", "ip_vs")?;
     mount_own("proc", "/proc", None)?;
     mount_own("sysfs", "/sys", None)?;
     mount_own("devtmpfs", "/dev", None)?;

@@ -4,10 +4,8 @@
 //! that needs IPVS (an example, a test binary) makes one call, first thing in `main`:
 //!
 //! ```no_run
-//! fn main() {
-//!     let place = guest::enter_or_exit();
-//!     println!("running on {place}");
-//! }
+//! let place = guest::enter_or_exit();
+//! println!("running on {place}");
 //! ```
 //!
 //! The call returns only where IPVS can be used:
@@ -20,7 +18,8 @@
 //!   working directory and standard input; its standard output and standard error come out apart
 //!   and live; and the first process ends as the second did, with its exit status or by its signal.
 //!
-//! `cargo guest -- COMMAND ARGUMENTS...` does the same for any command.
+//! `cargo guest -- COMMAND ARGUMENTS...` does the same for any command; options come before the
+//! `--`, and `cargo guest --help` tells of them.
 //!
 //! # Inside the guest
 //!

@@ -9,6 +9,8 @@ use std::time::Duration;
 use clap::Parser;
 use guest::{Choice, Kernel, Options};
 
+const USAGE: &str = "cargo guest [OPTIONS] -- COMMAND [ARGUMENTS]...";
+
 /// Runs a command on a Linux kernel that has IPVS: this machine's, in namespaces of its own, if it
 /// has IPVS and this is root; else a User-Mode Linux guest that sees this machine's files. The exit
 /// status is the command's; 124 after the time limit, 125 if the guest failed.
@@ -17,7 +19,7 @@ use guest::{Choice, Kernel, Options};
 /// examples and tests heed too. LVS_GUEST_UML names a User-Mode Linux binary of your own,
 /// LVS_GUEST_UML_MODULES its modules, LVS_GUEST_CACHE where the package is kept.
 #[derive(Parser)]
-#[command(name = "cargo guest --", version)]
+#[command(name = "cargo guest", override_usage = USAGE)]
 struct Arguments {
     /// Which kernel may be used: any, host (this one or fail), host-shared (this one, touching the
     /// machine's own tables), guest

@@ -1,5 +1,4 @@
 use std::fs;
-use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process;
@@ -27,24 +26,28 @@ pub(crate) fn isolate() -> Result<(), Error> {
     if threads > 1 {
         return Err(Error::Threads { count: threads });
     }
-    match unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS) {
-        Err(Errno::EPERM) => {
-            let source = io::Error::from(Errno::EPERM);
-            return Err(Error::NotPermitted { step: "make namespaces", source });
-        }
-        result => result.context("make", "namespaces")?,
-    }
+    permitted("make namespaces", unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS))?;
     let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
-        .context("make private the mounts below", "/")?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    permitted("make the mounts private", mount(none, "/", none, private, none))?;
     // What is mounted below /sys (cgroups) goes with it: as `ip netns exec` does.
     let _ = umount2("/sys", MntFlags::MNT_DETACH);
-    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).context("mount", "/sys")?;
+    permitted("mount /sys", mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none))?;
     let names = Path::new("/run/netns");
     fs::create_dir_all(names).context("make the directory", names.display())?;
-    mount(Some("netns"), names, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
-        .context("mount", names.display())?;
+    let kind = Some("tmpfs");
+    permitted("mount /run/netns", mount(kind, names, kind, MsFlags::empty(), Some("mode=755")))?;
     netlink::loopback_up().context("bring up", "lo")
+}
+
+/// Tells a lack of privilege, in which case a guest can help, from other errors.
+fn permitted(step: &'static str, result: nix::Result<()>) -> Result<(), Error> {
+    match result {
+        Err(error @ (Errno::EPERM | Errno::EACCES)) => {
+            Err(Error::NotPermitted { step, source: error.into() })
+        }
+        result => result.context("isolate this process:", step),
+    }
 }
 
 /// Becomes a command; returns only if that is not possible.

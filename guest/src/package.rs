@@ -5,7 +5,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{self, Command, Stdio};
 use std::time::Instant;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -18,6 +18,8 @@ const PACKAGE: &str = "user-mode-linux";
 /// Where the package has its kernel and its modules.
 const BINARY: &str = "usr/bin/linux.uml";
 const MODULES: &str = "usr/lib/uml/modules";
+/// Where a package is fetched before it is whole.
+const PARTIAL: &str = "partial-";
 
 /// A User-Mode Linux kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,13 +61,18 @@ pub(crate) fn find(options: &Options) -> Result<Uml, Error> {
     if let Some(fetched) = below(&unpacked) {
         return Ok(fetched);
     }
-    // Nobody else is here: what there is was left by a run that was ended half-way.
-    let partial = cache.join("partial");
-    remove(&partial)?;
+    // Nobody else is here: what there is was left by a run that was ended half-way. Its apt may be
+    // at work still, so that the directory's name is not used again.
+    for entry in fs::read_dir(&cache).context("read", cache.display())?.flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(PARTIAL.as_bytes()) {
+            remove(&entry.path())?;
+        }
+    }
+    let partial = cache.join(format!("{PARTIAL}{}", process::id()));
     let result = fetch(&partial).and_then(|()| {
         let tree = partial.join("tree");
         if below(&tree).is_none() {
-            let reason = format!("Debian's package {PACKAGE} has no {BINARY} or no {MODULES}");
+            let reason = format!("the package {PACKAGE} has no {BINARY} or no {MODULES}");
             return Err(Error::NoKernel { reason });
         }
         remove(&unpacked)?;
@@ -103,10 +110,7 @@ fn below(directory: &Path) -> Option<Uml> {
 /// Fetches the package into a directory and unpacks it in `tree` there.
 fn fetch(directory: &Path) -> Result<(), Error> {
     let started = Instant::now();
-    eprintln!(
-        "guest: this kernel has no IPVS for this user; fetching Debian's package {PACKAGE}, once \
-         (about 50 MB) ..."
-    );
+    eprintln!("guest: fetching the package {PACKAGE}, a kernel with IPVS, once (about 50 MB) ...");
     for name in ["lists/partial", "archives/partial", "tree"] {
         let path = directory.join(name);
         fs::create_dir_all(&path).context("make the directory", path.display())?;
@@ -168,6 +172,7 @@ Dir::Cache::srcpkgcache "";
 APT::Architecture "amd64";
 APT::Architectures {{ "amd64"; }};
 APT::Sandbox::User "root";
+APT::Update::Error-Mode "any";
 Acquire::Languages {{ "none"; }};
 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 Acquire::IndexTargets::deb::CNF::DefaultEnabled "false";
@@ -270,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_cache_that_others_may_have_made_is_refused() {
-        let base = std::env::temp_dir().join(format!("guest-cache-test-{}", std::process::id()));
+        let base = std::env::temp_dir().join(format!("guest-cache-test-{}", process::id()));
         fs::create_dir_all(&base).unwrap();
         let path = temporary_cache(&base).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);

@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{self, SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use crate::error::{Context, Error};
@@ -49,7 +49,8 @@ impl Outcome {
                 Some(&SigSet::from_iter([signal])),
                 None,
             );
-            let _ = signal::raise(signal);
+            // Rust's own handler for SIGSEGV and SIGBUS takes the first and makes way for the second.
+            let _ = signal::raise(signal).and_then(|()| signal::raise(signal));
         }
         // An ignored signal, such as SIGPIPE in a Rust program: what a shell makes of it.
         process::exit(128 + number)
@@ -118,13 +119,17 @@ impl Signals {
         mut feed: Option<&mut Feed>,
         deadline: Option<Instant>,
     ) -> Result<End, Error> {
-        let mut ended = wait(child)?;
+        let mut ended = None;
         loop {
-            if let Some(status) = ended {
-                let _ = signal::killpg(child, Signal::SIGKILL);
-                if streams.iter().all(Stream::is_done) {
-                    return Ok(End::Process(status));
+            if ended.is_none() {
+                ended = end_of(child)?;
+                if ended.is_some() {
+                    // They may hold the pipes.
+                    let _ = signal::killpg(child, Signal::SIGKILL);
                 }
+            }
+            if let Some(status) = ended.filter(|_| streams.iter().all(Stream::is_done)) {
+                return Ok(End::Process(status));
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
@@ -136,8 +141,8 @@ impl Signals {
             self.wait_for_any(streams, feed.as_deref(), left)?;
             while let Some(info) = self.descriptor.read_signal().context("read", "signals")? {
                 match Signal::try_from(info.ssi_signo as i32) {
-                    Ok(Signal::SIGCHLD) | Err(_) => ended = ended.or(wait(child)?),
-                    Ok(signal) => return Ok(End::Signal(signal)),
+                    Ok(signal) if ENDING.contains(&signal) => return Ok(End::Signal(signal)),
+                    _ => {}
                 }
             }
             for stream in &mut *streams {
@@ -327,8 +332,10 @@ impl Feed {
     }
 }
 
-fn wait(child: Pid) -> Result<Option<WaitStatus>, Error> {
-    match waitpid(child, Some(WaitPidFlag::WNOHANG)).context("wait for process", child)? {
+/// How a process ended, if it did. It is not taken off the system's list: its number stays its own.
+fn end_of(child: Pid) -> Result<Option<WaitStatus>, Error> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(child), flags).context("wait for process", child)? {
         WaitStatus::StillAlive => Ok(None),
         status => Ok(Some(status)),
     }

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{self, SigSet, Signal};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -134,6 +135,7 @@ fn launch(mut words: impl Iterator<Item = OsString>) -> Result<(), Error> {
     }
     SigSet::empty().thread_set_mask().context("unblock", "signals")?;
     unistd::setsid().context("make", "a session")?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).context("rule out", "core files")?;
     // The kernel's threads and processes take turns: on one CPU each turn costs a fifth.
     let allowed = sched_getaffinity(Pid::from_raw(0)).context("ask for", "the CPUs")?;
     let mut cpus = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false));
@@ -171,6 +173,9 @@ impl Process {
         lines: &Lines,
         log: OwnedFd,
     ) -> Result<Self, Error> {
+        // Else the kernel's helpers would be the children of the machine's init, and some inits never
+        // ask for theirs.
+        prctl::set_child_subreaper(true).context("take", "the kernel's orphans")?;
         let log_copy = log.try_clone().context("copy", "a pipe")?;
         let child = process::Command::new(helper)
             .arg0(LAUNCHER)
@@ -193,11 +198,12 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Its own helpers outlive the kernel if it is killed. All are in its group once it has one;
-        // before that it has no helpers.
+        // Its helper processes outlive the kernel if it is killed. They are in its group, and are
+        // this process's children once the kernel is gone.
         let _ = signal::kill(self.group, Signal::SIGKILL);
         let _ = signal::killpg(self.group, Signal::SIGKILL);
         let _ = waitpid(self.group, None);
+        while waitpid(Pid::from_raw(-self.group.as_raw()), None).is_ok() {}
     }
 }
 
@@ -252,7 +258,7 @@ fn base_directory(memory: u32) -> PathBuf {
     let fitting = candidates.into_iter().find(|path| {
         let plain = path.as_os_str().as_bytes().iter().all(|byte| byte.is_ascii_graphic());
         let room = statvfs(*path).is_ok_and(|system| {
-            let free = system.blocks_available() as u64 * system.fragment_size() as u64;
+            let free = system.blocks_available() * system.fragment_size();
             // The kernel is run from the file that is its memory.
             free >> 20 > memory.into() && !system.flags().contains(FsFlags::ST_NOEXEC)
         });
