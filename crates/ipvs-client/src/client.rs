@@ -12,14 +12,18 @@ use ipvs_packet::{
     DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey, Info, Reply, Request,
     Service, ServiceEntry, ServiceKey, SyncDaemon, Timeouts,
 };
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
-    Driver, Error, Socket,
+    Driver, Error, ErrorKind, Socket,
+    batch::{Batch, BatchOptions},
     driver::{self, Link},
+    line::AsyncLine,
     retry::{Next, Tries},
+    snapshot::{self, ServiceSnapshot, Snapshot, Taking},
     socket::{CONTROL_FAMILY, family_number, family_request},
     tokio_socket::TokioSocket,
-    verbs::{all, only, verbs},
+    verbs::{all, no_destination, only, verbs},
 };
 
 /// A client of the kernel's IPVS in one network namespace.
@@ -40,6 +44,8 @@ pub struct Client {
 struct Shared {
     link: Link,
     family: AtomicU16,
+    /// A second socket, for what takes many requests.
+    bulk: Mutex<AsyncLine>,
 }
 
 impl Client {
@@ -50,8 +56,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`NotAvailable`](crate::ErrorKind::NotAvailable) when the kernel has no IPVS;
-    /// [`PermissionDenied`](crate::ErrorKind::PermissionDenied) without `CAP_NET_ADMIN` in the initial
+    /// [`NotAvailable`](ErrorKind::NotAvailable) when the kernel has no IPVS;
+    /// [`PermissionDenied`](ErrorKind::PermissionDenied) without `CAP_NET_ADMIN` in the initial
     /// user namespace.
     ///
     /// # Panics
@@ -86,11 +92,15 @@ impl Client {
     ///
     /// Outside of a tokio runtime with I/O enabled.
     pub fn from_socket(socket: Socket) -> Result<(Self, Driver), Error> {
-        let family = AtomicU16::new(socket.family);
-        let socket = TokioSocket::of(socket.netlink)
-            .map_err(|error| Error::io("registering a netlink socket", error))?;
-        let (link, driver) = driver::new(socket);
-        Ok((Self { shared: Arc::new(Shared { link, family }) }, driver))
+        let family = socket.calls.family;
+        let register = |netlink| {
+            TokioSocket::of(netlink)
+                .map_err(|error| Error::io("registering a netlink socket", error))
+        };
+        let bulk = Mutex::new(AsyncLine::new(register(socket.bulk)?, family));
+        let (link, driver) = driver::new(register(socket.calls.into_netlink())?);
+        let family = AtomicU16::new(family);
+        Ok((Self { shared: Arc::new(Shared { link, family, bulk }) }, driver))
     }
 
     fn spawn(socket: Socket) -> Result<Self, Error> {
@@ -99,12 +109,16 @@ impl Client {
         Ok(client)
     }
 
-    async fn run(&self, request: Request) -> Result<Vec<Reply>, Error> {
-        let Shared { link, family } = &*self.shared;
-        let mut tries = Tries::of(&request);
+    async fn bulk(&self) -> MutexGuard<'_, AsyncLine> {
+        self.shared.bulk.lock().await
+    }
+
+    async fn run(&self, request: &Request) -> Result<Vec<Reply>, Error> {
+        let Shared { link, family, .. } = &*self.shared;
+        let mut tries = Tries::of(request);
         loop {
             let number = family.load(Ordering::Relaxed);
-            let mut next = match link.exchange(number, &request).await {
+            let mut next = match link.exchange(number, request).await {
                 Ok(replies) => return Ok(replies),
                 Err(error) => tries.failed(error),
             };
@@ -112,7 +126,7 @@ impl Client {
                 let replies = link.exchange(CONTROL_FAMILY, &family_request()).await;
                 let found = family_number(replies)?;
                 family.store(found, Ordering::Relaxed);
-                next = tries.found(&request, error, found != number);
+                next = tries.found(request, error, found != number);
             }
             if let Next::Fail(error) = next {
                 return Err(error);

@@ -2,12 +2,20 @@
 
 #![forbid(unsafe_code)]
 
+mod batch;
+#[cfg(feature = "blocking")]
+pub mod blocking;
+#[cfg(feature = "tokio")]
 mod client;
+#[cfg(feature = "tokio")]
 mod driver;
 mod error;
 mod exchange;
+mod line;
 mod retry;
+mod snapshot;
 mod socket;
+#[cfg(feature = "tokio")]
 mod tokio_socket;
 mod verbs;
 mod wire;
@@ -15,8 +23,10 @@ mod wire;
 pub use ipvs_packet as packet;
 
 pub use crate::{
-    client::Client,
-    driver::Driver,
+    batch::BatchOptions,
     error::{Error, ErrorKind},
+    snapshot::{ServiceSnapshot, Snapshot},
     socket::Socket,
 };
+#[cfg(feature = "tokio")]
+pub use crate::{client::Client, driver::Driver};
