@@ -1,4 +1,4 @@
-use std::{convert::Infallible, io, net::SocketAddr};
+use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
 
 use hyper::{Request, Response, body::Incoming, header, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -8,6 +8,7 @@ use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     runtime::Handle,
     task::{AbortHandle, JoinSet},
+    time::sleep,
 };
 
 use crate::error::Error;
@@ -110,8 +111,10 @@ impl Server {
             // Dropped with the task, and the connections with it.
             let mut connections = JoinSet::new();
             loop {
-                if let Ok((stream, _)) = listener.accept().await {
-                    connections.spawn(serve(stream));
+                match listener.accept().await {
+                    Ok((stream, _)) => drop(connections.spawn(serve(stream))),
+                    // Too many open files, most likely: some will be closed.
+                    Err(_) => sleep(Duration::from_millis(10)).await,
                 }
                 while connections.try_join_next().is_some() {}
             }

@@ -49,6 +49,9 @@ impl Links {
     ///
     /// # Errors
     /// Outside of a tokio runtime, and as [`NetNs::run`].
+    ///
+    /// # Panics
+    /// In a runtime that was built without I/O (`enable_io`).
     pub fn connect(namespace: &NetNs) -> Result<Self, Error> {
         Ok(Self { netlink: Netlink::connect(namespace)? })
     }
