@@ -39,8 +39,7 @@ async fn paths(family: Family) -> Result<(), Failed> {
     host.filter_bridge()?;
     assert_eq!(Client::InProcess.get(external.namespace(), address, LIMIT).await?, page("pod1"));
 
-    drop(server);
-    tokio::task::yield_now().await;
+    server.stop().await;
     let error = Client::InProcess.get(client.namespace(), address, LIMIT).await.unwrap_err();
     assert_eq!(error.io_kind(), Some(std::io::ErrorKind::ConnectionRefused), "{error}");
     Ok(())

@@ -7,7 +7,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
     runtime::Handle,
-    task::{AbortHandle, JoinSet},
+    task::{JoinHandle, JoinSet},
     time::sleep,
 };
 
@@ -21,11 +21,11 @@ pub fn page(name: &str) -> String {
     )
 }
 
-/// A server in this process that listens in a namespace. It ends, with its connections, when it is
-/// dropped.
+/// A server in this process that listens in a namespace. It ends, with its connections, soon after
+/// it is dropped.
 #[derive(Debug)]
 pub struct Server {
-    task: AbortHandle,
+    task: JoinHandle<()>,
 }
 
 impl Server {
@@ -93,7 +93,14 @@ impl Server {
                 }
             }
         });
-        Ok(Self { task: task.abort_handle() })
+        Ok(Self { task })
+    }
+
+    /// Ends it and waits until it has: new connections are refused from now on.
+    pub async fn stop(mut self) {
+        self.task.abort();
+        // That it was aborted is what it says.
+        let _ = (&mut self.task).await;
     }
 
     fn accept<F: Future<Output = ()> + Send + 'static>(
@@ -119,7 +126,7 @@ impl Server {
                 while connections.try_join_next().is_some() {}
             }
         });
-        Ok(Self { task: task.abort_handle() })
+        Ok(Self { task })
     }
 }
 

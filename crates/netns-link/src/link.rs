@@ -169,7 +169,8 @@ impl Links {
     ///
     /// # Errors
     /// As [`up`](Links::up), and if a link of this name is there already
-    /// ([`ErrorKind::AlreadyExists`](crate::ErrorKind)).
+    /// ([`ErrorKind::AlreadyExists`](crate::ErrorKind); a Linux without the changes of 6.6 says
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind)).
     pub async fn move_to(&self, link: &Link, namespace: &NetNs) -> Result<(), Error> {
         self.set("move link to another namespace", link, |request| {
             request.attributes = vec![LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd())];
