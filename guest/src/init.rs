@@ -27,7 +27,7 @@ use nix::unistd::{self, AccessFlags, Pid};
 
 use crate::error::{Context, Error};
 use crate::job::{Command, End, Order, Report};
-use crate::modules::{self, Modules};
+use crate::modules::Modules;
 use crate::native;
 use crate::netlink;
 
@@ -42,6 +42,7 @@ const SCRATCH: &str = "/proc";
 /// Init's own directory in the guest.
 const OWN: &str = "/run/lvs-guest";
 const MODPROBE: &str = "/run/lvs-guest/modprobe";
+const MODULES: &str = "/run/lvs-guest/modules";
 /// The serial lines: standard output, standard error, standard input.
 const LINES: [&str; 3] = ["/dev/ttyS0", "/dev/ttyS1", "/dev/ttyS2"];
 
@@ -69,9 +70,7 @@ pub(crate) fn is_guest() -> bool {
 }
 
 fn modprobe(name: &str) -> i32 {
-    let result = native::release()
-        .map_err(io::Error::from)
-        .and_then(|release| Modules::new(modules::directory(&release)).load(name));
+    let result = Modules::new(MODULES).load(name);
     match result {
         Ok(()) => 0,
         // The kernel asks for many things that may be there or not.
@@ -104,7 +103,7 @@ fn perform(job: &Path) -> Result<Report, Error> {
     let order = Order::read(job)?;
     let release = native::release()?;
     let modules = order.modules.join(&release);
-    make_root(&modules)?;
+    make_root(&modules, &release)?;
     furnish(job, &order, &modules, &release)?;
     let directory = &order.command.directory;
     std::env::set_current_dir(directory).context("enter", directory.display())?;
@@ -112,8 +111,7 @@ fn perform(job: &Path) -> Result<Report, Error> {
 }
 
 /// Makes the guest's root, this machine's files with a layer in memory over them, and moves there.
-fn make_root(modules: &Path) -> Result<(), Error> {
-    Modules::new(modules).load("overlay").context("load the module", "overlay")?;
+fn make_root(modules: &Path, release: &str) -> Result<(), Error> {
     let scratch = Path::new(SCRATCH);
     mount_own("tmpfs", SCRATCH, Some("mode=755"))?;
     for name in ["upper", "work", "root"] {
@@ -121,14 +119,47 @@ fn make_root(modules: &Path) -> Result<(), Error> {
         fs::create_dir(&path).context("make the directory", path.display())?;
     }
     let root = &scratch.join("root");
-    let layers = format!("lowerdir=/,upperdir={SCRATCH}/upper,workdir={SCRATCH}/work");
-    mount(Some("overlay"), root, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
-        .context("mount", "the overlay")?;
+    if has_layer(release) {
+        Modules::new(modules).load("overlay").context("load the module", "overlay")?;
+        let layers = format!("lowerdir=/,upperdir={SCRATCH}/upper,workdir={SCRATCH}/work");
+        mount(Some("overlay"), root, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
+            .context("mount", "the overlay")?;
+    } else {
+        make_plain_root(root)?;
+    }
     // The new root goes over the old one, which is then below it in the same place, and let go.
     std::env::set_current_dir(root).context("enter", root.display())?;
     unistd::pivot_root(".", ".").context("change to", root.display())?;
     umount2(".", MntFlags::MNT_DETACH).context("let go of", "the old root")?;
     std::env::set_current_dir("/").context("enter", "/")
+}
+
+/// Whether the kernel can have a layer over this machine's files: up to 5.10, an overlay over hostfs
+/// loses files.
+fn has_layer(release: &str) -> bool {
+    !release.starts_with("5.")
+}
+
+/// Makes a root in memory with this machine's directories in it, which can only be read.
+fn make_plain_root(root: &Path) -> Result<(), Error> {
+    mount(Some("tmpfs"), root, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+        .context("mount", root.display())?;
+    for entry in fs::read_dir("/").context("read", "/")?.flatten() {
+        let (path, new) = (entry.path(), root.join(entry.file_name()));
+        match entry.file_type() {
+            Ok(kind) if kind.is_symlink() => {
+                let target = fs::read_link(&path).context("read", path.display())?;
+                symlink(target, &new).context("make", path.display())?;
+            }
+            Ok(kind) if kind.is_dir() && HIDDEN.iter().all(|hidden| path != Path::new(hidden)) => {
+                fs::create_dir(&new).context("make the directory", path.display())?;
+                let (kind, flags) = (Some("hostfs"), MsFlags::MS_RDONLY);
+                mount(kind, &new, kind, flags, Some(&path)).context("mount", path.display())?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Gives the guest its own system directories, and what is written straight through.
@@ -149,7 +180,11 @@ fn furnish(job: &Path, order: &Order, modules: &Path, release: &str) -> Result<(
         symlink(format!("/proc/self/fd{target}"), &link).context("make", link.display())?;
     }
     show(job, &own("job"), MsFlags::empty())?;
-    show(modules, &modules::directory(release), MsFlags::MS_RDONLY)?;
+    show(modules, Path::new(MODULES), MsFlags::MS_RDONLY)?;
+    if has_layer(release) {
+        // Where other programs look for them.
+        show(modules, &Path::new("/lib/modules").join(release), MsFlags::MS_RDONLY)?;
+    }
     for path in &order.show {
         show(path, path, MsFlags::MS_RDONLY)?;
     }

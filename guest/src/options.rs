@@ -57,6 +57,14 @@ pub enum Kernel {
     /// The User-Mode Linux of this machine's own distribution.
     #[default]
     Uml,
+    /// User-Mode Linux 5.10, of Debian 11.
+    Uml5_10,
+    /// User-Mode Linux 6.1, of Debian 12.
+    Uml6_1,
+    /// User-Mode Linux 6.12, of Debian 13.
+    Uml6_12,
+    /// User-Mode Linux 7.2, of Debian's next release.
+    Uml7_2,
 }
 
 impl Options {
@@ -138,7 +146,19 @@ impl FromStr for Choice {
 }
 
 impl Kernel {
-    const EXPECTED: &'static str = "uml";
+    const EXPECTED: &'static str = "uml, uml-5.10, uml-6.1, uml-6.12 or uml-7.2";
+
+    /// The suite of Debian's archive that has it, and how its release begins; `None` for the
+    /// machine's own.
+    pub(crate) fn suite(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Uml => None,
+            Self::Uml5_10 => Some(("bullseye", "5.10.")),
+            Self::Uml6_1 => Some(("bookworm", "6.1.")),
+            Self::Uml6_12 => Some(("trixie", "6.12.")),
+            Self::Uml7_2 => Some(("forky", "7.2.")),
+        }
+    }
 }
 
 impl FromStr for Kernel {
@@ -147,6 +167,10 @@ impl FromStr for Kernel {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "uml" => Ok(Self::Uml),
+            "uml-5.10" => Ok(Self::Uml5_10),
+            "uml-6.1" => Ok(Self::Uml6_1),
+            "uml-6.12" => Ok(Self::Uml6_12),
+            "uml-7.2" => Ok(Self::Uml7_2),
             _ => Err(Self::EXPECTED),
         }
     }
