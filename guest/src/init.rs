@@ -164,7 +164,6 @@ fn make_plain_root(root: &Path) -> Result<(), Error> {
 
 /// Gives the guest its own system directories, and what is written straight through.
 fn furnish(job: &Path, order: &Order, modules: &Path, release: &str) -> Result<(), Error> {
-    Modules::new(modules).load("ip_vs").context("load", "ip_vs")?;
     mount_own("proc", "/proc", None)?;
     mount_own("sysfs", "/sys", None)?;
     mount_own("devtmpfs", "/dev", None)?;
@@ -181,6 +180,8 @@ fn furnish(job: &Path, order: &Order, modules: &Path, release: &str) -> Result<(
     }
     show(job, &own("job"), MsFlags::empty())?;
     show(modules, Path::new(MODULES), MsFlags::MS_RDONLY)?;
+    // What the guest is for. Asking for the family loads it, but not up to 5.10.
+    Modules::new(MODULES).load("ip_vs").context("load the module", "ip_vs")?;
     if has_layer(release) {
         // Where other programs look for them.
         show(modules, &Path::new("/lib/modules").join(release), MsFlags::MS_RDONLY)?;
@@ -368,10 +369,18 @@ fn is_ready(pipe: &File) -> bool {
 struct Feed {
     line: File,
     pipe: ChildStdin,
+    pieces: Pieces,
+}
+
+/// The bytes of a serial line taken apart: a length (u16, little endian), so many bytes, and so on,
+/// until a length of 0.
+#[derive(Default)]
+struct Pieces {
     /// Bytes of the current piece that are still to come.
     left: usize,
     /// The start of a piece's length.
     first: Option<u8>,
+    /// Bytes that came and are not passed on yet.
     pending: VecDeque<u8>,
     is_last: bool,
 }
@@ -380,12 +389,11 @@ impl Feed {
     fn new(line: File, pipe: ChildStdin) -> io::Result<Self> {
         // A command that does not read must not keep its output from being passed on.
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        let pending = VecDeque::new();
-        Ok(Self { line, pipe, left: 0, first: None, pending, is_last: false })
+        Ok(Self { line, pipe, pieces: Pieces::default() })
     }
 
     fn waits_for(&self) -> Option<PollFd<'_>> {
-        if self.pending.is_empty() {
+        if self.pieces.pending.is_empty() {
             Some(PollFd::new(self.line.as_fd(), PollFlags::POLLIN))
         } else {
             Some(PollFd::new(self.pipe.as_fd(), PollFlags::POLLOUT))
@@ -394,25 +402,26 @@ impl Feed {
 
     /// Moves what can be moved without waiting; false when that was all, or nobody reads it.
     fn step(&mut self) -> bool {
-        if self.pending.is_empty() && is_ready(&self.line) {
+        if self.pieces.pending.is_empty() && is_ready(&self.line) {
             let mut piece = [0; 4096];
             match self.line.read(&mut piece) {
-                Ok(length @ 1..) => self.take(&piece[..length]),
-                _ => self.is_last = true,
+                Ok(length @ 1..) => self.pieces.take(&piece[..length]),
+                _ => self.pieces.is_last = true,
             }
         }
-        while !self.pending.is_empty() {
-            let (piece, _) = self.pending.as_slices();
+        while !self.pieces.pending.is_empty() {
+            let (piece, _) = self.pieces.pending.as_slices();
             match self.pipe.write(piece) {
-                Ok(length) => drop(self.pending.drain(..length)),
+                Ok(length) => drop(self.pieces.pending.drain(..length)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(_) => return false,
             }
         }
-        !self.is_last
+        !self.pieces.is_last
     }
+}
 
-    /// Takes bytes of the line apart: a length, so many bytes, and so on.
+impl Pieces {
     fn take(&mut self, mut bytes: &[u8]) {
         while let Some((&byte, rest)) = bytes.split_first() {
             if self.left > 0 {
@@ -431,5 +440,39 @@ impl Feed {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_come_apart_wherever_they_are_cut() {
+        let line = [&[3, 0][..], b"abc", &[1, 1], &[b'x'; 257], &[1, 0], b"\0", &[0, 0]].concat();
+        let expected = [b"abc".as_slice(), &[b'x'; 257], b"\0"].concat();
+        for length in 1..=line.len() {
+            let mut pieces = Pieces::default();
+            for cut in line.chunks(length) {
+                assert!(!pieces.is_last);
+                pieces.take(cut);
+            }
+            assert!(pieces.is_last);
+            assert_eq!(pieces.pending, expected);
+        }
+    }
+
+    #[test]
+    fn a_program_is_looked_up_as_a_shell_does() {
+        let look_up = |program: &str, path: &str| {
+            let environment = vec![("PATH".into(), path.into())];
+            let directory = PathBuf::from("/");
+            let (name, program, arguments) = (program.into(), program.into(), Vec::new());
+            look_up(&Command { program, name, arguments, environment, directory })
+        };
+        assert_eq!(look_up("sh", "/nowhere:/bin").unwrap(), Path::new("/bin/sh"));
+        assert_eq!(look_up("./sh", "/bin").unwrap(), Path::new("./sh"));
+        assert_eq!(look_up("sh", "/nowhere").unwrap_err().raw_os_error(), Some(2));
+        assert_eq!(look_up("passwd", "/etc:/nowhere").unwrap_err().raw_os_error(), Some(13));
     }
 }

@@ -65,7 +65,8 @@
 //! # Limits
 //!
 //! User-Mode Linux runs on x86-64 only. A system call in the guest costs some 20 microseconds. The
-//! time limit holds for guests only.
+//! time limit holds for guests only. Under `uml-5.10` what is not written through cannot be written
+//! at all: there is no layer in memory.
 
 #![forbid(unsafe_code)]
 

@@ -192,3 +192,58 @@ fn parse<T: FromStr>(
 fn setting(name: &'static str, value: &OsString, expected: &'static str) -> Error {
     Error::Setting { name, value: value.to_string_lossy().into_owned(), expected }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(variables: &[(&str, &str)]) -> Result<Options, Error> {
+        Options::from_variables(|name| {
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into())
+        })
+    }
+
+    #[test]
+    fn variables_override_the_defaults() {
+        assert_eq!(options(&[]).unwrap(), Options::default());
+        assert_eq!(options(&[("LVS_GUEST_UML", "")]).unwrap(), Options::default());
+        let all = options(&[
+            ("LVS_GUEST_PLACE", "host-shared"),
+            ("LVS_GUEST_KERNEL", "uml-6.12"),
+            ("LVS_GUEST_TIME_LIMIT", "5"),
+            ("LVS_GUEST_MEMORY", "64"),
+            ("LVS_GUEST_VERBOSE", "1"),
+            ("LVS_GUEST_WRITE", "/a:/b c"),
+            ("LVS_GUEST_UML", "/uml"),
+            ("LVS_GUEST_UML_MODULES", "/modules"),
+            ("LVS_GUEST_CACHE", "/cache"),
+        ]);
+        let expected = Options {
+            choice: Choice::HostShared,
+            kernel: Kernel::Uml6_12,
+            time_limit: Some(Duration::from_secs(5)),
+            memory: 64,
+            verbose: true,
+            write: vec!["/a".into(), "/b c".into()],
+            uml: Some("/uml".into()),
+            uml_modules: Some("/modules".into()),
+            cache: Some("/cache".into()),
+        };
+        assert_eq!(all.unwrap(), expected);
+        assert_eq!(options(&[("LVS_GUEST_TIME_LIMIT", "0")]).unwrap().time_limit, None);
+    }
+
+    #[test]
+    fn a_value_that_means_nothing_is_named() {
+        for (name, value) in [
+            ("LVS_GUEST_PLACE", "Host"),
+            ("LVS_GUEST_KERNEL", "uml-6"),
+            ("LVS_GUEST_TIME_LIMIT", "1.5"),
+            ("LVS_GUEST_MEMORY", "1G"),
+            ("LVS_GUEST_VERBOSE", "yes"),
+        ] {
+            let error = options(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{name}={value}: expected ")), "{error}");
+        }
+    }
+}

@@ -230,7 +230,7 @@ fn links_schedulers_and_the_rest_load_by_themselves() {
         "rtnl-link-dummy",
         "rtnl-link-veth",
         "rtnl-link-bridge",
-        "net-pf-16-proto-16-family-IPVS",
+        "net-pf-10",
         "br-netfilter",
         "nlmon",
         "ipip",
@@ -416,6 +416,15 @@ fn settings_that_mean_nothing_are_refused() {
     let output = guest().arg("true").env("LVS_GUEST_UML", "/no/such").output().unwrap();
     assert_eq!(output.status.code(), Some(125));
     assert!(errors(&output).contains("/no/such"), "{output:?}");
+}
+
+#[test]
+fn a_kernel_of_another_release_runs_with_its_own_library() {
+    let output =
+        guest_with(&["--kernel", "uml-6.12"]).args(["sh", "-c", "uname -r; exit 7"]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    assert!(said(&output).starts_with("6.12."), "{output:?}");
 }
 
 fn guest() -> Command {
