@@ -17,7 +17,7 @@ use netns_link::{
 };
 
 /// Every case by its name.
-pub fn cases() -> Vec<Trial> {
+pub(crate) fn cases() -> Vec<Trial> {
     vec![
         case("netns_is_fresh_and_ends", netns_is_fresh_and_ends),
         case("netns_run_gives_result_and_panic", netns_run_gives_result_and_panic),

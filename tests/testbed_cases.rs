@@ -10,7 +10,7 @@ use testbed::{Client, DockerHost, Family, page, tcp_exchange, udp_exchange};
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Every case by its name.
-pub fn cases() -> Vec<Trial> {
+pub(crate) fn cases() -> Vec<Trial> {
     let mut cases = Vec::new();
     for (family, suffix) in [(Family::Ipv4, "ipv4"), (Family::Ipv6, "ipv6")] {
         cases.push(case(format!("testbed_paths_{suffix}"), paths(family)));
