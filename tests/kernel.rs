@@ -4,6 +4,9 @@
 //! Where there is no such kernel it says why and runs none, which is a failure when
 //! `LVS_REQUIRE_KERNEL=1`.
 
+// Clippy takes only functions marked `#[test]` for tests.
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
 mod bulk_cases;
 mod client_cases;
 mod nat_cases;

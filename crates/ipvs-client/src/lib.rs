@@ -11,6 +11,8 @@ mod client;
 mod driver;
 mod error;
 mod exchange;
+#[cfg(all(test, feature = "tokio"))]
+mod faults;
 mod line;
 mod retry;
 mod snapshot;
