@@ -1,6 +1,9 @@
 //! Netlink attributes: `{u16 length, u16 number, value, padding to 4}`, read and written.
 
-use crate::error::{ParseError, Problem, Space};
+use crate::{
+    InvalidValue,
+    error::{ParseError, Problem, Space},
+};
 
 /// Size of an attribute's header, and what every attribute is padded to.
 const HEADER: usize = 4;
@@ -10,6 +13,7 @@ const NESTED: u16 = 1 << 15;
 const NUMBER_MASK: u16 = 0x3fff;
 /// How many bytes of unknown attributes are kept per level.
 const LIMIT: usize = 16 * 1024;
+const LIMIT_RULE: &str = "must not make the unknown attributes of its level exceed 16 KiB";
 
 /// Where attributes go: either they are counted or they are written, by the same list of calls, so
 /// that a message's announced length and its bytes cannot disagree.
@@ -232,17 +236,44 @@ impl<'a> Attribute<'a> {
 
 /// Where in a reply an unknown attribute stood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 #[non_exhaustive]
 pub enum Level {
     /// Beside the `SERVICE`, `DEST` or `DAEMON` nest, or among the attributes of a reply without
     /// nest.
     Message,
-    /// In the `SERVICE`, `DEST` or `DAEMON` nest.
-    Object,
+    /// In the `SERVICE` nest.
+    Service,
+    /// In the `DEST` nest.
+    Destination,
+    /// In the `DAEMON` nest.
+    Daemon,
     /// In the nest of 32-bit statistics.
     Statistics,
     /// In the nest of 64-bit statistics.
     Statistics64,
+}
+
+impl Level {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Message,
+        Self::Service,
+        Self::Destination,
+        Self::Daemon,
+        Self::Statistics,
+        Self::Statistics64,
+    ];
+
+    fn space(self) -> Space {
+        match self {
+            Self::Message => Space::Message,
+            Self::Service => Space::Service,
+            Self::Destination => Space::Destination,
+            Self::Daemon => Space::Daemon,
+            Self::Statistics | Self::Statistics64 => Space::Statistics,
+        }
+    }
 }
 
 /// Attributes of a reply that this crate does not know, kept byte for byte with the level at which
@@ -250,7 +281,7 @@ pub enum Level {
 ///
 /// Empty, the usual case, it takes one word and no allocation.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
-pub struct UnknownAttributes(Option<Box<[Vec<u8>; 4]>>);
+pub struct UnknownAttributes(Option<Box<[Vec<u8>; Level::ALL.len()]>>);
 
 impl UnknownAttributes {
     /// None.
@@ -259,8 +290,9 @@ impl UnknownAttributes {
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.as_ref().is_none_or(|levels| levels.iter().all(Vec::is_empty))
+    pub const fn is_empty(&self) -> bool {
+        // Levels are made when the first attribute is added, and nothing is ever taken out.
+        self.0.is_none()
     }
 
     /// The attributes of one level in the order in which they came: number and value. The number
@@ -272,12 +304,29 @@ impl UnknownAttributes {
             .map(|attribute| (attribute.raw_number, attribute.value))
     }
 
-    /// Adds an attribute. Returns false, and adds nothing, when the attributes of that level would
-    /// take more than 16 KiB: a nest cannot hold more than 64 KiB in all.
+    /// Adds an attribute, as a newer kernel would.
     ///
-    /// A number that this crate does know is taken for what it is when the message is read back.
-    #[must_use]
-    pub fn push(&mut self, level: Level, number: u16, value: &[u8]) -> bool {
+    /// Refused are a number that this crate knows at that level, since it would be taken for what
+    /// it is when the message is read back, and what would make the attributes of the level longer
+    /// than 16 KiB in all, since a nest cannot hold more than 64 KiB. A level that the message does
+    /// not have is not written: an entry for a destination has no [`Level::Service`].
+    pub fn push(&mut self, level: Level, number: u16, value: &[u8]) -> Result<(), InvalidValue> {
+        if level.space().attribute_name(number & NUMBER_MASK).is_some() {
+            return Err(InvalidValue::new(
+                "unknown attribute",
+                number & NUMBER_MASK,
+                "must be a number that is not known at its level",
+            ));
+        }
+        if self.add(level, number, value) {
+            Ok(())
+        } else {
+            Err(InvalidValue::new("unknown attribute", number & NUMBER_MASK, LIMIT_RULE))
+        }
+    }
+
+    /// Adds an attribute if it fits within the limit, and says whether it did.
+    fn add(&mut self, level: Level, number: u16, value: &[u8]) -> bool {
         let length = HEADER + value.len();
         if self.encoded(level).len() + padded(length) > LIMIT {
             return false;
@@ -297,10 +346,10 @@ impl UnknownAttributes {
         level: Level,
         attribute: &Attribute<'_>,
     ) -> Result<(), ParseError> {
-        if self.push(level, attribute.raw_number, attribute.value) {
+        if self.add(level, attribute.raw_number, attribute.value) {
             Ok(())
         } else {
-            Err(attribute.error(Problem::Value("more than 16 KiB of unknown attributes")))
+            Err(attribute.error(Problem::Value(LIMIT_RULE)))
         }
     }
 
@@ -311,9 +360,8 @@ impl UnknownAttributes {
 
 impl std::fmt::Debug for UnknownAttributes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let levels = [Level::Message, Level::Object, Level::Statistics, Level::Statistics64];
         f.debug_map()
-            .entries(levels.into_iter().flat_map(|level| {
+            .entries(Level::ALL.into_iter().flat_map(|level| {
                 self.iter(level).map(move |(number, value)| ((level, number), value))
             }))
             .finish()

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     InterfaceName, InvalidValue, Level, ParseError, UnknownAttributes,
     attribute::{Attribute, Sink},
-    error::Space,
+    error::{Problem, Space},
 };
 
 const STATE: u16 = 1;
@@ -20,6 +20,8 @@ const MCAST_GROUP: u16 = 5;
 const MCAST_GROUP6: u16 = 6;
 const MCAST_PORT: u16 = 7;
 const MCAST_TTL: u16 = 8;
+
+const GROUP_RULE: &str = "must be a multicast address";
 
 /// A connection synchronization daemon: the master multicasts its connections, the backup takes
 /// them in. One of each may run at the same time.
@@ -62,11 +64,7 @@ impl SyncDaemon {
     /// `ipvsadm --mcast-group`, since Linux 4.3.
     pub fn set_group(&mut self, group: Option<IpAddr>) -> Result<(), InvalidValue> {
         if let Some(address) = group.filter(|address| !address.is_multicast()) {
-            return Err(InvalidValue::new(
-                "multicast group",
-                address,
-                "must be a multicast address",
-            ));
+            return Err(InvalidValue::new("multicast group", address, GROUP_RULE));
         }
         self.group = group;
         Ok(())
@@ -95,11 +93,17 @@ impl SyncDaemon {
 
 /// A daemon as the kernel reports it: with the defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct DaemonEntry {
     /// The daemon.
     pub daemon: SyncDaemon,
     /// Attributes that this crate does not know.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "UnknownAttributes::is_empty")
+    )]
     pub unknown: UnknownAttributes,
 }
 
@@ -111,7 +115,7 @@ impl DaemonEntry {
 
     pub(crate) fn put(&self, out: &mut impl Sink) {
         self.daemon.put(out);
-        out.put_encoded(self.unknown.encoded(Level::Object));
+        out.put_encoded(self.unknown.encoded(Level::Daemon));
     }
 
     pub(crate) fn parse(
@@ -134,11 +138,17 @@ impl DaemonEntry {
                 MCAST_IFN => interface = Some(InterfaceName::parse(&attribute)?),
                 SYNC_ID => sync_id = Some(SyncId(attribute.u32()?)),
                 SYNC_MAXLEN => max_length = NonZeroU16::new(attribute.u16()?),
-                MCAST_GROUP => group = Some(Ipv4Addr::from(attribute.array::<4>()?)),
-                MCAST_GROUP6 => group6 = Some(Ipv6Addr::from(attribute.array::<16>()?)),
+                MCAST_GROUP => {
+                    let address = Ipv4Addr::from(attribute.array::<4>()?);
+                    group = Some(multicast(address.into(), &attribute)?);
+                }
+                MCAST_GROUP6 => {
+                    let address = Ipv6Addr::from(attribute.array::<16>()?);
+                    group6 = Some(multicast(address.into(), &attribute)?);
+                }
                 MCAST_PORT => port = NonZeroU16::new(attribute.u16()?),
                 MCAST_TTL => ttl = NonZeroU8::new(attribute.u8()?),
-                _ => unknown.keep(Level::Object, &attribute)?,
+                _ => unknown.keep(Level::Daemon, &attribute)?,
             }
         }
         Ok(Self {
@@ -148,12 +158,20 @@ impl DaemonEntry {
                 sync_id: sync_id.ok_or_else(|| reader.missing(SYNC_ID))?,
                 max_length,
                 // As in the kernel, IPv4 wins where both are given.
-                group: group.map(IpAddr::V4).or(group6.map(IpAddr::V6)),
+                group: group.or(group6),
                 port,
                 ttl,
             },
             unknown,
         })
+    }
+}
+
+fn multicast(address: IpAddr, attribute: &Attribute<'_>) -> Result<IpAddr, ParseError> {
+    if address.is_multicast() {
+        Ok(address)
+    } else {
+        Err(attribute.error(Problem::Value(GROUP_RULE)))
     }
 }
 

@@ -136,19 +136,29 @@ impl<'a> DestinationKeyParts<'a> {
 
 /// A destination as the kernel reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct DestinationEntry {
     /// Identity and settings.
     pub destination: Destination,
     /// Connections in use now. `IPVS_DEST_ATTR_ACTIVE_CONNS`.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub active_connections: u32,
     /// Connections that are closing or, for UDP, all of them. `IPVS_DEST_ATTR_INACT_CONNS`.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub inactive_connections: u32,
     /// Persistence templates. `IPVS_DEST_ATTR_PERSIST_CONNS`.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub persistent_connections: u32,
     /// Counters and rates.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub statistics: Statistics,
     /// Attributes that this crate does not know.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "UnknownAttributes::is_empty")
+    )]
     pub unknown: UnknownAttributes,
 }
 
@@ -179,10 +189,13 @@ impl DestinationEntry {
         out.put_u32(PERSIST_CONNS, self.persistent_connections);
         out.put_u16(ADDR_FAMILY, key.family().number());
         self.statistics.put(STATS, STATS64, &self.unknown, out);
-        out.put_encoded(self.unknown.encoded(Level::Object));
+        out.put_encoded(self.unknown.encoded(Level::Destination));
     }
 
     /// Reads a whole `DEST` nest, of a request or of a reply.
+    ///
+    /// Thresholds and tunnel are taken as they come: kernels before July 2026 hold upper thresholds
+    /// above `i32::MAX`, and since Linux 7.1 a dump runs beside changes and may tell half of one.
     pub(crate) fn parse(
         nest: &Attribute<'_>,
         service_family: Option<AddressFamily>,
@@ -217,7 +230,7 @@ impl DestinationEntry {
                 TUN_FLAGS => tunnel.flags = TunnelFlags::from_bits_retain(attribute.u16()?),
                 _ => {
                     if !key.take(&attribute)? {
-                        unknown.keep(Level::Object, &attribute)?;
+                        unknown.keep(Level::Destination, &attribute)?;
                     }
                 }
             }
@@ -397,6 +410,14 @@ impl Tunnel {
     /// IP in IP: the default, and all that there was before Linux 5.3.
     pub const IPIP: Self = Self { kind: TunnelType::IPIP, port: 0, flags: TunnelFlags::empty() };
 
+    /// Any encapsulation. GUE must have a port, 1 to 65535; the kernel ignores the port of others.
+    pub fn new(kind: TunnelType, port: u16, flags: TunnelFlags) -> Result<Self, InvalidValue> {
+        if kind == TunnelType::GUE && port == 0 {
+            return Err(InvalidValue::new("tunnel port", port, "must be 1 to 65535 with GUE"));
+        }
+        Ok(Self { kind, port, flags })
+    }
+
     /// Generic UDP encapsulation to a port of the destination, 1 to 65535 (the kernel answers 0
     /// with EINVAL). `ipvsadm --tun-type gue --tun-port`.
     pub const fn gue(port: NonZeroU16, flags: TunnelFlags) -> Self {
@@ -413,7 +434,7 @@ impl Tunnel {
         self.kind
     }
 
-    /// The port of GUE; 0 for the others. `IPVS_DEST_ATTR_TUN_PORT`.
+    /// The port of GUE; usually 0 for the others. `IPVS_DEST_ATTR_TUN_PORT`.
     pub const fn port(self) -> u16 {
         self.port
     }

@@ -111,7 +111,7 @@ pub(crate) enum Space {
 }
 
 impl Space {
-    fn attribute_name(self, number: u16) -> Option<&'static str> {
+    pub(crate) fn attribute_name(self, number: u16) -> Option<&'static str> {
         let names: &[&str] = match self {
             Self::Message => &[
                 "IPVS_CMD_ATTR_SERVICE",

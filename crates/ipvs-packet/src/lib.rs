@@ -11,9 +11,13 @@ mod key;
 mod message;
 mod name;
 mod netmask;
+#[cfg(feature = "serde")]
+mod serialize;
 mod service;
 mod settings;
 mod statistics;
+#[cfg(feature = "proptest")]
+pub mod strategy;
 
 pub use crate::{
     attribute::{Level, UnknownAttributes},

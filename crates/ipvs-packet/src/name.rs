@@ -64,6 +64,9 @@ macro_rules! name {
                 };
             )*
 
+            /// The names that have a constant.
+            pub const ALL: &[Self] = &[$(Self::$const),*];
+
             /// Takes a name of 1 to 15 bytes.
             pub fn new(name: &str) -> Result<Self, InvalidValue> {
                 let inner = Name::new(name).ok_or_else(|| InvalidValue::new($what, name, RULE))?;

@@ -109,13 +109,20 @@ impl Service {
 
 /// A service as the kernel reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct ServiceEntry {
     /// Identity and settings.
     pub service: Service,
     /// Counters and rates.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub statistics: Statistics,
     /// Attributes that this crate does not know.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "UnknownAttributes::is_empty")
+    )]
     pub unknown: UnknownAttributes,
 }
 
@@ -145,7 +152,7 @@ impl ServiceEntry {
         let service = &self.service;
         service.put_settings(service.flags | ServiceFlags::HASHED, service.flags_mask, out);
         self.statistics.put(STATS, STATS64, &self.unknown, out);
-        out.put_encoded(self.unknown.encoded(Level::Object));
+        out.put_encoded(self.unknown.encoded(Level::Service));
     }
 
     /// Reads a whole `SERVICE` nest, of a request or of a reply.
@@ -176,7 +183,7 @@ impl ServiceEntry {
                 STATS64 => wide = Some(Statistics::parse(&attribute, true, &mut unknown)?),
                 _ => {
                     if !key.take(&attribute)? {
-                        unknown.keep(Level::Object, &attribute)?;
+                        unknown.keep(Level::Service, &attribute)?;
                     }
                 }
             }

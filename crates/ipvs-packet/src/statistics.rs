@@ -25,6 +25,8 @@ const PAD: u16 = 11;
 /// The kernel's estimator updates them every two seconds, so right after traffic they are still
 /// old; with `net.ipv4.vs.run_estimation=0` they stand still. `ipvsadm -L --stats`, `--rate`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
 pub struct Statistics {
     /// Connections scheduled. `IPVS_STATS_ATTR_CONNS`.
     pub connections: u64,
