@@ -87,15 +87,12 @@ impl WordOrNumber {
     }
 
     /// The number that is meant, by a table of words.
-    fn resolve<N: TryFrom<u64>>(
+    fn resolve<N: Copy + TryFrom<u64>>(
         self,
         what: &'static str,
         words: &[(&str, N)],
         rule: &'static str,
-    ) -> Result<N, InvalidValue>
-    where
-        N: Copy,
-    {
+    ) -> Result<N, InvalidValue> {
         let refuse = || InvalidValue::new(what, &self, rule);
         match &self {
             Self::Word(word) => {
