@@ -1,6 +1,9 @@
 //! The readable forms: what they look like, that they survive in JSON and YAML, and that they refuse
 //! what the constructors refuse.
 
+// The lint knows test functions, not the functions that they call.
+#![allow(clippy::unwrap_used)]
+
 use std::fmt::Debug;
 
 use ipvs_packet::{
