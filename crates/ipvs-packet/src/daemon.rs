@@ -77,16 +77,16 @@ impl SyncDaemon {
         if let Some(length) = self.max_length {
             out.put_u16(SYNC_MAXLEN, length.get());
         }
-        match self.group {
-            Some(IpAddr::V4(group)) => out.put(MCAST_GROUP, &group.octets()),
-            Some(IpAddr::V6(group)) => out.put(MCAST_GROUP6, &group.octets()),
-            None => {}
-        }
         if let Some(port) = self.port {
             out.put_u16(MCAST_PORT, port.get());
         }
         if let Some(ttl) = self.ttl {
             out.put_u8(MCAST_TTL, ttl.get());
+        }
+        match self.group {
+            Some(IpAddr::V4(group)) => out.put(MCAST_GROUP, &group.octets()),
+            Some(IpAddr::V6(group)) => out.put(MCAST_GROUP6, &group.octets()),
+            None => {}
         }
     }
 }

@@ -41,7 +41,7 @@ pub struct Service {
     pub flags_mask: u32,
     /// How long after its last connection a client's persistence lasts, in seconds. 0, the default,
     /// goes with services that are not [persistent](ServiceFlags::PERSISTENT).
-    /// `IPVS_SVC_ATTR_TIMEOUT`, `ipvsadm -p`, which gives 300 where no number is said and takes at
+    /// `IPVS_SVC_ATTR_TIMEOUT`, `ipvsadm -p`, which gives 360 where no number is said and takes at
     /// most 31 days. The kernel multiplies by its clock rate (100 to 1000 Hz) in 32 bits and lets
     /// it wrap, without complaint: more than 4,294,967 is not safe.
     pub timeout: u32,
