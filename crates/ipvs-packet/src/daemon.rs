@@ -10,16 +10,10 @@ use crate::{
     InterfaceName, InvalidValue, Level, ParseError, UnknownAttributes,
     attribute::{Attribute, Sink},
     error::{Problem, Space},
+    number::daemon::{
+        MCAST_GROUP, MCAST_GROUP6, MCAST_IFN, MCAST_PORT, MCAST_TTL, STATE, SYNC_ID, SYNC_MAXLEN,
+    },
 };
-
-const STATE: u16 = 1;
-const MCAST_IFN: u16 = 2;
-const SYNC_ID: u16 = 3;
-const SYNC_MAXLEN: u16 = 4;
-const MCAST_GROUP: u16 = 5;
-const MCAST_GROUP6: u16 = 6;
-const MCAST_PORT: u16 = 7;
-const MCAST_TTL: u16 = 8;
 
 const GROUP_RULE: &str = "must be a multicast address";
 

@@ -11,13 +11,8 @@ use crate::{
     InvalidValue,
     attribute::{Attribute, Reader, Sink},
     error::{ParseError, Problem},
+    number::service::{ADDR, AF, FWMARK, PORT, PROTOCOL},
 };
-
-pub(crate) const AF: u16 = 1;
-pub(crate) const PROTOCOL: u16 = 2;
-pub(crate) const ADDR: u16 = 3;
-pub(crate) const PORT: u16 = 4;
-pub(crate) const FWMARK: u16 = 5;
 
 /// The address family of a service or destination: `AF_INET` (2) or `AF_INET6` (10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -11,6 +11,7 @@ mod key;
 mod message;
 mod name;
 mod netmask;
+mod number;
 #[cfg(feature = "serde")]
 mod serialize;
 mod service;

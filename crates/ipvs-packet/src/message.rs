@@ -11,11 +11,8 @@ use crate::{
     SyncDaemon, Timeouts, UnknownAttributes,
     attribute::{Attribute, Length, Reader, Sink, Writer},
     error::Space,
+    number::message::{DAEMON, DEST, SERVICE},
 };
-
-const SERVICE: u16 = 1;
-const DEST: u16 = 2;
-const DAEMON: u16 = 3;
 
 /// What user space asks of the kernel.
 ///

@@ -8,15 +8,8 @@ use crate::{
     attribute::{Attribute, Reader, Sink},
     error::Space,
     key::ServiceKeyParts,
+    number::service::{FLAGS, NETMASK, PE_NAME, SCHED_NAME, STATS, STATS64, TIMEOUT},
 };
-
-const SCHED_NAME: u16 = 6;
-const FLAGS: u16 = 7;
-const TIMEOUT: u16 = 8;
-const NETMASK: u16 = 9;
-const STATS: u16 = 10;
-const PE_NAME: u16 = 11;
-const STATS64: u16 = 12;
 
 /// A virtual service: what identifies it and how it is set.
 ///

@@ -5,14 +5,9 @@ use std::{fmt, str::FromStr};
 use crate::{
     InvalidValue, Level, ParseError, UnknownAttributes,
     attribute::{Reader, Sink},
+    number::info::{CONN_TAB_SIZE, VERSION},
+    number::message::{TIMEOUT_TCP, TIMEOUT_TCP_FIN, TIMEOUT_UDP},
 };
-
-const TIMEOUT_TCP: u16 = 4;
-const TIMEOUT_TCP_FIN: u16 = 5;
-const TIMEOUT_UDP: u16 = 6;
-
-const VERSION: u16 = 1;
-const CONN_TAB_SIZE: u16 = 2;
 
 /// How long idle connections are kept, in seconds, network-namespace wide.
 /// `ipvsadm --set tcp tcpfin udp`, `ipvsadm -L --timeout`.

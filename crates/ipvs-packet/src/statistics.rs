@@ -3,19 +3,10 @@
 use crate::{
     attribute::{Attribute, Level, Sink, UnknownAttributes},
     error::{ParseError, Space},
+    number::statistics::{
+        CONNS, CPS, INBPS, INBYTES, INPKTS, INPPS, OUTBPS, OUTBYTES, OUTPKTS, OUTPPS, PAD,
+    },
 };
-
-const CONNS: u16 = 1;
-const INPKTS: u16 = 2;
-const OUTPKTS: u16 = 3;
-const INBYTES: u16 = 4;
-const OUTBYTES: u16 = 5;
-const CPS: u16 = 6;
-const INPPS: u16 = 7;
-const OUTPPS: u16 = 8;
-const INBPS: u16 = 9;
-const OUTBPS: u16 = 10;
-const PAD: u16 = 11;
 
 /// Counters since the service or destination was made or zeroed, and rates.
 ///
