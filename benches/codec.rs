@@ -30,6 +30,8 @@ const DESTINATIONS: usize = 10_000;
 
 fn main() {
     let directory = Path::new(OUTPUT);
+    // The table is of this run alone.
+    let _ = fs::remove_dir_all(directory);
     let mut criterion = Criterion::default().output_directory(directory).configure_from_args();
     let rows = [
         encode_service(&mut criterion),
@@ -41,6 +43,9 @@ fn main() {
     criterion.final_summary();
     print_table(&rows);
 }
+
+/// A library, and the work done with it, which returns something of the result.
+struct Contender<'a>(&'static str, Box<dyn FnMut() -> usize + 'a>);
 
 /// A row of the table: its name, and the peers that cannot do it.
 struct Row {
@@ -54,12 +59,12 @@ impl Row {
         criterion: &mut Criterion,
         name: &'static str,
         bytes: usize,
-        contenders: Vec<(&'static str, Box<dyn FnMut() -> usize + '_>)>,
+        contenders: Vec<Contender<'_>>,
     ) -> Self {
         let mut failed = Vec::new();
         let mut group = criterion.benchmark_group(name);
         group.throughput(Throughput::Bytes(bytes as u64));
-        for (contender, mut work) in contenders {
+        for Contender(contender, mut work) in contenders {
             if catch_unwind(AssertUnwindSafe(&mut work)).is_ok() {
                 group.bench_function(contender, |bencher| bencher.iter(&mut work));
             } else {
@@ -115,8 +120,11 @@ fn encode_service(criterion: &mut Criterion) -> Row {
         "encode NEW_SERVICE",
         bytes,
         vec![
-            (OURS, Box::new(|| netlink(Request::NewService(service.clone()), &mut buffer))),
-            (
+            Contender(
+                OURS,
+                Box::new(|| netlink(Request::NewService(service.clone()), &mut buffer)),
+            ),
+            Contender(
                 PEERS[0],
                 Box::new(|| {
                     use netlink_packet_ipvs::ctrl::{
@@ -130,7 +138,7 @@ fn encode_service(criterion: &mut Criterion) -> Row {
                     message.serialize(false).len()
                 }),
             ),
-            (
+            Contender(
                 PEERS[1],
                 Box::new(|| {
                     use nlrs::{
@@ -166,13 +174,13 @@ fn encode_destination(criterion: &mut Criterion) -> Row {
         "encode NEW_DEST",
         bytes,
         vec![
-            (
+            Contender(
                 OURS,
                 Box::new(|| {
                     netlink(Request::NewDestination(key, destination.clone()), &mut buffer)
                 }),
             ),
-            (
+            Contender(
                 PEERS[0],
                 Box::new(|| {
                     use netlink_packet_ipvs::ctrl::{
@@ -202,7 +210,7 @@ fn encode_destination(criterion: &mut Criterion) -> Row {
                     message.serialize(false).len()
                 }),
             ),
-            (
+            Contender(
                 PEERS[1],
                 Box::new(|| {
                     use nlrs::{
@@ -256,8 +264,8 @@ fn decode_service(criterion: &mut Criterion) -> Row {
         "decode 1 service",
         dump.len(),
         vec![
-            (OURS, Box::new(|| ours(&dump))),
-            (
+            Contender(OURS, Box::new(|| ours(&dump))),
+            Contender(
                 PEERS[0],
                 Box::new(|| {
                     use netlink_packet_ipvs::ctrl::nlas::{IpvsCtrlAttrs, service::Service};
@@ -270,7 +278,7 @@ fn decode_service(criterion: &mut Criterion) -> Row {
                     })
                 }),
             ),
-            (
+            Contender(
                 PEERS[1],
                 Box::new(|| {
                     use nlrs::{
@@ -282,7 +290,7 @@ fn decode_service(criterion: &mut Criterion) -> Row {
                     black_box(read).len()
                 }),
             ),
-            (FLOOR, Box::new(|| floor(&dump))),
+            Contender(FLOOR, Box::new(|| floor(&dump))),
         ],
     )
 }
@@ -299,7 +307,7 @@ fn decode_destinations(criterion: &mut Criterion, name: &'static str, count: usi
         name,
         dump.len(),
         vec![
-            (
+            Contender(
                 OURS,
                 Box::new(|| {
                     let read = ours(&dump);
@@ -307,7 +315,7 @@ fn decode_destinations(criterion: &mut Criterion, name: &'static str, count: usi
                     read
                 }),
             ),
-            (
+            Contender(
                 PEERS[0],
                 Box::new(|| {
                     use netlink_packet_ipvs::ctrl::nlas::{
@@ -325,7 +333,7 @@ fn decode_destinations(criterion: &mut Criterion, name: &'static str, count: usi
                     black_box(list).len()
                 }),
             ),
-            (
+            Contender(
                 PEERS[1],
                 Box::new(|| {
                     use nlrs::ipvs::destination::{IpvsDestination, read_get_destination_response};
@@ -338,7 +346,7 @@ fn decode_destinations(criterion: &mut Criterion, name: &'static str, count: usi
                     black_box(list).len()
                 }),
             ),
-            (FLOOR, Box::new(|| floor(&dump))),
+            Contender(FLOOR, Box::new(|| floor(&dump))),
         ],
     )
 }

@@ -27,22 +27,27 @@ pub(crate) trait Sink: Sized {
     /// Adds a nest holding what `contents` adds.
     fn nest(&mut self, number: u16, contents: impl FnOnce(&mut Self));
 
+    #[inline]
     fn put_u8(&mut self, number: u16, value: u8) {
         self.put(number, &[value]);
     }
 
+    #[inline]
     fn put_u16(&mut self, number: u16, value: u16) {
         self.put(number, &value.to_ne_bytes());
     }
 
+    #[inline]
     fn put_u16_be(&mut self, number: u16, value: u16) {
         self.put(number, &value.to_be_bytes());
     }
 
+    #[inline]
     fn put_u32(&mut self, number: u16, value: u32) {
         self.put(number, &value.to_ne_bytes());
     }
 
+    #[inline]
     fn put_u64(&mut self, number: u16, value: u64) {
         self.put(number, &value.to_ne_bytes());
     }
@@ -53,14 +58,17 @@ pub(crate) trait Sink: Sized {
 pub(crate) struct Length(pub(crate) usize);
 
 impl Sink for Length {
+    #[inline]
     fn put(&mut self, _number: u16, value: &[u8]) {
         self.0 += HEADER + padded(value.len());
     }
 
+    #[inline]
     fn put_encoded(&mut self, attributes: &[u8]) {
         self.0 += attributes.len();
     }
 
+    #[inline]
     fn nest(&mut self, _number: u16, contents: impl FnOnce(&mut Self)) {
         self.0 += HEADER;
         contents(self);
@@ -85,36 +93,42 @@ impl<'a> Writer<'a> {
         Self { buffer, at: 0, nest_flag: 0 }
     }
 
-    fn header(&mut self, at: usize, length: usize, number: u16) {
-        // An attribute's length is 16 bits wide. Values are at most 16 bytes here, but for unknown
-        // ones, which came in with a 16-bit length.
-        let length = u16::try_from(length).unwrap_or(u16::MAX);
-        self.buffer[at..at + 2].copy_from_slice(&length.to_ne_bytes());
-        self.buffer[at + 2..at + 4].copy_from_slice(&number.to_ne_bytes());
+    #[inline]
+    fn header(length: usize, number: u16) -> [u8; HEADER] {
+        // An attribute's length is 16 bits wide. Values are at most 16 bytes here, but for nests,
+        // which stay below 64 KiB by the limit on unknown attributes.
+        let [l0, l1] = (length as u16).to_ne_bytes();
+        let [n0, n1] = number.to_ne_bytes();
+        [l0, l1, n0, n1]
     }
 }
 
 impl Sink for Writer<'_> {
+    #[inline]
     fn put(&mut self, number: u16, value: &[u8]) {
-        self.header(self.at, HEADER + value.len(), number);
-        let start = self.at + HEADER;
-        let end = start + value.len();
-        self.at = start + padded(value.len());
-        self.buffer[start..end].copy_from_slice(value);
-        self.buffer[end..self.at].fill(0);
+        let start = self.at;
+        self.at += HEADER + padded(value.len());
+        let (header, rest) = self.buffer[start..self.at].split_at_mut(HEADER);
+        header.copy_from_slice(&Self::header(HEADER + value.len(), number));
+        let (place, padding) = rest.split_at_mut(value.len());
+        place.copy_from_slice(value);
+        padding.fill(0);
     }
 
+    #[inline]
     fn put_encoded(&mut self, attributes: &[u8]) {
-        let end = self.at + attributes.len();
-        self.buffer[self.at..end].copy_from_slice(attributes);
-        self.at = end;
+        let start = self.at;
+        self.at += attributes.len();
+        self.buffer[start..self.at].copy_from_slice(attributes);
     }
 
+    #[inline]
     fn nest(&mut self, number: u16, contents: impl FnOnce(&mut Self)) {
         let start = self.at;
         self.at += HEADER;
         contents(self);
-        self.header(start, self.at - start, number | self.nest_flag);
+        let header = Self::header(self.at - start, number | self.nest_flag);
+        self.buffer[start..start + HEADER].copy_from_slice(&header);
     }
 }
 

@@ -64,6 +64,7 @@ impl SyncDaemon {
         Ok(())
     }
 
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         out.put_u32(STATE, self.role.0);
         self.interface.put(MCAST_IFN, out);
@@ -107,6 +108,7 @@ impl DaemonEntry {
         Self { daemon, unknown: UnknownAttributes::new() }
     }
 
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         self.daemon.put(out);
         out.put_encoded(self.unknown.encoded(Level::Daemon));
@@ -180,6 +182,7 @@ impl DaemonRole {
     pub const BACKUP: Self = Self(2);
 
     /// What a request that only names a role carries.
+    #[inline]
     pub(crate) fn put(self, out: &mut impl Sink) {
         out.put_u32(STATE, self.0);
     }

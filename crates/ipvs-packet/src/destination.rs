@@ -51,6 +51,7 @@ impl Destination {
         }
     }
 
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         out.put_u16(ADDR_FAMILY, self.key.family().number());
         put_address(ADDR, self.key.address, out);
@@ -65,6 +66,7 @@ impl Destination {
 
 impl DestinationKey {
     /// What a request that only names a destination carries.
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         out.put_u16(ADDR_FAMILY, self.family().number());
         put_address(ADDR, self.address, out);
@@ -163,6 +165,7 @@ impl DestinationEntry {
         }
     }
 
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         let Destination { key, forward, weight, thresholds, tunnel } = &self.destination;
         put_address(ADDR, key.address, out);
@@ -432,6 +435,7 @@ impl Tunnel {
         self.flags
     }
 
+    #[inline]
     fn put(self, out: &mut impl Sink) {
         out.put_u8(TUN_TYPE, self.kind.0);
         out.put_u16_be(TUN_PORT, self.port);

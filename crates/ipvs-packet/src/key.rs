@@ -161,6 +161,7 @@ impl ServiceKey {
         }
     }
 
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         out.put_u16(AF, self.family().number());
         match *self {
@@ -347,6 +348,7 @@ fn without_scope(address: SocketAddr) -> Option<SocketAddr> {
 }
 
 /// Writes an address in the 16 bytes of a `union nf_inet_addr`: IPv4 in the first four.
+#[inline]
 pub(crate) fn put_address(number: u16, address: IpAddr, out: &mut impl Sink) {
     let bytes = match address {
         IpAddr::V4(address) => {

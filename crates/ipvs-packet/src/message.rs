@@ -165,6 +165,7 @@ impl Request {
         })
     }
 
+    #[inline]
     fn put(&self, out: &mut impl Sink) {
         match self {
             Self::NewService(service) | Self::SetService(service) => {
@@ -310,6 +311,7 @@ impl Reply {
         })
     }
 
+    #[inline]
     fn put(&self, out: &mut impl Sink) {
         match self {
             Self::Service(entry) => {

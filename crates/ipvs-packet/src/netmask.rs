@@ -91,6 +91,7 @@ impl Netmask {
         }
     }
 
+    #[inline]
     pub(crate) fn put(self, number: u16, out: &mut impl Sink) {
         match self {
             Self::Ipv4(mask) => out.put(number, &mask.octets()),

@@ -82,10 +82,12 @@ impl Service {
     }
 
     /// What a request carries. The kernel owns HASHED, so it is not written.
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         self.put_settings(self.flags - ServiceFlags::HASHED, self.flags_mask, out);
     }
 
+    #[inline]
     fn put_settings(&self, flags: ServiceFlags, mask: u32, out: &mut impl Sink) {
         self.key.put(out);
         self.scheduler.put(SCHED_NAME, out);
@@ -141,6 +143,7 @@ impl ServiceEntry {
     }
 
     /// What a reply carries: HASHED is always set, and every flag is told.
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         let service = &self.service;
         service.put_settings(service.flags | ServiceFlags::HASHED, service.flags_mask, out);

@@ -27,6 +27,7 @@ pub struct Timeouts {
 }
 
 impl Timeouts {
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         out.put_u32(TIMEOUT_TCP, self.tcp);
         out.put_u32(TIMEOUT_TCP_FIN, self.tcp_fin);
@@ -72,6 +73,7 @@ impl Info {
         Self { version, connection_table_size }
     }
 
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         out.put_u32(VERSION, self.version.0);
         out.put_u32(CONN_TAB_SIZE, self.connection_table_size);

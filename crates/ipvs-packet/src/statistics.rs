@@ -75,6 +75,7 @@ impl Statistics {
     }
 
     /// Writes both nests, as the kernel does: first the low 32 bits, then all 64.
+    #[inline]
     pub(crate) fn put(
         &self,
         narrow_number: u16,
