@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::num::NonZeroU16;
+use std::{num::NonZeroU16, path::Path};
 
 use ipvs_packet::{
     Command, DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey,
@@ -13,7 +13,7 @@ use ipvs_packet::{
     TunnelType, UnknownAttributes, Version, Weight,
 };
 use netlink_packet_core::Emitable;
-use support::{Golden, Message, golden};
+use support::{DIRECTORY, Golden, Message};
 
 mod support;
 
@@ -48,6 +48,10 @@ fn requests_are_ipvsadms() {
             assert_eq!(captured.flags, ours.flags() | acknowledge, "{}", golden.name);
         }
     }
+}
+
+fn golden() -> Vec<Golden> {
+    support::golden(&Path::new(env!("CARGO_MANIFEST_DIR")).join(DIRECTORY))
 }
 
 /// ipvsadm's bytes without what it sends in vain or wrongly, where ours are different on purpose. Each

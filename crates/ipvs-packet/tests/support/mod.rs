@@ -31,9 +31,12 @@ pub(crate) struct Message {
     pub(crate) payload: Vec<u8>,
 }
 
-pub(crate) fn golden() -> Vec<Golden> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let mut files: Vec<_> = list(&directory).iter().flat_map(|kernel| list(kernel)).collect();
+/// Where the golden files are, seen from the crate.
+pub(crate) const DIRECTORY: &str = "tests/golden";
+
+/// Reads all of a directory.
+pub(crate) fn golden(directory: &Path) -> Vec<Golden> {
+    let mut files: Vec<_> = list(directory).iter().flat_map(|kernel| list(kernel)).collect();
     files.sort();
     // Miri takes seconds for each; one of seven still has every command.
     let step = if cfg!(miri) { 7 } else { 1 };
@@ -143,9 +146,8 @@ fn attributes_to_host(mut bytes: &[u8], space: Space) -> Vec<u8> {
         let value = &bytes[4..length.into()];
         host.extend(length.to_ne_bytes());
         host.extend(number.to_ne_bytes());
-        match (space, number) {
-            (Space::Service, 1) => is_ipv6 = value == [10, 0],
-            _ => {}
+        if matches!((space, number), (Space::Service, 1)) {
+            is_ipv6 = value == [10, 0];
         }
         let kind = match (space, number) {
             (Space::Service, 9) if is_ipv6 => Kind::Host(4),
