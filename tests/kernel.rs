@@ -24,8 +24,11 @@ fn main() {
     let mut cases = all_cases();
     if !arguments.list {
         match guest::Options::from_env().and_then(|options| guest::enter(&options)) {
-            // In one piece, since the guest sends both of its streams on as they come.
-            Ok(place) => eprint!("{}", format!("kernel-tests: on {place}\n")),
+            Ok(place) => {
+                // In one piece, since the guest sends both of its streams on as they come.
+                let line = format!("kernel-tests: on {place}\n");
+                eprint!("{line}");
+            }
             Err(error) if std::env::var_os("LVS_REQUIRE_KERNEL").is_some_and(|v| v == "1") => {
                 guest::fail(&error)
             }
