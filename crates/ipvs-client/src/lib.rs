@@ -53,31 +53,32 @@
 //!
 //! With the feature `tokio`, the default, [`Client::connect`] spawns its driver on the current
 //! runtime; [`Client::from_socket`] returns the driver, for those who place it themselves. With the
-//! feature `blocking` there is a client without async, `ipvs_client::blocking::Client`, with the same
+//! feature `smol`, `Client::from_socket_on_smol` does so for smol and whatever else polls a future.
+//! With the feature `blocking` there is a client without async, `ipvs_client::blocking::Client`, with the same
 //! methods.
 
 #![forbid(unsafe_code)]
 
-#[cfg(not(any(feature = "tokio", feature = "blocking")))]
-compile_error!("ipvs-client is no client without the feature `tokio` or `blocking`");
+#[cfg(not(any(feature = "_async", feature = "blocking")))]
+compile_error!("ipvs-client needs one of the features `tokio`, `smol` and `blocking`");
 
 mod batch;
 #[cfg(feature = "blocking")]
 pub mod blocking;
-#[cfg(feature = "tokio")]
+#[cfg(feature = "_async")]
 mod client;
-#[cfg(feature = "tokio")]
+#[cfg(feature = "_async")]
 mod driver;
 mod error;
 mod exchange;
-#[cfg(all(test, feature = "tokio"))]
+#[cfg(all(test, feature = "_async"))]
 mod faults;
 mod line;
 mod retry;
+#[cfg(feature = "_async")]
+mod runtime;
 mod snapshot;
 mod socket;
-#[cfg(feature = "tokio")]
-mod tokio_socket;
 mod verbs;
 mod wire;
 
@@ -89,5 +90,5 @@ pub use crate::{
     snapshot::{ServiceSnapshot, Snapshot},
     socket::Socket,
 };
-#[cfg(feature = "tokio")]
+#[cfg(feature = "_async")]
 pub use crate::{client::Client, driver::Driver};

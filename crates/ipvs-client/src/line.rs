@@ -167,7 +167,7 @@ impl BlockingLine {
         Self { netlink, family, sequence: 0, buffer: BytesMut::new() }
     }
 
-    #[cfg(feature = "tokio")]
+    #[cfg(feature = "_async")]
     pub(crate) fn into_netlink(self) -> NetlinkSocket {
         self.netlink
     }
@@ -202,18 +202,18 @@ line!(BlockingLine, [], []);
 #[cfg(feature = "blocking")]
 batch_line!(BlockingLine, [], []);
 
-#[cfg(feature = "tokio")]
-mod on_tokio {
+#[cfg(feature = "_async")]
+mod on_runtime {
     use std::future::poll_fn;
 
     use netlink_sys::AsyncSocket;
 
     use super::*;
-    use crate::tokio_socket::TokioSocket;
+    use crate::runtime::RuntimeSocket;
 
-    /// A line on tokio.
+    /// A line on an async runtime.
     pub(crate) struct AsyncLine {
-        socket: TokioSocket,
+        socket: RuntimeSocket,
         /// The number that the kernel gave to the family.
         pub(crate) family: u16,
         sequence: u32,
@@ -221,7 +221,7 @@ mod on_tokio {
     }
 
     impl AsyncLine {
-        pub(crate) fn new(socket: TokioSocket, family: u16) -> Self {
+        pub(crate) fn new(socket: RuntimeSocket, family: u16) -> Self {
             Self { socket, family, sequence: 0, buffer: BytesMut::new() }
         }
 
@@ -262,5 +262,5 @@ mod on_tokio {
     }
 }
 
-#[cfg(feature = "tokio")]
-pub(crate) use on_tokio::AsyncLine;
+#[cfg(feature = "_async")]
+pub(crate) use on_runtime::AsyncLine;
