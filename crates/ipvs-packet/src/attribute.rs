@@ -385,3 +385,38 @@ impl std::fmt::Debug for UnknownAttributes {
 const fn padded(length: usize) -> usize {
     length.next_multiple_of(HEADER)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_numbers_are_no_unknown_attributes() {
+        let mut unknown = UnknownAttributes::new();
+        for (level, number) in [
+            (Level::Message, 6),
+            (Level::Service, 12),
+            (Level::Destination, 15 | NESTED),
+            (Level::Daemon, 8),
+            (Level::Statistics, 11),
+            (Level::Statistics64, 1),
+        ] {
+            let error = unknown.push(level, number, &[]).unwrap_err();
+            assert_eq!(error.rule(), "must be a number that is not known at its level");
+            assert!(unknown.is_empty());
+        }
+        unknown.push(Level::Service, 13, &[1]).unwrap();
+        unknown.push(Level::Daemon, 9, &[]).unwrap();
+        assert!(!unknown.is_empty());
+        assert_eq!(format!("{unknown:?}"), "{(Service, 13): [1], (Daemon, 9): []}");
+    }
+
+    #[test]
+    fn unknown_attributes_have_a_limit() {
+        let mut unknown = UnknownAttributes::new();
+        unknown.push(Level::Service, 13, &[0; LIMIT - 8]).unwrap();
+        unknown.push(Level::Service, 13, &[]).unwrap();
+        assert_eq!(unknown.push(Level::Service, 13, &[]).unwrap_err().rule(), LIMIT_RULE);
+        unknown.push(Level::Message, 13, &[]).unwrap();
+    }
+}
