@@ -220,22 +220,27 @@ impl<'a> Attribute<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn u8(&self) -> Result<u8, ParseError> {
         self.array::<1>().map(|[byte]| byte)
     }
 
+    #[inline]
     pub(crate) fn u16(&self) -> Result<u16, ParseError> {
         self.array().map(u16::from_ne_bytes)
     }
 
+    #[inline]
     pub(crate) fn u16_be(&self) -> Result<u16, ParseError> {
         self.array().map(u16::from_be_bytes)
     }
 
+    #[inline]
     pub(crate) fn u32(&self) -> Result<u32, ParseError> {
         self.array().map(u32::from_ne_bytes)
     }
 
+    #[inline]
     pub(crate) fn u64(&self) -> Result<u64, ParseError> {
         self.array().map(u64::from_ne_bytes)
     }
