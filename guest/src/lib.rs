@@ -1,1 +1,215 @@
 //! Puts a process on a Linux kernel that has IPVS.
+//!
+//! Development machines and CI runners often have a kernel without `ip_vs`, or no root. A program
+//! that needs IPVS (an example, a test binary) makes one call, first thing in `main`:
+//!
+//! ```no_run
+//! let place = guest::enter_or_exit();
+//! println!("running on {place}");
+//! ```
+//!
+//! The call returns only where IPVS can be used:
+//!
+//! - **On this machine's kernel**, if it has IPVS and the process may use it (root in the initial
+//!   user namespace). The process is then moved into a network and a mount namespace of its own, so
+//!   that it never touches the machine's own IPVS table, links or settings.
+//! - **In a guest** otherwise: a User-Mode Linux kernel, an ordinary program that needs no root, no
+//!   KVM and no image. The same program is run again inside with the same arguments, environment,
+//!   working directory and standard input; its standard output and standard error come out apart
+//!   and live; and the first process ends as the second did, with its exit status or by its signal.
+//!
+//! `cargo guest -- COMMAND ARGUMENTS...` does the same for any command; options come before the
+//! `--`, and `cargo guest --help` tells of them.
+//!
+//! # Inside the guest
+//!
+//! The process is root. It sees this machine's files: what it writes goes to a layer in memory and
+//! is gone afterwards, except below the working directory, cargo's target directory and
+//! [`Options::write`], where it is written straight through, with the rights of the user who started
+//! it. `/tmp`, `/run` and `/dev/shm` are empty at first. A working directory that holds system
+//! directories (`/`, `/usr`, `/etc`) is not written through. There is a network with nothing but
+//! `lo`, and one CPU. Kernel modules load by themselves. A terminal as standard input becomes
+//! `/dev/null`; a pipe or file is passed on (and read ahead, as ssh does). The guest ends when the
+//! command ends, whatever it left running.
+//!
+//! # How it works
+//!
+//! The kernel is Debian's package `user-mode-linux`. One that is installed is taken; otherwise it is
+//! fetched once by apt with a state directory of its own (no root needed, apt verifies the
+//! signatures) and unpacked into a cache directory; other kernels come from Debian's other suites,
+//! each with the C library that it was linked with. The guest's init is this very program, since
+//! the guest's root is a read-only view of this machine's files; it also answers the kernel's calls
+//! for `modprobe`. A job directory (private, in `/dev/shm` or `$TMPDIR`) carries the command in and
+//! the exit status out. The guest dies with the process that started it.
+//!
+//! # Variables
+//!
+//! | Variable | Meaning | Default |
+//! |---|---|---|
+//! | `LVS_GUEST_PLACE` | `any`; `host`: this kernel or fail; `host-shared`: this kernel without namespaces of its own, **touching the machine's own table**; `guest`: always a guest | `any` |
+//! | `LVS_GUEST_KERNEL` | the guest's kernel: `uml` (this machine's distribution's), or Debian's `uml-5.10`, `uml-6.1`, `uml-6.12`, `uml-7.2` | `uml` |
+//! | `LVS_GUEST_TIME_LIMIT` | seconds until a guest is ended, 0 for no limit | 600 |
+//! | `LVS_GUEST_MEMORY` | the guest's memory in MiB, at least 32 | 512 |
+//! | `LVS_GUEST_VERBOSE` | `1` shows the guest's kernel log on standard error | `0` |
+//! | `LVS_GUEST_WRITE` | further directories to be written straight through, separated by `:` | |
+//! | `LVS_GUEST_UML` | path of a User-Mode Linux binary, instead of the package | |
+//! | `LVS_GUEST_UML_MODULES` | directory that holds its modules by version | `../lib/uml/modules` from the binary |
+//! | `LVS_GUEST_CACHE` | where the package is unpacked | `$XDG_CACHE_HOME/lvs-guest`, `~/.cache/lvs-guest`, or one in `/tmp` |
+//!
+//! # Exit status
+//!
+//! That of the command, or its signal. Besides: 124 after the time limit, 125 when the guest could
+//! not be had or crashed (the end of its kernel log is shown), 126 and 127 for a command that cannot
+//! be run or is not there.
+//!
+//! # Limits
+//!
+//! User-Mode Linux runs on x86-64 only. A system call in the guest costs some 20 microseconds. The
+//! time limit holds for guests only. Under `uml-5.10` what is not written through cannot be written
+//! at all: there is no layer in memory.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod init;
+mod ipvs;
+mod job;
+mod modules;
+mod native;
+mod netlink;
+mod options;
+mod package;
+mod supervise;
+mod uml;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::process;
+
+pub use crate::error::{Error, ErrorKind};
+pub use crate::options::{Choice, Kernel, Options};
+pub use crate::supervise::Outcome;
+
+use crate::error::Context;
+use crate::job::Command;
+
+/// Where a process runs, once [`enter`] has returned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Place {
+    /// This machine's kernel, in a network and a mount namespace of the process's own.
+    Host {
+        /// The kernel's release, as `uname -r` prints it.
+        release: String,
+    },
+    /// This machine's kernel and the namespaces in which the process was started.
+    HostShared {
+        /// The kernel's release, as `uname -r` prints it.
+        release: String,
+    },
+    /// A guest of its own.
+    Guest {
+        /// The guest kernel's release, as `uname -r` prints it.
+        release: String,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host { release } => {
+                write!(f, "this machine's kernel {release}, in namespaces of its own")
+            }
+            Self::HostShared { release } => {
+                write!(f, "this machine's kernel {release}, in the machine's own namespaces")
+            }
+            Self::Guest { release } => write!(f, "a guest kernel {release}"),
+        }
+    }
+}
+
+/// Puts this process on a kernel that has IPVS; returns only there.
+///
+/// Call it first thing in `main`, while the process has one thread. If a guest is needed, this
+/// process becomes its runner: it ends here, as the program inside ended.
+///
+/// # Errors
+///
+/// No such kernel is to be had, or the guest failed; [`Error::exit_code`] is the status to exit with.
+pub fn enter(options: &Options) -> Result<Place, Error> {
+    assume_role();
+    if let Some(place) = settle(options)? {
+        return Ok(place);
+    }
+    let program = std::env::current_exe().context("find the path of", "this program")?;
+    let mut words = std::env::args_os();
+    let name = words.next().unwrap_or_else(|| program.clone().into_os_string());
+    let command = Command::here(program.into_os_string(), name, words.collect())?;
+    uml::run(options, &command)?.exit()
+}
+
+/// [`enter`] with [`Options::from_env`]; prints an error to standard error and exits with its
+/// [`Error::exit_code`].
+pub fn enter_or_exit() -> Place {
+    assume_role();
+    Options::from_env().and_then(|options| enter(&options)).unwrap_or_else(|error| fail(&error))
+}
+
+/// Runs a command on a kernel that has IPVS, as `cargo guest` does: becomes it on this machine's
+/// kernel, or tells how it ended in a guest.
+///
+/// The program that calls this must have called [`assume_role`] first thing in `main`.
+///
+/// # Errors
+///
+/// No such kernel is to be had, the command cannot be run, the time limit was reached or the guest
+/// failed.
+pub fn run(
+    options: &Options,
+    program: OsString,
+    arguments: Vec<OsString>,
+) -> Result<Outcome, Error> {
+    let command = Command::here(program.clone(), program, arguments)?;
+    match settle(options)? {
+        Some(_) => Err(native::become_command(&command)),
+        None => uml::run(options, &command),
+    }
+}
+
+/// Plays the part for which this program was started: the guest's init, its `modprobe`, or the
+/// launcher of its kernel. Does not return then; returns at once in any other process.
+///
+/// [`enter`] begins with it. It is for programs that call [`run`].
+pub fn assume_role() {
+    init::assume_role();
+    uml::assume_role();
+}
+
+/// Prints an error to standard error and exits with its [`Error::exit_code`].
+pub fn fail(error: &Error) -> ! {
+    eprintln!("guest: {error}");
+    process::exit(error.exit_code())
+}
+
+/// Tries to stay on the kernel that runs this process; `None` if that takes a guest.
+fn settle(options: &Options) -> Result<Option<Place>, Error> {
+    let release = native::release()?;
+    if init::is_guest() && options.choice != Choice::Host {
+        ipvs::probe()?;
+        return Ok(Some(Place::Guest { release }));
+    }
+    let found = match options.choice {
+        Choice::Guest => return Ok(None),
+        Choice::HostShared => ipvs::probe().map(|()| Place::HostShared { release }),
+        Choice::Host | Choice::Any => {
+            ipvs::probe().and_then(|()| native::isolate()).map(|()| Place::Host { release })
+        }
+    };
+    match found {
+        Ok(place) => Ok(Some(place)),
+        Err(error) if options.choice == Choice::Any && error.kind() == ErrorKind::Unavailable => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}

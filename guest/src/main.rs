@@ -1,0 +1,74 @@
+//! Runs a command on a Linux kernel that has IPVS: `cargo guest -- COMMAND ARGUMENTS...`
+
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use guest::{Choice, Kernel, Options};
+
+const USAGE: &str = "cargo guest [OPTIONS] -- COMMAND [ARGUMENTS]...";
+
+/// Runs a command on a Linux kernel that has IPVS: this machine's, in namespaces of its own, if it
+/// has IPVS and this is root; else a User-Mode Linux guest that sees this machine's files. The exit
+/// status is the command's; 124 after the time limit, 125 if the guest failed.
+///
+/// Each option has a variable of the same meaning, LVS_GUEST_TIME_LIMIT and so on, which the
+/// examples and tests heed too. LVS_GUEST_UML names a User-Mode Linux binary of your own,
+/// LVS_GUEST_UML_MODULES its modules, LVS_GUEST_CACHE where the package is kept.
+#[derive(Parser)]
+#[command(name = "cargo guest", override_usage = USAGE)]
+struct Arguments {
+    /// Which kernel may be used: any, host (this one or fail), host-shared (this one, touching the
+    /// machine's own tables), guest
+    #[arg(long, value_name = "PLACE")]
+    place: Option<Choice>,
+
+    /// The guest's kernel: uml (this machine's distribution's), or Debian's uml-5.10, uml-6.1,
+    /// uml-6.12, uml-7.2 [default: uml]
+    #[arg(long, value_name = "KERNEL")]
+    kernel: Option<Kernel>,
+
+    /// Seconds until a guest is ended, 0 for no limit [default: 600]
+    #[arg(long, value_name = "SECONDS")]
+    time_limit: Option<u32>,
+
+    /// The guest's memory in MiB [default: 512]
+    #[arg(long, value_name = "MIB")]
+    memory: Option<u32>,
+
+    /// Shows the guest's kernel log on standard error
+    #[arg(long, short)]
+    verbose: bool,
+
+    /// A directory to be written straight through, besides the working directory and cargo's target
+    /// directory; can be given several times
+    #[arg(long, value_name = "DIRECTORY")]
+    write: Vec<PathBuf>,
+
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+fn main() {
+    guest::assume_role();
+    let arguments = Arguments::parse();
+    let mut options = Options::from_env().unwrap_or_else(|error| guest::fail(&error));
+    options.choice = arguments.place.unwrap_or(options.choice);
+    options.kernel = arguments.kernel.unwrap_or(options.kernel);
+    options.memory = arguments.memory.unwrap_or(options.memory);
+    options.verbose |= arguments.verbose;
+    options.write.extend(arguments.write);
+    if let Some(seconds) = arguments.time_limit {
+        options.time_limit = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
+    }
+    let mut command = arguments.command.into_iter();
+    let program = command.next().unwrap_or_default();
+    match guest::run(&options, program, command.collect()) {
+        Ok(outcome) => outcome.exit(),
+        Err(error) => guest::fail(&error),
+    }
+}

@@ -1,0 +1,170 @@
+//! Loading kernel modules without kmod: a module is named in `modules.dep` with all that it needs,
+//! or by other names in `modules.alias`.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::kmod::{self, ModuleInitFlags};
+
+/// Parameters that a module is loaded with. Loaded on demand, dummy would make a link of its own,
+/// and the first one asked for would then be the second.
+const PARAMETERS: [(&str, &std::ffi::CStr); 1] = [("dummy", c"numdummies=0")];
+
+/// The modules of one kernel release: a directory as depmod leaves it.
+pub(crate) struct Modules {
+    directory: PathBuf,
+}
+
+impl Modules {
+    pub(crate) fn new(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into() }
+    }
+
+    /// Loads a module, and those that it needs first, by its name or by an alias:
+    /// `modprobe -q NAME`. A module that is already there, or built in, is a success.
+    pub(crate) fn load(&self, name: &str) -> io::Result<()> {
+        let dependencies = self.read("modules.dep")?;
+        if let Some(line) = dependency_line(&dependencies, name) {
+            return self.load_line(line);
+        }
+        if built_in(&self.read("modules.builtin")?, name) {
+            return Ok(());
+        }
+        let aliases = self.read("modules.alias")?;
+        let mut result = Err(io::Error::new(io::ErrorKind::NotFound, "no such module"));
+        for line in modules_of_alias(&aliases, name)
+            .filter_map(|module| dependency_line(&dependencies, module))
+        {
+            // Several modules may answer to an alias; one that loads is enough.
+            result = self.load_line(line).or_else(|error| result.map_err(|_| error));
+        }
+        result
+    }
+
+    fn read(&self, name: &str) -> io::Result<String> {
+        fs::read_to_string(self.directory.join(name))
+    }
+
+    /// A line of `modules.dep`: the file, a colon, and what it needs, the innermost last.
+    fn load_line(&self, line: &str) -> io::Result<()> {
+        let (file, needs) = line.split_once(':').unwrap_or((line, ""));
+        for needed in needs.split_whitespace().rev() {
+            self.insert(needed)?;
+        }
+        self.insert(file)
+    }
+
+    fn insert(&self, file: &str) -> io::Result<()> {
+        let name = module_name(file);
+        let parameters = PARAMETERS
+            .iter()
+            .find_map(|(module, parameters)| same_name(name, module).then_some(*parameters))
+            .unwrap_or(c"");
+        let image = File::open(self.directory.join(file))?;
+        match kmod::finit_module(&image, parameters, ModuleInitFlags::empty()) {
+            Ok(()) | Err(Errno::EEXIST) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The line of `modules.dep` that is about a module.
+fn dependency_line<'a>(dependencies: &'a str, name: &str) -> Option<&'a str> {
+    dependencies.lines().find(|line| {
+        line.split_once(':').is_some_and(|(file, _)| same_name(module_name(file), name))
+    })
+}
+
+fn built_in(builtin: &str, name: &str) -> bool {
+    builtin.lines().any(|file| same_name(module_name(file), name))
+}
+
+/// The modules that answer to an alias.
+fn modules_of_alias<'a>(aliases: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+    aliases.lines().filter_map(move |line| {
+        let (pattern, module) = line.strip_prefix("alias ")?.rsplit_once(' ')?;
+        matches(pattern.as_bytes(), name.as_bytes()).then_some(module)
+    })
+}
+
+/// `kernel/net/netfilter/ipvs/ip_vs_rr.ko` is `ip_vs_rr`.
+fn module_name(file: &str) -> &str {
+    let name = file.rsplit_once('/').map_or(file, |(_, name)| name);
+    name.split_once(".ko").map_or(name, |(name, _)| name)
+}
+
+/// Module names are the same if they differ in `-` and `_` only.
+fn same_name(a: &str, b: &str) -> bool {
+    a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(a, b)| same_byte(a, b))
+}
+
+fn same_byte(a: u8, b: u8) -> bool {
+    a == b || matches!((a, b), (b'-', b'_') | (b'_', b'-'))
+}
+
+/// Whether an alias' pattern matches a name. Patterns that the kernel's own code asks for have no
+/// wildcard but `*`; the character classes of device tables stand for themselves here.
+fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    let Some(star) = pattern.iter().position(|&byte| byte == b'*') else {
+        return pattern.len() == name.len() && starts_with(name, pattern);
+    };
+    let (start, rest) = (&pattern[..star], &pattern[star + 1..]);
+    starts_with(name, start) && (start.len()..=name.len()).any(|at| matches(rest, &name[at..]))
+}
+
+fn starts_with(name: &[u8], start: &[u8]) -> bool {
+    name.len() >= start.len() && name.iter().zip(start).all(|(&a, &b)| same_byte(a, b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEPENDENCIES: &str = "kernel/fs/overlayfs/overlay.ko:\n\
+        kernel/net/netfilter/ipvs/ip_vs_rr.ko: kernel/net/netfilter/ipvs/ip_vs.ko kernel/a.ko\n\
+        kernel/net/netfilter/ipvs/ip_vs.ko: kernel/a.ko\n\
+        kernel/lib/crc-ccitt.ko.xz:\n";
+    const ALIASES: &str = "# Aliases\nalias fs-overlay overlay\nalias rtnl-link-dummy dummy\n\
+        alias net-pf-16-proto-16-family-IPVS ip_vs\nalias char-major-116-* snd\n\
+        alias ip_conntrack nf_conntrack_one\nalias ip_conntrack nf_conntrack_two\n";
+
+    #[test]
+    fn a_module_is_found_by_its_whole_name() {
+        let line = |name| dependency_line(DEPENDENCIES, name);
+        assert_eq!(line("overlay"), Some("kernel/fs/overlayfs/overlay.ko:"));
+        assert_eq!(line("ip-vs"), Some("kernel/net/netfilter/ipvs/ip_vs.ko: kernel/a.ko"));
+        assert_eq!(line("crc_ccitt"), Some("kernel/lib/crc-ccitt.ko.xz:"));
+        assert_eq!(line("ip_v"), None);
+        assert_eq!(line(""), None);
+        assert!(built_in("kernel/fs/ext4/ext4.ko\n", "ext4"));
+        assert!(!built_in("kernel/fs/ext4/ext4.ko\n", "ext"));
+    }
+
+    #[test]
+    fn an_alias_names_its_modules() {
+        let of = |name| modules_of_alias(ALIASES, name).collect::<Vec<_>>();
+        assert_eq!(of("net-pf-16-proto-16-family-IPVS"), ["ip_vs"]);
+        assert_eq!(of("rtnl-link-dummy"), ["dummy"]);
+        assert_eq!(of("char-major-116-7"), ["snd"]);
+        assert_eq!(of("ip_conntrack"), ["nf_conntrack_one", "nf_conntrack_two"]);
+        assert!(of("net-pf-16-proto-16-family-NONE").is_empty());
+        assert!(of("rtnl-link").is_empty());
+    }
+
+    #[test]
+    fn patterns_match_as_a_shell_would() {
+        for (pattern, name, expected) in [
+            ("a*c", "abc", true),
+            ("a*c", "ac", true),
+            ("a*c", "acb", false),
+            ("*", "", true),
+            ("a", "ab", false),
+            ("ab", "a", false),
+            ("a-b*", "a_b-c", true),
+        ] {
+            assert_eq!(matches(pattern.as_bytes(), name.as_bytes()), expected, "{pattern} {name}");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process;
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::utsname::uname;
+
+use crate::error::{Context, Error};
+use crate::job::Command;
+use crate::netlink;
+
+/// The running kernel's release, as `uname -r` prints it.
+pub(crate) fn release() -> Result<String, Error> {
+    let name = uname().context("ask for the name of", "the kernel")?;
+    Ok(name.release().to_string_lossy().into_owned())
+}
+
+/// Moves this process into a network and a mount namespace of its own, with `lo` up, a `/sys` that
+/// shows this network namespace's links, and a `/run/netns` for its own names.
+pub(crate) fn isolate() -> Result<(), Error> {
+    // Only the calling thread would be moved; others would go on working on the machine's own.
+    let threads = fs::read_dir("/proc/self/task").context("read", "/proc/self/task")?.count();
+    if threads > 1 {
+        return Err(Error::Threads { count: threads });
+    }
+    permitted("make namespaces", unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS))?;
+    let none: Option<&str> = None;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    permitted("make the mounts private", mount(none, "/", none, private, none))?;
+    // What is mounted below /sys (cgroups) goes with it: as `ip netns exec` does.
+    let _ = umount2("/sys", MntFlags::MNT_DETACH);
+    permitted("mount /sys", mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none))?;
+    let names = Path::new("/run/netns");
+    fs::create_dir_all(names).context("make the directory", names.display())?;
+    let kind = Some("tmpfs");
+    permitted("mount /run/netns", mount(kind, names, kind, MsFlags::empty(), Some("mode=755")))?;
+    netlink::loopback_up().context("bring up", "lo")
+}
+
+/// Tells a lack of privilege, in which case a guest can help, from other errors.
+fn permitted(step: &'static str, result: nix::Result<()>) -> Result<(), Error> {
+    match result {
+        Err(error @ (Errno::EPERM | Errno::EACCES)) => {
+            Err(Error::NotPermitted { step, source: error.into() })
+        }
+        result => result.context("isolate this process:", step),
+    }
+}
+
+/// Becomes a command; returns only if that is not possible.
+pub(crate) fn become_command(command: &Command) -> Error {
+    let source =
+        process::Command::new(&command.program).arg0(&command.name).args(&command.arguments).exec();
+    Error::Command { program: command.program.to_string_lossy().into_owned(), source }
+}

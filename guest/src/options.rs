@@ -1,0 +1,249 @@
+use std::env;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::error::Error;
+
+/// How a process is put on a kernel that has IPVS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Which kernel may be used. Default: any.
+    pub choice: Choice,
+    /// The guest's kernel. Default: User-Mode Linux.
+    pub kernel: Kernel,
+    /// When a guest is ended. Default: 10 minutes; `None` is no limit.
+    pub time_limit: Option<Duration>,
+    /// The guest's memory in MiB, at least 32. It is taken from the machine as it is used.
+    /// Default: 512.
+    pub memory: u32,
+    /// Shows the guest's kernel log on standard error. Default: no.
+    pub verbose: bool,
+    /// Directories that are written straight through, besides the working directory and cargo's target
+    /// directory.
+    pub write: Vec<PathBuf>,
+    /// A User-Mode Linux binary to be used instead of the package.
+    pub uml: Option<PathBuf>,
+    /// The directory that holds its modules by version. Default: `../lib/uml/modules` from the
+    /// binary.
+    pub uml_modules: Option<PathBuf>,
+    /// Where the package is unpacked. Default: `$XDG_CACHE_HOME/lvs-guest`, `~/.cache/lvs-guest`, or
+    /// a private directory in `/tmp`, the first that can be made.
+    pub cache: Option<PathBuf>,
+}
+
+/// Which kernel may be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Choice {
+    /// This machine's kernel if it has IPVS and the process may use it, in namespaces of its own;
+    /// else a guest's.
+    #[default]
+    Any,
+    /// This machine's kernel, in namespaces of its own, or an error.
+    Host,
+    /// This machine's kernel in the namespaces of the caller: what the process does is done to the
+    /// machine's own IPVS table, links and settings.
+    HostShared,
+    /// A guest's kernel, always.
+    Guest,
+}
+
+/// A guest's kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kernel {
+    /// The User-Mode Linux of this machine's own distribution.
+    #[default]
+    Uml,
+    /// User-Mode Linux 5.10, of Debian 11.
+    Uml5_10,
+    /// User-Mode Linux 6.1, of Debian 12.
+    Uml6_1,
+    /// User-Mode Linux 6.12, of Debian 13.
+    Uml6_12,
+    /// User-Mode Linux 7.2, of Debian's next release.
+    Uml7_2,
+}
+
+impl Options {
+    /// The defaults, overridden by the `LVS_GUEST_*` variables (see the crate's page).
+    ///
+    /// # Errors
+    ///
+    /// A variable has a value that means nothing.
+    pub fn from_env() -> Result<Self, Error> {
+        Self::from_variables(|name| env::var_os(name))
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, Error> {
+        // An empty variable is as good as none: `LVS_GUEST_UML= cargo test` takes one back.
+        let variable = |name| variable(name).filter(|value| !value.is_empty());
+        let mut options = Self::default();
+        if let Some(value) = variable("LVS_GUEST_PLACE") {
+            options.choice = parse("LVS_GUEST_PLACE", &value, Choice::EXPECTED)?;
+        }
+        if let Some(value) = variable("LVS_GUEST_KERNEL") {
+            options.kernel = parse("LVS_GUEST_KERNEL", &value, Kernel::EXPECTED)?;
+        }
+        if let Some(value) = variable("LVS_GUEST_TIME_LIMIT") {
+            let seconds = parse("LVS_GUEST_TIME_LIMIT", &value, "a number of seconds")?;
+            options.time_limit = time_limit(seconds);
+        }
+        if let Some(value) = variable("LVS_GUEST_MEMORY") {
+            options.memory = parse("LVS_GUEST_MEMORY", &value, "a number of MiB")?;
+        }
+        if let Some(value) = variable("LVS_GUEST_VERBOSE") {
+            options.verbose = match value.to_str() {
+                Some("0") => false,
+                Some("1") => true,
+                _ => return Err(setting("LVS_GUEST_VERBOSE", &value, "0 or 1")),
+            };
+        }
+        if let Some(value) = variable("LVS_GUEST_WRITE") {
+            options.write = env::split_paths(&value).collect();
+        }
+        options.uml = variable("LVS_GUEST_UML").map(PathBuf::from);
+        options.uml_modules = variable("LVS_GUEST_UML_MODULES").map(PathBuf::from);
+        options.cache = variable("LVS_GUEST_CACHE").map(PathBuf::from);
+        Ok(options)
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            choice: Choice::default(),
+            kernel: Kernel::default(),
+            time_limit: Some(Duration::from_secs(600)),
+            memory: 512,
+            verbose: false,
+            write: Vec::new(),
+            uml: None,
+            uml_modules: None,
+            cache: None,
+        }
+    }
+}
+
+impl Choice {
+    const EXPECTED: &'static str = "any, host, host-shared or guest";
+}
+
+impl FromStr for Choice {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "any" => Ok(Self::Any),
+            "host" => Ok(Self::Host),
+            "host-shared" => Ok(Self::HostShared),
+            "guest" => Ok(Self::Guest),
+            _ => Err(Self::EXPECTED),
+        }
+    }
+}
+
+impl Kernel {
+    const EXPECTED: &'static str = "uml, uml-5.10, uml-6.1, uml-6.12 or uml-7.2";
+
+    /// The suite of Debian's archive that has it, and how its release begins; `None` for the
+    /// machine's own.
+    pub(crate) fn suite(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Uml => None,
+            Self::Uml5_10 => Some(("bullseye", "5.10.")),
+            Self::Uml6_1 => Some(("bookworm", "6.1.")),
+            Self::Uml6_12 => Some(("trixie", "6.12.")),
+            Self::Uml7_2 => Some(("forky", "7.2.")),
+        }
+    }
+}
+
+impl FromStr for Kernel {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "uml" => Ok(Self::Uml),
+            "uml-5.10" => Ok(Self::Uml5_10),
+            "uml-6.1" => Ok(Self::Uml6_1),
+            "uml-6.12" => Ok(Self::Uml6_12),
+            "uml-7.2" => Ok(Self::Uml7_2),
+            _ => Err(Self::EXPECTED),
+        }
+    }
+}
+
+/// A time limit in seconds, where 0 is none.
+fn time_limit(seconds: u32) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+}
+
+fn parse<T: FromStr>(
+    name: &'static str,
+    value: &OsString,
+    expected: &'static str,
+) -> Result<T, Error> {
+    value.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| setting(name, value, expected))
+}
+
+fn setting(name: &'static str, value: &OsString, expected: &'static str) -> Error {
+    Error::Setting { name, value: value.to_string_lossy().into_owned(), expected }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(variables: &[(&str, &str)]) -> Result<Options, Error> {
+        Options::from_variables(|name| {
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into())
+        })
+    }
+
+    #[test]
+    fn variables_override_the_defaults() {
+        assert_eq!(options(&[]).unwrap(), Options::default());
+        assert_eq!(options(&[("LVS_GUEST_UML", "")]).unwrap(), Options::default());
+        let all = options(&[
+            ("LVS_GUEST_PLACE", "host-shared"),
+            ("LVS_GUEST_KERNEL", "uml-6.12"),
+            ("LVS_GUEST_TIME_LIMIT", "5"),
+            ("LVS_GUEST_MEMORY", "64"),
+            ("LVS_GUEST_VERBOSE", "1"),
+            ("LVS_GUEST_WRITE", "/a:/b c"),
+            ("LVS_GUEST_UML", "/uml"),
+            ("LVS_GUEST_UML_MODULES", "/modules"),
+            ("LVS_GUEST_CACHE", "/cache"),
+        ]);
+        let expected = Options {
+            choice: Choice::HostShared,
+            kernel: Kernel::Uml6_12,
+            time_limit: Some(Duration::from_secs(5)),
+            memory: 64,
+            verbose: true,
+            write: vec!["/a".into(), "/b c".into()],
+            uml: Some("/uml".into()),
+            uml_modules: Some("/modules".into()),
+            cache: Some("/cache".into()),
+        };
+        assert_eq!(all.unwrap(), expected);
+        assert_eq!(options(&[("LVS_GUEST_TIME_LIMIT", "0")]).unwrap().time_limit, None);
+    }
+
+    #[test]
+    fn a_value_that_means_nothing_is_named() {
+        for (name, value) in [
+            ("LVS_GUEST_PLACE", "Host"),
+            ("LVS_GUEST_KERNEL", "uml-6"),
+            ("LVS_GUEST_TIME_LIMIT", "1.5"),
+            ("LVS_GUEST_MEMORY", "1G"),
+            ("LVS_GUEST_VERBOSE", "yes"),
+        ] {
+            let error = options(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{name}={value}: expected ")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! Waiting for a process while its output is passed on, signals and a time limit end it.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::process;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::signal::{self, SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+
+use crate::error::{Context, Error};
+
+/// As much as a pipe that is ready takes without making the writer wait (`PIPE_BUF`).
+pub(crate) const PIECE: usize = 4096;
+/// How much of a kernel log is kept.
+const LOG: usize = 1 << 16;
+/// The signals that end a run.
+const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// With an exit status.
+    Exit(i32),
+    /// By a signal: the command's own, or one that this process got and passed on.
+    Signal(i32),
+}
+
+impl Outcome {
+    /// Ends this process in the same way. A signal leaves no core file.
+    pub fn exit(self) -> ! {
+        let number = match self {
+            Self::Exit(status) => process::exit(status),
+            Self::Signal(number) => number,
+        };
+        let _ = prctl::set_dumpable(false);
+        if let Ok(signal) = Signal::try_from(number) {
+            let _ = signal::sigprocmask(
+                SigmaskHow::SIG_UNBLOCK,
+                Some(&SigSet::from_iter([signal])),
+                None,
+            );
+            // Rust's own handler for SIGSEGV and SIGBUS takes the first and makes way for the second.
+            let _ = signal::raise(signal).and_then(|()| signal::raise(signal));
+        }
+        // An ignored signal, such as SIGPIPE in a Rust program: what a shell makes of it.
+        process::exit(128 + number)
+    }
+}
+
+/// The signals that a supervised run looks at itself, from before its process is started.
+pub(crate) struct Signals {
+    descriptor: SignalFd,
+}
+
+/// Why waiting ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The process ended, and all of its output is out.
+    Process(WaitStatus),
+    /// A signal came, or nobody reads the output any more (`SIGPIPE`). The process may live.
+    Signal(Signal),
+    /// The time limit was reached. The process may live.
+    TimeLimit,
+}
+
+/// Output on its way: read from a pipe, written to a descriptor of ours.
+pub(crate) struct Stream {
+    kind: Kind,
+    source: Option<File>,
+    sink: Option<OwnedFd>,
+    pending: VecDeque<u8>,
+    /// The end of what came, of a log.
+    kept: VecDeque<u8>,
+    /// Bytes read so far.
+    count: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Output,
+    Errors,
+    Log,
+}
+
+/// Standard input on its way: in pieces, each after its length (u16, little endian); a length of 0
+/// is the end. A serial line has no end of its own: it is hung up, and what was not read is gone.
+pub(crate) struct Feed {
+    source: Option<File>,
+    sink: File,
+    pending: VecDeque<u8>,
+}
+
+impl Signals {
+    /// Blocks the signals. A process that is started from now on inherits that.
+    pub(crate) fn block() -> Result<Self, Error> {
+        let set: SigSet = ENDING.into_iter().chain([Signal::SIGCHLD]).collect();
+        set.thread_block().context("block", "signals")?;
+        let descriptor = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .context("make a descriptor for", "signals")?;
+        Ok(Self { descriptor })
+    }
+
+    /// Waits for a process that leads a process group, moving data until it has ended and each
+    /// stream has come to its end. What else is left in the group is killed when the process ends.
+    pub(crate) fn supervise(
+        &mut self,
+        child: Pid,
+        streams: &mut [Stream],
+        mut feed: Option<&mut Feed>,
+        deadline: Option<Instant>,
+    ) -> Result<End, Error> {
+        let mut ended = None;
+        loop {
+            if ended.is_none() {
+                ended = end_of(child)?;
+                if ended.is_some() {
+                    // They may hold the pipes.
+                    let _ = signal::killpg(child, Signal::SIGKILL);
+                }
+            }
+            if let Some(status) = ended.filter(|_| streams.iter().all(Stream::is_done)) {
+                return Ok(End::Process(status));
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Ok(End::TimeLimit);
+            }
+            // Input that came before the guest listens would be mangled by its serial line.
+            let listening = streams.iter().any(|s| s.kind == Kind::Output && s.count > 0);
+            let mut feed = feed.as_deref_mut().filter(|_| listening);
+            self.wait_for_any(streams, feed.as_deref(), left)?;
+            while let Some(info) = self.descriptor.read_signal().context("read", "signals")? {
+                match Signal::try_from(info.ssi_signo as i32) {
+                    Ok(signal) if ENDING.contains(&signal) => return Ok(End::Signal(signal)),
+                    _ => {}
+                }
+            }
+            for stream in &mut *streams {
+                match stream.step() {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                        return Ok(End::Signal(Signal::SIGPIPE));
+                    }
+                    Err(error) => return Err(error).context("pass on", "output"),
+                }
+            }
+            if let Some(feed) = &mut feed {
+                feed.step();
+            }
+        }
+    }
+
+    fn wait_for_any(
+        &self,
+        streams: &[Stream],
+        feed: Option<&Feed>,
+        left: Option<Duration>,
+    ) -> Result<(), Error> {
+        let mut waited = vec![PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
+        waited.extend(streams.iter().filter_map(Stream::waits_for));
+        waited.extend(feed.and_then(Feed::waits_for));
+        // Rounded up, so that the deadline has passed when the wait ends.
+        let timeout = left.map_or(PollTimeout::NONE, |left| {
+            PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut waited, timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error).context("wait for", "output and signals"),
+        }
+    }
+}
+
+impl Stream {
+    /// To standard output. The first byte is not passed on: it is init's word that the command
+    /// starts, and that it listens for standard input.
+    pub(crate) fn output(source: OwnedFd) -> Result<Self, Error> {
+        let sink = io::stdout().as_fd().try_clone_to_owned().context("copy", "standard output")?;
+        Ok(Self::new(Kind::Output, source, Some(sink)))
+    }
+
+    /// To standard error.
+    pub(crate) fn errors(source: OwnedFd) -> Result<Self, Error> {
+        let sink = io::stderr().as_fd().try_clone_to_owned().context("copy", "standard error")?;
+        Ok(Self::new(Kind::Errors, source, Some(sink)))
+    }
+
+    /// To be asked for its end, and also to standard error if it is shown.
+    pub(crate) fn log(source: OwnedFd, show: bool) -> Result<Self, Error> {
+        let sink = show.then(|| io::stderr().as_fd().try_clone_to_owned()).transpose();
+        Ok(Self::new(Kind::Log, source, sink.context("copy", "standard error")?))
+    }
+
+    fn new(kind: Kind, source: OwnedFd, sink: Option<OwnedFd>) -> Self {
+        let (pending, kept) = (VecDeque::new(), VecDeque::new());
+        Self { kind, source: Some(source.into()), sink, pending, kept, count: 0 }
+    }
+
+    /// Bytes that came.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The last lines of what came, of a log.
+    pub(crate) fn last_lines(&self, lines: usize) -> String {
+        let kept: Vec<u8> = self.kept.iter().copied().filter(|&byte| byte != b'\r').collect();
+        let text = String::from_utf8_lossy(&kept);
+        let skip = text.lines().count().saturating_sub(lines);
+        text.lines().skip(skip).collect::<Vec<_>>().join("\n")
+    }
+
+    fn is_done(&self) -> bool {
+        self.source.is_none() && self.pending.is_empty()
+    }
+
+    /// Room downstream if something is pending, else more from upstream.
+    fn waits_for(&self) -> Option<PollFd<'_>> {
+        match &self.sink {
+            Some(sink) if !self.pending.is_empty() => {
+                Some(PollFd::new(sink.as_fd(), PollFlags::POLLOUT))
+            }
+            _ => self.source.as_ref().map(|source| PollFd::new(source.as_fd(), PollFlags::POLLIN)),
+        }
+    }
+
+    /// Moves what can be moved without waiting.
+    fn step(&mut self) -> io::Result<()> {
+        if self.pending.is_empty() {
+            self.fill()?;
+        }
+        let Some(sink) = &self.sink else { return Ok(()) };
+        while !self.pending.is_empty() && is_ready(sink.as_fd(), PollFlags::POLLOUT) {
+            let (piece, _) = self.pending.as_slices();
+            let piece = &piece[..piece.len().min(PIECE)];
+            let written = match nix::unistd::write(sink, piece) {
+                // A program without a reader for its errors seldom ends for that.
+                Err(Errno::EPIPE) if self.kind != Kind::Output => piece.len(),
+                result => retry(result)?,
+            };
+            self.pending.drain(..written);
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self) -> io::Result<()> {
+        let Some(source) = &mut self.source else { return Ok(()) };
+        if !is_ready(source.as_fd(), PollFlags::POLLIN) {
+            return Ok(());
+        }
+        let mut piece = vec![0; 1 << 16];
+        let length = source.read(&mut piece)?;
+        if length == 0 {
+            self.source = None;
+        }
+        let skip = usize::from(self.count == 0 && self.kind == Kind::Output).min(length);
+        self.count += length as u64;
+        if self.kind == Kind::Log {
+            self.kept.extend(&piece[..length]);
+            self.kept.drain(..self.kept.len().saturating_sub(LOG));
+        }
+        if self.sink.is_some() {
+            self.pending.extend(&piece[skip..length]);
+        }
+        Ok(())
+    }
+}
+
+impl Feed {
+    /// This process's standard input, if it is a pipe, a socket or a file: a terminal is not passed
+    /// on, and `/dev/null` need not be.
+    pub(crate) fn wanted() -> bool {
+        let Ok(input) = io::stdin().as_fd().try_clone_to_owned() else { return false };
+        File::from(input).metadata().is_ok_and(|metadata| {
+            let kind = metadata.file_type();
+            kind.is_file() || kind.is_fifo() || kind.is_socket()
+        })
+    }
+
+    pub(crate) fn new(sink: OwnedFd) -> Result<Self, Error> {
+        let source = io::stdin().as_fd().try_clone_to_owned().context("copy", "standard input")?;
+        let pending = VecDeque::new();
+        Ok(Self { source: Some(source.into()), sink: sink.into(), pending })
+    }
+
+    fn waits_for(&self) -> Option<PollFd<'_>> {
+        if self.pending.is_empty() {
+            self.source.as_ref().map(|source| PollFd::new(source.as_fd(), PollFlags::POLLIN))
+        } else {
+            Some(PollFd::new(self.sink.as_fd(), PollFlags::POLLOUT))
+        }
+    }
+
+    fn step(&mut self) {
+        if self.pending.is_empty() {
+            self.fill();
+        }
+        if !self.pending.is_empty() && is_ready(self.sink.as_fd(), PollFlags::POLLOUT) {
+            match self.sink.write(self.pending.make_contiguous()) {
+                Ok(length) => drop(self.pending.drain(..length)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The guest is about to end, and takes no input any more.
+                Err(_) => {
+                    self.pending.clear();
+                    self.source = None;
+                }
+            }
+        }
+    }
+
+    fn fill(&mut self) {
+        let Some(source) = &mut self.source else { return };
+        if !is_ready(source.as_fd(), PollFlags::POLLIN) {
+            return;
+        }
+        let mut piece = [0; PIECE - 2];
+        // An input that cannot be read ends there.
+        let length = source.read(&mut piece).unwrap_or(0);
+        self.pending.extend((length as u16).to_le_bytes());
+        self.pending.extend(&piece[..length]);
+        if length == 0 {
+            self.source = None;
+        }
+    }
+}
+
+/// How a process ended, if it did. It is not taken off the system's list: its number stays its own.
+fn end_of(child: Pid) -> Result<Option<WaitStatus>, Error> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(child), flags).context("wait for process", child)? {
+        WaitStatus::StillAlive => Ok(None),
+        status => Ok(Some(status)),
+    }
+}
+
+/// Whether a descriptor can be read or written at once, or is at its end.
+fn is_ready(descriptor: BorrowedFd<'_>, flags: PollFlags) -> bool {
+    let mut waited = [PollFd::new(descriptor, flags)];
+    matches!(poll(&mut waited, PollTimeout::ZERO), Ok(1..))
+}
+
+fn retry(result: nix::Result<usize>) -> io::Result<usize> {
+    match result {
+        Err(Errno::EINTR | Errno::EAGAIN) => Ok(0),
+        result => Ok(result?),
+    }
+}

@@ -1,0 +1,96 @@
+//! A program as the examples are: `guest::enter_or_exit` first in `main`.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::process::{self, Command, Stdio};
+
+use guest::{Choice, Options};
+
+/// Set in the process that enters.
+const ENTERS: &str = "LVS_GUEST_TEST_ENTERS";
+const VALUE: &str = "LVS_GUEST_TEST_VALUE";
+
+fn main() {
+    if std::env::var_os(ENTERS).is_some() {
+        look(&guest::enter_or_exit());
+    }
+    guest::assume_role();
+    compare();
+    println!("test enter ... ok");
+    println!("1 passed, 0 failed");
+}
+
+/// Starts this program again and compares what it finds with what it was given.
+fn compare() {
+    let arguments = ["", "two words", "line\nbreak", "'\"$HOME\\"];
+    let value = "a=b\n'\"\\";
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(arguments)
+        .env(ENTERS, "1")
+        .env(VALUE, value)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"in\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let (said, errors) = (text(output.stdout), text(output.stderr));
+    assert_eq!(output.status.code(), Some(7), "{said}\n{errors}");
+    assert!(errors.ends_with("to standard error\n"), "{errors}");
+    let said: BTreeMap<&str, &str> = said.lines().filter_map(|line| line.split_once('=')).collect();
+    println!("entered {}", said["place"]);
+    assert_eq!(said["arguments"], format!("{arguments:?}"));
+    assert_eq!(said["value"], format!("{value:?}"));
+    assert_eq!(said["input"], format!("{:?}", "in\n"));
+    assert_eq!(said["directory"], env!("CARGO_MANIFEST_DIR"));
+    assert_eq!(said["program"], std::env::current_exe().unwrap().to_str().unwrap());
+    // Wherever it is, IPVS is there and nobody else's links are.
+    assert_eq!(said["links"], r#"["lo"]"#);
+    assert_eq!(said["lo"], "0x9", "lo is not up");
+    assert_eq!(said["ipvs"], "true");
+    assert_eq!(said["names"], "0");
+    // There, its own kernel is this machine's kernel to it: it can be asked for by name.
+    assert!(said["threads"].contains("already has 2 threads"), "{}", said["threads"]);
+    assert!(said["host"].contains("in namespaces of its own"), "{}", said["host"]);
+    assert_eq!(said["moved"], "true");
+}
+
+fn look(place: &guest::Place) -> ! {
+    let mut input = String::new();
+    std::io::stdin().read_to_string(&mut input).unwrap();
+    let links = fs::read_dir("/sys/class/net").unwrap().map(|link| link.unwrap().file_name());
+    println!("place={place}");
+    println!("arguments={:?}", std::env::args().skip(1).collect::<Vec<_>>());
+    println!("value={:?}", std::env::var(VALUE).unwrap());
+    println!("input={input:?}");
+    println!("directory={}", std::env::current_dir().unwrap().display());
+    println!("program={}", std::env::current_exe().unwrap().display());
+    println!("links={:?}", links.collect::<Vec<_>>());
+    println!("lo={}", fs::read_to_string("/sys/class/net/lo/flags").unwrap().trim());
+    println!("ipvs={}", fs::exists("/proc/sys/net/ipv4/vs").unwrap());
+    println!("names={}", fs::read_dir("/run/netns").unwrap().count());
+
+    let host = Options { choice: Choice::Host, ..Options::default() };
+    let namespace = || fs::read_link("/proc/self/ns/net").unwrap();
+    let before = namespace();
+    // One thread alone would be moved.
+    let threads = std::thread::scope(|scope| scope.spawn(|| guest::enter(&host)).join().unwrap());
+    println!("threads={}", threads.unwrap_err());
+    // A thread that was joined may be on the kernel's list for a moment more.
+    while fs::read_dir("/proc/self/task").unwrap().count() > 1 {
+        std::thread::yield_now();
+    }
+    println!("host={}", guest::enter(&host).unwrap());
+    println!("moved={}", namespace() != before);
+    eprintln!("to standard error");
+    process::exit(7)
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap()
+}
