@@ -16,6 +16,8 @@ use ipvs_packet::{
 use crate::{
     Driver, Error, Socket,
     driver::{self, Link},
+    namespace::Namespace,
+    observe::observe,
     retry::{Next, Tries},
     socket::{CONTROL_FAMILY, family_number, family_request},
     tokio_socket::TokioSocket,
@@ -40,6 +42,7 @@ pub struct Client {
 struct Shared {
     link: Link,
     family: AtomicU16,
+    namespace: Arc<Namespace>,
 }
 
 impl Client {
@@ -87,10 +90,11 @@ impl Client {
     /// Outside of a tokio runtime with I/O enabled.
     pub fn from_socket(socket: Socket) -> Result<(Self, Driver), Error> {
         let family = AtomicU16::new(socket.family);
+        let namespace = socket.namespace;
         let socket = TokioSocket::of(socket.netlink)
             .map_err(|error| Error::io("registering a netlink socket", error))?;
         let (link, driver) = driver::new(socket);
-        Ok((Self { shared: Arc::new(Shared { link, family }) }, driver))
+        Ok((Self { shared: Arc::new(Shared { link, family, namespace }) }, driver))
     }
 
     fn spawn(socket: Socket) -> Result<Self, Error> {
@@ -99,8 +103,13 @@ impl Client {
         Ok(client)
     }
 
+    /// The network namespace of the client's socket.
+    fn namespace(&self) -> &Arc<Namespace> {
+        &self.shared.namespace
+    }
+
     async fn run(&self, request: Request) -> Result<Vec<Reply>, Error> {
-        let Shared { link, family } = &*self.shared;
+        let Shared { link, family, .. } = &*self.shared;
         let mut tries = Tries::of(&request);
         loop {
             let number = family.load(Ordering::Relaxed);
@@ -122,3 +131,4 @@ impl Client {
 }
 
 verbs!(Client, [async], [.await]);
+observe!(Client);

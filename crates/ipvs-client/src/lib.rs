@@ -3,9 +3,12 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod connections;
 mod driver;
 mod error;
 mod exchange;
+mod namespace;
+mod observe;
 mod retry;
 mod socket;
 mod tokio_socket;
@@ -16,6 +19,9 @@ pub use ipvs_packet as packet;
 
 pub use crate::{
     client::Client,
+    connections::{
+        Connection, ConnectionOrigin, ConnectionState, ConnectionStream, Connections, EngineData,
+    },
     driver::Driver,
     error::{Error, ErrorKind},
     socket::Socket,

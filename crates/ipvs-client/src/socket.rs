@@ -1,26 +1,21 @@
 //! A netlink socket that knows IPVS.
 
-use std::{
-    io,
-    os::fd::{AsFd, BorrowedFd},
-};
+use std::{io, os::fd::AsFd, sync::Arc};
 
 use bytes::{BufMut, BytesMut};
 use ipvs_packet::{Command, FAMILY_NAME, Reply, Request};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload, NlasIterator};
 use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_GENERIC};
-use nix::{
-    sched::{CloneFlags, setns},
-    sys::{
-        socket::{MsgFlags, setsockopt, sockopt::ReceiveTimeout},
-        time::TimeVal,
-    },
+use nix::sys::{
+    socket::{MsgFlags, setsockopt, sockopt::ReceiveTimeout},
+    time::TimeVal,
 };
 
 use crate::{
     Error,
     error::{Operation, errno},
     exchange::Exchange,
+    namespace::{self, Namespace},
     wire::{self, Raw},
 };
 
@@ -46,6 +41,8 @@ pub struct Socket {
     pub(crate) netlink: NetlinkSocket,
     /// The number that the kernel gave to the family.
     pub(crate) family: u16,
+    /// Where it was made.
+    pub(crate) namespace: Arc<Namespace>,
     sequence: u32,
     buffer: BytesMut,
 }
@@ -74,7 +71,8 @@ impl Socket {
     pub fn open_in(namespace: impl AsFd) -> Result<Self, Error> {
         let namespace = namespace.as_fd();
         let opened = std::thread::scope(|scope| {
-            scope.spawn(move || enter(namespace).and_then(|()| Self::open())).join()
+            let enter = move || namespace::enter(namespace, "connecting in a network namespace");
+            scope.spawn(move || enter().and_then(|()| Self::open())).join()
         });
         opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
@@ -82,7 +80,13 @@ impl Socket {
     /// The socket as the kernel makes it: in the calling thread's namespace, nothing sent yet.
     pub(crate) fn create() -> Result<Self, Error> {
         Self::create_netlink()
-            .map(|netlink| Self { netlink, family: 0, sequence: 0, buffer: BytesMut::new() })
+            .map(|netlink| Self {
+                netlink,
+                family: 0,
+                namespace: Arc::new(Namespace::current()),
+                sequence: 0,
+                buffer: BytesMut::new(),
+            })
             .map_err(|error| Error::io("opening a generic netlink socket", error))
     }
 
@@ -210,9 +214,4 @@ pub(crate) fn family_number(replies: Result<Vec<Reply>, Error>) -> Result<u16, E
         // 0 would send every request to netlink itself, which acknowledges it and does nothing.
         .filter(|&number| number != 0)
         .ok_or_else(|| Error::malformed(LOOKING_UP, "the kernel did not tell its number"))
-}
-
-fn enter(namespace: BorrowedFd<'_>) -> Result<(), Error> {
-    setns(namespace, CloneFlags::CLONE_NEWNET)
-        .map_err(|error| Error::io("entering a network namespace", error.into()))
 }
