@@ -4,6 +4,7 @@
 //! Where there is no such kernel it says why and runs none, which is a failure when
 //! `LVS_REQUIRE_KERNEL=1`.
 
+mod bulk_cases;
 mod client_cases;
 mod nat_cases;
 mod netns_link_cases;
@@ -35,8 +36,14 @@ fn main() {
 }
 
 fn all_cases() -> Vec<Trial> {
-    [client_cases::cases(), nat_cases::cases(), netns_link_cases::cases(), testbed_cases::cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        client_cases::cases(),
+        bulk_cases::cases(),
+        nat_cases::cases(),
+        netns_link_cases::cases(),
+        testbed_cases::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

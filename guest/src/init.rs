@@ -27,7 +27,7 @@ use nix::unistd::{self, AccessFlags, Pid};
 
 use crate::error::{Context, Error};
 use crate::job::{Command, End, Order, Report};
-use crate::modules::{self, Modules};
+use crate::modules::Modules;
 use crate::native;
 use crate::netlink;
 
@@ -42,6 +42,7 @@ const SCRATCH: &str = "/proc";
 /// Init's own directory in the guest.
 const OWN: &str = "/run/lvs-guest";
 const MODPROBE: &str = "/run/lvs-guest/modprobe";
+const MODULES: &str = "/run/lvs-guest/modules";
 /// The serial lines: standard output, standard error, standard input.
 const LINES: [&str; 3] = ["/dev/ttyS0", "/dev/ttyS1", "/dev/ttyS2"];
 
@@ -69,9 +70,7 @@ pub(crate) fn is_guest() -> bool {
 }
 
 fn modprobe(name: &str) -> i32 {
-    let result = native::release()
-        .map_err(io::Error::from)
-        .and_then(|release| Modules::new(modules::directory(&release)).load(name));
+    let result = Modules::new(MODULES).load(name);
     match result {
         Ok(()) => 0,
         // The kernel asks for many things that may be there or not.
@@ -104,7 +103,7 @@ fn perform(job: &Path) -> Result<Report, Error> {
     let order = Order::read(job)?;
     let release = native::release()?;
     let modules = order.modules.join(&release);
-    make_root(&modules)?;
+    make_root(&modules, &release)?;
     furnish(job, &order, &modules, &release)?;
     let directory = &order.command.directory;
     std::env::set_current_dir(directory).context("enter", directory.display())?;
@@ -112,8 +111,7 @@ fn perform(job: &Path) -> Result<Report, Error> {
 }
 
 /// Makes the guest's root, this machine's files with a layer in memory over them, and moves there.
-fn make_root(modules: &Path) -> Result<(), Error> {
-    Modules::new(modules).load("overlay").context("load the module", "overlay")?;
+fn make_root(modules: &Path, release: &str) -> Result<(), Error> {
     let scratch = Path::new(SCRATCH);
     mount_own("tmpfs", SCRATCH, Some("mode=755"))?;
     for name in ["upper", "work", "root"] {
@@ -121,9 +119,14 @@ fn make_root(modules: &Path) -> Result<(), Error> {
         fs::create_dir(&path).context("make the directory", path.display())?;
     }
     let root = &scratch.join("root");
-    let layers = format!("lowerdir=/,upperdir={SCRATCH}/upper,workdir={SCRATCH}/work");
-    mount(Some("overlay"), root, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
-        .context("mount", "the overlay")?;
+    if has_layer(release) {
+        Modules::new(modules).load("overlay").context("load the module", "overlay")?;
+        let layers = format!("lowerdir=/,upperdir={SCRATCH}/upper,workdir={SCRATCH}/work");
+        mount(Some("overlay"), root, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
+            .context("mount", "the overlay")?;
+    } else {
+        make_plain_root(root)?;
+    }
     // The new root goes over the old one, which is then below it in the same place, and let go.
     std::env::set_current_dir(root).context("enter", root.display())?;
     unistd::pivot_root(".", ".").context("change to", root.display())?;
@@ -131,9 +134,36 @@ fn make_root(modules: &Path) -> Result<(), Error> {
     std::env::set_current_dir("/").context("enter", "/")
 }
 
+/// Whether the kernel can have a layer over this machine's files: up to 5.10, an overlay over hostfs
+/// loses files.
+fn has_layer(release: &str) -> bool {
+    !release.starts_with("5.")
+}
+
+/// Makes a root in memory with this machine's directories in it, which can only be read.
+fn make_plain_root(root: &Path) -> Result<(), Error> {
+    mount(Some("tmpfs"), root, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+        .context("mount", root.display())?;
+    for entry in fs::read_dir("/").context("read", "/")?.flatten() {
+        let (path, new) = (entry.path(), root.join(entry.file_name()));
+        match entry.file_type() {
+            Ok(kind) if kind.is_symlink() => {
+                let target = fs::read_link(&path).context("read", path.display())?;
+                symlink(target, &new).context("make", path.display())?;
+            }
+            Ok(kind) if kind.is_dir() && HIDDEN.iter().all(|hidden| path != Path::new(hidden)) => {
+                fs::create_dir(&new).context("make the directory", path.display())?;
+                let (kind, flags) = (Some("hostfs"), MsFlags::MS_RDONLY);
+                mount(kind, &new, kind, flags, Some(&path)).context("mount", path.display())?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Gives the guest its own system directories, and what is written straight through.
 fn furnish(job: &Path, order: &Order, modules: &Path, release: &str) -> Result<(), Error> {
-    Modules::new(modules).load("ip_vs").context("load", "ip_vs")?;
     mount_own("proc", "/proc", None)?;
     mount_own("sysfs", "/sys", None)?;
     mount_own("devtmpfs", "/dev", None)?;
@@ -149,7 +179,13 @@ fn furnish(job: &Path, order: &Order, modules: &Path, release: &str) -> Result<(
         symlink(format!("/proc/self/fd{target}"), &link).context("make", link.display())?;
     }
     show(job, &own("job"), MsFlags::empty())?;
-    show(modules, &modules::directory(release), MsFlags::MS_RDONLY)?;
+    show(modules, Path::new(MODULES), MsFlags::MS_RDONLY)?;
+    // What the guest is for. Asking for the family loads it, but not up to 5.10.
+    Modules::new(MODULES).load("ip_vs").context("load the module", "ip_vs")?;
+    if has_layer(release) {
+        // Where other programs look for them.
+        show(modules, &Path::new("/lib/modules").join(release), MsFlags::MS_RDONLY)?;
+    }
     for path in &order.show {
         show(path, path, MsFlags::MS_RDONLY)?;
     }
@@ -333,10 +369,18 @@ fn is_ready(pipe: &File) -> bool {
 struct Feed {
     line: File,
     pipe: ChildStdin,
+    pieces: Pieces,
+}
+
+/// The bytes of a serial line taken apart: a length (u16, little endian), so many bytes, and so on,
+/// until a length of 0.
+#[derive(Default)]
+struct Pieces {
     /// Bytes of the current piece that are still to come.
     left: usize,
     /// The start of a piece's length.
     first: Option<u8>,
+    /// Bytes that came and are not passed on yet.
     pending: VecDeque<u8>,
     is_last: bool,
 }
@@ -345,12 +389,11 @@ impl Feed {
     fn new(line: File, pipe: ChildStdin) -> io::Result<Self> {
         // A command that does not read must not keep its output from being passed on.
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        let pending = VecDeque::new();
-        Ok(Self { line, pipe, left: 0, first: None, pending, is_last: false })
+        Ok(Self { line, pipe, pieces: Pieces::default() })
     }
 
     fn waits_for(&self) -> Option<PollFd<'_>> {
-        if self.pending.is_empty() {
+        if self.pieces.pending.is_empty() {
             Some(PollFd::new(self.line.as_fd(), PollFlags::POLLIN))
         } else {
             Some(PollFd::new(self.pipe.as_fd(), PollFlags::POLLOUT))
@@ -359,25 +402,26 @@ impl Feed {
 
     /// Moves what can be moved without waiting; false when that was all, or nobody reads it.
     fn step(&mut self) -> bool {
-        if self.pending.is_empty() && is_ready(&self.line) {
+        if self.pieces.pending.is_empty() && is_ready(&self.line) {
             let mut piece = [0; 4096];
             match self.line.read(&mut piece) {
-                Ok(length @ 1..) => self.take(&piece[..length]),
-                _ => self.is_last = true,
+                Ok(length @ 1..) => self.pieces.take(&piece[..length]),
+                _ => self.pieces.is_last = true,
             }
         }
-        while !self.pending.is_empty() {
-            let (piece, _) = self.pending.as_slices();
+        while !self.pieces.pending.is_empty() {
+            let (piece, _) = self.pieces.pending.as_slices();
             match self.pipe.write(piece) {
-                Ok(length) => drop(self.pending.drain(..length)),
+                Ok(length) => drop(self.pieces.pending.drain(..length)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(_) => return false,
             }
         }
-        !self.is_last
+        !self.pieces.is_last
     }
+}
 
-    /// Takes bytes of the line apart: a length, so many bytes, and so on.
+impl Pieces {
     fn take(&mut self, mut bytes: &[u8]) {
         while let Some((&byte, rest)) = bytes.split_first() {
             if self.left > 0 {
@@ -396,5 +440,39 @@ impl Feed {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_come_apart_wherever_they_are_cut() {
+        let line = [&[3, 0][..], b"abc", &[1, 1], &[b'x'; 257], &[1, 0], b"\0", &[0, 0]].concat();
+        let expected = [b"abc".as_slice(), &[b'x'; 257], b"\0"].concat();
+        for length in 1..=line.len() {
+            let mut pieces = Pieces::default();
+            for cut in line.chunks(length) {
+                assert!(!pieces.is_last);
+                pieces.take(cut);
+            }
+            assert!(pieces.is_last);
+            assert_eq!(pieces.pending, expected);
+        }
+    }
+
+    #[test]
+    fn a_program_is_looked_up_as_a_shell_does() {
+        let look_up = |program: &str, path: &str| {
+            let environment = vec![("PATH".into(), path.into())];
+            let directory = PathBuf::from("/");
+            let (name, program, arguments) = (program.into(), program.into(), Vec::new());
+            look_up(&Command { program, name, arguments, environment, directory })
+        };
+        assert_eq!(look_up("sh", "/nowhere:/bin").unwrap(), Path::new("/bin/sh"));
+        assert_eq!(look_up("./sh", "/bin").unwrap(), Path::new("./sh"));
+        assert_eq!(look_up("sh", "/nowhere").unwrap_err().raw_os_error(), Some(2));
+        assert_eq!(look_up("passwd", "/etc:/nowhere").unwrap_err().raw_os_error(), Some(13));
     }
 }

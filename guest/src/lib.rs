@@ -36,7 +36,8 @@
 //!
 //! The kernel is Debian's package `user-mode-linux`. One that is installed is taken; otherwise it is
 //! fetched once by apt with a state directory of its own (no root needed, apt verifies the
-//! signatures) and unpacked into a cache directory. The guest's init is this very program, since
+//! signatures) and unpacked into a cache directory; other kernels come from Debian's other suites,
+//! each with the C library that it was linked with. The guest's init is this very program, since
 //! the guest's root is a read-only view of this machine's files; it also answers the kernel's calls
 //! for `modprobe`. A job directory (private, in `/dev/shm` or `$TMPDIR`) carries the command in and
 //! the exit status out. The guest dies with the process that started it.
@@ -46,7 +47,7 @@
 //! | Variable | Meaning | Default |
 //! |---|---|---|
 //! | `LVS_GUEST_PLACE` | `any`; `host`: this kernel or fail; `host-shared`: this kernel without namespaces of its own, **touching the machine's own table**; `guest`: always a guest | `any` |
-//! | `LVS_GUEST_KERNEL` | the guest's kernel: `uml` | `uml` |
+//! | `LVS_GUEST_KERNEL` | the guest's kernel: `uml` (this machine's distribution's), or Debian's `uml-5.10`, `uml-6.1`, `uml-6.12`, `uml-7.2` | `uml` |
 //! | `LVS_GUEST_TIME_LIMIT` | seconds until a guest is ended, 0 for no limit | 600 |
 //! | `LVS_GUEST_MEMORY` | the guest's memory in MiB, at least 32 | 512 |
 //! | `LVS_GUEST_VERBOSE` | `1` shows the guest's kernel log on standard error | `0` |
@@ -64,7 +65,8 @@
 //! # Limits
 //!
 //! User-Mode Linux runs on x86-64 only. A system call in the guest costs some 20 microseconds. The
-//! time limit holds for guests only.
+//! time limit holds for guests only. Under `uml-5.10` what is not written through cannot be written
+//! at all: there is no layer in memory.
 
 #![forbid(unsafe_code)]
 

@@ -26,7 +26,8 @@ struct Arguments {
     #[arg(long, value_name = "PLACE")]
     place: Option<Choice>,
 
-    /// The guest's kernel: uml
+    /// The guest's kernel: uml (this machine's distribution's), or Debian's uml-5.10, uml-6.1,
+    /// uml-6.12, uml-7.2 [default: uml]
     #[arg(long, value_name = "KERNEL")]
     kernel: Option<Kernel>,
 

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::kmod::{self, ModuleInitFlags};
@@ -68,11 +68,6 @@ impl Modules {
             Err(error) => Err(error.into()),
         }
     }
-}
-
-/// The directory of this kernel's modules.
-pub(crate) fn directory(release: &str) -> PathBuf {
-    Path::new("/lib/modules").join(release)
 }
 
 /// The line of `modules.dep` that is about a module.

@@ -57,6 +57,14 @@ pub enum Kernel {
     /// The User-Mode Linux of this machine's own distribution.
     #[default]
     Uml,
+    /// User-Mode Linux 5.10, of Debian 11.
+    Uml5_10,
+    /// User-Mode Linux 6.1, of Debian 12.
+    Uml6_1,
+    /// User-Mode Linux 6.12, of Debian 13.
+    Uml6_12,
+    /// User-Mode Linux 7.2, of Debian's next release.
+    Uml7_2,
 }
 
 impl Options {
@@ -138,7 +146,19 @@ impl FromStr for Choice {
 }
 
 impl Kernel {
-    const EXPECTED: &'static str = "uml";
+    const EXPECTED: &'static str = "uml, uml-5.10, uml-6.1, uml-6.12 or uml-7.2";
+
+    /// The suite of Debian's archive that has it, and how its release begins; `None` for the
+    /// machine's own.
+    pub(crate) fn suite(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Uml => None,
+            Self::Uml5_10 => Some(("bullseye", "5.10.")),
+            Self::Uml6_1 => Some(("bookworm", "6.1.")),
+            Self::Uml6_12 => Some(("trixie", "6.12.")),
+            Self::Uml7_2 => Some(("forky", "7.2.")),
+        }
+    }
 }
 
 impl FromStr for Kernel {
@@ -147,6 +167,10 @@ impl FromStr for Kernel {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "uml" => Ok(Self::Uml),
+            "uml-5.10" => Ok(Self::Uml5_10),
+            "uml-6.1" => Ok(Self::Uml6_1),
+            "uml-6.12" => Ok(Self::Uml6_12),
+            "uml-7.2" => Ok(Self::Uml7_2),
             _ => Err(Self::EXPECTED),
         }
     }
@@ -167,4 +191,59 @@ fn parse<T: FromStr>(
 
 fn setting(name: &'static str, value: &OsString, expected: &'static str) -> Error {
     Error::Setting { name, value: value.to_string_lossy().into_owned(), expected }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(variables: &[(&str, &str)]) -> Result<Options, Error> {
+        Options::from_variables(|name| {
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into())
+        })
+    }
+
+    #[test]
+    fn variables_override_the_defaults() {
+        assert_eq!(options(&[]).unwrap(), Options::default());
+        assert_eq!(options(&[("LVS_GUEST_UML", "")]).unwrap(), Options::default());
+        let all = options(&[
+            ("LVS_GUEST_PLACE", "host-shared"),
+            ("LVS_GUEST_KERNEL", "uml-6.12"),
+            ("LVS_GUEST_TIME_LIMIT", "5"),
+            ("LVS_GUEST_MEMORY", "64"),
+            ("LVS_GUEST_VERBOSE", "1"),
+            ("LVS_GUEST_WRITE", "/a:/b c"),
+            ("LVS_GUEST_UML", "/uml"),
+            ("LVS_GUEST_UML_MODULES", "/modules"),
+            ("LVS_GUEST_CACHE", "/cache"),
+        ]);
+        let expected = Options {
+            choice: Choice::HostShared,
+            kernel: Kernel::Uml6_12,
+            time_limit: Some(Duration::from_secs(5)),
+            memory: 64,
+            verbose: true,
+            write: vec!["/a".into(), "/b c".into()],
+            uml: Some("/uml".into()),
+            uml_modules: Some("/modules".into()),
+            cache: Some("/cache".into()),
+        };
+        assert_eq!(all.unwrap(), expected);
+        assert_eq!(options(&[("LVS_GUEST_TIME_LIMIT", "0")]).unwrap().time_limit, None);
+    }
+
+    #[test]
+    fn a_value_that_means_nothing_is_named() {
+        for (name, value) in [
+            ("LVS_GUEST_PLACE", "Host"),
+            ("LVS_GUEST_KERNEL", "uml-6"),
+            ("LVS_GUEST_TIME_LIMIT", "1.5"),
+            ("LVS_GUEST_MEMORY", "1G"),
+            ("LVS_GUEST_VERBOSE", "yes"),
+        ] {
+            let error = options(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{name}={value}: expected ")), "{error}");
+        }
+    }
 }

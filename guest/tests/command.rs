@@ -100,13 +100,20 @@ fn arguments_and_environment_are_the_same() {
     expected.push_str("\0x=y\n'\"\\ \u{1f980}\0\0");
     assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
 
-    let list = |mut command: Command| {
-        let output = command.env_clear().env("A", "1").env("PATH", "/bin").output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let mut direct = guest();
-    direct.args(["/usr/bin/env", "-0"]).env("LVS_GUEST_PLACE", "guest");
-    assert_eq!(list(direct), "A=1\0PATH=/bin\0");
+    // All of the environment, and nothing but it: with what says where the package is kept.
+    let places = ["HOME", "XDG_CACHE_HOME", "LVS_GUEST_CACHE", "LVS_GUEST_UML"];
+    let mut variables: Vec<(&str, String)> =
+        places.iter().filter_map(|name| Some((*name, std::env::var(name).ok()?))).collect();
+    variables.extend([("A", "1".to_owned()), ("PATH", "/bin".to_owned())]);
+    let mut command = guest();
+    command.args(["/usr/bin/env", "-0"]).env_clear().envs(variables.clone());
+    let output = command.output().unwrap();
+    let mut found: Vec<String> = said(&output).split_terminator('\0').map(str::to_owned).collect();
+    let mut expected: Vec<String> =
+        variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected, "{output:?}");
 }
 
 #[test]
@@ -230,7 +237,7 @@ fn links_schedulers_and_the_rest_load_by_themselves() {
         "rtnl-link-dummy",
         "rtnl-link-veth",
         "rtnl-link-bridge",
-        "net-pf-16-proto-16-family-IPVS",
+        "net-pf-10",
         "br-netfilter",
         "nlmon",
         "ipip",
@@ -416,6 +423,15 @@ fn settings_that_mean_nothing_are_refused() {
     let output = guest().arg("true").env("LVS_GUEST_UML", "/no/such").output().unwrap();
     assert_eq!(output.status.code(), Some(125));
     assert!(errors(&output).contains("/no/such"), "{output:?}");
+}
+
+#[test]
+fn a_kernel_of_another_release_runs_with_its_own_library() {
+    let output =
+        guest_with(&["--kernel", "uml-6.12"]).args(["sh", "-c", "uname -r; exit 7"]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    assert!(said(&output).starts_with("6.12."), "{output:?}");
 }
 
 fn guest() -> Command {

@@ -7,6 +7,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::process::{self, Command, Stdio};
 
+use guest::{Choice, Options};
+
 /// Set in the process that enters.
 const ENTERS: &str = "LVS_GUEST_TEST_ENTERS";
 const VALUE: &str = "LVS_GUEST_TEST_VALUE";
@@ -52,6 +54,10 @@ fn compare() {
     assert_eq!(said["lo"], "0x9", "lo is not up");
     assert_eq!(said["ipvs"], "true");
     assert_eq!(said["names"], "0");
+    // There, its own kernel is this machine's kernel to it: it can be asked for by name.
+    assert!(said["threads"].contains("already has 2 threads"), "{}", said["threads"]);
+    assert!(said["host"].contains("in namespaces of its own"), "{}", said["host"]);
+    assert_eq!(said["moved"], "true");
 }
 
 fn look(place: &guest::Place) -> ! {
@@ -68,6 +74,19 @@ fn look(place: &guest::Place) -> ! {
     println!("lo={}", fs::read_to_string("/sys/class/net/lo/flags").unwrap().trim());
     println!("ipvs={}", fs::exists("/proc/sys/net/ipv4/vs").unwrap());
     println!("names={}", fs::read_dir("/run/netns").unwrap().count());
+
+    let host = Options { choice: Choice::Host, ..Options::default() };
+    let namespace = || fs::read_link("/proc/self/ns/net").unwrap();
+    let before = namespace();
+    // One thread alone would be moved.
+    let threads = std::thread::scope(|scope| scope.spawn(|| guest::enter(&host)).join().unwrap());
+    println!("threads={}", threads.unwrap_err());
+    // A thread that was joined may be on the kernel's list for a moment more.
+    while fs::read_dir("/proc/self/task").unwrap().count() > 1 {
+        std::thread::yield_now();
+    }
+    println!("host={}", guest::enter(&host).unwrap());
+    println!("moved={}", namespace() != before);
     eprintln!("to standard error");
     process::exit(7)
 }

@@ -49,7 +49,9 @@ impl Client {
             Self::Curl => {
                 let mut command = Command::new(program("curl", "curl")?);
                 // No proxy of the machine's: the address is one of the topology.
-                command.args(["--silent", "--show-error", "--fail", "--noproxy", "*", &url]);
+                command.args(["--silent", "--show-error", "--fail", "--noproxy", "*"]);
+                // As the other two do: see `http_get`.
+                command.args(["--header", "Connection: close", &url]);
                 output(namespace, command, limit).await
             }
             Self::Busybox => {
@@ -112,6 +114,9 @@ pub async fn http_get(
         driver.spawn(connection);
         let request = Request::get("/")
             .header(header::HOST, address.to_string())
+            // The server closes first: when this call returns, nothing of the connection is on its
+            // way any more, and what the caller changes next does not meet it.
+            .header(header::CONNECTION, "close")
             .body(Empty::<Bytes>::new())
             .map_err(io::Error::other)?;
         let response = sender.send_request(request).await.map_err(io_error)?;
@@ -120,6 +125,7 @@ pub async fn http_get(
             return Err(io::Error::other(format!("status {status}")));
         }
         let body = response.into_body().collect().await.map_err(io_error)?;
+        while driver.join_next().await.is_some() {}
         String::from_utf8(body.to_bytes().into()).map_err(io::Error::other)
     })
     .await

@@ -79,8 +79,7 @@ impl DockerHost {
     /// # Errors
     /// Without root, or if the kernel has no bridges.
     pub async fn new(family: Family) -> Result<Self, Error> {
-        let namespace = NetNs::new()?;
-        let links = loopback_up(&namespace).await?;
+        let (namespace, links) = new_namespace(family).await?;
         let routes = route_netlink(&namespace)?;
         add_link(&routes, "bridge docker0", LinkBridge::new(BRIDGE).build()).await?;
         let bridge = found(&links, BRIDGE).await?;
@@ -213,8 +212,7 @@ impl DockerHost {
         address: Address,
         gateway: IpAddr,
     ) -> Result<Container, Error> {
-        let namespace = NetNs::new()?;
-        let links = loopback_up(&namespace).await?;
+        let (namespace, links) = new_namespace(self.family).await?;
         // The other end is born in the container: no name of the host's is taken.
         let inside =
             LinkUnspec::new_with_name(INSIDE).setns_by_fd(namespace.as_fd().as_raw_fd()).build();
@@ -363,10 +361,17 @@ impl Container {
     }
 }
 
-async fn loopback_up(namespace: &NetNs) -> Result<Links, Error> {
-    let links = Links::connect(namespace)?;
+/// A namespace whose loopback link is up and whose links work as soon as they are up.
+async fn new_namespace(family: Family) -> Result<(NetNs, Links), Error> {
+    let namespace = NetNs::new()?;
+    if family == Family::Ipv6 {
+        // Else the link-local addresses are examined for duplicates first, and for up to two
+        // seconds no neighbour is found.
+        Setting::new("net/ipv6/conf/default/accept_dad")?.write(&namespace, 0)?;
+    }
+    let links = Links::connect(&namespace)?;
     links.up(&found(&links, "lo").await?).await?;
-    Ok(links)
+    Ok((namespace, links))
 }
 
 async fn found(links: &Links, name: &str) -> Result<Link, Error> {

@@ -1,4 +1,4 @@
-use std::{convert::Infallible, io, net::SocketAddr};
+use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
 
 use hyper::{Request, Response, body::Incoming, header, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -7,7 +7,8 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
     runtime::Handle,
-    task::{AbortHandle, JoinSet},
+    task::{JoinHandle, JoinSet},
+    time::sleep,
 };
 
 use crate::error::Error;
@@ -20,11 +21,11 @@ pub fn page(name: &str) -> String {
     )
 }
 
-/// A server in this process that listens in a namespace. It ends, with its connections, when it is
-/// dropped.
+/// A server in this process that listens in a namespace. It ends, with its connections, soon after
+/// it is dropped.
 #[derive(Debug)]
 pub struct Server {
-    task: AbortHandle,
+    task: JoinHandle<()>,
 }
 
 impl Server {
@@ -92,7 +93,14 @@ impl Server {
                 }
             }
         });
-        Ok(Self { task: task.abort_handle() })
+        Ok(Self { task })
+    }
+
+    /// Ends it and waits until it has: new connections are refused from now on.
+    pub async fn stop(mut self) {
+        self.task.abort();
+        // That it was aborted is what it says.
+        let _ = (&mut self.task).await;
     }
 
     fn accept<F: Future<Output = ()> + Send + 'static>(
@@ -110,13 +118,15 @@ impl Server {
             // Dropped with the task, and the connections with it.
             let mut connections = JoinSet::new();
             loop {
-                if let Ok((stream, _)) = listener.accept().await {
-                    connections.spawn(serve(stream));
+                match listener.accept().await {
+                    Ok((stream, _)) => drop(connections.spawn(serve(stream))),
+                    // Too many open files, most likely: some will be closed.
+                    Err(_) => sleep(Duration::from_millis(10)).await,
                 }
                 while connections.try_join_next().is_some() {}
             }
         });
-        Ok(Self { task: task.abort_handle() })
+        Ok(Self { task })
     }
 }
 

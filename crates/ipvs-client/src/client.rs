@@ -12,16 +12,20 @@ use ipvs_packet::{
     DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey, Info, Reply, Request,
     Service, ServiceEntry, ServiceKey, SyncDaemon, Timeouts,
 };
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
-    Driver, Error, Socket,
+    Driver, Error, ErrorKind, Socket,
+    batch::{Batch, BatchOptions},
     driver::{self, Link},
+    line::AsyncLine,
     namespace::Namespace,
     observe::observe,
     retry::{Next, Tries},
+    snapshot::{self, ServiceSnapshot, Snapshot, Taking},
     socket::{CONTROL_FAMILY, family_number, family_request},
     tokio_socket::TokioSocket,
-    verbs::{all, only, verbs},
+    verbs::{all, no_destination, only, verbs},
 };
 
 /// A client of the kernel's IPVS in one network namespace.
@@ -42,6 +46,8 @@ pub struct Client {
 struct Shared {
     link: Link,
     family: AtomicU16,
+    /// A second socket, for what takes many requests.
+    bulk: Mutex<AsyncLine>,
     namespace: Arc<Namespace>,
 }
 
@@ -53,8 +59,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`NotAvailable`](crate::ErrorKind::NotAvailable) when the kernel has no IPVS;
-    /// [`PermissionDenied`](crate::ErrorKind::PermissionDenied) without `CAP_NET_ADMIN` in the initial
+    /// [`NotAvailable`](ErrorKind::NotAvailable) when the kernel has no IPVS;
+    /// [`PermissionDenied`](ErrorKind::PermissionDenied) without `CAP_NET_ADMIN` in the initial
     /// user namespace.
     ///
     /// # Panics
@@ -89,12 +95,16 @@ impl Client {
     ///
     /// Outside of a tokio runtime with I/O enabled.
     pub fn from_socket(socket: Socket) -> Result<(Self, Driver), Error> {
-        let family = AtomicU16::new(socket.family);
+        let family = socket.calls.family;
         let namespace = socket.namespace;
-        let socket = TokioSocket::of(socket.netlink)
-            .map_err(|error| Error::io("registering a netlink socket", error))?;
-        let (link, driver) = driver::new(socket);
-        Ok((Self { shared: Arc::new(Shared { link, family, namespace }) }, driver))
+        let register = |netlink| {
+            TokioSocket::of(netlink)
+                .map_err(|error| Error::io("registering a netlink socket", error))
+        };
+        let bulk = Mutex::new(AsyncLine::new(register(socket.bulk)?, family));
+        let (link, driver) = driver::new(register(socket.calls.into_netlink())?);
+        let family = AtomicU16::new(family);
+        Ok((Self { shared: Arc::new(Shared { link, family, bulk, namespace }) }, driver))
     }
 
     fn spawn(socket: Socket) -> Result<Self, Error> {
@@ -103,17 +113,20 @@ impl Client {
         Ok(client)
     }
 
-    /// The network namespace of the client's socket.
+    async fn bulk(&self) -> MutexGuard<'_, AsyncLine> {
+        self.shared.bulk.lock().await
+    }
+
     fn namespace(&self) -> &Arc<Namespace> {
         &self.shared.namespace
     }
 
-    async fn run(&self, request: Request) -> Result<Vec<Reply>, Error> {
+    async fn run(&self, request: &Request) -> Result<Vec<Reply>, Error> {
         let Shared { link, family, .. } = &*self.shared;
-        let mut tries = Tries::of(&request);
+        let mut tries = Tries::of(request);
         loop {
             let number = family.load(Ordering::Relaxed);
-            let mut next = match link.exchange(number, &request).await {
+            let mut next = match link.exchange(number, request).await {
                 Ok(replies) => return Ok(replies),
                 Err(error) => tries.failed(error),
             };
@@ -121,7 +134,7 @@ impl Client {
                 let replies = link.exchange(CONTROL_FAMILY, &family_request()).await;
                 let found = family_number(replies)?;
                 family.store(found, Ordering::Relaxed);
-                next = tries.found(&request, error, found != number);
+                next = tries.found(request, error, found != number);
             }
             if let Next::Fail(error) = next {
                 return Err(error);

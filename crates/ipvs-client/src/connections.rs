@@ -265,6 +265,17 @@ impl ConnectionOrigin {
 ///
 /// A line that cannot be read is an `Err` of kind [`Malformed`](ErrorKind::Malformed) that names
 /// it, and the lines behind it still come. After any other `Err` nothing comes.
+///
+/// ```no_run
+/// # async fn example(client: ipvs_client::Client) -> Result<(), ipvs_client::Error> {
+/// let mut connections = client.connections()?.stream()?;
+/// while let Some(connection) = connections.next().await {
+///     let connection = connection?;
+///     println!("{} -> {} {}", connection.client, connection.destination, connection.state);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Connections(Table<BufReader<File>>);
 

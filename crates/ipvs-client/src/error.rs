@@ -63,6 +63,8 @@ pub enum ErrorKind {
     Overrun,
     /// The table changed while it was listed, and again at each retry.
     Interrupted,
+    /// A write of a batch that was not carried out because the batch ended before.
+    NotSent,
     /// The client's driver has ended: it was dropped, or the socket failed.
     Closed,
     /// The kernel's answer is not what the protocol says.
@@ -221,7 +223,7 @@ impl From<Error> for io::Error {
             | ErrorKind::SchedulerNotFound
             | ErrorKind::EngineNotFound
             | ErrorKind::InterfaceNotFound => io::ErrorKind::NotFound,
-            ErrorKind::Overrun | ErrorKind::Os => io::ErrorKind::Other,
+            ErrorKind::Overrun | ErrorKind::NotSent | ErrorKind::Os => io::ErrorKind::Other,
         };
         Self::new(kind, error)
     }

@@ -10,13 +10,11 @@ use netlink_packet_core::{
 use crate::{
     Error, ErrorKind,
     error::Operation,
-    wire::{self, GENL_HEADER, Raw},
+    wire::{self, GENL_HEADER, NETLINK_HEADER, Raw},
 };
 
 /// `NLMSGERR_ATTR_MSG`: the kernel's words for an error.
 const EXTENDED_MESSAGE: u16 = 1;
-/// Size of `struct nlmsghdr`.
-const NETLINK_HEADER: usize = 16;
 
 /// A request whose answers are being collected.
 pub(crate) struct Exchange {
@@ -174,9 +172,7 @@ impl Exchange {
             None if !of_barrier => self.acknowledged = true,
             None => {}
             Some(code) => {
-                let extended = (flags & NLM_F_ACK_TLVS != 0)
-                    .then(|| extended_message(after_original(&error.header, flags)))
-                    .flatten();
+                let extended = extended_acknowledgement(error, flags);
                 let request = self.barrier.as_ref().filter(|_| of_barrier).unwrap_or(&self.request);
                 let error = Error::kernel(request, code.get().saturating_neg(), extended);
                 self.fail(error);
@@ -209,6 +205,19 @@ const fn expected_reply(request: &Request) -> Option<Command> {
         Request::GetInfo => Some(Command::SET_INFO),
         _ => None,
     }
+}
+
+/// Whether a request changes nothing, so that it may be repeated.
+pub(crate) const fn is_read(request: &Request) -> bool {
+    expected_reply(request).is_some()
+}
+
+/// The kernel's words in an error message with these header flags.
+pub(crate) fn extended_acknowledgement(error: &ErrorMessage, flags: u16) -> Option<String> {
+    if flags & NLM_F_ACK_TLVS == 0 {
+        return None;
+    }
+    extended_message(after_original(&error.header, flags))
 }
 
 /// The attributes behind the original message in an error message.

@@ -2,15 +2,23 @@
 
 #![forbid(unsafe_code)]
 
+mod batch;
+#[cfg(feature = "blocking")]
+pub mod blocking;
+#[cfg(feature = "tokio")]
 mod client;
 mod connections;
+#[cfg(feature = "tokio")]
 mod driver;
 mod error;
 mod exchange;
+mod line;
 mod namespace;
 mod observe;
 mod retry;
+mod snapshot;
 mod socket;
+#[cfg(feature = "tokio")]
 mod tokio_socket;
 mod verbs;
 mod wire;
@@ -18,11 +26,13 @@ mod wire;
 pub use ipvs_packet as packet;
 
 pub use crate::{
-    client::Client,
+    batch::BatchOptions,
     connections::{
         Connection, ConnectionOrigin, ConnectionState, ConnectionStream, Connections, EngineData,
     },
-    driver::Driver,
     error::{Error, ErrorKind},
+    snapshot::{ServiceSnapshot, Snapshot},
     socket::Socket,
 };
+#[cfg(feature = "tokio")]
+pub use crate::{client::Client, driver::Driver};

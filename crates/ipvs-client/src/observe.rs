@@ -39,17 +39,6 @@ macro_rules! observe {
             /// or changes in between may be missing or come twice.
             ///
             /// `/proc/net/ip_vs_conn`, equivalent to `ipvsadm -L -n -c --persistent-conn`.
-            ///
-            /// ```no_run
-            /// # async fn example(client: ipvs_client::Client) -> Result<(), ipvs_client::Error> {
-            /// let mut connections = client.connections()?.stream()?;
-            /// while let Some(connection) = connections.next().await {
-            ///     let connection = connection?;
-            ///     println!("{} -> {} {}", connection.client, connection.destination, connection.state);
-            /// }
-            /// # Ok(())
-            /// # }
-            /// ```
             pub fn connections(&self) -> Result<crate::Connections, crate::Error> {
                 use crate::connections::{Connections, Source};
                 Connections::open(self.namespace(), Source::PLAIN)

@@ -4,7 +4,7 @@ use std::fs;
 
 use ipvs_packet::Request;
 
-use crate::{Error, ErrorKind, error::errno};
+use crate::{Error, ErrorKind, error::errno, exchange::is_read};
 
 /// How often a read is done at most, when its answers are dropped or the table changes meanwhile.
 const READ_ATTEMPTS: usize = 4;
@@ -54,14 +54,9 @@ impl Tries {
     }
 }
 
-const fn is_read(request: &Request) -> bool {
-    request.is_dump()
-        || matches!(request, Request::GetService(_) | Request::GetTimeouts | Request::GetInfo)
-}
-
 /// Tells a missing scheduler from a missing persistence engine. The kernel looks for the scheduler
 /// first, and its module stays when the engine is then not found.
-fn explain(request: &Request, error: Error) -> Error {
+pub(crate) fn explain(request: &Request, error: Error) -> Error {
     let (Request::NewService(service) | Request::SetService(service)) = request else {
         return error;
     };

@@ -2,9 +2,9 @@
 
 use std::{io, os::fd::AsFd, sync::Arc};
 
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
 use ipvs_packet::{Command, FAMILY_NAME, Reply, Request};
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload, NlasIterator};
+use netlink_packet_core::NlasIterator;
 use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_GENERIC};
 use nix::sys::{
     socket::{MsgFlags, setsockopt, sockopt::ReceiveTimeout},
@@ -13,10 +13,9 @@ use nix::sys::{
 
 use crate::{
     Error,
-    error::{Operation, errno},
-    exchange::Exchange,
+    error::errno,
+    line::BlockingLine,
     namespace::{self, Namespace},
-    wire::{self, Raw},
 };
 
 /// `GENL_ID_CTRL`: the family that knows the others' numbers.
@@ -38,13 +37,12 @@ const LOOKING_UP: &str = "looking up the generic netlink family IPVS";
 /// later.
 #[derive(Debug)]
 pub struct Socket {
-    pub(crate) netlink: NetlinkSocket,
-    /// The number that the kernel gave to the family.
-    pub(crate) family: u16,
+    /// For one request after the other.
+    pub(crate) calls: BlockingLine,
+    /// For batches and snapshots, so that they and single requests do not wait for each other.
+    pub(crate) bulk: NetlinkSocket,
     /// Where it was made.
     pub(crate) namespace: Arc<Namespace>,
-    sequence: u32,
-    buffer: BytesMut,
 }
 
 impl Socket {
@@ -55,8 +53,10 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotAvailable`](crate::ErrorKind::NotAvailable) when the kernel has no IPVS; nothing is ever sent to it then.
-    /// [`ErrorKind::PermissionDenied`](crate::ErrorKind::PermissionDenied) without `CAP_NET_ADMIN` in the initial user namespace.
+    /// [`ErrorKind::NotAvailable`](crate::ErrorKind::NotAvailable) when the kernel has no IPVS;
+    /// nothing is ever sent to it then.
+    /// [`ErrorKind::PermissionDenied`](crate::ErrorKind::PermissionDenied) without `CAP_NET_ADMIN`
+    /// in the initial user namespace.
     pub fn open() -> Result<Self, Error> {
         let mut socket = Self::create()?;
         socket.prepare()?;
@@ -77,97 +77,59 @@ impl Socket {
         opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    /// The socket as the kernel makes it: in the calling thread's namespace, nothing sent yet.
-    pub(crate) fn create() -> Result<Self, Error> {
-        Self::create_netlink()
-            .map(|netlink| Self {
-                netlink,
-                family: 0,
-                namespace: Arc::new(Namespace::current()),
-                sequence: 0,
-                buffer: BytesMut::new(),
-            })
-            .map_err(|error| Error::io("opening a generic netlink socket", error))
+    /// Sets the size of the receive buffers in bytes (`SO_RCVBUF`): Linux doubles it, and keeps
+    /// within 2,304 and twice `net.core.rmem_max`. By default it is `net.core.rmem_default`,
+    /// 212,992.
+    pub fn set_receive_buffer(&self, bytes: u32) -> Result<(), Error> {
+        [self.calls.netlink(), &self.bulk]
+            .into_iter()
+            .try_for_each(|netlink| netlink.set_rx_buf_sz(bytes))
+            .map_err(|error| Error::io("setting the size of a receive buffer", error))
     }
 
-    fn create_netlink() -> io::Result<NetlinkSocket> {
-        let mut netlink = NetlinkSocket::new(NETLINK_GENERIC)?;
-        netlink.bind_auto()?;
-        // Errors carry the kernel's words, and of the request they answer only the header, so that
-        // many fit the receive buffer. Kernels before 4.12 have neither.
-        for result in [netlink.set_ext_ack(true), netlink.set_cap_ack(true)] {
-            match result {
-                Err(error) if error.raw_os_error() != Some(errno::NOPROTOOPT) => {
-                    return Err(error);
-                }
-                _ => {}
-            }
-        }
-        setsockopt(&netlink, ReceiveTimeout, &ANSWER_TIMEOUT)?;
-        Ok(netlink)
+    /// The socket as the kernel makes it: in the calling thread's namespace, nothing sent yet.
+    pub(crate) fn create() -> Result<Self, Error> {
+        let netlink =
+            || create().map_err(|error| Error::io("opening a generic netlink socket", error));
+        Ok(Self {
+            calls: BlockingLine::new(netlink()?, 0),
+            bulk: netlink()?,
+            namespace: Arc::new(Namespace::current()),
+        })
     }
 
     /// Looks the family up and asks for the version, which tells early of a missing privilege.
     pub(crate) fn prepare(&mut self) -> Result<(), Error> {
-        let request = family_request();
-        let replies = self.exchange_with(CONTROL_FAMILY, &request);
-        self.family = family_number(replies)?;
-        self.exchange(&Request::GetInfo)?;
+        self.calls.resolve()?;
+        self.calls.run(&Request::GetInfo)?;
         Ok(())
     }
+}
 
-    /// Sends a request to IPVS and waits for its answers.
-    pub(crate) fn exchange(&mut self, request: &Request) -> Result<Vec<Reply>, Error> {
-        self.exchange_with(self.family, request)
-    }
-
-    fn exchange_with(&mut self, family: u16, request: &Request) -> Result<Vec<Reply>, Error> {
-        let mut exchange = Exchange::new(request.clone());
-        let mut datagram = Vec::new();
-        let first = self.sequence.wrapping_add(1);
-        for mut message in exchange.messages(family) {
-            self.sequence = self.sequence.wrapping_add(1);
-            message.header.sequence_number = self.sequence;
-            let start = datagram.len();
-            datagram.resize(start + message.buffer_len(), 0);
-            message.serialize(&mut datagram[start..]);
-        }
-        let fail = |error| Error::io(Operation(request), error);
-        uninterrupted(|| self.netlink.send_to(&datagram, &SocketAddr::new(0, 0), 0))
-            .map_err(fail)?;
-        loop {
-            let message = self.receive().map_err(fail)?;
-            // Overruns have no sequence number. Answers to earlier requests, given up half-way, are
-            // still in the queue.
-            let sequence = message.header.sequence_number;
-            let ours = sequence.wrapping_sub(first) <= self.sequence.wrapping_sub(first);
-            let overrun = matches!(message.payload, NetlinkPayload::Overrun(_));
-            if (ours || overrun) && exchange.take(message) {
-                return exchange.finish();
-            }
+fn create() -> io::Result<NetlinkSocket> {
+    let mut netlink = NetlinkSocket::new(NETLINK_GENERIC)?;
+    netlink.bind_auto()?;
+    // Errors carry the kernel's words, and of the request they answer only the header, so that many
+    // fit the receive buffer. Kernels before 4.12 have neither.
+    for result in [netlink.set_ext_ack(true), netlink.set_cap_ack(true)] {
+        match result {
+            Err(error) if error.raw_os_error() != Some(errno::NOPROTOOPT) => return Err(error),
+            _ => {}
         }
     }
-
-    /// The next message, from the datagram at hand or from a new one.
-    fn receive(&mut self) -> io::Result<NetlinkMessage<Raw>> {
-        loop {
-            if let Some(message) = wire::next_message(&mut self.buffer) {
-                return Ok(message);
-            }
-            self.buffer.reserve(DATAGRAM);
-            uninterrupted(|| receive_datagram(&self.netlink, &mut self.buffer))?;
-        }
-    }
+    setsockopt(&netlink, ReceiveTimeout, &ANSWER_TIMEOUT)?;
+    Ok(netlink)
 }
 
 /// Reads one datagram into an empty buffer and returns its sender's port, 0 for the kernel. A
 /// truncated one is as bad as a dropped one, and becomes ENOBUFS.
-pub(crate) fn receive_datagram<B: BufMut>(
+pub(crate) fn receive<B: BufMut>(
     netlink: &NetlinkSocket,
     buffer: &mut B,
+    flags: MsgFlags,
 ) -> io::Result<SocketAddr> {
     let room = buffer.chunk_mut().len();
-    let (length, sender) = netlink.recv_from(buffer, MsgFlags::MSG_TRUNC.bits())?;
+    let (length, sender) = netlink.recv_from(buffer, (flags | MsgFlags::MSG_TRUNC).bits())?;
     if length > room {
         return Err(io::Error::from_raw_os_error(errno::NOBUFS));
     }

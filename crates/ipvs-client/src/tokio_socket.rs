@@ -7,9 +7,10 @@ use std::{
 
 use bytes::BufMut;
 use netlink_sys::{AsyncSocket, Socket, SocketAddr};
+use nix::sys::socket::MsgFlags;
 use tokio::io::unix::AsyncFd;
 
-use crate::socket::{receive_datagram, uninterrupted};
+use crate::socket::{receive, uninterrupted};
 
 /// As netlink-sys's own, but made of a socket that may come from another network namespace, and
 /// with interrupted calls repeated and truncated datagrams noticed.
@@ -90,7 +91,7 @@ impl AsyncSocket for TokioSocket {
         context: &mut Context<'_>,
         buffer: &mut B,
     ) -> Poll<io::Result<SocketAddr>> {
-        self.poll_read(context, |socket| receive_datagram(socket, buffer))
+        self.poll_read(context, |socket| receive(socket, buffer, MsgFlags::empty()))
     }
 
     fn poll_recv_from_full(

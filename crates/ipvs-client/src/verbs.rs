@@ -1,8 +1,8 @@
 //! The commands as methods, written once for the async and the blocking client.
 
-use ipvs_packet::Reply;
+use ipvs_packet::{DestinationKey, Reply, ServiceKey};
 
-use crate::Error;
+use crate::{Error, ErrorKind};
 
 /// The one answer of a request that has one.
 pub(crate) fn only<T>(
@@ -20,6 +20,12 @@ pub(crate) fn all<T>(replies: Vec<Reply>, pick: impl FnMut(Reply) -> Option<T>) 
     replies.into_iter().filter_map(pick).collect()
 }
 
+/// The service has no such destination: found out without the kernel.
+pub(crate) fn no_destination(key: &ServiceKey, destination: &DestinationKey) -> Error {
+    let operation = format_args!("reading destination {destination} of service {key}");
+    Error::new(ErrorKind::DestinationNotFound, operation, "the service has no such destination")
+}
+
 /// Writes the `impl` block of a client that has `run(Request) -> Result<Vec<Reply>, Error>`.
 macro_rules! verbs {
     ($client:ident, [$($async:ident)?], [$($wait:tt)*]) => {
@@ -28,7 +34,7 @@ macro_rules! verbs {
             ///
             /// `IPVS_CMD_GET_INFO`, equivalent to the first line of `ipvsadm -L`.
             pub $($async)? fn info(&self) -> Result<Info, Error> {
-                let replies = self.run(Request::GetInfo)$($wait)*?;
+                let replies = self.run(&Request::GetInfo)$($wait)*?;
                 only(replies, |reply| match reply {
                     Reply::Info(info, _) => Some(info),
                     _ => None,
@@ -45,7 +51,7 @@ macro_rules! verbs {
             /// `IPVS_CMD_GET_SERVICE` as a dump, equivalent to `ipvsadm -L` without the
             /// destinations.
             pub $($async)? fn services(&self) -> Result<Vec<ServiceEntry>, Error> {
-                let replies = self.run(Request::ListServices)$($wait)*?;
+                let replies = self.run(&Request::ListServices)$($wait)*?;
                 Ok(all(replies, |reply| match reply {
                     Reply::Service(entry) => Some(entry),
                     _ => None,
@@ -60,7 +66,7 @@ macro_rules! verbs {
             ///
             /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound).
             pub $($async)? fn service(&self, key: &ServiceKey) -> Result<ServiceEntry, Error> {
-                let replies = self.run(Request::GetService(*key))$($wait)*?;
+                let replies = self.run(&Request::GetService(*key))$($wait)*?;
                 only(replies, |reply| match reply {
                     Reply::Service(entry) => Some(entry),
                     _ => None,
@@ -77,7 +83,7 @@ macro_rules! verbs {
             /// there; [`SchedulerNotFound`](crate::ErrorKind::SchedulerNotFound),
             /// [`EngineNotFound`](crate::ErrorKind::EngineNotFound).
             pub $($async)? fn add_service(&self, service: &Service) -> Result<(), Error> {
-                self.run(Request::NewService(service.clone()))$($wait)*?;
+                self.run(&Request::NewService(service.clone()))$($wait)*?;
                 Ok(())
             }
 
@@ -94,7 +100,7 @@ macro_rules! verbs {
             /// [`SchedulerNotFound`](crate::ErrorKind::SchedulerNotFound),
             /// [`EngineNotFound`](crate::ErrorKind::EngineNotFound).
             pub $($async)? fn update_service(&self, service: &Service) -> Result<(), Error> {
-                self.run(Request::SetService(service.clone()))$($wait)*?;
+                self.run(&Request::SetService(service.clone()))$($wait)*?;
                 Ok(())
             }
 
@@ -107,7 +113,7 @@ macro_rules! verbs {
             ///
             /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound).
             pub $($async)? fn delete_service(&self, key: &ServiceKey) -> Result<(), Error> {
-                self.run(Request::DeleteService(*key))$($wait)*?;
+                self.run(&Request::DeleteService(*key))$($wait)*?;
                 Ok(())
             }
 
@@ -128,7 +134,7 @@ macro_rules! verbs {
                 &self,
                 key: &ServiceKey,
             ) -> Result<Vec<DestinationEntry>, Error> {
-                let replies = self.run(Request::ListDestinations(*key))$($wait)*?;
+                let replies = self.run(&Request::ListDestinations(*key))$($wait)*?;
                 if replies.is_empty() {
                     self.service(key)$($wait)*?;
                 }
@@ -154,7 +160,7 @@ macro_rules! verbs {
                 key: &ServiceKey,
                 destination: &Destination,
             ) -> Result<(), Error> {
-                self.run(Request::NewDestination(*key, destination.clone()))$($wait)*?;
+                self.run(&Request::NewDestination(*key, destination.clone()))$($wait)*?;
                 Ok(())
             }
 
@@ -171,7 +177,7 @@ macro_rules! verbs {
                 key: &ServiceKey,
                 destination: &Destination,
             ) -> Result<(), Error> {
-                self.run(Request::SetDestination(*key, destination.clone()))$($wait)*?;
+                self.run(&Request::SetDestination(*key, destination.clone()))$($wait)*?;
                 Ok(())
             }
 
@@ -190,7 +196,7 @@ macro_rules! verbs {
                 key: &ServiceKey,
                 destination: &DestinationKey,
             ) -> Result<(), Error> {
-                self.run(Request::DeleteDestination(*key, *destination))$($wait)*?;
+                self.run(&Request::DeleteDestination(*key, *destination))$($wait)*?;
                 Ok(())
             }
 
@@ -198,7 +204,7 @@ macro_rules! verbs {
             ///
             /// `IPVS_CMD_GET_DAEMON` as a dump, equivalent to `ipvsadm -L --daemon`.
             pub $($async)? fn daemons(&self) -> Result<Vec<DaemonEntry>, Error> {
-                let replies = self.run(Request::ListDaemons)$($wait)*?;
+                let replies = self.run(&Request::ListDaemons)$($wait)*?;
                 Ok(all(replies, |reply| match reply {
                     Reply::Daemon(entry) => Some(entry),
                     _ => None,
@@ -214,7 +220,7 @@ macro_rules! verbs {
             /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) when one of that role runs, whatever its
             /// settings; [`InterfaceNotFound`](crate::ErrorKind::InterfaceNotFound).
             pub $($async)? fn start_daemon(&self, daemon: &SyncDaemon) -> Result<(), Error> {
-                self.run(Request::NewDaemon(daemon.clone()))$($wait)*?;
+                self.run(&Request::NewDaemon(daemon.clone()))$($wait)*?;
                 Ok(())
             }
 
@@ -229,7 +235,7 @@ macro_rules! verbs {
             ///
             /// [`DaemonNotFound`](crate::ErrorKind::DaemonNotFound).
             pub $($async)? fn stop_daemon(&self, role: DaemonRole) -> Result<(), Error> {
-                self.run(Request::DeleteDaemon(role))$($wait)*?;
+                self.run(&Request::DeleteDaemon(role))$($wait)*?;
                 Ok(())
             }
 
@@ -237,7 +243,7 @@ macro_rules! verbs {
             ///
             /// `IPVS_CMD_GET_CONFIG`, equivalent to `ipvsadm -L --timeout`.
             pub $($async)? fn timeouts(&self) -> Result<Timeouts, Error> {
-                let replies = self.run(Request::GetTimeouts)$($wait)*?;
+                let replies = self.run(&Request::GetTimeouts)$($wait)*?;
                 only(replies, |reply| match reply {
                     Reply::Timeouts(timeouts, _) => Some(timeouts),
                     _ => None,
@@ -252,7 +258,7 @@ macro_rules! verbs {
             ///
             /// [`Invalid`](crate::ErrorKind::Invalid) when one is too long.
             pub $($async)? fn set_timeouts(&self, timeouts: Timeouts) -> Result<(), Error> {
-                self.run(Request::SetTimeouts(timeouts))$($wait)*?;
+                self.run(&Request::SetTimeouts(timeouts))$($wait)*?;
                 Ok(())
             }
 
@@ -264,7 +270,7 @@ macro_rules! verbs {
             ///
             /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound).
             pub $($async)? fn zero_service(&self, key: &ServiceKey) -> Result<(), Error> {
-                self.run(Request::Zero(Some(*key)))$($wait)*?;
+                self.run(&Request::Zero(Some(*key)))$($wait)*?;
                 Ok(())
             }
 
@@ -272,7 +278,176 @@ macro_rules! verbs {
             ///
             /// `IPVS_CMD_ZERO`, equivalent to `ipvsadm -Z`.
             pub $($async)? fn zero(&self) -> Result<(), Error> {
-                self.run(Request::Zero(None))$($wait)*?;
+                self.run(&Request::Zero(None))$($wait)*?;
+                Ok(())
+            }
+
+            /// Adds a service, or sets everything about the one that is there. Returns whether it
+            /// was added. `IPVS_CMD_NEW_SERVICE`, then `IPVS_CMD_SET_SERVICE`.
+            ///
+            /// # Errors
+            ///
+            /// [`SchedulerNotFound`](crate::ErrorKind::SchedulerNotFound),
+            /// [`EngineNotFound`](crate::ErrorKind::EngineNotFound).
+            pub $($async)? fn upsert_service(&self, service: &Service) -> Result<bool, Error> {
+                match self.add_service(service)$($wait)* {
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                        self.update_service(service)$($wait)*.map(|()| false)
+                    }
+                    result => result.map(|()| true),
+                }
+            }
+
+            /// Changes some settings of a service and leaves the others as they are: reads it, lets
+            /// `change` change it, and writes it if that made a difference. Returns whether it did.
+            ///
+            /// # Errors
+            ///
+            /// As [`service`](Self::service) and [`update_service`](Self::update_service).
+            pub $($async)? fn modify_service(
+                &self,
+                key: &ServiceKey,
+                change: impl FnOnce(&mut Service),
+            ) -> Result<bool, Error> {
+                let old = self.service(key)$($wait)*?.service;
+                let mut new = old.clone();
+                change(&mut new);
+                if new == old {
+                    return Ok(false);
+                }
+                self.update_service(&new)$($wait)*.map(|()| true)
+            }
+
+            /// Adds a destination, or sets everything about the one that is there. Returns whether
+            /// it was added. `IPVS_CMD_NEW_DEST`, then `IPVS_CMD_SET_DEST`.
+            ///
+            /// # Errors
+            ///
+            /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound).
+            pub $($async)? fn upsert_destination(
+                &self,
+                key: &ServiceKey,
+                destination: &Destination,
+            ) -> Result<bool, Error> {
+                match self.add_destination(key, destination)$($wait)* {
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                        self.update_destination(key, destination)$($wait)*.map(|()| false)
+                    }
+                    result => result.map(|()| true),
+                }
+            }
+
+            /// Changes some settings of a destination and leaves the others as they are: reads it
+            /// (in the list of its service's), lets `change` change it, and writes it if that made
+            /// a difference. Returns whether it did. A change of its key has no effect.
+            ///
+            /// # Errors
+            ///
+            /// As [`destinations`](Self::destinations) and
+            /// [`update_destination`](Self::update_destination).
+            pub $($async)? fn modify_destination(
+                &self,
+                key: &ServiceKey,
+                destination: &DestinationKey,
+                change: impl FnOnce(&mut Destination),
+            ) -> Result<bool, Error> {
+                let entries = self.destinations(key)$($wait)*?;
+                let found = entries.into_iter().find(|entry| entry.destination.key == *destination);
+                let Some(old) = found.map(|entry| entry.destination) else {
+                    return Err(no_destination(key, destination));
+                };
+                let mut new = old.clone();
+                change(&mut new);
+                new.key = *destination;
+                if new == old {
+                    return Ok(false);
+                }
+                self.update_destination(key, &new)$($wait)*.map(|()| true)
+            }
+
+            /// Carries out many writes in few system calls: up to 128 in one datagram, of which
+            /// only those that fail are answered, and the last. Returns what came of each, in
+            /// order. All are tried, in order, whatever became of those before; see
+            /// [`batch_with`](Self::batch_with) for other ways.
+            ///
+            /// Batches and snapshots of one client are carried out one after the other; other calls
+            /// need not wait for them. A datagram of writes is executed within the system call that
+            /// sends it, so this keeps its thread for milliseconds at a time. Dropped half-way,
+            /// what was sent takes effect, and the rest is not sent.
+            ///
+            /// Requests that only read get [`Invalid`](crate::ErrorKind::Invalid). Where the kernel
+            /// dropped answers, which takes a receive buffer made too small,
+            /// [`Overrun`](crate::ErrorKind::Overrun).
+            ///
+            /// Equivalent to `ipvsadm -R`.
+            pub $($async)? fn batch(&self, writes: &[Request]) -> Vec<Result<(), Error>> {
+                self.batch_with(writes, BatchOptions::new())$($wait)*
+            }
+
+            /// As [`batch`](Self::batch), with options: to stop at a failure, to tell of progress.
+            pub $($async)? fn batch_with(
+                &self,
+                writes: &[Request],
+                options: BatchOptions<'_>,
+            ) -> Vec<Result<(), Error>> {
+                let mut line = self.bulk()$($wait)*;
+                let room = line.netlink().get_rx_buf_sz().unwrap_or_default();
+                let mut batch = Batch::new(writes, options, room);
+                line.run_batch(&mut batch)$($wait)*;
+                batch.finish()
+            }
+
+            /// All services with all destinations: one list of services, one of destinations for
+            /// each of them, and another of services to see that nothing changed meanwhile. Where
+            /// something did, it is taken again, up to four times; see
+            /// [`Snapshot::consistent`].
+            ///
+            /// Batches and snapshots of one client are carried out one after the other; other calls
+            /// need not wait for them.
+            ///
+            /// Equivalent to `ipvsadm -L`.
+            pub $($async)? fn snapshot(&self) -> Result<Snapshot, Error> {
+                let mut line = self.bulk()$($wait)*;
+                let mut attempts = snapshot::ATTEMPTS;
+                loop {
+                    let mut taking = Taking::new(line.run(&Request::ListServices)$($wait)*?);
+                    while let Some(key) = taking.next() {
+                        let list = Request::ListDestinations(key);
+                        let long = taking.put(line.run(&list)$($wait)*?);
+                        if long {
+                            taking.compare(&key, line.run(&list)$($wait)*?);
+                        }
+                    }
+                    let snapshot = taking.finish(line.run(&Request::ListServices)$($wait)*?);
+                    attempts -= 1;
+                    if snapshot.consistent || attempts == 0 {
+                        return Ok(snapshot);
+                    }
+                }
+            }
+
+            /// Shows every service with its destinations to `visit`, one after the other in order
+            /// of their keys, for tables too large to hold: besides the list of services, one list
+            /// of destinations is held at a time. It looks once, so what others change meanwhile
+            /// may or may not be seen; a service that goes away meanwhile is left out.
+            pub $($async)? fn visit_services(
+                &self,
+                mut visit: impl FnMut(ServiceSnapshot),
+            ) -> Result<(), Error> {
+                let mut services = self.services()$($wait)*?;
+                services.sort_by_key(|entry| *entry.service.key());
+                services.dedup_by_key(|entry| *entry.service.key());
+                for entry in services {
+                    let key = *entry.service.key();
+                    let replies = self.run(&Request::ListDestinations(key))$($wait)*?;
+                    if replies.is_empty() {
+                        match self.service(&key)$($wait)* {
+                            Err(error) if error.kind() == ErrorKind::ServiceNotFound => continue,
+                            result => result?,
+                        };
+                    }
+                    visit(ServiceSnapshot::new(entry, replies).0);
+                }
                 Ok(())
             }
 
@@ -280,7 +455,7 @@ macro_rules! verbs {
             ///
             /// `IPVS_CMD_FLUSH`, equivalent to `ipvsadm -C`.
             pub $($async)? fn flush(&self) -> Result<(), Error> {
-                self.run(Request::Flush)$($wait)*?;
+                self.run(&Request::Flush)$($wait)*?;
                 Ok(())
             }
         }

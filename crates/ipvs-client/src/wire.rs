@@ -14,6 +14,8 @@ use netlink_packet_core::{
 };
 use netlink_proto::NetlinkMessageCodec;
 
+/// Size of `struct nlmsghdr`.
+pub(crate) const NETLINK_HEADER: usize = 16;
 /// `GENL_HDRLEN`: command, version, two reserved bytes.
 pub(crate) const GENL_HEADER: usize = 4;
 

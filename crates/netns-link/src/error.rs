@@ -114,6 +114,9 @@ impl Error {
             (Errno::EOPNOTSUPP, "create dummy link") => {
                 Some("this kernel has no dummy links: modprobe dummy")
             }
+            (Errno::ENOENT, "open namespace") => {
+                Some("there is no namespace of this name, or its process has ended")
+            }
             (Errno::EINVAL, "enter namespace") => Some("it is not a network namespace"),
             (Errno::ENOENT, "read setting" | "write setting") => {
                 Some("there is no such link, or the kernel or a module does not have the setting")

@@ -49,6 +49,9 @@ impl Links {
     ///
     /// # Errors
     /// Outside of a tokio runtime, and as [`NetNs::run`].
+    ///
+    /// # Panics
+    /// In a runtime that was built without I/O (`enable_io`).
     pub fn connect(namespace: &NetNs) -> Result<Self, Error> {
         Ok(Self { netlink: Netlink::connect(namespace)? })
     }
@@ -166,7 +169,8 @@ impl Links {
     ///
     /// # Errors
     /// As [`up`](Links::up), and if a link of this name is there already
-    /// ([`ErrorKind::AlreadyExists`](crate::ErrorKind)).
+    /// ([`ErrorKind::AlreadyExists`](crate::ErrorKind); a Linux without the changes of 6.6 says
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind)).
     pub async fn move_to(&self, link: &Link, namespace: &NetNs) -> Result<(), Error> {
         self.set("move link to another namespace", link, |request| {
             request.attributes = vec![LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd())];

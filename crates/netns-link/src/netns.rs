@@ -75,21 +75,34 @@ impl NetNs {
     /// when this value is dropped.
     ///
     /// # Errors
-    /// If the name is taken ([`ErrorKind::AlreadyExists`](crate::ErrorKind)) or impossible, and as
-    /// [`NetNs::new`]. Nothing is left behind then.
+    /// As [`NetNs::new`] and [`attach`](NetNs::attach).
     pub fn create(name: &str) -> Result<Self, Error> {
+        path_of(name)?;
+        let namespace = Self::new()?;
+        namespace.attach(name)?;
+        Ok(Self { label: name.to_owned(), ..namespace })
+    }
+
+    /// Gives a name to a namespace that is there, as that of a process: `ip netns attach NAME PID`
+    /// (and what `ln -s /proc/PID/ns/net /var/run/netns/NAME` is meant to do; the name outlives the
+    /// process, though). It stays until [`NetNs::delete`].
+    ///
+    /// # Errors
+    /// If the name is taken ([`ErrorKind::AlreadyExists`](crate::ErrorKind)) or impossible, or
+    /// without CAP_SYS_ADMIN. Nothing is left behind then.
+    pub fn attach(&self, name: &str) -> Result<(), Error> {
         let path = path_of(name)?;
         share_run_dir()?;
         fs::File::create_new(&path)
-            .map_err(|error| Error::refused("create namespace", name, error))?;
-        let bound = Self::new().and_then(|namespace| {
-            bind_into(&namespace, &path).map(|()| Self { label: name.to_owned(), ..namespace })
+            .map_err(|error| Error::refused("name namespace", name, error))?;
+        let mounted = self.run(|| {
+            mount(Some(OWN), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                .map_err(|errno| Error::refused("mount namespace at", path.display(), errno))
         });
-        if bound.is_err() {
-            // The error that counts is the first one; the file is empty and nothing is mounted.
+        mounted.and_then(|mounted| mounted).inspect_err(|_| {
+            // The first error is the one that counts; the file is empty and nothing is mounted.
             let _ = fs::remove_file(&path);
-        }
-        bound
+        })
     }
 
     /// Opens a namespace by its name in `ip netns list`.
@@ -167,8 +180,9 @@ impl NetNs {
     /// If there is no such name ([`ErrorKind::NotFound`](crate::ErrorKind)).
     pub fn delete(name: &str) -> Result<(), Error> {
         let path = path_of(name)?;
-        match umount2(&path, MntFlags::MNT_DETACH) {
-            // Not a mount point: a file that an interrupted creation or a reboot left behind.
+        match umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            // Not a mount point: a file that a reboot left behind, or a symbolic link to
+            // /proc/PID/ns/net.
             Ok(()) | Err(Errno::EINVAL) => {}
             Err(errno) => return Err(Error::refused("unmount namespace", name, errno)),
         }
@@ -286,13 +300,6 @@ fn share_run_dir() -> Result<(), Error> {
 
 fn mount_dir(flags: MsFlags) -> nix::Result<()> {
     mount(Some(RUN_DIR), RUN_DIR, None::<&str>, flags, None::<&str>)
-}
-
-fn bind_into(namespace: &NetNs, path: &Path) -> Result<(), Error> {
-    namespace.run(|| {
-        mount(Some(OWN), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-            .map_err(|errno| Error::refused("mount namespace at", path.display(), errno))
-    })?
 }
 
 fn on_fresh_thread<T: Send>(

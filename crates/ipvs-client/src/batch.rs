@@ -1,0 +1,228 @@
+//! Many writes in few system calls.
+
+use std::mem;
+
+use ipvs_packet::{FAMILY_VERSION, Request};
+use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+
+use crate::{
+    Error, ErrorKind,
+    error::{Operation, errno},
+    exchange::{extended_acknowledgement, is_read},
+    retry::explain,
+    wire::{GENL_HEADER, NETLINK_HEADER, Raw},
+};
+
+/// How many writes go into one datagram at most: enough that system calls no longer count, and few
+/// enough that the answers, should every write fail, fit the receive buffer.
+const WRITES: usize = 128;
+/// What an answer takes of the receive buffer at most, by the kernel's count.
+const ANSWER: usize = 1024;
+/// How long a datagram gets at most, in bytes. The kernel takes up to the send buffer's size.
+const LENGTH: usize = 48 * 1024;
+
+/// How a batch is carried out.
+#[derive(Default)]
+pub struct BatchOptions<'a> {
+    stop_at_failure: bool,
+    progress: Option<&'a mut (dyn FnMut(usize) + Send)>,
+}
+
+impl<'a> BatchOptions<'a> {
+    /// Everything is tried, and nothing told meanwhile.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Stops after a datagram in which a write failed. The up to 127 writes behind the one that
+    /// failed, in the same datagram, are still tried; those after that get
+    /// [`ErrorKind::NotSent`].
+    #[must_use]
+    pub fn stop_at_failure(mut self) -> Self {
+        self.stop_at_failure = true;
+        self
+    }
+
+    /// Calls this after every datagram, with the number of writes whose outcome is known.
+    #[must_use]
+    pub fn progress(mut self, tell: &'a mut (dyn FnMut(usize) + Send)) -> Self {
+        self.progress = Some(tell);
+        self
+    }
+}
+
+impl std::fmt::Debug for BatchOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BatchOptions")
+            .field("stop_at_failure", &self.stop_at_failure)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A batch under way. It does no I/O: a line asks it for datagrams and hands it the answers.
+///
+/// Only failures answer, and the last write of a datagram. The kernel carries the writes out in
+/// order, so when the last has answered, those that did not answer have succeeded.
+pub(crate) struct Batch<'a, 'b> {
+    writes: &'a [Request],
+    options: BatchOptions<'b>,
+    per_datagram: usize,
+    outcomes: Vec<Result<(), Error>>,
+    datagram: Vec<u8>,
+    /// The positions of the writes in the datagram, in order of their sequence numbers.
+    sent: Vec<usize>,
+    /// The sequence number of the first of them.
+    first: u32,
+    /// Whether the family was looked up again.
+    resolved: bool,
+}
+
+impl<'a, 'b> Batch<'a, 'b> {
+    /// A batch for a socket with a receive buffer of so many bytes.
+    pub(crate) fn new(
+        writes: &'a [Request],
+        options: BatchOptions<'b>,
+        receive_buffer: usize,
+    ) -> Self {
+        Self {
+            writes,
+            options,
+            per_datagram: (receive_buffer / ANSWER).clamp(1, WRITES),
+            outcomes: Vec::with_capacity(writes.len()),
+            datagram: Vec::new(),
+            sent: Vec::new(),
+            first: 0,
+            resolved: false,
+        }
+    }
+
+    /// Makes the next datagram. Returns false when there is none.
+    pub(crate) fn next_datagram(&mut self, family: u16, sequence: &mut u32) -> bool {
+        self.datagram.clear();
+        self.sent.clear();
+        self.first = sequence.wrapping_add(1);
+        if self.options.stop_at_failure && self.outcomes.iter().any(Result::is_err) {
+            return false;
+        }
+        let mut last = 0;
+        while let Some(write) = self.writes.get(self.outcomes.len()) {
+            if is_read(write) {
+                let text = "a batch takes requests that change something";
+                self.outcomes.push(Err(Error::new(ErrorKind::Invalid, Operation(write), text)));
+                continue;
+            }
+            let length = NETLINK_HEADER + GENL_HEADER + write.buffer_len();
+            let full = self.sent.len() == self.per_datagram
+                || self.datagram.len() + length > LENGTH && !self.sent.is_empty();
+            if full {
+                break;
+            }
+            last = self.datagram.len();
+            append(&mut self.datagram, family, sequence, write);
+            self.sent.push(self.outcomes.len());
+            self.outcomes.push(Ok(()));
+        }
+        let Some(&position) = self.sent.last() else { return false };
+        if matches!(self.writes[position], Request::DeleteDaemon(_)) {
+            // Its acknowledgement may be lost, so that it cannot be the one that is waited for.
+            last = self.datagram.len();
+            append(&mut self.datagram, family, sequence, &Request::GetInfo);
+        }
+        let flags = NLM_F_REQUEST | NLM_F_ACK;
+        self.datagram[last + 6..last + 8].copy_from_slice(&flags.to_ne_bytes());
+        true
+    }
+
+    pub(crate) fn datagram(&self) -> &[u8] {
+        &self.datagram
+    }
+
+    /// Takes in an answer. Returns whether it is the datagram's last.
+    pub(crate) fn take(&mut self, message: &NetlinkMessage<Raw>) -> bool {
+        let NetlinkPayload::Error(error) = &message.payload else { return false };
+        let behind = message.header.sequence_number.wrapping_sub(self.first) as usize;
+        if let (Some(&position), Some(code)) = (self.sent.get(behind), error.code) {
+            let write = &self.writes[position];
+            let extended = extended_acknowledgement(error, message.header.flags);
+            let failure = Error::kernel(write, code.get().saturating_neg(), extended);
+            self.outcomes[position] = Err(explain(write, failure));
+        }
+        // The last write, or behind it the one that is sure to be answered.
+        let barrier = match self.sent.last() {
+            Some(&last) if matches!(self.writes[last], Request::DeleteDaemon(_)) => self.sent.len(),
+            _ => self.sent.len() - 1,
+        };
+        behind == barrier
+    }
+
+    /// Answers to the datagram were dropped: no silence is a success any more.
+    pub(crate) fn overrun(&mut self) {
+        for &position in &self.sent {
+            if self.outcomes[position].is_ok() {
+                let operation = Operation(&self.writes[position]);
+                self.outcomes[position] = Err(Error::overrun(operation));
+            }
+        }
+    }
+
+    /// Whether the datagram may have gone to a family that is no more.
+    pub(crate) fn lost_family(&self) -> bool {
+        let gone = |&position: &usize| matches!(&self.outcomes[position], Err(error) if error.errno() == Some(errno::NOENT));
+        !self.resolved && self.sent.iter().all(gone)
+    }
+
+    /// Sends the datagram's writes again: none had an effect.
+    pub(crate) fn again(&mut self) {
+        self.resolved = true;
+        if let Some(&first) = self.sent.first() {
+            self.outcomes.truncate(first);
+        }
+    }
+
+    /// The socket failed: what became of the datagram is not known, and the rest is not sent.
+    pub(crate) fn broken(&mut self, error: &std::io::Error) {
+        for &position in &self.sent {
+            let again = error.raw_os_error().map_or_else(
+                || std::io::Error::new(error.kind(), error.to_string()),
+                std::io::Error::from_raw_os_error,
+            );
+            self.outcomes[position] = Err(Error::io(Operation(&self.writes[position]), again));
+        }
+    }
+
+    /// Tells how far it got.
+    pub(crate) fn tell(&mut self) {
+        let known = self.outcomes.len();
+        if let Some(progress) = &mut self.options.progress {
+            progress(known);
+        }
+    }
+
+    /// What came of each write, in order.
+    pub(crate) fn finish(mut self) -> Vec<Result<(), Error>> {
+        let known = self.outcomes.len();
+        let text = "not sent, since the batch ended before";
+        let rest = &self.writes[known..];
+        self.outcomes.extend(
+            rest.iter().map(|write| Err(Error::new(ErrorKind::NotSent, Operation(write), text))),
+        );
+        mem::take(&mut self.outcomes)
+    }
+}
+
+/// Appends a request that answers only if it fails.
+fn append(datagram: &mut Vec<u8>, family: u16, sequence: &mut u32, request: &Request) {
+    *sequence = sequence.wrapping_add(1);
+    let start = datagram.len();
+    let length = NETLINK_HEADER + GENL_HEADER + request.buffer_len();
+    datagram.resize(start + length.next_multiple_of(4), 0);
+    let message = &mut datagram[start..start + length];
+    // Far below 4 GiB.
+    message[0..4].copy_from_slice(&(length as u32).to_ne_bytes());
+    message[4..6].copy_from_slice(&family.to_ne_bytes());
+    message[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
+    message[8..12].copy_from_slice(&sequence.to_ne_bytes());
+    message[NETLINK_HEADER] = request.command().0;
+    message[NETLINK_HEADER + 1] = FAMILY_VERSION;
+    request.emit(&mut message[NETLINK_HEADER + GENL_HEADER..]);
+}

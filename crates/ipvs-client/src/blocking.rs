@@ -1,0 +1,91 @@
+//! The same client without async.
+//!
+//! ```no_run
+//! use ipvs_client::blocking::Client;
+//!
+//! let client = Client::connect()?;
+//! println!("IPVS {}", client.info()?.version);
+//! # Ok::<(), ipvs_client::Error>(())
+//! ```
+
+use std::{
+    os::fd::AsFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ipvs_packet::{
+    DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey, Info, Reply, Request,
+    Service, ServiceEntry, ServiceKey, SyncDaemon, Timeouts,
+};
+
+use crate::{
+    BatchOptions, Error, ErrorKind, Socket,
+    batch::Batch,
+    line::BlockingLine,
+    namespace::Namespace,
+    observe::observe,
+    snapshot::{self, ServiceSnapshot, Snapshot, Taking},
+    verbs::{all, no_destination, only, verbs},
+};
+
+/// A blocking client of the kernel's IPVS in one network namespace.
+///
+/// Clones are cheap and share one socket; calls are carried out one after the other. The kernel
+/// answers within the call that asks, so nothing waits long; an answer that has not come after five
+/// seconds is an error.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    calls: Mutex<BlockingLine>,
+    bulk: Mutex<BlockingLine>,
+    namespace: Arc<Namespace>,
+}
+
+impl Client {
+    /// Connects to IPVS in the network namespace of the calling thread.
+    ///
+    /// The kernel is made to load ip_vs if it can.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAvailable`](ErrorKind::NotAvailable) when the kernel has no IPVS;
+    /// [`PermissionDenied`](ErrorKind::PermissionDenied) without `CAP_NET_ADMIN` in the initial
+    /// user namespace.
+    pub fn connect() -> Result<Self, Error> {
+        Socket::open().map(Self::from_socket)
+    }
+
+    /// Connects to IPVS in another network namespace, given by a file descriptor of it, such as
+    /// `/run/netns/blue` or `/proc/1234/ns/net` opened for reading. Otherwise as
+    /// [`connect`](Self::connect).
+    pub fn connect_in(namespace: impl AsFd) -> Result<Self, Error> {
+        Socket::open_in(namespace).map(Self::from_socket)
+    }
+
+    /// A client on a socket.
+    pub fn from_socket(socket: Socket) -> Self {
+        let bulk = Mutex::new(BlockingLine::new(socket.bulk, socket.calls.family));
+        let calls = Mutex::new(socket.calls);
+        Self { shared: Arc::new(Shared { calls, bulk, namespace: socket.namespace }) }
+    }
+
+    fn bulk(&self) -> MutexGuard<'_, BlockingLine> {
+        // A line whose user panicked is as good as any: leftover answers are told by their numbers.
+        self.shared.bulk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn namespace(&self) -> &Arc<Namespace> {
+        &self.shared.namespace
+    }
+
+    fn run(&self, request: &Request) -> Result<Vec<Reply>, Error> {
+        self.shared.calls.lock().unwrap_or_else(PoisonError::into_inner).run(request)
+    }
+}
+
+verbs!(Client, [], []);
+observe!(Client);

@@ -1,0 +1,410 @@
+//! Batches and snapshots on a real kernel, each hole of the kernel's shown first.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use ipvs_client::{
+    BatchOptions, Client, ErrorKind, Socket, blocking,
+    packet::{
+        DaemonRole, Destination, DestinationKey, Request, Service, ServiceKey, SyncDaemon, Weight,
+    },
+};
+use kernel_tests::{Outcome, client_case, key};
+use libtest_mimic::Trial;
+use netns_link::{Links, NetNs};
+
+/// Every case by its name.
+pub(crate) fn cases() -> Vec<Trial> {
+    vec![
+        client_case("batch_of_none_one_and_many", batch_of_none_one_and_many),
+        client_case("batch_tells_each_outcome", batch_tells_each_outcome),
+        client_case("batch_stops_and_tells_progress", batch_stops_and_tells_progress),
+        client_case("batch_with_the_smallest_buffer", batch_with_the_smallest_buffer),
+        client_case("batch_that_ends_with_a_daemon", batch_that_ends_with_a_daemon),
+        client_case("batch_dropped_half_way", batch_dropped_half_way),
+        client_case("snapshot_of_everything", snapshot_of_everything),
+        client_case("snapshot_while_others_write", snapshot_while_others_write),
+        client_case("blocking_client_does_the_same", blocking_client_does_the_same),
+        client_case("modify_and_upsert", modify_and_upsert),
+    ]
+}
+
+fn service(number: u16) -> Service {
+    Service::new(ServiceKey::tcp(([10, 0, 0, 185], number).into()))
+}
+
+fn destination(number: u16) -> Destination {
+    let [high, low] = number.to_be_bytes();
+    Destination::new(DestinationKey::new(([172, 17, high, low], 80).into()))
+}
+
+/// Adds services 1 to `services`, each with so many destinations.
+fn load(services: u16, destinations: u16) -> Vec<Request> {
+    let mut writes = Vec::new();
+    for number in 1..=services {
+        let service = service(number);
+        let key = *service.key();
+        writes.push(Request::NewService(service));
+        writes.extend(
+            (1..=destinations).map(|number| Request::NewDestination(key, destination(number))),
+        );
+    }
+    writes
+}
+
+async fn batch_of_none_one_and_many(_: NetNs, client: Client) -> Outcome {
+    assert!(client.batch(&[]).await.is_empty());
+    for outcome in client.batch(&load(1, 0)).await {
+        outcome?;
+    }
+    client.flush().await?;
+    let writes = load(500, 10);
+    let outcomes = client.batch(&writes).await;
+    assert_eq!(outcomes.len(), 5_500);
+    for outcome in outcomes {
+        outcome?;
+    }
+    assert_eq!(client.services().await?.len(), 500);
+    assert_eq!(client.destinations(service(77).key()).await?.len(), 10);
+    // Again, everything is there already: 5,500 failures, each its own.
+    for (write, outcome) in writes.iter().zip(client.batch(&writes).await) {
+        let error = outcome.expect_err("it is there already");
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        if let Request::NewService(service) = write {
+            assert!(error.to_string().contains(&service.key().to_string()), "{error}");
+        }
+    }
+    Ok(())
+}
+
+async fn batch_tells_each_outcome(_: NetNs, client: Client) -> Outcome {
+    let present = service(1);
+    let key = *present.key();
+    let mut unknown = service(2);
+    unknown.scheduler = "nonesuch".parse()?;
+    let outcomes = client
+        .batch(&[
+            Request::NewService(present.clone()),
+            Request::NewService(present.clone()),
+            Request::NewService(unknown),
+            Request::GetInfo,
+            Request::NewDestination(key, destination(1)),
+            Request::DeleteDestination(key, DestinationKey::new("172.17.9.9:80".parse()?)),
+            Request::NewDestination(*service(3).key(), destination(1)),
+            Request::SetService(present),
+        ])
+        .await;
+    let kinds: Vec<_> =
+        outcomes.iter().map(|outcome| outcome.as_ref().err().map(|e| e.kind())).collect();
+    assert_eq!(
+        kinds,
+        [
+            None,
+            Some(ErrorKind::AlreadyExists),
+            Some(ErrorKind::SchedulerNotFound),
+            Some(ErrorKind::Invalid),
+            None,
+            Some(ErrorKind::DestinationNotFound),
+            Some(ErrorKind::ServiceNotFound),
+            None,
+        ]
+    );
+    Ok(())
+}
+
+async fn batch_stops_and_tells_progress(_: NetNs, client: Client) -> Outcome {
+    let mut writes = load(1_000, 0);
+    // In the third datagram of 128.
+    writes[300] = Request::NewService(service(1));
+    let mut told = Vec::new();
+    let mut tell = |known| told.push(known);
+    let options = BatchOptions::new().stop_at_failure().progress(&mut tell);
+    let outcomes = client.batch_with(&writes, options).await;
+    assert_eq!(outcomes.len(), 1_000);
+    for (position, outcome) in outcomes.iter().enumerate() {
+        let expected = match position {
+            300 => Some(ErrorKind::AlreadyExists),
+            384.. => Some(ErrorKind::NotSent),
+            _ => None,
+        };
+        assert_eq!(outcome.as_ref().err().map(|error| error.kind()), expected, "{position}");
+    }
+    assert_eq!(told, [128, 256, 384]);
+    assert_eq!(client.services().await?.len(), 383);
+    Ok(())
+}
+
+/// The hole: of a thousand requests in one datagram that each want an acknowledgement, most
+/// acknowledgements are dropped by a full receive buffer. A batch on the same buffer gets them all.
+async fn batch_with_the_smallest_buffer(namespace: NetNs, client: Client) -> Outcome {
+    let (acknowledged, overrun) = namespace.run(flood)??;
+    assert!(overrun, "the kernel said nothing");
+    assert!(acknowledged < 1_000, "{acknowledged} acknowledgements");
+    assert_eq!(client.services().await?.len(), 1_000, "though every one was carried out");
+    client.flush().await?;
+
+    let socket = Socket::open_in(&namespace)?;
+    socket.set_receive_buffer(0)?;
+    let (small, driver) = Client::from_socket(socket)?;
+    let driver = tokio::spawn(driver);
+    for outcome in small.batch(&load(300, 3)).await {
+        outcome?;
+    }
+    for outcome in small.batch(&load(300, 3)).await {
+        assert_eq!(outcome.expect_err("it is there").kind(), ErrorKind::AlreadyExists);
+    }
+    assert_eq!(small.snapshot().await?.services.len(), 300);
+    drop(small);
+    driver.await?;
+    Ok(())
+}
+
+/// Sends a thousand NEW_SERVICE in one datagram, and returns how many acknowledgements came and
+/// whether the kernel told of an overrun.
+fn flood() -> Result<(usize, bool), libtest_mimic::Failed> {
+    use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_REQUEST};
+    use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
+
+    const ENOBUFS: i32 = 105;
+    let mut socket = Socket::new(NETLINK_GENERIC)?;
+    socket.bind_auto()?;
+    let family = family(&socket)?;
+    socket.set_rx_buf_sz(0)?;
+    let mut datagram = Vec::new();
+    for number in 1..=1_000u16 {
+        let request = Request::NewService(service(number));
+        let length = 20 + request.buffer_len();
+        let start = datagram.len();
+        datagram.resize(start + length, 0);
+        let message = &mut datagram[start..];
+        message[0..4].copy_from_slice(&u32::try_from(length)?.to_ne_bytes());
+        message[4..6].copy_from_slice(&family.to_ne_bytes());
+        message[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
+        message[8..12].copy_from_slice(&u32::from(number).to_ne_bytes());
+        message[16] = request.command().0;
+        message[17] = 1;
+        request.emit(&mut message[20..]);
+    }
+    socket.send_to(&datagram, &SocketAddr::new(0, 0), 0)?;
+    socket.set_non_blocking(true)?;
+    let (mut acknowledged, mut overrun) = (0, false);
+    loop {
+        match socket.recv_from_full() {
+            Ok(_) => acknowledged += 1,
+            Err(error) if error.raw_os_error() == Some(ENOBUFS) => overrun = true,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((acknowledged, overrun))
+}
+
+/// Asks for the number of the family IPVS, by hand.
+fn family(socket: &netlink_sys::Socket) -> Result<u16, libtest_mimic::Failed> {
+    let mut request = vec![0; 32];
+    request[0..4].copy_from_slice(&32u32.to_ne_bytes());
+    request[4..6].copy_from_slice(&16u16.to_ne_bytes());
+    request[6..8].copy_from_slice(&1u16.to_ne_bytes());
+    request[16] = 3;
+    request[17] = 1;
+    request[20..22].copy_from_slice(&9u16.to_ne_bytes());
+    request[22..24].copy_from_slice(&2u16.to_ne_bytes());
+    request[24..28].copy_from_slice(b"IPVS");
+    socket.send_to(&request, &netlink_sys::SocketAddr::new(0, 0), 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    let mut attributes = netlink_packet_core::NlasIterator::new(&answer[20..]);
+    attributes
+        .find_map(|attribute| {
+            let attribute = attribute.ok()?;
+            (attribute.kind() == 1).then(|| attribute.value().try_into().ok())?
+        })
+        .map(u16::from_ne_bytes)
+        .ok_or_else(|| "no family".into())
+}
+
+async fn batch_that_ends_with_a_daemon(namespace: NetNs, client: Client) -> Outcome {
+    let links = Links::connect(&namespace)?;
+    links.up(&links.create_dummy("sync0").await?).await?;
+    let start = Request::NewDaemon(SyncDaemon::new(DaemonRole::BACKUP, "sync0".parse()?, 1.into()));
+    let stop = Request::DeleteDaemon(DaemonRole::BACKUP);
+    // The kernel forgets to acknowledge the stop; the batch ends all the same.
+    for _ in 0..10 {
+        for outcome in client.batch(&[start.clone(), stop.clone()]).await {
+            outcome?;
+        }
+    }
+    let outcomes = client.batch(&[start, stop.clone(), stop]).await;
+    let kinds: Vec<_> =
+        outcomes.iter().map(|outcome| outcome.as_ref().err().map(|e| e.kind())).collect();
+    assert_eq!(kinds, [None, None, Some(ErrorKind::DaemonNotFound)]);
+    Ok(())
+}
+
+async fn batch_dropped_half_way(_: NetNs, client: Client) -> Outcome {
+    let writes = load(2_000, 0);
+    for polls in 0..6 {
+        let mut batch = Box::pin(client.batch(&writes));
+        for _ in 0..polls {
+            tokio::select! {
+                biased;
+                _ = &mut batch => break,
+                () = std::future::ready(()) => {}
+            }
+        }
+        drop(batch);
+        // The next one has its own answers.
+        let outcomes = client.batch(&[Request::Flush, Request::NewService(service(1))]).await;
+        assert!(outcomes.iter().all(Result::is_ok), "{polls}: {outcomes:?}");
+        assert_eq!(client.services().await?.len(), 1);
+    }
+    Ok(())
+}
+
+async fn snapshot_of_everything(_: NetNs, client: Client) -> Outcome {
+    assert!(client.snapshot().await?.services.is_empty());
+    for outcome in client.batch(&load(150, 3)).await {
+        outcome?;
+    }
+    // One whose list takes more than a datagram.
+    let long = Service::new(key("-u 10.0.0.185:53"));
+    client.add_service(&long).await?;
+    let writes: Vec<_> =
+        (1..=300).map(|number| Request::NewDestination(*long.key(), destination(number))).collect();
+    for outcome in client.batch(&writes).await {
+        outcome?;
+    }
+    let snapshot = client.snapshot().await?;
+    assert!(snapshot.consistent);
+    assert_eq!(snapshot.services.len(), 151);
+    for number in 1..=150 {
+        let taken = snapshot.service(service(number).key()).ok_or("a service is missing")?;
+        assert_eq!(taken.entry.service, service(number));
+        let found: Vec<_> = taken.destinations.iter().map(|e| e.destination.clone()).collect();
+        assert_eq!(found, (1..=3).map(destination).collect::<Vec<_>>());
+    }
+    let taken = snapshot.service(long.key()).ok_or("the long service is missing")?;
+    assert_eq!(taken.destinations.len(), 300);
+    assert!(taken.destination(&destination(255).key).is_some());
+    assert!(taken.destination(&destination(301).key).is_none());
+
+    let mut visited = Vec::new();
+    client.visit_services(|service| visited.push(service)).await?;
+    assert_eq!(visited, snapshot.services.into_values().collect::<Vec<_>>());
+    Ok(())
+}
+
+/// The hole: while a writer adds and deletes destinations, plain lists miss or repeat those that
+/// were there all the time. A snapshot that says that it is consistent does not.
+async fn snapshot_while_others_write(namespace: NetNs, client: Client) -> Outcome {
+    let long = Service::new(key("-t 10.0.0.185:80"));
+    client.add_service(&long).await?;
+    let stay: BTreeSet<DestinationKey> = (1..=400).map(|number| destination(number).key).collect();
+    let writes: Vec<_> =
+        (1..=400).map(|number| Request::NewDestination(*long.key(), destination(number))).collect();
+    for outcome in client.batch(&writes).await {
+        outcome?;
+    }
+    let ended = Arc::new(AtomicBool::new(false));
+    let writer = thread::spawn({
+        let ended = Arc::clone(&ended);
+        let client = blocking::Client::connect_in(&namespace)?;
+        let key = *long.key();
+        move || -> Result<(), ipvs_client::Error> {
+            while !ended.load(Ordering::Relaxed) {
+                for number in 1_000..1_020 {
+                    client.add_destination(&key, &destination(number))?;
+                }
+                for number in 1_000..1_020 {
+                    client.delete_destination(&key, &destination(number).key)?;
+                }
+                // So that there are quiet moments too.
+                thread::sleep(std::time::Duration::from_millis(20));
+            }
+            Ok(())
+        }
+    });
+    let wrong = |keys: &[DestinationKey]| {
+        let set: BTreeSet<_> = keys.iter().copied().collect();
+        set.len() != keys.len() || !stay.is_subset(&set)
+    };
+    let (mut wrong_lists, mut consistent) = (0, 0);
+    for _ in 0..60 {
+        let entries = client.destinations(long.key()).await?;
+        let keys: Vec<_> = entries.iter().map(|entry| entry.destination.key).collect();
+        wrong_lists += usize::from(wrong(&keys));
+        let snapshot = client.snapshot().await?;
+        let taken = snapshot.service(long.key()).ok_or("the service is missing")?;
+        if snapshot.consistent {
+            consistent += 1;
+            let keys: Vec<_> = taken.destinations.iter().map(|e| e.destination.key).collect();
+            assert!(!wrong(&keys), "a consistent snapshot misses or repeats destinations");
+        }
+    }
+    ended.store(true, Ordering::Relaxed);
+    writer.join().map_err(|_| "the writer panicked")??;
+    eprintln!(
+        "{wrong_lists} of 60 plain lists were wrong; {consistent} of 60 snapshots consistent"
+    );
+    assert!(wrong_lists > 0, "the hole does not show");
+    assert!(consistent > 0, "no snapshot was consistent");
+    let snapshot = client.snapshot().await?;
+    assert!(snapshot.consistent, "nobody writes any more");
+    Ok(())
+}
+
+async fn blocking_client_does_the_same(namespace: NetNs, client: Client) -> Outcome {
+    // No tokio in the way: a blocking call on this thread would be a mistake in a program, not here.
+    let blocking = blocking::Client::connect_in(&namespace)?;
+    assert_eq!(blocking.info()?, client.info().await?);
+    for outcome in blocking.batch(&load(20, 3)) {
+        outcome?;
+    }
+    assert_eq!(blocking.snapshot()?, client.snapshot().await?);
+    assert_eq!(blocking.service(service(3).key())?, client.service(service(3).key()).await?);
+    let error = blocking.service(service(99).key()).expect_err("it is not there");
+    assert_eq!(error.kind(), ErrorKind::ServiceNotFound);
+    let error = blocking.destinations(service(99).key()).expect_err("it is not there");
+    assert_eq!(error.kind(), ErrorKind::ServiceNotFound);
+    blocking.flush()?;
+    assert!(client.services().await?.is_empty());
+    Ok(())
+}
+
+async fn modify_and_upsert(_: NetNs, client: Client) -> Outcome {
+    let mut sip = Service::new(key("-u 10.0.0.185:5060"));
+    sip.flags = ipvs_client::packet::ServiceFlags::PERSISTENT;
+    sip.timeout = 60;
+    sip.engine = Some(ipvs_client::packet::EngineName::SIP);
+    assert!(client.upsert_service(&sip).await?);
+    assert!(!client.upsert_service(&sip).await?);
+    // The hole: an update that does not name the engine takes it away.
+    let mut plain = sip.clone();
+    plain.engine = None;
+    client.update_service(&plain).await?;
+    assert_eq!(client.service(sip.key()).await?.service.engine, None);
+    client.update_service(&sip).await?;
+    // A change of one setting keeps it.
+    assert!(client.modify_service(sip.key(), |service| service.timeout = 90).await?);
+    assert!(!client.modify_service(sip.key(), |service| service.timeout = 90).await?);
+    sip.timeout = 90;
+    assert_eq!(client.service(sip.key()).await?.service, sip);
+
+    let mut tunnelled = destination(1);
+    tunnelled.forward = ipvs_client::packet::ForwardMethod::TUNNEL;
+    tunnelled.tunnel = ipvs_client::packet::Tunnel::gue(6080.try_into()?, Default::default());
+    assert!(client.upsert_destination(sip.key(), &tunnelled).await?);
+    assert!(!client.upsert_destination(sip.key(), &tunnelled).await?);
+    let change = |destination: &mut Destination| destination.weight = Weight::ZERO;
+    assert!(client.modify_destination(sip.key(), &tunnelled.key, change).await?);
+    tunnelled.weight = Weight::ZERO;
+    assert_eq!(client.destinations(sip.key()).await?[0].destination, tunnelled);
+    let error = client.modify_destination(sip.key(), &destination(9).key, change).await;
+    assert_eq!(error.expect_err("it is not there").kind(), ErrorKind::DestinationNotFound);
+    Ok(())
+}
