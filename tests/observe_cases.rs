@@ -11,7 +11,7 @@ use ipvs_client::{
     Client, Connection, ConnectionOrigin, ConnectionState, Error, blocking,
     packet::{
         AddressFamily, Destination, DestinationKey, EngineName, Netmask, Protocol, SchedulerName,
-        Service, ServiceFlags, ServiceKey,
+        Service, ServiceFlags, ServiceKey, Statistics,
     },
 };
 use kernel_tests::{Outcome, block_on, client_case, key};
@@ -28,6 +28,7 @@ pub(crate) fn cases() -> Vec<Trial> {
     let mut cases = vec![
         client_case("observe_empty_table", empty_table),
         client_case("observe_connections_in_a_stream", connections_in_a_stream),
+        Trial::test("observe_totals", || block_on(totals())),
         Trial::test("observe_engine_data", || block_on(engine_data())),
     ];
     for (family, suffix) in [(Family::Ipv4, "ipv4"), (Family::Ipv6, "ipv6")] {
@@ -296,6 +297,44 @@ async fn connections_in_a_stream(namespace: NetNs, client: Client) -> Outcome {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Err("the reading thread outlives its stream".into())
+}
+
+async fn totals() -> Outcome {
+    let scene = Scene::new(Family::Ipv4).await?;
+    let nothing = scene.client.totals()?;
+    assert_eq!(nothing, Default::default());
+    assert!(!scene.client.cpu_totals()?.cpus.is_empty());
+    scene.serve(Service::new(ServiceKey::tcp(scene.at(80))), 80).await?;
+    scene.fetch(5).await?;
+    // By CPU they are there at once.
+    let live = scene.client.cpu_totals()?.live();
+    assert_eq!(live.connections, 5);
+    assert!(live.incoming_packets >= 25 && live.outgoing_packets >= 20, "{live:?}");
+    assert!(live.incoming_bytes >= 1000 && live.outgoing_bytes >= 1000, "{live:?}");
+    // The estimator adds them up every two seconds.
+    let mut totals = scene.client.totals()?;
+    for _ in 0..100 {
+        if totals.connections == 5 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        totals = scene.client.totals()?;
+    }
+    let by_cpu = scene.client.cpu_totals()?;
+    let counters = |it: Statistics| [it.connections, it.incoming_packets, it.outgoing_packets];
+    assert_eq!(counters(totals), counters(by_cpu.live()));
+    assert_eq!(counters(totals), counters(by_cpu.total));
+    assert!(totals.incoming_packet_rate > 0, "{totals:?}");
+    let service = scene.client.services().await?.remove(0);
+    assert_eq!(counters(service.statistics), counters(totals));
+    scene.client.zero().await?;
+    assert_eq!(counters(scene.client.totals()?), [0; 3]);
+    assert_eq!(counters(scene.client.cpu_totals()?.live()), counters(by_cpu.live()));
+    let inside = scene.host.namespace().run(|| blocking::Client::connect()?.cpu_totals())??;
+    assert_eq!(inside.cpus, by_cpu.cpus);
+    let elsewhere = Client::connect_in(scene.pods[0].namespace()).await?;
+    assert_eq!(elsewhere.totals()?, nothing);
+    Ok(())
 }
 
 fn reading_threads() -> Result<usize, Failed> {

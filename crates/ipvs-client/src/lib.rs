@@ -20,6 +20,7 @@ mod snapshot;
 mod socket;
 #[cfg(feature = "tokio")]
 mod tokio_socket;
+mod totals;
 mod verbs;
 mod wire;
 
@@ -33,6 +34,7 @@ pub use crate::{
     error::{Error, ErrorKind},
     snapshot::{ServiceSnapshot, Snapshot},
     socket::Socket,
+    totals::CpuTotals,
 };
 #[cfg(feature = "tokio")]
 pub use crate::{client::Client, driver::Driver};

@@ -52,6 +52,21 @@ macro_rules! observe {
                 use crate::connections::{Connections, Source};
                 Connections::open(self.namespace(), Source::WITH_ORIGIN)
             }
+
+            /// The counters and rates of all services together, of those too that were deleted
+            /// since. As all statistics, up to two seconds old, and since [`zero`](Self::zero).
+            ///
+            /// `/proc/net/ip_vs_stats`, for which ipvsadm has no switch.
+            pub fn totals(&self) -> Result<crate::packet::Statistics, crate::Error> {
+                crate::totals::read_totals(self.namespace())
+            }
+
+            /// The same by CPU, with counters as they are at this moment.
+            ///
+            /// `/proc/net/ip_vs_stats_percpu`.
+            pub fn cpu_totals(&self) -> Result<crate::CpuTotals, crate::Error> {
+                crate::CpuTotals::read(self.namespace())
+            }
         }
     };
 }
