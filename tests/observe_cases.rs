@@ -8,7 +8,8 @@ use std::{
 };
 
 use ipvs_client::{
-    Client, Connection, ConnectionOrigin, ConnectionState, Error, blocking,
+    Client, Connection, ConnectionOrigin, ConnectionState, DefenseMode, Error, ErrorKind,
+    SyncThreshold, Sysctl, SysctlChange, SysctlInfo, SysctlValue, blocking,
     packet::{
         AddressFamily, Destination, DestinationKey, EngineName, Netmask, Protocol, SchedulerName,
         Service, ServiceFlags, ServiceKey, Statistics,
@@ -28,6 +29,10 @@ pub(crate) fn cases() -> Vec<Trial> {
     let mut cases = vec![
         client_case("observe_empty_table", empty_table),
         client_case("observe_connections_in_a_stream", connections_in_a_stream),
+        client_case("observe_sysctls_known", sysctls_known),
+        client_case("observe_sysctls_read_back_equal", sysctls_read_back_equal),
+        client_case("observe_sysctls_refused", sysctls_refused),
+        client_case("observe_sysctls_of_kube_proxy", sysctls_of_kube_proxy),
         Trial::test("observe_totals", || block_on(totals())),
         Trial::test("observe_engine_data", || block_on(engine_data())),
     ];
@@ -334,6 +339,162 @@ async fn totals() -> Outcome {
     assert_eq!(inside.cpus, by_cpu.cpus);
     let elsewhere = Client::connect_in(scene.pods[0].namespace()).await?;
     assert_eq!(elsewhere.totals()?, nothing);
+    Ok(())
+}
+
+fn kernel_version() -> Result<(u32, u32), Failed> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split('.').map(str::parse);
+    Ok((numbers.next().ok_or("no major")??, numbers.next().ok_or("no minor")??))
+}
+
+/// This kernel has the settings that it should have, and no others.
+async fn sysctls_known(_: NetNs, client: Client) -> Outcome {
+    let version = kernel_version()?;
+    let listed = client.sysctls()?;
+    for info in SysctlInfo::ALL {
+        let due = info.since.is_none_or(|since| since <= version);
+        let there = listed.contains_key(info.name);
+        assert!(due || !there, "{info:?} is older");
+        assert!(!due || there || info.needs.is_some(), "{info:?} is younger");
+    }
+    let known: Vec<_> = SysctlInfo::ALL.iter().map(|info| info.name).collect();
+    for name in listed.keys() {
+        assert!(known.contains(&name.as_str()), "{name}");
+    }
+    for (sysctl, age) in [(Sysctl::SVC_LFACTOR, "Linux 7.1"), (Sysctl::EST_NICE, "Linux 6.2")] {
+        match client.sysctl(sysctl) {
+            Ok(_) => assert!(listed.contains_key(sysctl.info().name)),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Unsupported);
+                assert!(error.to_string().contains(age), "{error}");
+                let error = client.set_sysctl(sysctl, 1).expect_err("it is not there");
+                assert_eq!((error.kind(), error.errno()), (ErrorKind::Unsupported, Some(2)));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn sysctls_read_back_equal(namespace: NetNs, client: Client) -> Outcome {
+    // Only what is new in a network namespace: one that exists elsewhere stays as it is.
+    let other = Client::connect_in(&NetNs::new()?).await?;
+    let before = other.sysctls()?;
+    let version = kernel_version()?;
+    let inside = namespace.run(blocking::Client::connect)??;
+
+    fn check<T>(
+        clients: (&Client, &blocking::Client),
+        sysctl: Sysctl<T>,
+        default: T,
+        values: &[T],
+    ) -> Outcome
+    where
+        T: SysctlValue + Clone + PartialEq + std::fmt::Debug,
+    {
+        let (client, inside) = clients;
+        if !client.sysctls()?.contains_key(sysctl.info().name) {
+            return Ok(());
+        }
+        assert_eq!(client.sysctl(sysctl)?, default, "{sysctl}");
+        for value in values {
+            client.set_sysctl(sysctl, value.clone())?;
+            assert_eq!(client.sysctl(sysctl)?, *value, "{sysctl}");
+            assert_eq!(inside.sysctl(sysctl)?, *value, "{sysctl}");
+        }
+        inside.set_sysctl(sysctl, default.clone())?;
+        assert_eq!(client.sysctl(sysctl)?, default, "{sysctl}");
+        Ok(())
+    }
+    let clients = (&client, &inside);
+    for sysctl in [
+        Sysctl::BACKUP_ONLY,
+        Sysctl::CACHE_BYPASS,
+        Sysctl::CONNTRACK,
+        Sysctl::EXPIRE_NODEST_CONN,
+        Sysctl::EXPIRE_QUIESCENT_TEMPLATE,
+        Sysctl::IGNORE_TUNNELED,
+        Sysctl::NAT_ICMP_SEND,
+        Sysctl::SCHEDULE_ICMP,
+        Sysctl::SLOPPY_SCTP,
+        Sysctl::SLOPPY_TCP,
+        Sysctl::SYNC_PERSIST_MODE,
+    ] {
+        check(clients, sysctl, false, &[true, false])?;
+    }
+    for sysctl in [Sysctl::PMTU_DISC, Sysctl::RUN_ESTIMATION, Sysctl::SNAT_REROUTE] {
+        check(clients, sysctl, true, &[false, true])?;
+    }
+    check(clients, Sysctl::AM_DROPRATE, 10, &[0, 1, i32::MAX])?;
+    check(clients, Sysctl::AMEMTHRESH, 1024, &[0, i32::MAX])?;
+    check(clients, Sysctl::CONN_REUSE_MODE, 1, &[0, 2, 3])?;
+    check(clients, Sysctl::SYNC_PORTS, 1, &[2, 64])?;
+    check(clients, Sysctl::SYNC_RETRIES, 0, &[1, 3])?;
+    check(clients, Sysctl::SYNC_SOCK_SIZE, 0, &[i32::MAX])?;
+    check(clients, Sysctl::SYNC_VERSION, 1, &[0])?;
+    check(clients, Sysctl::EST_NICE, 0, &[-20, 19])?;
+    check(clients, Sysctl::SVC_LFACTOR, -3, &[-8, 8])?;
+    check(clients, Sysctl::CONN_LFACTOR, -4, &[-8, 8])?;
+    let always = DefenseMode::Always;
+    for sysctl in [Sysctl::DROP_ENTRY, Sysctl::DROP_PACKET, Sysctl::SECURE_TCP] {
+        check(clients, sysctl, DefenseMode::Off, &[DefenseMode::Automatic, always])?;
+    }
+    let period = [Duration::from_secs(1), Duration::from_secs(2_147_483)];
+    check(clients, Sysctl::SYNC_REFRESH_PERIOD, Duration::ZERO, &period)?;
+    let threshold = |threshold, period| SyncThreshold { threshold, period };
+    let thresholds =
+        [threshold(0, 0), threshold(7, 0), threshold(0, 1), threshold(0, 2_147_483_647)];
+    check(clients, Sysctl::SYNC_THRESHOLD, threshold(3, 50), &thresholds)?;
+    let queue = client.sysctl(Sysctl::SYNC_QLEN_MAX)?;
+    assert!(queue > 0);
+    check(clients, Sysctl::SYNC_QLEN_MAX, queue, &[0, 1, 1 << 40])?;
+    if version >= (6, 2) {
+        let cpus = client.sysctl(Sysctl::EST_CPULIST)?;
+        check(clients, Sysctl::EST_CPULIST, cpus, &["0".to_owned(), String::new()])?;
+    }
+    // Of a scheduler that came with its first service.
+    let mut service = Service::new(key("-t 10.0.0.185:80"));
+    service.scheduler = SchedulerName::LBLC;
+    client.add_service(&service).await?;
+    let day = Duration::from_secs(86_400);
+    check(clients, Sysctl::LBLC_EXPIRATION, day, &[Duration::from_secs(1)])?;
+
+    let mut after = other.sysctls()?;
+    after.remove("lblc_expiration");
+    let before: BTreeMap<_, _> =
+        before.into_iter().filter(|(name, _)| name != "lblc_expiration").collect();
+    assert_eq!(after, before);
+    Ok(())
+}
+
+async fn sysctls_refused(_: NetNs, client: Client) -> Outcome {
+    // What only the kernel knows: how many ticks a second has.
+    let long = Duration::from_secs(i32::MAX as u64);
+    let error = client.set_sysctl(Sysctl::SYNC_REFRESH_PERIOD, long).expect_err("too long");
+    assert_eq!((error.kind(), error.errno()), (ErrorKind::Invalid, Some(22)));
+    assert!(error.to_string().contains("net.ipv4.vs.sync_refresh_period"), "{error}");
+    if client.sysctls()?.contains_key("debug_level") {
+        assert_eq!(client.sysctl(Sysctl::DEBUG_LEVEL)?, 0);
+        let error = client.set_sysctl(Sysctl::DEBUG_LEVEL, 1).expect_err("read-only");
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    }
+    Ok(())
+}
+
+async fn sysctls_of_kube_proxy(_: NetNs, client: Client) -> Outcome {
+    let names = |changes: Vec<SysctlChange>| -> Vec<String> {
+        changes.iter().map(ToString::to_string).collect()
+    };
+    client.set_sysctl(Sysctl::EXPIRE_NODEST_CONN, true)?;
+    let mut expected =
+        vec!["net.ipv4.vs.conntrack = 1", "net.ipv4.vs.expire_quiescent_template = 1"];
+    if kernel_version()? < (5, 9) {
+        expected.push("net.ipv4.vs.conn_reuse_mode = 0");
+    }
+    assert_eq!(names(client.set_kube_proxy_sysctls()?), expected);
+    assert!(client.sysctl(Sysctl::CONNTRACK)? && client.sysctl(Sysctl::EXPIRE_NODEST_CONN)?);
+    assert!(client.sysctl(Sysctl::EXPIRE_QUIESCENT_TEMPLATE)?);
+    assert!(client.set_kube_proxy_sysctls()?.is_empty());
     Ok(())
 }
 

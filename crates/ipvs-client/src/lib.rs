@@ -18,6 +18,7 @@ mod observe;
 mod retry;
 mod snapshot;
 mod socket;
+mod sysctl;
 #[cfg(feature = "tokio")]
 mod tokio_socket;
 mod totals;
@@ -34,6 +35,7 @@ pub use crate::{
     error::{Error, ErrorKind},
     snapshot::{ServiceSnapshot, Snapshot},
     socket::Socket,
+    sysctl::{DefenseMode, SyncThreshold, Sysctl, SysctlChange, SysctlInfo, SysctlValue},
     totals::CpuTotals,
 };
 #[cfg(feature = "tokio")]

@@ -67,6 +67,66 @@ macro_rules! observe {
             pub fn cpu_totals(&self) -> Result<crate::CpuTotals, crate::Error> {
                 crate::CpuTotals::read(self.namespace())
             }
+
+            /// A setting `net.ipv4.vs.*` of the client's network namespace.
+            ///
+            /// Equivalent to `sysctl net.ipv4.vs.NAME`.
+            ///
+            /// # Errors
+            ///
+            /// [`Unsupported`](crate::ErrorKind::Unsupported) where the kernel does not have the
+            /// setting; the text says since when there is one.
+            pub fn sysctl<T>(&self, sysctl: crate::Sysctl<T>) -> Result<T, crate::Error>
+            where
+                T: crate::SysctlValue,
+            {
+                crate::sysctl::read(self.namespace(), sysctl)
+            }
+
+            /// Gives a setting of the client's network namespace a value.
+            ///
+            /// Equivalent to `sysctl -w net.ipv4.vs.NAME=VALUE`.
+            ///
+            /// # Errors
+            ///
+            /// [`Invalid`](crate::ErrorKind::Invalid) when the value is not one that the setting can
+            /// have; [`Unsupported`](crate::ErrorKind::Unsupported) as for
+            /// [`sysctl`](Self::sysctl);
+            /// [`PermissionDenied`](crate::ErrorKind::PermissionDenied).
+            pub fn set_sysctl<T>(
+                &self,
+                sysctl: crate::Sysctl<T>,
+                value: T,
+            ) -> Result<(), crate::Error>
+            where
+                T: crate::SysctlValue,
+            {
+                crate::sysctl::write(self.namespace(), sysctl, value)
+            }
+
+            /// Every setting that this kernel has, known to this crate or not, by its name behind
+            /// `net.ipv4.vs.`, with its value as the kernel writes it.
+            ///
+            /// Equivalent to `sysctl net.ipv4.vs`.
+            pub fn sysctls(
+                &self,
+            ) -> Result<std::collections::BTreeMap<String, String>, crate::Error> {
+                crate::sysctl::list(self.namespace())
+            }
+
+            /// Sets what kube-proxy sets in its IPVS mode, and returns what had another value
+            /// before: `conntrack`, `expire_nodest_conn` and `expire_quiescent_template` on; on
+            /// Linux 4.1 to 5.8, `conn_reuse_mode` 0.
+            ///
+            /// All are read before the first is written. (kube-proxy also turns on
+            /// `net.ipv4.ip_forward`, which is not of IPVS.)
+            ///
+            /// # Errors
+            ///
+            /// As for [`set_sysctl`](Self::set_sysctl).
+            pub fn set_kube_proxy_sysctls(&self) -> Result<Vec<crate::SysctlChange>, crate::Error> {
+                crate::sysctl::prepare_kube_proxy(self.namespace())
+            }
         }
     };
 }
