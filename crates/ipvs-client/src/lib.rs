@@ -23,6 +23,7 @@ mod sysctl;
 mod tokio_socket;
 mod totals;
 mod verbs;
+mod watch;
 mod wire;
 
 pub use ipvs_packet as packet;
@@ -37,6 +38,7 @@ pub use crate::{
     socket::Socket,
     sysctl::{DefenseMode, SyncThreshold, Sysctl, SysctlChange, SysctlInfo, SysctlValue},
     totals::CpuTotals,
+    watch::{Activity, Differences, TableChange, Traffic},
 };
 #[cfg(feature = "tokio")]
-pub use crate::{client::Client, driver::Driver};
+pub use crate::{client::Client, driver::Driver, watch::Watch};

@@ -28,6 +28,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// An empty table, with which everything differs.
+    #[cfg(feature = "tokio")]
+    pub(crate) const fn empty() -> Self {
+        Self { services: BTreeMap::new(), consistent: true }
+    }
+
     /// A service with its destinations.
     pub fn service(&self, key: &ServiceKey) -> Option<&ServiceSnapshot> {
         self.services.get(key)
