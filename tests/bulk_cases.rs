@@ -12,11 +12,14 @@ use std::{
 use ipvs_client::{
     BatchOptions, Client, ErrorKind, Socket, blocking,
     packet::{
-        DaemonRole, Destination, DestinationKey, Request, Service, ServiceKey, SyncDaemon, Weight,
+        Command, DaemonRole, Destination, DestinationKey, Reply, Request, Service, ServiceKey,
+        SyncDaemon, Weight,
     },
 };
 use kernel_tests::{Outcome, client_case, key};
-use libtest_mimic::Trial;
+use libtest_mimic::{Failed, Trial};
+use netlink_packet_core::{Emitable, NlasIterator};
+use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_GENERIC};
 use netns_link::{Links, NetNs};
 
 /// Every case by its name.
@@ -29,6 +32,7 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("batch_that_ends_with_a_daemon", batch_that_ends_with_a_daemon),
         client_case("batch_dropped_half_way", batch_dropped_half_way),
         client_case("snapshot_of_everything", snapshot_of_everything),
+        client_case("list_repeats_what_was_listed", list_repeats_what_was_listed),
         client_case("snapshot_while_others_write", snapshot_while_others_write),
         client_case("blocking_client_does_the_same", blocking_client_does_the_same),
         client_case("modify_and_upsert", modify_and_upsert),
@@ -167,29 +171,15 @@ async fn batch_with_the_smallest_buffer(namespace: NetNs, client: Client) -> Out
 
 /// Sends a thousand NEW_SERVICE in one datagram, and returns how many acknowledgements came and
 /// whether the kernel told of an overrun.
-fn flood() -> Result<(usize, bool), libtest_mimic::Failed> {
-    use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_REQUEST};
-    use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
-
+fn flood() -> Result<(usize, bool), Failed> {
     const ENOBUFS: i32 = 105;
-    let mut socket = Socket::new(NETLINK_GENERIC)?;
-    socket.bind_auto()?;
+    let socket = open()?;
     let family = family(&socket)?;
     socket.set_rx_buf_sz(0)?;
     let mut datagram = Vec::new();
     for number in 1..=1_000u16 {
         let request = Request::NewService(service(number));
-        let length = 20 + request.buffer_len();
-        let start = datagram.len();
-        datagram.resize(start + length, 0);
-        let message = &mut datagram[start..];
-        message[0..4].copy_from_slice(&u32::try_from(length)?.to_ne_bytes());
-        message[4..6].copy_from_slice(&family.to_ne_bytes());
-        message[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
-        message[8..12].copy_from_slice(&u32::from(number).to_ne_bytes());
-        message[16] = request.command().0;
-        message[17] = 1;
-        request.emit(&mut message[20..]);
+        datagram.extend(message(family, number.into(), request.flags(), &request)?);
     }
     socket.send_to(&datagram, &SocketAddr::new(0, 0), 0)?;
     socket.set_non_blocking(true)?;
@@ -203,29 +193,6 @@ fn flood() -> Result<(usize, bool), libtest_mimic::Failed> {
         }
     }
     Ok((acknowledged, overrun))
-}
-
-/// Asks for the number of the family IPVS, by hand.
-fn family(socket: &netlink_sys::Socket) -> Result<u16, libtest_mimic::Failed> {
-    let mut request = vec![0; 32];
-    request[0..4].copy_from_slice(&32u32.to_ne_bytes());
-    request[4..6].copy_from_slice(&16u16.to_ne_bytes());
-    request[6..8].copy_from_slice(&1u16.to_ne_bytes());
-    request[16] = 3;
-    request[17] = 1;
-    request[20..22].copy_from_slice(&9u16.to_ne_bytes());
-    request[22..24].copy_from_slice(&2u16.to_ne_bytes());
-    request[24..28].copy_from_slice(b"IPVS");
-    socket.send_to(&request, &netlink_sys::SocketAddr::new(0, 0), 0)?;
-    let (answer, _) = socket.recv_from_full()?;
-    let mut attributes = netlink_packet_core::NlasIterator::new(&answer[20..]);
-    attributes
-        .find_map(|attribute| {
-            let attribute = attribute.ok()?;
-            (attribute.kind() == 1).then(|| attribute.value().try_into().ok())?
-        })
-        .map(u16::from_ne_bytes)
-        .ok_or_else(|| "no family".into())
 }
 
 async fn batch_that_ends_with_a_daemon(namespace: NetNs, client: Client) -> Outcome {
@@ -299,62 +266,88 @@ async fn snapshot_of_everything(_: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// The hole: while a writer adds and deletes destinations, plain lists miss or repeat those that
-/// were there all the time. A snapshot that says that it is consistent does not.
-async fn snapshot_while_others_write(namespace: NetNs, client: Client) -> Outcome {
-    let long = Service::new(key("-t 10.0.0.185:80"));
-    client.add_service(&long).await?;
-    let stay: BTreeSet<DestinationKey> = (1..=400).map(|number| destination(number).key).collect();
-    let writes: Vec<_> =
-        (1..=400).map(|number| Request::NewDestination(*long.key(), destination(number))).collect();
-    for outcome in client.batch(&writes).await {
+/// The hole: what others add while the kernel lists makes it repeat what it has listed already, and
+/// nothing in its answers says so.
+async fn list_repeats_what_was_listed(namespace: NetNs, client: Client) -> Outcome {
+    let key = *service(1).key();
+    for outcome in client.batch(&load(1, 200)).await {
         outcome?;
     }
+    let listed = namespace.run(|| -> Result<Vec<DestinationKey>, Failed> {
+        let socket = open()?;
+        let family = family(&socket)?;
+        let list = Request::ListDestinations(key);
+        socket.send_to(&message(family, 1, list.flags(), &list)?, &SocketAddr::new(0, 0), 0)?;
+        let mut listed = Vec::new();
+        let mut first = true;
+        loop {
+            let (datagram, _) = socket.recv_from_full()?;
+            // The end comes alone.
+            if datagram.len() <= 20 {
+                return Ok(listed);
+            }
+            listed.extend(destinations_in(&datagram)?);
+            if std::mem::take(&mut first) {
+                let client = blocking::Client::connect()?;
+                for number in 1_001..=1_005 {
+                    client.add_destination(&key, &destination(number))?;
+                }
+            }
+        }
+    })??;
+    let distinct: BTreeSet<_> = listed.iter().collect();
+    assert_eq!(distinct.len(), 200, "all were there all the time");
+    assert_eq!(listed.len(), 205, "the five that were added pushed five back into sight");
+    Ok(())
+}
+
+/// A snapshot that says that it is consistent has all that was there all the time, once.
+async fn snapshot_while_others_write(namespace: NetNs, client: Client) -> Outcome {
+    let key = *service(1).key();
+    for outcome in client.batch(&load(1, 2_000)).await {
+        outcome?;
+    }
+    let stay: BTreeSet<_> = (1..=2_000).map(|number| destination(number).key).collect();
     let ended = Arc::new(AtomicBool::new(false));
     let writer = thread::spawn({
         let ended = Arc::clone(&ended);
         let client = blocking::Client::connect_in(&namespace)?;
-        let key = *long.key();
         move || -> Result<(), ipvs_client::Error> {
             while !ended.load(Ordering::Relaxed) {
-                for number in 1_000..1_020 {
+                for number in 5_000..5_020 {
                     client.add_destination(&key, &destination(number))?;
                 }
-                for number in 1_000..1_020 {
+                for number in 5_000..5_020 {
                     client.delete_destination(&key, &destination(number).key)?;
                 }
-                // So that there are quiet moments too.
-                thread::sleep(std::time::Duration::from_millis(20));
             }
             Ok(())
         }
     });
-    let wrong = |keys: &[DestinationKey]| {
+    let whole = |keys: &[DestinationKey]| {
         let set: BTreeSet<_> = keys.iter().copied().collect();
-        set.len() != keys.len() || !stay.is_subset(&set)
+        set.len() == keys.len() && stay.is_subset(&set)
     };
-    let (mut wrong_lists, mut consistent) = (0, 0);
-    for _ in 0..60 {
-        let entries = client.destinations(long.key()).await?;
+    let (mut wrong_lists, mut inconsistent) = (0, 0);
+    for _ in 0..8 {
+        let entries = client.destinations(&key).await?;
         let keys: Vec<_> = entries.iter().map(|entry| entry.destination.key).collect();
-        wrong_lists += usize::from(wrong(&keys));
+        wrong_lists += usize::from(!whole(&keys));
         let snapshot = client.snapshot().await?;
-        let taken = snapshot.service(long.key()).ok_or("the service is missing")?;
+        let taken = snapshot.service(&key).ok_or("the service is missing")?;
         if snapshot.consistent {
-            consistent += 1;
             let keys: Vec<_> = taken.destinations.iter().map(|e| e.destination.key).collect();
-            assert!(!wrong(&keys), "a consistent snapshot misses or repeats destinations");
+            assert!(whole(&keys), "a consistent snapshot misses or repeats destinations");
+        } else {
+            inconsistent += 1;
         }
     }
     ended.store(true, Ordering::Relaxed);
     writer.join().map_err(|_| "the writer panicked")??;
-    eprintln!(
-        "{wrong_lists} of 60 plain lists were wrong; {consistent} of 60 snapshots consistent"
-    );
-    assert!(wrong_lists > 0, "the hole does not show");
-    assert!(consistent > 0, "no snapshot was consistent");
+    eprintln!("of 8 each: {wrong_lists} plain lists wrong, {inconsistent} snapshots inconsistent");
     let snapshot = client.snapshot().await?;
     assert!(snapshot.consistent, "nobody writes any more");
+    assert_eq!(snapshot.service(&key).ok_or("the service is missing")?.destinations.len(), 2_000);
     Ok(())
 }
 
@@ -407,4 +400,52 @@ async fn modify_and_upsert(_: NetNs, client: Client) -> Outcome {
     let error = client.modify_destination(sip.key(), &destination(9).key, change).await;
     assert_eq!(error.expect_err("it is not there").kind(), ErrorKind::DestinationNotFound);
     Ok(())
+}
+
+// What follows speaks netlink by hand, to show what the kernel does without the client.
+
+fn open() -> Result<NetlinkSocket, Failed> {
+    let mut socket = NetlinkSocket::new(NETLINK_GENERIC)?;
+    socket.bind_auto()?;
+    Ok(socket)
+}
+
+/// A whole netlink message.
+fn message(family: u16, sequence: u32, flags: u16, request: &Request) -> Result<Vec<u8>, Failed> {
+    let length = 20 + request.buffer_len();
+    let mut message = vec![0; length];
+    message[0..4].copy_from_slice(&u32::try_from(length)?.to_ne_bytes());
+    message[4..6].copy_from_slice(&family.to_ne_bytes());
+    message[6..8].copy_from_slice(&flags.to_ne_bytes());
+    message[8..12].copy_from_slice(&sequence.to_ne_bytes());
+    message[16] = request.command().0;
+    message[17] = 1;
+    request.emit(&mut message[20..]);
+    Ok(message)
+}
+
+/// The number of the family IPVS.
+fn family(socket: &NetlinkSocket) -> Result<u16, Failed> {
+    let payload = [&9u16.to_ne_bytes()[..], &2u16.to_ne_bytes(), b"IPVS\0\0\0\0"].concat();
+    let request = Request::Other { command: Command(3), payload };
+    socket.send_to(&message(16, 1, 1, &request)?, &SocketAddr::new(0, 0), 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    let mut attributes = NlasIterator::new(&answer[20..]).flatten();
+    let number = attributes.find(|attribute| attribute.kind() == 1).ok_or("no family")?;
+    Ok(u16::from_ne_bytes(number.value().try_into()?))
+}
+
+/// The destinations in a datagram of a dump.
+fn destinations_in(datagram: &[u8]) -> Result<Vec<DestinationKey>, Failed> {
+    let mut rest = datagram;
+    let mut keys = Vec::new();
+    while let Some(length) = rest.first_chunk::<4>() {
+        let length = u32::from_ne_bytes(*length) as usize;
+        match Reply::parse(Command(rest[16]), &rest[20..length], None)? {
+            Reply::Destination(entry) => keys.push(entry.destination.key),
+            other => return Err(format!("not a destination: {other:?}").into()),
+        }
+        rest = &rest[length..];
+    }
+    Ok(keys)
 }

@@ -4,6 +4,9 @@
 //! Where there is no such kernel it says why and runs none, which is a failure when
 //! `LVS_REQUIRE_KERNEL=1`.
 
+// Clippy takes only functions marked `#[test]` for tests.
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
 mod bulk_cases;
 mod client_cases;
 mod nat_cases;
@@ -22,8 +25,11 @@ fn main() {
     let mut cases = all_cases();
     if !arguments.list {
         match guest::Options::from_env().and_then(|options| guest::enter(&options)) {
-            // In one piece, since the guest sends both of its streams on as they come.
-            Ok(place) => eprint!("{}", format!("kernel-tests: on {place}\n")),
+            Ok(place) => {
+                // In one piece, since the guest sends both of its streams on as they come.
+                let line = format!("kernel-tests: on {place}\n");
+                eprint!("{line}");
+            }
             Err(error) if std::env::var_os("LVS_REQUIRE_KERNEL").is_some_and(|v| v == "1") => {
                 guest::fail(&error)
             }

@@ -8,11 +8,12 @@ use std::{
 };
 
 use ipvs_client::{
-    Client, Connection, ConnectionOrigin, ConnectionState, DefenseMode, Error, ErrorKind,
-    SyncThreshold, Sysctl, SysctlChange, SysctlInfo, SysctlValue, blocking,
+    Client, Connection, ConnectionOrigin, ConnectionState, DefenseMode, Differences, Error,
+    ErrorKind, SyncThreshold, Sysctl, SysctlChange, SysctlInfo, SysctlValue, TableChange, Traffic,
+    blocking,
     packet::{
         AddressFamily, Destination, DestinationKey, EngineName, Netmask, Protocol, SchedulerName,
-        Service, ServiceFlags, ServiceKey, Statistics,
+        Service, ServiceFlags, ServiceKey, Statistics, Weight,
     },
 };
 use kernel_tests::{Outcome, block_on, client_case, key};
@@ -33,6 +34,8 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("observe_sysctls_read_back_equal", sysctls_read_back_equal),
         client_case("observe_sysctls_refused", sysctls_refused),
         client_case("observe_sysctls_of_kube_proxy", sysctls_of_kube_proxy),
+        client_case("observe_watch_cancelled", watch_cancelled),
+        Trial::test("observe_watch", || block_on(watch())),
         Trial::test("observe_totals", || block_on(totals())),
         Trial::test("observe_engine_data", || block_on(engine_data())),
     ];
@@ -495,6 +498,114 @@ async fn sysctls_of_kube_proxy(_: NetNs, client: Client) -> Outcome {
     assert!(client.sysctl(Sysctl::CONNTRACK)? && client.sysctl(Sysctl::EXPIRE_NODEST_CONN)?);
     assert!(client.sysctl(Sysctl::EXPIRE_QUIESCENT_TEMPLATE)?);
     assert!(client.set_kube_proxy_sysctls()?.is_empty());
+    Ok(())
+}
+
+async fn watch() -> Outcome {
+    let scene = Scene::new(Family::Ipv4).await?;
+    let service = Service::new(ServiceKey::tcp(scene.at(80)));
+    let key = *service.key();
+    scene.serve(service.clone(), 80).await?;
+    let period = Duration::from_millis(300);
+    let mut watch = scene.client.watch(period);
+    assert!(watch.snapshot().services.is_empty());
+    let told = |differences: &Differences| -> Vec<String> {
+        assert!(differences.consistent);
+        differences.changes.iter().map(ToString::to_string).collect()
+    };
+
+    // At once, everything is new; then nothing is.
+    let first = watch.next().await?;
+    assert_eq!(first.elapsed, Duration::ZERO);
+    assert_eq!(told(&first), [format!("service {key} added")]);
+    assert_eq!(watch.snapshot().services[&key].destinations.len(), 2);
+    let second = watch.next().await?;
+    assert!(second.is_empty() && second.elapsed > period / 2, "{second:?}");
+
+    let mut drained = Destination::new(DestinationKey::new((scene.pods[0].address(), 80).into()));
+    drained.weight = Weight::ZERO;
+    scene.client.update_destination(&key, &drained).await?;
+    let other = Service::new("-u 10.0.0.185:53".parse()?);
+    scene.client.add_service(&other).await?;
+    let third = watch.next().await?;
+    assert_eq!(
+        told(&third),
+        [
+            format!("destination {} of {key} changed", drained.key),
+            "service -u 10.0.0.185:53 added".to_owned()
+        ]
+    );
+    assert_eq!(third.changes[0].service(), &key);
+    assert!(third.elapsed > period / 2);
+
+    // All traffic, in whatever parts the estimator hands it over; all of it to the second pod.
+    scene.fetch(6).await?;
+    let (mut whole, mut second_pod) = (0, 0);
+    for _ in 0..30 {
+        let differences = watch.next().await?;
+        assert_eq!(differences.changes, []);
+        for activity in &differences.activity {
+            assert!(!activity.reset && activity.service == key);
+            let Traffic { connections, .. } = activity.traffic;
+            let rate = connections as f64 / differences.elapsed.as_secs_f64();
+            assert!((activity.rates.connections - rate).abs() < 1e-9);
+            match activity.destination {
+                None => whole += connections,
+                Some(pod) => {
+                    assert_eq!(pod.address, scene.pods[1].address());
+                    second_pod += connections;
+                }
+            }
+        }
+        if whole == 6 {
+            break;
+        }
+    }
+    assert_eq!((whole, second_pod), (6, 6));
+
+    scene.client.zero().await?;
+    let zeroed = watch.next().await?;
+    assert!(!zeroed.activity.is_empty() && zeroed.activity.iter().all(|it| it.reset));
+    scene.client.delete_destination(&key, &drained.key).await?;
+    scene.client.delete_service(other.key()).await?;
+    let last = watch.next().await?;
+    assert_eq!(
+        told(&last),
+        [
+            format!("destination {} of {key} removed", drained.key),
+            "service -u 10.0.0.185:53 removed".to_owned()
+        ]
+    );
+    Ok(())
+}
+
+/// Calls that are dropped half-way lose no difference and tell none twice.
+async fn watch_cancelled(_: NetNs, client: Client) -> Outcome {
+    let mut watch = client.watch(Duration::from_millis(5));
+    let (mut added, mut completed) = (Vec::new(), 0);
+    let note = |differences: Differences, added: &mut Vec<ServiceKey>| {
+        for change in differences.changes {
+            assert!(matches!(change, TableChange::ServiceAdded(_)), "{change}");
+            added.push(*change.service());
+        }
+    };
+    let mut keys = Vec::new();
+    for round in 1..=200u16 {
+        let service = Service::new(ServiceKey::tcp(([10, 0, 0, 1], round).into()));
+        client.add_service(&service).await?;
+        keys.push(*service.key());
+        tokio::select! {
+            differences = watch.next() => {
+                note(differences?, &mut added);
+                completed += 1;
+            }
+            () = tokio::time::sleep(Duration::from_micros(u64::from(round) * 37 % 3000)) => {}
+        }
+    }
+    note(watch.next().await?, &mut added);
+    added.sort();
+    assert_eq!(added, keys);
+    assert!(completed < 200, "no call was cancelled");
     Ok(())
 }
 

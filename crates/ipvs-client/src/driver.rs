@@ -2,11 +2,13 @@
 
 use std::{
     future::{Future, ready},
+    io,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
 };
 
+use bytes::BufMut;
 use futures_channel::mpsc::{self, UnboundedSender};
 use futures_util::{
     FutureExt, StreamExt,
@@ -14,14 +16,14 @@ use futures_util::{
     stream::BoxStream,
 };
 use ipvs_packet::{Reply, Request};
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::NetlinkMessage;
 use netlink_proto::{ConnectionHandle, sys::SocketAddr};
-use netlink_sys::AsyncSocket;
+use netlink_sys::{AsyncSocket, Socket};
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::{
     Error,
-    error::Operation,
+    error::{Operation, errno},
     exchange::Exchange,
     wire::{Codec, Raw},
 };
@@ -71,23 +73,23 @@ pub(crate) fn new<S>(socket: S) -> (Link, Driver)
 where
     S: AsyncSocket + Send + 'static,
 {
-    let (mut connection, handle, unsolicited) =
-        netlink_proto::from_socket_with_codec::<Raw, S, Codec>(socket);
+    let (overrun_sender, overruns) = watch::channel(0);
+    let (mut connection, handle, unsolicited) = netlink_proto::from_socket_with_codec::<
+        Raw,
+        _,
+        Codec,
+    >(Watched { socket, overruns: overrun_sender });
     connection.set_forward_ack(true);
     connection.set_forward_done(true);
-    let (overrun_sender, overruns) = watch::channel(0);
     let (orphan_sender, orphans) = mpsc::unbounded();
-    let watch_overruns = unsolicited.for_each(move |(message, _)| {
-        match message.payload {
-            NetlinkPayload::Overrun(_) => overrun_sender.send_modify(|count| *count += 1),
-            _ => log::debug!("IPVS netlink socket: not an answer to a request: {message:?}"),
-        }
+    let ignore_unsolicited = unsolicited.for_each(|(message, _)| {
+        log::debug!("IPVS netlink socket: not an answer to a request: {message:?}");
         ready(())
     });
     // Ends when the last link, which is the last sender, is gone and everything is taken in.
     let drain_orphans = orphans.for_each_concurrent(None, InFlight::drain);
     let driver = async move {
-        select(connection, select(watch_overruns, pin!(drain_orphans))).await;
+        select(connection, select(ignore_unsolicited, pin!(drain_orphans))).await;
     };
     let link = Link {
         handle,
@@ -145,20 +147,32 @@ impl InFlight {
     /// Takes in answers to the last.
     async fn end(&mut self) -> Result<(), Error> {
         loop {
+            let mut overruns = self.overruns.clone();
+            let overrun = pin!(overruns.changed());
             // Answers that did arrive come first.
-            let overrun = pin!(self.overruns.changed());
             match select(self.stream.next(), overrun).await {
                 Either::Left((Some(message), _)) => {
-                    if self.exchange.take(message) {
-                        return Ok(());
+                    if !self.exchange.take(message) {
+                        continue;
                     }
+                    // A list of which something was dropped has its end all the same.
+                    let whole = !self.exchange.is_dump() || !self.overran();
+                    return if whole { Ok(()) } else { Err(self.exchange.overrun()) };
                 }
                 Either::Right((Ok(()), _)) => return Err(self.exchange.overrun()),
+                Either::Left((None, _)) if self.overruns.has_changed().is_ok() => {
+                    return Err(self.exchange.cut_short());
+                }
                 Either::Left((None, _)) | Either::Right((Err(_), _)) => {
                     return Err(self.exchange.closed());
                 }
             }
         }
+    }
+
+    /// Whether answers were dropped since it began.
+    fn overran(&self) -> bool {
+        self.overruns.has_changed().unwrap_or(false)
     }
 
     /// Takes in answers to the last, which nobody waits for.
@@ -192,5 +206,65 @@ impl Drop for Guard<'_> {
             // Without a driver there is nothing left to take in.
             let _ = self.orphans.unbounded_send(in_flight);
         }
+    }
+}
+
+/// A socket that counts overruns before anything that was read after them is passed on.
+struct Watched<S> {
+    socket: S,
+    overruns: watch::Sender<u64>,
+}
+
+impl<S: AsyncSocket> AsyncSocket for Watched<S> {
+    fn socket_ref(&self) -> &Socket {
+        self.socket.socket_ref()
+    }
+
+    fn socket_mut(&mut self) -> &mut Socket {
+        self.socket.socket_mut()
+    }
+
+    fn new(protocol: isize) -> io::Result<Self> {
+        Ok(Self { socket: S::new(protocol)?, overruns: watch::channel(0).0 })
+    }
+
+    fn poll_send(&self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.socket.poll_send(context, bytes)
+    }
+
+    fn poll_send_to(
+        &self,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+        address: &SocketAddr,
+    ) -> Poll<io::Result<usize>> {
+        self.socket.poll_send_to(context, bytes, address)
+    }
+
+    fn poll_recv<B: BufMut>(
+        &self,
+        context: &mut Context<'_>,
+        buffer: &mut B,
+    ) -> Poll<io::Result<()>> {
+        self.poll_recv_from(context, buffer).map_ok(drop)
+    }
+
+    fn poll_recv_from<B: BufMut>(
+        &self,
+        context: &mut Context<'_>,
+        buffer: &mut B,
+    ) -> Poll<io::Result<SocketAddr>> {
+        let read = std::task::ready!(self.socket.poll_recv_from(context, buffer));
+        if read.as_ref().is_err_and(|error| error.raw_os_error() == Some(errno::NOBUFS)) {
+            self.overruns.send_modify(|count| *count += 1);
+        }
+        Poll::Ready(read)
+    }
+
+    fn poll_recv_from_full(
+        &self,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<(Vec<u8>, SocketAddr)>> {
+        self.socket.poll_recv_from_full(context)
     }
 }

@@ -90,6 +90,11 @@ impl Exchange {
         Error::overrun(Operation(&self.request))
     }
 
+    /// The failure that there are no more answers, and the last has not come.
+    pub(crate) fn cut_short(&self) -> Error {
+        Error::malformed(Operation(&self.request), "the answers ended too early")
+    }
+
     /// The failure that nobody carries it any more.
     pub(crate) fn closed(&self) -> Error {
         Error::closed(Operation(&self.request))

@@ -12,6 +12,8 @@ mod connections;
 mod driver;
 mod error;
 mod exchange;
+#[cfg(all(test, feature = "tokio"))]
+mod faults;
 mod line;
 mod namespace;
 mod observe;

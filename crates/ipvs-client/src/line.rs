@@ -126,7 +126,7 @@ macro_rules! line {
             /// A message that is there already.
             fn leftover(&mut self) -> io::Result<Option<NetlinkMessage<Raw>>> {
                 loop {
-                    if let Some(message) = wire::next_message(&mut self.buffer) {
+                    if let Some(message) = wire::next_message(&mut self.buffer)? {
                         return Ok(Some(message));
                     }
                     self.buffer.reserve(DATAGRAM);
@@ -179,7 +179,7 @@ impl BlockingLine {
     /// The next message, from the datagram at hand or from a new one.
     fn receive(&mut self) -> io::Result<NetlinkMessage<Raw>> {
         loop {
-            if let Some(message) = wire::next_message(&mut self.buffer) {
+            if let Some(message) = wire::next_message(&mut self.buffer)? {
                 return Ok(message);
             }
             self.buffer.reserve(DATAGRAM);
@@ -230,7 +230,7 @@ mod on_tokio {
         /// The next message, from the datagram at hand or from a new one.
         async fn receive(&mut self) -> io::Result<NetlinkMessage<Raw>> {
             loop {
-                if let Some(message) = wire::next_message(&mut self.buffer) {
+                if let Some(message) = wire::next_message(&mut self.buffer)? {
                     return Ok(message);
                 }
                 self.buffer.reserve(DATAGRAM);

@@ -28,9 +28,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// An empty table, with which everything differs.
-    #[cfg(feature = "tokio")]
-    pub(crate) const fn empty() -> Self {
+    /// An empty table: what to compare the first snapshot with, so that everything is new.
+    pub const fn empty() -> Self {
         Self { services: BTreeMap::new(), consistent: true }
     }
 

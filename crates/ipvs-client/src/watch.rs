@@ -289,7 +289,7 @@ mod polling {
     use tokio::time::{Interval, MissedTickBehavior, interval};
 
     use super::Differences;
-    use crate::{Client, Error, ErrorKind, Snapshot};
+    use crate::{Client, Error, Snapshot};
 
     /// Looks at the table time and again and tells what differs: see [`Client::watch`].
     #[derive(Debug)]
@@ -327,14 +327,11 @@ mod polling {
             &self.last
         }
 
-        /// The same as a stream. It ends after an error of kind [`Closed`](ErrorKind::Closed); after
-        /// others it goes on.
+        /// The same as a stream, which never ends: after an error it goes on.
         pub fn stream(self) -> impl Stream<Item = Result<Differences, Error>> + Send {
-            stream::unfold(Some(self), |watch| async {
-                let mut watch = watch?;
+            stream::unfold(self, |mut watch| async {
                 let next = watch.next().await;
-                let over = next.as_ref().is_err_and(|error| error.kind() == ErrorKind::Closed);
-                Some((next, (!over).then_some(watch)))
+                Some((next, watch))
             })
         }
     }

@@ -69,34 +69,32 @@ pub(crate) fn message(message_type: u16, request: &Request) -> NetlinkMessage<Ra
     message
 }
 
-/// Cuts the first message off a datagram. `None` when the datagram is empty. When what is left is
-/// no whole message, an `Overrun` message: answers are lost, as in an overrun.
-pub(crate) fn next_message<T>(datagram: &mut BytesMut) -> Option<NetlinkMessage<T>>
+/// Cuts the first message off a datagram; `None` when the datagram is empty.
+///
+/// # Errors
+///
+/// What is left is no whole message. The rest of the datagram is lost.
+pub(crate) fn next_message<T>(datagram: &mut BytesMut) -> io::Result<Option<NetlinkMessage<T>>>
 where
     T: NetlinkDeserializable,
 {
     if datagram.is_empty() {
-        return None;
+        return Ok(None);
     }
-    let length = NetlinkBuffer::new_checked(datagram.as_ref()).map(|buffer| buffer.length());
-    let message = match length {
-        Ok(length) => {
-            let length = length as usize;
-            let bytes = datagram.split_to(length.next_multiple_of(4).min(datagram.len()));
-            NetlinkMessage::deserialize(&bytes[..length])
-        }
+    let broken = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    let length = match NetlinkBuffer::new_checked(datagram.as_ref()) {
+        Ok(buffer) => buffer.length() as usize,
         Err(error) => {
             datagram.clear();
-            Err(error)
+            return Err(broken(error));
         }
     };
-    Some(message.unwrap_or_else(|error| {
-        log::error!("IPVS netlink socket: a message was lost: {error}");
-        NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::Overrun(Vec::new()))
-    }))
+    let bytes = datagram.split_to(length.next_multiple_of(4).min(datagram.len()));
+    NetlinkMessage::deserialize(&bytes[..length]).map(Some).map_err(broken)
 }
 
-/// netlink-proto's codec, but that nothing is dropped in silence.
+/// netlink-proto's codec, but that nothing is dropped in silence: a datagram that is not made of
+/// messages ends the connection. The kernel sends none.
 pub(crate) struct Codec;
 
 impl NetlinkMessageCodec for Codec {
@@ -104,7 +102,7 @@ impl NetlinkMessageCodec for Codec {
     where
         T: NetlinkDeserializable + Debug,
     {
-        Ok(next_message(datagram))
+        next_message(datagram)
     }
 
     fn encode<T>(message: NetlinkMessage<T>, buffer: &mut BytesMut) -> io::Result<()>

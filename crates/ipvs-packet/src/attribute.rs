@@ -1,6 +1,9 @@
 //! Netlink attributes: `{u16 length, u16 number, value, padding to 4}`, read and written.
 
-use crate::error::{ParseError, Problem, Space};
+use crate::{
+    InvalidValue,
+    error::{ParseError, Problem, Space},
+};
 
 /// Size of an attribute's header, and what every attribute is padded to.
 const HEADER: usize = 4;
@@ -10,6 +13,7 @@ const NESTED: u16 = 1 << 15;
 const NUMBER_MASK: u16 = 0x3fff;
 /// How many bytes of unknown attributes are kept per level.
 const LIMIT: usize = 16 * 1024;
+const LIMIT_RULE: &str = "must not make the unknown attributes of its level exceed 16 KiB";
 
 /// Where attributes go: either they are counted or they are written, by the same list of calls, so
 /// that a message's announced length and its bytes cannot disagree.
@@ -23,22 +27,27 @@ pub(crate) trait Sink: Sized {
     /// Adds a nest holding what `contents` adds.
     fn nest(&mut self, number: u16, contents: impl FnOnce(&mut Self));
 
+    #[inline]
     fn put_u8(&mut self, number: u16, value: u8) {
         self.put(number, &[value]);
     }
 
+    #[inline]
     fn put_u16(&mut self, number: u16, value: u16) {
         self.put(number, &value.to_ne_bytes());
     }
 
+    #[inline]
     fn put_u16_be(&mut self, number: u16, value: u16) {
         self.put(number, &value.to_be_bytes());
     }
 
+    #[inline]
     fn put_u32(&mut self, number: u16, value: u32) {
         self.put(number, &value.to_ne_bytes());
     }
 
+    #[inline]
     fn put_u64(&mut self, number: u16, value: u64) {
         self.put(number, &value.to_ne_bytes());
     }
@@ -49,14 +58,17 @@ pub(crate) trait Sink: Sized {
 pub(crate) struct Length(pub(crate) usize);
 
 impl Sink for Length {
+    #[inline]
     fn put(&mut self, _number: u16, value: &[u8]) {
         self.0 += HEADER + padded(value.len());
     }
 
+    #[inline]
     fn put_encoded(&mut self, attributes: &[u8]) {
         self.0 += attributes.len();
     }
 
+    #[inline]
     fn nest(&mut self, _number: u16, contents: impl FnOnce(&mut Self)) {
         self.0 += HEADER;
         contents(self);
@@ -81,36 +93,42 @@ impl<'a> Writer<'a> {
         Self { buffer, at: 0, nest_flag: 0 }
     }
 
-    fn header(&mut self, at: usize, length: usize, number: u16) {
-        // An attribute's length is 16 bits wide. Values are at most 16 bytes here, but for unknown
-        // ones, which came in with a 16-bit length.
-        let length = u16::try_from(length).unwrap_or(u16::MAX);
-        self.buffer[at..at + 2].copy_from_slice(&length.to_ne_bytes());
-        self.buffer[at + 2..at + 4].copy_from_slice(&number.to_ne_bytes());
+    #[inline]
+    fn header(length: usize, number: u16) -> [u8; HEADER] {
+        // An attribute's length is 16 bits wide. Values are at most 16 bytes here, but for nests,
+        // which stay below 64 KiB by the limit on unknown attributes.
+        let [l0, l1] = (length as u16).to_ne_bytes();
+        let [n0, n1] = number.to_ne_bytes();
+        [l0, l1, n0, n1]
     }
 }
 
 impl Sink for Writer<'_> {
+    #[inline]
     fn put(&mut self, number: u16, value: &[u8]) {
-        self.header(self.at, HEADER + value.len(), number);
-        let start = self.at + HEADER;
-        let end = start + value.len();
-        self.at = start + padded(value.len());
-        self.buffer[start..end].copy_from_slice(value);
-        self.buffer[end..self.at].fill(0);
+        let start = self.at;
+        self.at += HEADER + padded(value.len());
+        let (header, rest) = self.buffer[start..self.at].split_at_mut(HEADER);
+        header.copy_from_slice(&Self::header(HEADER + value.len(), number));
+        let (place, padding) = rest.split_at_mut(value.len());
+        place.copy_from_slice(value);
+        padding.fill(0);
     }
 
+    #[inline]
     fn put_encoded(&mut self, attributes: &[u8]) {
-        let end = self.at + attributes.len();
-        self.buffer[self.at..end].copy_from_slice(attributes);
-        self.at = end;
+        let start = self.at;
+        self.at += attributes.len();
+        self.buffer[start..self.at].copy_from_slice(attributes);
     }
 
+    #[inline]
     fn nest(&mut self, number: u16, contents: impl FnOnce(&mut Self)) {
         let start = self.at;
         self.at += HEADER;
         contents(self);
-        self.header(start, self.at - start, number | self.nest_flag);
+        let header = Self::header(self.at - start, number | self.nest_flag);
+        self.buffer[start..start + HEADER].copy_from_slice(&header);
     }
 }
 
@@ -232,17 +250,44 @@ impl<'a> Attribute<'a> {
 
 /// Where in a reply an unknown attribute stood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 #[non_exhaustive]
 pub enum Level {
     /// Beside the `SERVICE`, `DEST` or `DAEMON` nest, or among the attributes of a reply without
     /// nest.
     Message,
-    /// In the `SERVICE`, `DEST` or `DAEMON` nest.
-    Object,
+    /// In the `SERVICE` nest.
+    Service,
+    /// In the `DEST` nest.
+    Destination,
+    /// In the `DAEMON` nest.
+    Daemon,
     /// In the nest of 32-bit statistics.
     Statistics,
     /// In the nest of 64-bit statistics.
     Statistics64,
+}
+
+impl Level {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Message,
+        Self::Service,
+        Self::Destination,
+        Self::Daemon,
+        Self::Statistics,
+        Self::Statistics64,
+    ];
+
+    fn space(self) -> Space {
+        match self {
+            Self::Message => Space::Message,
+            Self::Service => Space::Service,
+            Self::Destination => Space::Destination,
+            Self::Daemon => Space::Daemon,
+            Self::Statistics | Self::Statistics64 => Space::Statistics,
+        }
+    }
 }
 
 /// Attributes of a reply that this crate does not know, kept byte for byte with the level at which
@@ -250,7 +295,7 @@ pub enum Level {
 ///
 /// Empty, the usual case, it takes one word and no allocation.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
-pub struct UnknownAttributes(Option<Box<[Vec<u8>; 4]>>);
+pub struct UnknownAttributes(Option<Box<[Vec<u8>; Level::ALL.len()]>>);
 
 impl UnknownAttributes {
     /// None.
@@ -259,8 +304,9 @@ impl UnknownAttributes {
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.as_ref().is_none_or(|levels| levels.iter().all(Vec::is_empty))
+    pub const fn is_empty(&self) -> bool {
+        // Levels are made when the first attribute is added, and nothing is ever taken out.
+        self.0.is_none()
     }
 
     /// The attributes of one level in the order in which they came: number and value. The number
@@ -272,12 +318,29 @@ impl UnknownAttributes {
             .map(|attribute| (attribute.raw_number, attribute.value))
     }
 
-    /// Adds an attribute. Returns false, and adds nothing, when the attributes of that level would
-    /// take more than 16 KiB: a nest cannot hold more than 64 KiB in all.
+    /// Adds an attribute, as a newer kernel would.
     ///
-    /// A number that this crate does know is taken for what it is when the message is read back.
-    #[must_use]
-    pub fn push(&mut self, level: Level, number: u16, value: &[u8]) -> bool {
+    /// Refused are a number that this crate knows at that level, since it would be taken for what
+    /// it is when the message is read back, and what would make the attributes of the level longer
+    /// than 16 KiB in all, since a nest cannot hold more than 64 KiB. A level that the message does
+    /// not have is not written: an entry for a destination has no [`Level::Service`].
+    pub fn push(&mut self, level: Level, number: u16, value: &[u8]) -> Result<(), InvalidValue> {
+        if level.space().attribute_name(number & NUMBER_MASK).is_some() {
+            return Err(InvalidValue::new(
+                "unknown attribute",
+                number & NUMBER_MASK,
+                "must be a number that is not known at its level",
+            ));
+        }
+        if self.add(level, number, value) {
+            Ok(())
+        } else {
+            Err(InvalidValue::new("unknown attribute", number & NUMBER_MASK, LIMIT_RULE))
+        }
+    }
+
+    /// Adds an attribute if it fits within the limit, and says whether it did.
+    fn add(&mut self, level: Level, number: u16, value: &[u8]) -> bool {
         let length = HEADER + value.len();
         if self.encoded(level).len() + padded(length) > LIMIT {
             return false;
@@ -297,10 +360,10 @@ impl UnknownAttributes {
         level: Level,
         attribute: &Attribute<'_>,
     ) -> Result<(), ParseError> {
-        if self.push(level, attribute.raw_number, attribute.value) {
+        if self.add(level, attribute.raw_number, attribute.value) {
             Ok(())
         } else {
-            Err(attribute.error(Problem::Value("more than 16 KiB of unknown attributes")))
+            Err(attribute.error(Problem::Value(LIMIT_RULE)))
         }
     }
 
@@ -311,9 +374,8 @@ impl UnknownAttributes {
 
 impl std::fmt::Debug for UnknownAttributes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let levels = [Level::Message, Level::Object, Level::Statistics, Level::Statistics64];
         f.debug_map()
-            .entries(levels.into_iter().flat_map(|level| {
+            .entries(Level::ALL.into_iter().flat_map(|level| {
                 self.iter(level).map(move |(number, value)| ((level, number), value))
             }))
             .finish()

@@ -9,17 +9,13 @@ use std::{
 use crate::{
     InterfaceName, InvalidValue, Level, ParseError, UnknownAttributes,
     attribute::{Attribute, Sink},
-    error::Space,
+    error::{Problem, Space},
+    number::daemon::{
+        MCAST_GROUP, MCAST_GROUP6, MCAST_IFN, MCAST_PORT, MCAST_TTL, STATE, SYNC_ID, SYNC_MAXLEN,
+    },
 };
 
-const STATE: u16 = 1;
-const MCAST_IFN: u16 = 2;
-const SYNC_ID: u16 = 3;
-const SYNC_MAXLEN: u16 = 4;
-const MCAST_GROUP: u16 = 5;
-const MCAST_GROUP6: u16 = 6;
-const MCAST_PORT: u16 = 7;
-const MCAST_TTL: u16 = 8;
+const GROUP_RULE: &str = "must be a multicast address";
 
 /// A connection synchronization daemon: the master multicasts its connections, the backup takes
 /// them in. One of each may run at the same time.
@@ -62,16 +58,13 @@ impl SyncDaemon {
     /// `ipvsadm --mcast-group`, since Linux 4.3.
     pub fn set_group(&mut self, group: Option<IpAddr>) -> Result<(), InvalidValue> {
         if let Some(address) = group.filter(|address| !address.is_multicast()) {
-            return Err(InvalidValue::new(
-                "multicast group",
-                address,
-                "must be a multicast address",
-            ));
+            return Err(InvalidValue::new("multicast group", address, GROUP_RULE));
         }
         self.group = group;
         Ok(())
     }
 
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         out.put_u32(STATE, self.role.0);
         self.interface.put(MCAST_IFN, out);
@@ -79,27 +72,33 @@ impl SyncDaemon {
         if let Some(length) = self.max_length {
             out.put_u16(SYNC_MAXLEN, length.get());
         }
-        match self.group {
-            Some(IpAddr::V4(group)) => out.put(MCAST_GROUP, &group.octets()),
-            Some(IpAddr::V6(group)) => out.put(MCAST_GROUP6, &group.octets()),
-            None => {}
-        }
         if let Some(port) = self.port {
             out.put_u16(MCAST_PORT, port.get());
         }
         if let Some(ttl) = self.ttl {
             out.put_u8(MCAST_TTL, ttl.get());
         }
+        match self.group {
+            Some(IpAddr::V4(group)) => out.put(MCAST_GROUP, &group.octets()),
+            Some(IpAddr::V6(group)) => out.put(MCAST_GROUP6, &group.octets()),
+            None => {}
+        }
     }
 }
 
 /// A daemon as the kernel reports it: with the defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct DaemonEntry {
     /// The daemon.
     pub daemon: SyncDaemon,
     /// Attributes that this crate does not know.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "UnknownAttributes::is_empty")
+    )]
     pub unknown: UnknownAttributes,
 }
 
@@ -109,9 +108,10 @@ impl DaemonEntry {
         Self { daemon, unknown: UnknownAttributes::new() }
     }
 
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         self.daemon.put(out);
-        out.put_encoded(self.unknown.encoded(Level::Object));
+        out.put_encoded(self.unknown.encoded(Level::Daemon));
     }
 
     pub(crate) fn parse(
@@ -134,11 +134,17 @@ impl DaemonEntry {
                 MCAST_IFN => interface = Some(InterfaceName::parse(&attribute)?),
                 SYNC_ID => sync_id = Some(SyncId(attribute.u32()?)),
                 SYNC_MAXLEN => max_length = NonZeroU16::new(attribute.u16()?),
-                MCAST_GROUP => group = Some(Ipv4Addr::from(attribute.array::<4>()?)),
-                MCAST_GROUP6 => group6 = Some(Ipv6Addr::from(attribute.array::<16>()?)),
+                MCAST_GROUP => {
+                    let address = Ipv4Addr::from(attribute.array::<4>()?);
+                    group = Some(multicast(address.into(), &attribute)?);
+                }
+                MCAST_GROUP6 => {
+                    let address = Ipv6Addr::from(attribute.array::<16>()?);
+                    group6 = Some(multicast(address.into(), &attribute)?);
+                }
                 MCAST_PORT => port = NonZeroU16::new(attribute.u16()?),
                 MCAST_TTL => ttl = NonZeroU8::new(attribute.u8()?),
-                _ => unknown.keep(Level::Object, &attribute)?,
+                _ => unknown.keep(Level::Daemon, &attribute)?,
             }
         }
         Ok(Self {
@@ -148,12 +154,20 @@ impl DaemonEntry {
                 sync_id: sync_id.ok_or_else(|| reader.missing(SYNC_ID))?,
                 max_length,
                 // As in the kernel, IPv4 wins where both are given.
-                group: group.map(IpAddr::V4).or(group6.map(IpAddr::V6)),
+                group: group.or(group6),
                 port,
                 ttl,
             },
             unknown,
         })
+    }
+}
+
+fn multicast(address: IpAddr, attribute: &Attribute<'_>) -> Result<IpAddr, ParseError> {
+    if address.is_multicast() {
+        Ok(address)
+    } else {
+        Err(attribute.error(Problem::Value(GROUP_RULE)))
     }
 }
 
@@ -168,6 +182,7 @@ impl DaemonRole {
     pub const BACKUP: Self = Self(2);
 
     /// What a request that only names a role carries.
+    #[inline]
     pub(crate) fn put(self, out: &mut impl Sink) {
         out.put_u32(STATE, self.0);
     }

@@ -8,23 +8,11 @@ use crate::{
     attribute::{Attribute, Reader, Sink},
     error::{Problem, Space},
     key::{parse_address, put_address},
+    number::destination::{
+        ACTIVE_CONNS, ADDR, ADDR_FAMILY, FWD_METHOD, INACT_CONNS, L_THRESH, PERSIST_CONNS, PORT,
+        STATS, STATS64, TUN_FLAGS, TUN_PORT, TUN_TYPE, U_THRESH, WEIGHT,
+    },
 };
-
-const ADDR: u16 = 1;
-const PORT: u16 = 2;
-const FWD_METHOD: u16 = 3;
-const WEIGHT: u16 = 4;
-const U_THRESH: u16 = 5;
-const L_THRESH: u16 = 6;
-const ACTIVE_CONNS: u16 = 7;
-const INACT_CONNS: u16 = 8;
-const PERSIST_CONNS: u16 = 9;
-const STATS: u16 = 10;
-const ADDR_FAMILY: u16 = 11;
-const STATS64: u16 = 12;
-const TUN_TYPE: u16 = 13;
-const TUN_PORT: u16 = 14;
-const TUN_FLAGS: u16 = 15;
 
 /// A destination of a service (a real server): what identifies it and how it is set.
 ///
@@ -63,6 +51,7 @@ impl Destination {
         }
     }
 
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         out.put_u16(ADDR_FAMILY, self.key.family().number());
         put_address(ADDR, self.key.address, out);
@@ -77,6 +66,7 @@ impl Destination {
 
 impl DestinationKey {
     /// What a request that only names a destination carries.
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         out.put_u16(ADDR_FAMILY, self.family().number());
         put_address(ADDR, self.address, out);
@@ -136,19 +126,29 @@ impl<'a> DestinationKeyParts<'a> {
 
 /// A destination as the kernel reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct DestinationEntry {
     /// Identity and settings.
     pub destination: Destination,
     /// Connections in use now. `IPVS_DEST_ATTR_ACTIVE_CONNS`.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub active_connections: u32,
     /// Connections that are closing or, for UDP, all of them. `IPVS_DEST_ATTR_INACT_CONNS`.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub inactive_connections: u32,
     /// Persistence templates. `IPVS_DEST_ATTR_PERSIST_CONNS`.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub persistent_connections: u32,
     /// Counters and rates.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub statistics: Statistics,
     /// Attributes that this crate does not know.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "UnknownAttributes::is_empty")
+    )]
     pub unknown: UnknownAttributes,
 }
 
@@ -165,6 +165,7 @@ impl DestinationEntry {
         }
     }
 
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         let Destination { key, forward, weight, thresholds, tunnel } = &self.destination;
         put_address(ADDR, key.address, out);
@@ -179,10 +180,13 @@ impl DestinationEntry {
         out.put_u32(PERSIST_CONNS, self.persistent_connections);
         out.put_u16(ADDR_FAMILY, key.family().number());
         self.statistics.put(STATS, STATS64, &self.unknown, out);
-        out.put_encoded(self.unknown.encoded(Level::Object));
+        out.put_encoded(self.unknown.encoded(Level::Destination));
     }
 
     /// Reads a whole `DEST` nest, of a request or of a reply.
+    ///
+    /// Thresholds and tunnel are taken as they come: kernels before July 2026 hold upper thresholds
+    /// above `i32::MAX`, and since Linux 7.1 a dump runs beside changes and may tell half of one.
     pub(crate) fn parse(
         nest: &Attribute<'_>,
         service_family: Option<AddressFamily>,
@@ -217,7 +221,7 @@ impl DestinationEntry {
                 TUN_FLAGS => tunnel.flags = TunnelFlags::from_bits_retain(attribute.u16()?),
                 _ => {
                     if !key.take(&attribute)? {
-                        unknown.keep(Level::Object, &attribute)?;
+                        unknown.keep(Level::Destination, &attribute)?;
                     }
                 }
             }
@@ -397,6 +401,14 @@ impl Tunnel {
     /// IP in IP: the default, and all that there was before Linux 5.3.
     pub const IPIP: Self = Self { kind: TunnelType::IPIP, port: 0, flags: TunnelFlags::empty() };
 
+    /// Any encapsulation. GUE must have a port, 1 to 65535; the kernel ignores the port of others.
+    pub fn new(kind: TunnelType, port: u16, flags: TunnelFlags) -> Result<Self, InvalidValue> {
+        if kind == TunnelType::GUE && port == 0 {
+            return Err(InvalidValue::new("tunnel port", port, "must be 1 to 65535 with GUE"));
+        }
+        Ok(Self { kind, port, flags })
+    }
+
     /// Generic UDP encapsulation to a port of the destination, 1 to 65535 (the kernel answers 0
     /// with EINVAL). `ipvsadm --tun-type gue --tun-port`.
     pub const fn gue(port: NonZeroU16, flags: TunnelFlags) -> Self {
@@ -413,7 +425,7 @@ impl Tunnel {
         self.kind
     }
 
-    /// The port of GUE; 0 for the others. `IPVS_DEST_ATTR_TUN_PORT`.
+    /// The port of GUE; usually 0 for the others. `IPVS_DEST_ATTR_TUN_PORT`.
     pub const fn port(self) -> u16 {
         self.port
     }
@@ -423,6 +435,7 @@ impl Tunnel {
         self.flags
     }
 
+    #[inline]
     fn put(self, out: &mut impl Sink) {
         out.put_u8(TUN_TYPE, self.kind.0);
         out.put_u16_be(TUN_PORT, self.port);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use netlink_packet_core::DecodeError;
 
-use crate::Command;
+use crate::{Command, number};
 
 /// Why a message could not be read: which command, which attribute, at which offset, and what is
 /// wrong with it.
@@ -111,73 +111,15 @@ pub(crate) enum Space {
 }
 
 impl Space {
-    fn attribute_name(self, number: u16) -> Option<&'static str> {
-        let names: &[&str] = match self {
-            Self::Message => &[
-                "IPVS_CMD_ATTR_SERVICE",
-                "IPVS_CMD_ATTR_DEST",
-                "IPVS_CMD_ATTR_DAEMON",
-                "IPVS_CMD_ATTR_TIMEOUT_TCP",
-                "IPVS_CMD_ATTR_TIMEOUT_TCP_FIN",
-                "IPVS_CMD_ATTR_TIMEOUT_UDP",
-            ],
-            Self::Info => &["IPVS_INFO_ATTR_VERSION", "IPVS_INFO_ATTR_CONN_TAB_SIZE"],
-            Self::Service => &[
-                "IPVS_SVC_ATTR_AF",
-                "IPVS_SVC_ATTR_PROTOCOL",
-                "IPVS_SVC_ATTR_ADDR",
-                "IPVS_SVC_ATTR_PORT",
-                "IPVS_SVC_ATTR_FWMARK",
-                "IPVS_SVC_ATTR_SCHED_NAME",
-                "IPVS_SVC_ATTR_FLAGS",
-                "IPVS_SVC_ATTR_TIMEOUT",
-                "IPVS_SVC_ATTR_NETMASK",
-                "IPVS_SVC_ATTR_STATS",
-                "IPVS_SVC_ATTR_PE_NAME",
-                "IPVS_SVC_ATTR_STATS64",
-            ],
-            Self::Destination => &[
-                "IPVS_DEST_ATTR_ADDR",
-                "IPVS_DEST_ATTR_PORT",
-                "IPVS_DEST_ATTR_FWD_METHOD",
-                "IPVS_DEST_ATTR_WEIGHT",
-                "IPVS_DEST_ATTR_U_THRESH",
-                "IPVS_DEST_ATTR_L_THRESH",
-                "IPVS_DEST_ATTR_ACTIVE_CONNS",
-                "IPVS_DEST_ATTR_INACT_CONNS",
-                "IPVS_DEST_ATTR_PERSIST_CONNS",
-                "IPVS_DEST_ATTR_STATS",
-                "IPVS_DEST_ATTR_ADDR_FAMILY",
-                "IPVS_DEST_ATTR_STATS64",
-                "IPVS_DEST_ATTR_TUN_TYPE",
-                "IPVS_DEST_ATTR_TUN_PORT",
-                "IPVS_DEST_ATTR_TUN_FLAGS",
-            ],
-            Self::Daemon => &[
-                "IPVS_DAEMON_ATTR_STATE",
-                "IPVS_DAEMON_ATTR_MCAST_IFN",
-                "IPVS_DAEMON_ATTR_SYNC_ID",
-                "IPVS_DAEMON_ATTR_SYNC_MAXLEN",
-                "IPVS_DAEMON_ATTR_MCAST_GROUP",
-                "IPVS_DAEMON_ATTR_MCAST_GROUP6",
-                "IPVS_DAEMON_ATTR_MCAST_PORT",
-                "IPVS_DAEMON_ATTR_MCAST_TTL",
-            ],
-            Self::Statistics => &[
-                "IPVS_STATS_ATTR_CONNS",
-                "IPVS_STATS_ATTR_INPKTS",
-                "IPVS_STATS_ATTR_OUTPKTS",
-                "IPVS_STATS_ATTR_INBYTES",
-                "IPVS_STATS_ATTR_OUTBYTES",
-                "IPVS_STATS_ATTR_CPS",
-                "IPVS_STATS_ATTR_INPPS",
-                "IPVS_STATS_ATTR_OUTPPS",
-                "IPVS_STATS_ATTR_INBPS",
-                "IPVS_STATS_ATTR_OUTBPS",
-                "IPVS_STATS_ATTR_PAD",
-            ],
-        };
-        names.get(usize::from(number).checked_sub(1)?).copied()
+    pub(crate) const fn attribute_name(self, number: u16) -> Option<&'static str> {
+        match self {
+            Self::Message => number::message::name(number),
+            Self::Info => number::info::name(number),
+            Self::Service => number::service::name(number),
+            Self::Destination => number::destination::name(number),
+            Self::Daemon => number::daemon::name(number),
+            Self::Statistics => number::statistics::name(number),
+        }
     }
 }
 

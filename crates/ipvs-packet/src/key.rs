@@ -11,13 +11,8 @@ use crate::{
     InvalidValue,
     attribute::{Attribute, Reader, Sink},
     error::{ParseError, Problem},
+    number::service::{ADDR, AF, FWMARK, PORT, PROTOCOL},
 };
-
-pub(crate) const AF: u16 = 1;
-pub(crate) const PROTOCOL: u16 = 2;
-pub(crate) const ADDR: u16 = 3;
-pub(crate) const PORT: u16 = 4;
-pub(crate) const FWMARK: u16 = 5;
 
 /// The address family of a service or destination: `AF_INET` (2) or `AF_INET6` (10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -166,6 +161,7 @@ impl ServiceKey {
         }
     }
 
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         out.put_u16(AF, self.family().number());
         match *self {
@@ -352,6 +348,7 @@ fn without_scope(address: SocketAddr) -> Option<SocketAddr> {
 }
 
 /// Writes an address in the 16 bytes of a `union nf_inet_addr`: IPv4 in the first four.
+#[inline]
 pub(crate) fn put_address(number: u16, address: IpAddr, out: &mut impl Sink) {
     let bytes = match address {
         IpAddr::V4(address) => {

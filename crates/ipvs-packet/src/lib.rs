@@ -11,9 +11,14 @@ mod key;
 mod message;
 mod name;
 mod netmask;
+mod number;
+#[cfg(feature = "serde")]
+mod serialize;
 mod service;
 mod settings;
 mod statistics;
+#[cfg(feature = "proptest")]
+pub mod strategy;
 
 pub use crate::{
     attribute::{Level, UnknownAttributes},

@@ -11,11 +11,8 @@ use crate::{
     SyncDaemon, Timeouts, UnknownAttributes,
     attribute::{Attribute, Length, Reader, Sink, Writer},
     error::Space,
+    number::message::{DAEMON, DEST, SERVICE},
 };
-
-const SERVICE: u16 = 1;
-const DEST: u16 = 2;
-const DAEMON: u16 = 3;
 
 /// What user space asks of the kernel.
 ///
@@ -168,6 +165,7 @@ impl Request {
         })
     }
 
+    #[inline]
     fn put(&self, out: &mut impl Sink) {
         match self {
             Self::NewService(service) | Self::SetService(service) => {
@@ -313,6 +311,7 @@ impl Reply {
         })
     }
 
+    #[inline]
     fn put(&self, out: &mut impl Sink) {
         match self {
             Self::Service(entry) => {

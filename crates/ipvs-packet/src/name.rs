@@ -36,8 +36,10 @@ impl Name {
         Some(Self(array))
     }
 
+    #[inline]
     fn len(&self) -> usize {
-        self.0.iter().position(|&byte| byte == 0).unwrap_or(SIZE)
+        // No NUL stands before the padding, so the text ends with the last byte that is not zero.
+        SIZE - u128::from_be_bytes(self.0).trailing_zeros() as usize / 8
     }
 
     fn as_str(&self) -> &str {
@@ -64,6 +66,9 @@ macro_rules! name {
                 };
             )*
 
+            /// The names that have a constant.
+            pub const ALL: &[Self] = &[$(Self::$const),*];
+
             /// Takes a name of 1 to 15 bytes.
             pub fn new(name: &str) -> Result<Self, InvalidValue> {
                 let inner = Name::new(name).ok_or_else(|| InvalidValue::new($what, name, RULE))?;
@@ -84,6 +89,7 @@ macro_rules! name {
                     .map_err(|error| attribute.error(Problem::Value(error.rule())))
             }
 
+            #[inline]
             pub(crate) fn put(&self, number: u16, out: &mut impl Sink) {
                 out.put(number, &self.0.0[..=self.0.len()]);
             }

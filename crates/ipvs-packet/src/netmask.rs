@@ -91,10 +91,28 @@ impl Netmask {
         }
     }
 
+    #[inline]
     pub(crate) fn put(self, number: u16, out: &mut impl Sink) {
         match self {
             Self::Ipv4(mask) => out.put(number, &mask.octets()),
             Self::Ipv6(prefix) => out.put_u32(number, prefix.get().into()),
+        }
+    }
+}
+
+impl FromStr for Netmask {
+    type Err = InvalidValue;
+
+    /// Reads what is displayed: a mask such as `255.255.255.0` is for IPv4, a prefix length such as
+    /// `64` for IPv6.
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        match text.parse() {
+            Ok(mask) => Ok(Self::Ipv4(mask)),
+            Err(_) => Self::from_text(AddressFamily::Ipv6, text).map_err(|_| {
+                let rule = "must be an IPv4 mask such as 255.255.255.0 or an IPv6 prefix length 1 \
+                            to 128";
+                InvalidValue::new("netmask", text, rule)
+            }),
         }
     }
 }

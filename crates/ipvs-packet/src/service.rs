@@ -8,15 +8,8 @@ use crate::{
     attribute::{Attribute, Reader, Sink},
     error::Space,
     key::ServiceKeyParts,
+    number::service::{FLAGS, NETMASK, PE_NAME, SCHED_NAME, STATS, STATS64, TIMEOUT},
 };
-
-const SCHED_NAME: u16 = 6;
-const FLAGS: u16 = 7;
-const TIMEOUT: u16 = 8;
-const NETMASK: u16 = 9;
-const STATS: u16 = 10;
-const PE_NAME: u16 = 11;
-const STATS64: u16 = 12;
 
 /// A virtual service: what identifies it and how it is set.
 ///
@@ -41,7 +34,7 @@ pub struct Service {
     pub flags_mask: u32,
     /// How long after its last connection a client's persistence lasts, in seconds. 0, the default,
     /// goes with services that are not [persistent](ServiceFlags::PERSISTENT).
-    /// `IPVS_SVC_ATTR_TIMEOUT`, `ipvsadm -p`, which gives 300 where no number is said and takes at
+    /// `IPVS_SVC_ATTR_TIMEOUT`, `ipvsadm -p`, which gives 360 where no number is said and takes at
     /// most 31 days. The kernel multiplies by its clock rate (100 to 1000 Hz) in 32 bits and lets
     /// it wrap, without complaint: more than 4,294,967 is not safe.
     pub timeout: u32,
@@ -89,10 +82,12 @@ impl Service {
     }
 
     /// What a request carries. The kernel owns HASHED, so it is not written.
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         self.put_settings(self.flags - ServiceFlags::HASHED, self.flags_mask, out);
     }
 
+    #[inline]
     fn put_settings(&self, flags: ServiceFlags, mask: u32, out: &mut impl Sink) {
         self.key.put(out);
         self.scheduler.put(SCHED_NAME, out);
@@ -109,13 +104,20 @@ impl Service {
 
 /// A service as the kernel reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct ServiceEntry {
     /// Identity and settings.
     pub service: Service,
     /// Counters and rates.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub statistics: Statistics,
     /// Attributes that this crate does not know.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "UnknownAttributes::is_empty")
+    )]
     pub unknown: UnknownAttributes,
 }
 
@@ -141,11 +143,12 @@ impl ServiceEntry {
     }
 
     /// What a reply carries: HASHED is always set, and every flag is told.
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         let service = &self.service;
         service.put_settings(service.flags | ServiceFlags::HASHED, service.flags_mask, out);
         self.statistics.put(STATS, STATS64, &self.unknown, out);
-        out.put_encoded(self.unknown.encoded(Level::Object));
+        out.put_encoded(self.unknown.encoded(Level::Service));
     }
 
     /// Reads a whole `SERVICE` nest, of a request or of a reply.
@@ -176,7 +179,7 @@ impl ServiceEntry {
                 STATS64 => wide = Some(Statistics::parse(&attribute, true, &mut unknown)?),
                 _ => {
                     if !key.take(&attribute)? {
-                        unknown.keep(Level::Object, &attribute)?;
+                        unknown.keep(Level::Service, &attribute)?;
                     }
                 }
             }

@@ -1,18 +1,13 @@
 //! What the kernel says of itself: its version, and the timeouts of connections.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use crate::{
-    Level, ParseError, UnknownAttributes,
+    InvalidValue, Level, ParseError, UnknownAttributes,
     attribute::{Reader, Sink},
+    number::info::{CONN_TAB_SIZE, VERSION},
+    number::message::{TIMEOUT_TCP, TIMEOUT_TCP_FIN, TIMEOUT_UDP},
 };
-
-const TIMEOUT_TCP: u16 = 4;
-const TIMEOUT_TCP_FIN: u16 = 5;
-const TIMEOUT_UDP: u16 = 6;
-
-const VERSION: u16 = 1;
-const CONN_TAB_SIZE: u16 = 2;
 
 /// How long idle connections are kept, in seconds, network-namespace wide.
 /// `ipvsadm --set tcp tcpfin udp`, `ipvsadm -L --timeout`.
@@ -20,6 +15,8 @@ const CONN_TAB_SIZE: u16 = 2;
 /// In a request, 0 leaves a timeout as it is. The largest that every kernel takes is 2,147,483
 /// (24 days); what is larger may be answered with EINVAL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
 pub struct Timeouts {
     /// An established TCP connection; the kernel's default is 900. `IPVS_CMD_ATTR_TIMEOUT_TCP`.
     pub tcp: u32,
@@ -30,6 +27,7 @@ pub struct Timeouts {
 }
 
 impl Timeouts {
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         out.put_u32(TIMEOUT_TCP, self.tcp);
         out.put_u32(TIMEOUT_TCP_FIN, self.tcp_fin);
@@ -57,6 +55,8 @@ impl Timeouts {
 
 /// What `GET_INFO` answers: the first line of `ipvsadm -L`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Info {
     /// The version of IPVS, 1.2.1 since 2003. `IPVS_INFO_ATTR_VERSION`.
@@ -73,6 +73,7 @@ impl Info {
         Self { version, connection_table_size }
     }
 
+    #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         out.put_u32(VERSION, self.version.0);
         out.put_u32(CONN_TAB_SIZE, self.connection_table_size);
@@ -102,6 +103,23 @@ impl Info {
 /// A version as the kernel packs it: 0x010201 displays as 1.2.1.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Version(pub u32);
+
+impl FromStr for Version {
+    type Err = InvalidValue;
+
+    /// Reads `1.2.1`; the first number is 0 to 65535, the others 0 to 255.
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let parse = || {
+            let mut parts = text.split('.');
+            let major: u16 = parts.next()?.parse().ok()?;
+            let minor: u8 = parts.next()?.parse().ok()?;
+            let patch: u8 = parts.next()?.parse().ok()?;
+            let version = u32::from(major) << 16 | u32::from(minor) << 8 | u32::from(patch);
+            parts.next().is_none().then_some(Self(version))
+        };
+        parse().ok_or_else(|| InvalidValue::new("version", text, "must be such as 1.2.1"))
+    }
+}
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,19 +3,10 @@
 use crate::{
     attribute::{Attribute, Level, Sink, UnknownAttributes},
     error::{ParseError, Space},
+    number::statistics::{
+        CONNS, CPS, INBPS, INBYTES, INPKTS, INPPS, OUTBPS, OUTBYTES, OUTPKTS, OUTPPS, PAD,
+    },
 };
-
-const CONNS: u16 = 1;
-const INPKTS: u16 = 2;
-const OUTPKTS: u16 = 3;
-const INBYTES: u16 = 4;
-const OUTBYTES: u16 = 5;
-const CPS: u16 = 6;
-const INPPS: u16 = 7;
-const OUTPPS: u16 = 8;
-const INBPS: u16 = 9;
-const OUTBPS: u16 = 10;
-const PAD: u16 = 11;
 
 /// Counters since the service or destination was made or zeroed, and rates.
 ///
@@ -25,6 +16,8 @@ const PAD: u16 = 11;
 /// The kernel's estimator updates them every two seconds, so right after traffic they are still
 /// old; with `net.ipv4.vs.run_estimation=0` they stand still. `ipvsadm -L --stats`, `--rate`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
 pub struct Statistics {
     /// Connections scheduled. `IPVS_STATS_ATTR_CONNS`.
     pub connections: u64,
@@ -82,6 +75,7 @@ impl Statistics {
     }
 
     /// Writes both nests, as the kernel does: first the low 32 bits, then all 64.
+    #[inline]
     pub(crate) fn put(
         &self,
         narrow_number: u16,

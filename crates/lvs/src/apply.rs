@@ -3,8 +3,8 @@
 use std::{collections::HashMap, fmt};
 
 use ipvs_client::{
-    Client, Error, ErrorKind,
-    packet::{Destination, DestinationKey, Service, ServiceKey},
+    BatchOptions, Client, Error, ErrorKind,
+    packet::{Destination, DestinationKey, Request, Service, ServiceKey},
 };
 
 use crate::VirtualService;
@@ -25,19 +25,15 @@ pub enum Change {
     DeleteDestination(ServiceKey, DestinationKey),
 }
 
-impl Change {
-    async fn make(&self, client: &Client) -> Result<(), Error> {
-        match self {
-            Self::AddService(service) => client.add_service(service).await,
-            Self::UpdateService(service) => client.update_service(service).await,
-            Self::AddDestination(key, destination) => {
-                client.add_destination(key, destination).await
-            }
-            Self::UpdateDestination(key, destination) => {
-                client.update_destination(key, destination).await
-            }
-            Self::DeleteDestination(key, destination) => {
-                client.delete_destination(key, destination).await
+impl From<Change> for Request {
+    fn from(change: Change) -> Self {
+        match change {
+            Change::AddService(service) => Self::NewService(service),
+            Change::UpdateService(service) => Self::SetService(service),
+            Change::AddDestination(key, destination) => Self::NewDestination(key, destination),
+            Change::UpdateDestination(key, destination) => Self::SetDestination(key, destination),
+            Change::DeleteDestination(key, destination) => {
+                Self::DeleteDestination(key, destination)
             }
         }
     }
@@ -71,13 +67,13 @@ impl VirtualService {
     ///
     /// # Errors
     ///
-    /// As of the [`Client`]'s methods. The writes before the one that failed are done; applying
-    /// again goes on from there.
+    /// The first of the [`Client`]'s methods that would do the same. The writes go out as one
+    /// batch, which stops where one fails; applying again goes on from there.
     pub async fn apply(&self, client: &Client) -> Result<Vec<Change>, Error> {
         let changes = self.plan(client).await?;
-        for change in &changes {
-            change.make(client).await?;
-        }
+        let writes: Vec<Request> = changes.iter().cloned().map(Request::from).collect();
+        let options = BatchOptions::new().stop_at_failure();
+        client.batch_with(&writes, options).await.into_iter().collect::<Result<(), Error>>()?;
         Ok(changes)
     }
 

@@ -3,11 +3,8 @@
 use std::fmt;
 
 use ipvs_client::{
-    Client, Error,
-    packet::{
-        AddressFamily, DestinationEntry, Info, Netmask, SchedulerName, Service, ServiceEntry,
-        ServiceFlags, ServiceKey,
-    },
+    Client, Error, ServiceSnapshot,
+    packet::{AddressFamily, Info, Netmask, SchedulerName, Service, ServiceFlags, ServiceKey},
 };
 
 /// All services with their destinations. It displays as `ipvsadm -L -n` prints it.
@@ -27,26 +24,15 @@ pub struct Table {
     pub info: Info,
     /// The services with their destinations, in ipvsadm's order: by family, protocol, address and
     /// port, and those of firewall marks last.
-    pub services: Vec<(ServiceEntry, Vec<DestinationEntry>)>,
+    pub services: Vec<ServiceSnapshot>,
 }
 
 impl Table {
-    /// Reads the table. What others change meanwhile may be in it or not; a service that goes away
-    /// meanwhile is not.
+    /// Reads the table.
     pub async fn read(client: &Client) -> Result<Self, Error> {
         let info = client.info().await?;
-        let mut entries = client.services().await?;
-        entries.sort_by_key(|entry| order(entry.service.key()));
-        let mut services = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let mut destinations = match client.destinations(entry.service.key()).await {
-                Ok(destinations) => destinations,
-                Err(error) if error.kind() == ipvs_client::ErrorKind::ServiceNotFound => continue,
-                Err(error) => return Err(error),
-            };
-            destinations.sort_by_key(|entry| entry.destination.key);
-            services.push((entry, destinations));
-        }
+        let mut services: Vec<_> = client.snapshot().await?.services.into_values().collect();
+        services.sort_by_key(|service| order(service.entry.service.key()));
         Ok(Self { info, services })
     }
 }
@@ -63,7 +49,7 @@ impl fmt::Display for Table {
         writeln!(f, "IP Virtual Server version {version} (size={connection_table_size})")?;
         writeln!(f, "Prot LocalAddress:Port Scheduler Flags")?;
         writeln!(f, "  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn")?;
-        for (entry, destinations) in &self.services {
+        for ServiceSnapshot { entry, destinations, .. } in &self.services {
             write_service(f, &entry.service)?;
             for entry in destinations {
                 let destination = &entry.destination;

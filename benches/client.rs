@@ -1,0 +1,528 @@
+//! The client beside ipvsadm, nlrs and bare system calls, on a kernel that has IPVS: loading,
+//! reading, re-weighting and deleting tables, and the latency of one request. README.md shows the
+//! tables that it prints.
+//!
+//! ```sh
+//! cargo bench -p benches --bench client                             # in the User-Mode Linux guest
+//! LVS_GUEST_KERNEL=qemu-6.1 cargo bench -p benches --bench client   # in QEMU
+//! ```
+//!
+//! `-- --test` runs everything once on a small table.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    missing_docs,
+    reason = "a benchmark may end where it fails"
+)]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    fs::File,
+    hint::black_box,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use ipvs_client::{
+    Client, blocking,
+    packet::{
+        Command as IpvsCommand, Destination, DestinationKey, Request, SchedulerName, Service,
+        ServiceKey, Weight,
+    },
+};
+use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_REQUEST, NlasIterator};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
+use netns_link::{Links, NetNs};
+use nlrs::{
+    genetlink::socket::{GenericNetlinkSocket, GenericRequestBuilder},
+    ipvs::{IpvsService, Protocol, destination, service},
+    socket::NetlinkSocket,
+};
+
+/// How many requests the floor puts into one datagram.
+const WRITES: usize = 128;
+
+/// Counts the bytes that are allocated, for the size of a snapshot.
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: it hands everything on to the system's allocator, and only counts.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn main() {
+    println!("On {}.", guest::enter_or_exit());
+    let test = std::env::args().any(|argument| argument == "--test");
+    let (sizes, runs): (&[(u16, u16)], _) =
+        if test { (&[(20, 5)], 1) } else { (&[(500, 10), (2_000, 10)], 3) };
+    for &(services, destinations) in sizes {
+        Table { services, destinations, runs }.compare();
+    }
+    latency(if test { 20 } else { 2_000 });
+    memory(if test { 50 } else { 10_000 });
+}
+
+/// A table to measure with.
+#[derive(Clone, Copy)]
+struct Table {
+    services: u16,
+    destinations: u16,
+    runs: usize,
+}
+
+/// What is done to a table.
+#[derive(Clone, Copy)]
+enum Phase {
+    Load,
+    Read,
+    Reweigh,
+    Delete,
+}
+
+impl Table {
+    fn compare(self) {
+        let Self { services, destinations, .. } = self;
+        println!("\n## {services} services x {destinations} destinations\n");
+        println!(
+            "| | bare system calls (the floor) | ours, async | ours, blocking | ipvsadm | nlrs 0.2.3 |"
+        );
+        println!("|---|---|---|---|---|---|");
+        for (name, phase) in [
+            ("load", Phase::Load),
+            ("read", Phase::Read),
+            ("set every weight", Phase::Reweigh),
+            ("delete", Phase::Delete),
+        ] {
+            // Taken in turns, so that a machine that slows down slows all down.
+            let contenders: [(fn(Self, Phase) -> Option<Duration>, Option<Duration>); 5] =
+                [(bare, None), (ours, None), (ours_blocking, None), (ipvsadm, None), (nlrs, None)];
+            let mut best = contenders;
+            for _ in 0..self.runs {
+                for (contender, best) in &mut best {
+                    *best = match (contender(self, phase), *best) {
+                        (Some(new), Some(old)) => Some(new.min(old)),
+                        (new, old) => new.or(old),
+                    };
+                }
+            }
+            let floor = best[0].1.unwrap();
+            let cells: Vec<String> =
+                best.iter().map(|(_, time)| self.cell(phase, *time, floor)).collect();
+            println!("| {name} | {} |", cells.join(" | "));
+        }
+    }
+
+    fn cell(self, phase: Phase, time: Option<Duration>, floor: Duration) -> String {
+        let Some(time) = time else { return "cannot".to_owned() };
+        let times = time.as_secs_f64() / floor.as_secs_f64();
+        let milliseconds = time.as_secs_f64() * 1e3;
+        match phase {
+            Phase::Read => format!("{milliseconds:.1} ms ({times:.2}x)"),
+            _ => {
+                let rate = self.writes(phase).len() as f64 / time.as_secs_f64();
+                format!("{milliseconds:.1} ms, {rate:.0}/s ({times:.2}x)")
+            }
+        }
+    }
+
+    fn key(number: u16) -> ServiceKey {
+        let [high, low] = number.to_be_bytes();
+        ServiceKey::tcp(([10, 0, high, low], 80).into())
+    }
+
+    fn destination(number: u16) -> Destination {
+        let [high, low] = number.to_be_bytes();
+        Destination::new(DestinationKey::new(([172, 17, high, low], 80).into()))
+    }
+
+    /// The writes of a phase.
+    fn writes(self, phase: Phase) -> Vec<Request> {
+        let mut writes = Vec::new();
+        for key in (1..=self.services).map(Self::key) {
+            let destinations = (1..=self.destinations).map(Self::destination);
+            match phase {
+                Phase::Load => {
+                    let mut service = Service::new(key);
+                    service.scheduler = SchedulerName::RR;
+                    writes.push(Request::NewService(service));
+                    writes.extend(destinations.map(|d| Request::NewDestination(key, d)));
+                }
+                Phase::Read => {}
+                Phase::Reweigh => writes.extend(destinations.map(|mut destination| {
+                    destination.weight = Weight::from(7);
+                    Request::SetDestination(key, destination)
+                })),
+                Phase::Delete => writes.push(Request::DeleteService(key)),
+            }
+        }
+        writes
+    }
+
+    /// The same for `ipvsadm -R`.
+    fn rules(self, phase: Phase) -> String {
+        self.writes(phase)
+            .iter()
+            .map(|write| match write {
+                Request::NewService(service) => {
+                    format!("-A {} -s {}\n", service.key(), service.scheduler)
+                }
+                Request::NewDestination(key, destination) => {
+                    format!("-a {key} -r {} -m -w {}\n", destination.key, destination.weight)
+                }
+                Request::SetDestination(key, destination) => {
+                    format!("-e {key} -r {} -m -w {}\n", destination.key, destination.weight)
+                }
+                Request::DeleteService(key) => format!("-D {key}\n"),
+                other => unreachable!("{other:?}"),
+            })
+            .collect()
+    }
+
+    /// A namespace of its own for each measurement, with the table in it unless it is to be loaded:
+    /// deleted destinations stay in a namespace's memory for minutes and slow it down.
+    fn namespace(self, phase: Phase) -> NetNs {
+        let namespace = NetNs::new().unwrap();
+        block_on(async {
+            let links = Links::connect(&namespace).unwrap();
+            links.up(&links.find("lo").await.unwrap().unwrap()).await.unwrap();
+        });
+        let client = blocking::Client::connect_in(&namespace).unwrap();
+        if matches!(phase, Phase::Load) {
+            // So that nobody's time has the loading of the scheduler's module in it.
+            client.batch(&self.writes(phase)[..1]);
+            client.flush().unwrap();
+        } else {
+            for outcome in client.batch(&self.writes(Phase::Load)) {
+                outcome.unwrap();
+            }
+        }
+        namespace
+    }
+
+    fn check(self, namespace: &NetNs, phase: Phase) {
+        let snapshot = blocking::Client::connect_in(namespace).unwrap().snapshot().unwrap();
+        if matches!(phase, Phase::Delete) {
+            assert!(snapshot.services.is_empty());
+            return;
+        }
+        assert_eq!(snapshot.services.len(), usize::from(self.services));
+        let weight = if matches!(phase, Phase::Reweigh) { 7 } else { 1 };
+        for service in snapshot.services.values() {
+            assert_eq!(service.destinations.len(), usize::from(self.destinations));
+            assert!(service.destinations.iter().all(|d| d.destination.weight.get() == weight));
+        }
+    }
+}
+
+/// The client, asynchronous.
+fn ours(table: Table, phase: Phase) -> Option<Duration> {
+    let namespace = table.namespace(phase);
+    let writes = table.writes(phase);
+    let time = block_on(async {
+        let client = Client::connect_in(&namespace).await.unwrap();
+        let start = Instant::now();
+        match phase {
+            Phase::Read => drop(black_box(client.snapshot().await.unwrap())),
+            _ => client.batch(&writes).await.into_iter().for_each(|outcome| outcome.unwrap()),
+        }
+        start.elapsed()
+    });
+    table.check(&namespace, phase);
+    Some(time)
+}
+
+/// The client, blocking.
+fn ours_blocking(table: Table, phase: Phase) -> Option<Duration> {
+    let namespace = table.namespace(phase);
+    let writes = table.writes(phase);
+    let client = blocking::Client::connect_in(&namespace).unwrap();
+    let start = Instant::now();
+    match phase {
+        Phase::Read => drop(black_box(client.snapshot().unwrap())),
+        _ => client.batch(&writes).into_iter().for_each(|outcome| outcome.unwrap()),
+    }
+    let time = start.elapsed();
+    table.check(&namespace, phase);
+    Some(time)
+}
+
+/// The floor: what the kernel needs, by bytes that lie ready and answers that nobody reads.
+fn bare(table: Table, phase: Phase) -> Option<Duration> {
+    let namespace = table.namespace(phase);
+    let time = namespace.run(|| Bare::open().measure(table, phase)).unwrap();
+    table.check(&namespace, phase);
+    Some(time)
+}
+
+struct Bare {
+    socket: Socket,
+    family: u16,
+    buffer: Vec<u8>,
+}
+
+impl Bare {
+    fn open() -> Self {
+        let mut socket = Socket::new(NETLINK_GENERIC).unwrap();
+        socket.bind_auto().unwrap();
+        socket.set_cap_ack(true).unwrap();
+        let mut bare = Self { socket, family: 16, buffer: Vec::with_capacity(64 * 1024) };
+        let payload = [&9u16.to_ne_bytes()[..], &2u16.to_ne_bytes(), b"IPVS\0\0\0\0"].concat();
+        let mut message = Vec::new();
+        bare.append(&mut message, &Request::Other { command: IpvsCommand(3), payload }, 0);
+        bare.send(&message);
+        bare.receive();
+        bare.family = NlasIterator::new(&bare.buffer[20..])
+            .flatten()
+            .find(|attribute| attribute.kind() == 1)
+            .map(|attribute| u16::from_ne_bytes(attribute.value().try_into().unwrap()))
+            .unwrap();
+        bare
+    }
+
+    fn append(&self, datagram: &mut Vec<u8>, request: &Request, flags: u16) {
+        let length = 20 + request.buffer_len();
+        let start = datagram.len();
+        datagram.resize(start + length, 0);
+        let message = &mut datagram[start..];
+        message[0..4].copy_from_slice(&u32::try_from(length).unwrap().to_ne_bytes());
+        message[4..6].copy_from_slice(&self.family.to_ne_bytes());
+        message[6..8].copy_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
+        message[16] = request.command().0;
+        message[17] = 1;
+        request.emit(&mut message[20..]);
+    }
+
+    fn send(&self, datagram: &[u8]) {
+        self.socket.send_to(datagram, &SocketAddr::new(0, 0), 0).unwrap();
+    }
+
+    fn receive(&mut self) {
+        self.buffer.clear();
+        self.socket.recv_from(&mut self.buffer, 0).unwrap();
+    }
+
+    /// Sends a request for a list and reads to its end, an error or `DONE`, which comes alone.
+    fn list(&mut self, request: &[u8]) {
+        self.send(request);
+        loop {
+            self.receive();
+            if matches!(u16::from_ne_bytes([self.buffer[4], self.buffer[5]]), 2 | 3) {
+                return;
+            }
+        }
+    }
+
+    fn measure(mut self, table: Table, phase: Phase) -> Duration {
+        if matches!(phase, Phase::Read) {
+            let mut services = Vec::new();
+            self.append(&mut services, &Request::ListServices, Request::ListServices.flags());
+            let lists: Vec<Vec<u8>> = (1..=table.services)
+                .map(|number| {
+                    let list = Request::ListDestinations(Table::key(number));
+                    let mut message = Vec::new();
+                    self.append(&mut message, &list, list.flags());
+                    message
+                })
+                .collect();
+            let start = Instant::now();
+            self.list(&services);
+            lists.iter().for_each(|list| self.list(list));
+            return start.elapsed();
+        }
+        let datagrams: Vec<Vec<u8>> = table
+            .writes(phase)
+            .chunks(WRITES)
+            .map(|writes| {
+                let mut datagram = Vec::new();
+                for (position, write) in writes.iter().enumerate() {
+                    let flags = if position + 1 == writes.len() { NLM_F_ACK } else { 0 };
+                    self.append(&mut datagram, write, flags);
+                }
+                datagram
+            })
+            .collect();
+        let start = Instant::now();
+        for datagram in &datagrams {
+            self.send(datagram);
+            self.receive();
+        }
+        start.elapsed()
+    }
+}
+
+/// The reference tool: `-R` for writes, `-L -n` for reads.
+fn ipvsadm(table: Table, phase: Phase) -> Option<Duration> {
+    let namespace = table.namespace(phase);
+    let rules = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(rules.path(), table.rules(phase)).unwrap();
+    let mut command = Command::new("ipvsadm");
+    command.arg(if matches!(phase, Phase::Read) { "-Ln" } else { "-R" });
+    command.stdin(File::open(rules.path()).unwrap()).stdout(Stdio::null());
+    let start = Instant::now();
+    let Ok(mut child) = namespace.spawn(&mut command) else {
+        eprintln!("ipvsadm is not installed");
+        return None;
+    };
+    let status = child.wait().unwrap();
+    let time = start.elapsed();
+    assert!(status.success());
+    table.check(&namespace, phase);
+    Some(time)
+}
+
+/// The other Rust crate that speaks to the kernel: one request at a time.
+fn nlrs(table: Table, phase: Phase) -> Option<Duration> {
+    let namespace = table.namespace(phase);
+    let time = namespace.run(|| {
+        let socket =
+            NetlinkSocket::new_vectored(nlrs::netlink::socket::NlSocketType::NETLINK_GENERIC)
+                .ok()?;
+        let mut socket =
+            GenericNetlinkSocket::from_netlink_socket(socket, "IPVS".to_owned()).ok()?;
+        let writes = table.writes(phase);
+        let start = Instant::now();
+        if matches!(phase, Phase::Read) {
+            let list: service::GetServiceMessageBuilder<'_, _> = socket.message_builder(());
+            for found in list.call().ok()? {
+                let selector = IpvsService {
+                    service_address: found.service_address,
+                    protocol: found.protocol,
+                };
+                let list: destination::GetDestinationMessageBuilder<'_, _> =
+                    socket.message_builder(selector);
+                black_box(list.call().ok()?);
+            }
+            return Some(start.elapsed());
+        }
+        for write in &writes {
+            match write {
+                Request::NewService(service) => {
+                    let mut new: service::NewServiceMessageBuilder<'_, _> =
+                        socket.message_builder(selector(service.key()));
+                    new.sched_name = service.scheduler.to_string();
+                    new.call().ok()?;
+                }
+                Request::NewDestination(key, destination) => {
+                    let input = (selector(key), address(destination));
+                    let mut new: destination::NewDestinationMessageBuilder<'_, _> =
+                        socket.message_builder(input);
+                    new.forward_method = 0;
+                    new.call().ok()?;
+                }
+                Request::SetDestination(key, destination) => {
+                    let input = (selector(key), address(destination));
+                    let mut set: destination::SetDestinationMessageBuilder<'_, _> =
+                        socket.message_builder(input);
+                    set.forward_method = 0;
+                    set.weight = destination.weight.get();
+                    set.call().ok()?;
+                }
+                Request::DeleteService(key) => {
+                    let delete: service::DeleteServiceMessageBuilder<'_, _> =
+                        socket.message_builder(selector(key));
+                    delete.call().ok()?;
+                }
+                other => unreachable!("{other:?}"),
+            }
+        }
+        Some(start.elapsed())
+    });
+    let time = time.unwrap()?;
+    table.check(&namespace, phase);
+    Some(time)
+}
+
+fn selector(key: &ServiceKey) -> IpvsService {
+    let ServiceKey::Address { address, port, .. } = *key else { unreachable!("{key}") };
+    IpvsService { service_address: (address, port).into(), protocol: Protocol::TCP }
+}
+
+fn address(destination: &Destination) -> std::net::SocketAddr {
+    (destination.key.address, destination.key.port).into()
+}
+
+/// One request after the other: reading one service.
+fn latency(requests: u32) {
+    let table = Table { services: 1, destinations: 1, runs: 1 };
+    let namespace = table.namespace(Phase::Read);
+    let key = Table::key(1);
+    let bare = namespace
+        .run(|| {
+            let mut bare = Bare::open();
+            let mut message = Vec::new();
+            bare.append(&mut message, &Request::GetService(key), NLM_F_ACK);
+            let start = Instant::now();
+            for _ in 0..requests {
+                bare.send(&message);
+                // The reply, and the acknowledgement.
+                bare.receive();
+                bare.receive();
+            }
+            start.elapsed()
+        })
+        .unwrap();
+    let client = blocking::Client::connect_in(&namespace).unwrap();
+    let start = Instant::now();
+    for _ in 0..requests {
+        black_box(client.service(&key).unwrap());
+    }
+    let blocking = start.elapsed();
+    let asynchronous = block_on(async {
+        let client = Client::connect_in(&namespace).await.unwrap();
+        let start = Instant::now();
+        for _ in 0..requests {
+            black_box(client.service(&key).await.unwrap());
+        }
+        start.elapsed()
+    });
+    println!("\n## One service read, again and again\n");
+    println!("| | per request | ratio |");
+    println!("|---|---|---|");
+    for (name, time) in
+        [("bare system calls", bare), ("ours, blocking", blocking), ("ours, async", asynchronous)]
+    {
+        let micros = time.as_secs_f64() * 1e6 / f64::from(requests);
+        println!("| {name} | {micros:.1} us | {:.2}x |", time.as_secs_f64() / bare.as_secs_f64());
+    }
+}
+
+/// The memory that a snapshot takes.
+fn memory(services: u16) {
+    let table = Table { services, destinations: 5, runs: 1 };
+    let namespace = table.namespace(Phase::Read);
+    let client = blocking::Client::connect_in(&namespace).unwrap();
+    let before = LIVE.load(Ordering::Relaxed);
+    let start = Instant::now();
+    let snapshot = client.snapshot().unwrap();
+    let time = start.elapsed();
+    let bytes = LIVE.load(Ordering::Relaxed) - before;
+    assert_eq!(snapshot.services.len(), usize::from(services));
+    let destinations = usize::from(services) * 5;
+    println!("\n## A snapshot of {services} services x 5 destinations\n");
+    println!(
+        "{bytes} bytes, {} per destination with its part of its service; taken in {:.0} ms.",
+        bytes / destinations,
+        time.as_secs_f64() * 1e3
+    );
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}

@@ -1,0 +1,135 @@
+//! The laws of the crate: values survive, bytes are safe, text forms survive.
+
+use ipvs_packet::{
+    Command, DestinationKey, EngineName, InterfaceName, Netmask, Reply, Request, SchedulerName,
+    ServiceKey, Version, strategy,
+};
+use netlink_packet_core::Emitable;
+use proptest::{collection::vec, prelude::*};
+
+fn config() -> ProptestConfig {
+    // Miri is some hundred times slower, and may not write files.
+    let cases = if cfg!(miri) { 12 } else { 2000 };
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// The bytes of a message, which must fill exactly what it announces, whatever stood there before.
+fn bytes(message: &impl Emitable) -> Vec<u8> {
+    let mut bytes = vec![0; message.buffer_len()];
+    message.emit(&mut bytes);
+    let mut over_garbage = vec![0xa5; bytes.len()];
+    message.emit(&mut over_garbage);
+    assert_eq!(bytes, over_garbage);
+    bytes
+}
+
+/// What is read is read again as the same, if it can be read at all.
+fn preserve(command: Command, payload: &[u8]) -> Result<(), TestCaseError> {
+    if let Ok(request) = Request::parse(command, payload) {
+        prop_assert_eq!(Request::parse(command, &bytes(&request)), Ok(request));
+    }
+    if let Ok(reply) = Reply::parse(command, payload, None) {
+        prop_assert_eq!(Reply::parse(command, &bytes(&reply), None), Ok(reply));
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn requests_survive(request in strategy::request()) {
+        prop_assert_eq!(Request::parse(request.command(), &bytes(&request)), Ok(request));
+    }
+
+    #[test]
+    fn replies_survive(reply in strategy::reply()) {
+        prop_assert_eq!(Reply::parse(reply.command(), &bytes(&reply), None), Ok(reply));
+    }
+
+    #[test]
+    fn any_bytes_are_safe(command in 0..20u8, payload in vec(any::<u8>(), 0..400)) {
+        preserve(Command(command), &payload)?;
+    }
+
+    #[test]
+    fn changed_requests_are_safe(
+        request in strategy::request(),
+        changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        length in any::<prop::sample::Index>(),
+    ) {
+        preserve(request.command(), &changed(bytes(&request), &changes, length))?;
+    }
+
+    #[test]
+    fn changed_replies_are_safe(
+        reply in strategy::reply(),
+        changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        length in any::<prop::sample::Index>(),
+    ) {
+        preserve(reply.command(), &changed(bytes(&reply), &changes, length))?;
+    }
+
+    #[test]
+    fn service_keys_survive_as_text(key in strategy::service_key()) {
+        prop_assert_eq!(key.to_string().parse(), Ok(key));
+    }
+
+    #[test]
+    fn destination_keys_survive_as_text(key in strategy::destination_key()) {
+        prop_assert_eq!(key.to_string().parse(), Ok(key));
+    }
+
+    #[test]
+    fn netmasks_survive_as_text(
+        netmask in strategy::family().prop_flat_map(strategy::netmask)
+    ) {
+        prop_assert_eq!(netmask.to_string().parse(), Ok(netmask));
+        prop_assert_eq!(Netmask::from_text(netmask.family(), &netmask.to_string()), Ok(netmask));
+        if let Some(length) = netmask.prefix_length() {
+            prop_assert_eq!(Netmask::prefix(netmask.family(), length), Ok(netmask));
+        }
+    }
+
+    #[test]
+    fn versions_survive_as_text(version in any::<u32>().prop_map(Version)) {
+        prop_assert_eq!(version.to_string().parse(), Ok(version));
+    }
+
+    /// What is read from any text is written in a form that reads as the same.
+    #[test]
+    fn any_text_is_safe(text in prop_oneof!["\\PC*", "(-t|-u|-f|--protocol) [0-9a-f:.%/ \\[\\]-]*"]) {
+        fn check<T>(text: &str) -> Result<(), TestCaseError>
+        where
+            T: std::str::FromStr<Err: std::fmt::Debug + PartialEq> + ToString + PartialEq + std::fmt::Debug,
+        {
+            if let Ok(value) = text.parse::<T>() {
+                prop_assert_eq!(value.to_string().parse::<T>(), Ok(value));
+            }
+            Ok(())
+        }
+        check::<ServiceKey>(&text)?;
+        check::<DestinationKey>(&text)?;
+        check::<Netmask>(&text)?;
+        check::<Version>(&text)?;
+        check::<SchedulerName>(&text)?;
+        check::<EngineName>(&text)?;
+        check::<InterfaceName>(&text)?;
+    }
+}
+
+/// Changes some bytes and cuts some off; at the end as often as not.
+fn changed(
+    mut bytes: Vec<u8>,
+    changes: &[(prop::sample::Index, u8)],
+    length: prop::sample::Index,
+) -> Vec<u8> {
+    if !bytes.is_empty() {
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = *byte;
+        }
+        bytes.truncate(length.index(2 * bytes.len()));
+    }
+    bytes
+}

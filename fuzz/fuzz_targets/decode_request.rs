@@ -1,0 +1,13 @@
+//! Any bytes are read as a request or refused. The first byte is the command.
+#![no_main]
+
+use ipvs_packet::{Command, Request};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    if let [command, payload @ ..] = data
+        && let Err(error) = Request::parse(Command(*command), payload)
+    {
+        assert!(error.offset() <= payload.len(), "{error}");
+    }
+});
