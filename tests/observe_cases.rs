@@ -389,7 +389,7 @@ async fn sysctls_read_back_equal(namespace: NetNs, client: Client) -> Outcome {
     fn check<T>(
         clients: (&Client, &blocking::Client),
         sysctl: Sysctl<T>,
-        default: T,
+        default: &T,
         values: &[T],
     ) -> Outcome
     where
@@ -399,14 +399,14 @@ async fn sysctls_read_back_equal(namespace: NetNs, client: Client) -> Outcome {
         if !client.sysctls()?.contains_key(sysctl.info().name) {
             return Ok(());
         }
-        assert_eq!(client.sysctl(sysctl)?, default, "{sysctl}");
+        assert_eq!(client.sysctl(sysctl)?, *default, "{sysctl}");
         for value in values {
             client.set_sysctl(sysctl, value.clone())?;
             assert_eq!(client.sysctl(sysctl)?, *value, "{sysctl}");
             assert_eq!(inside.sysctl(sysctl)?, *value, "{sysctl}");
         }
         inside.set_sysctl(sysctl, default.clone())?;
-        assert_eq!(client.sysctl(sysctl)?, default, "{sysctl}");
+        assert_eq!(client.sysctl(sysctl)?, *default, "{sysctl}");
         Ok(())
     }
     let clients = (&client, &inside);
@@ -423,44 +423,44 @@ async fn sysctls_read_back_equal(namespace: NetNs, client: Client) -> Outcome {
         Sysctl::SLOPPY_TCP,
         Sysctl::SYNC_PERSIST_MODE,
     ] {
-        check(clients, sysctl, false, &[true, false])?;
+        check(clients, sysctl, &false, &[true, false])?;
     }
     for sysctl in [Sysctl::PMTU_DISC, Sysctl::RUN_ESTIMATION, Sysctl::SNAT_REROUTE] {
-        check(clients, sysctl, true, &[false, true])?;
+        check(clients, sysctl, &true, &[false, true])?;
     }
-    check(clients, Sysctl::AM_DROPRATE, 10, &[0, 1, i32::MAX])?;
-    check(clients, Sysctl::AMEMTHRESH, 1024, &[0, i32::MAX])?;
-    check(clients, Sysctl::CONN_REUSE_MODE, 1, &[0, 2, 3])?;
-    check(clients, Sysctl::SYNC_PORTS, 1, &[2, 64])?;
-    check(clients, Sysctl::SYNC_RETRIES, 0, &[1, 3])?;
-    check(clients, Sysctl::SYNC_SOCK_SIZE, 0, &[i32::MAX])?;
-    check(clients, Sysctl::SYNC_VERSION, 1, &[0])?;
-    check(clients, Sysctl::EST_NICE, 0, &[-20, 19])?;
-    check(clients, Sysctl::SVC_LFACTOR, -3, &[-8, 8])?;
-    check(clients, Sysctl::CONN_LFACTOR, -4, &[-8, 8])?;
+    check(clients, Sysctl::AM_DROPRATE, &10, &[0, 1, i32::MAX])?;
+    check(clients, Sysctl::AMEMTHRESH, &1024, &[0, i32::MAX])?;
+    check(clients, Sysctl::CONN_REUSE_MODE, &1, &[0, 2, 3])?;
+    check(clients, Sysctl::SYNC_PORTS, &1, &[2, 64])?;
+    check(clients, Sysctl::SYNC_RETRIES, &0, &[1, 3])?;
+    check(clients, Sysctl::SYNC_SOCK_SIZE, &0, &[i32::MAX])?;
+    check(clients, Sysctl::SYNC_VERSION, &1, &[0])?;
+    check(clients, Sysctl::EST_NICE, &0, &[-20, 19])?;
+    check(clients, Sysctl::SVC_LFACTOR, &-3, &[-8, 8])?;
+    check(clients, Sysctl::CONN_LFACTOR, &-4, &[-8, 8])?;
     let always = DefenseMode::Always;
     for sysctl in [Sysctl::DROP_ENTRY, Sysctl::DROP_PACKET, Sysctl::SECURE_TCP] {
-        check(clients, sysctl, DefenseMode::Off, &[DefenseMode::Automatic, always])?;
+        check(clients, sysctl, &DefenseMode::Off, &[DefenseMode::Automatic, always])?;
     }
     let period = [Duration::from_secs(1), Duration::from_secs(2_147_483)];
-    check(clients, Sysctl::SYNC_REFRESH_PERIOD, Duration::ZERO, &period)?;
+    check(clients, Sysctl::SYNC_REFRESH_PERIOD, &Duration::ZERO, &period)?;
     let threshold = |threshold, period| SyncThreshold { threshold, period };
     let thresholds =
         [threshold(0, 0), threshold(7, 0), threshold(0, 1), threshold(0, 2_147_483_647)];
-    check(clients, Sysctl::SYNC_THRESHOLD, threshold(3, 50), &thresholds)?;
+    check(clients, Sysctl::SYNC_THRESHOLD, &threshold(3, 50), &thresholds)?;
     let queue = client.sysctl(Sysctl::SYNC_QLEN_MAX)?;
     assert!(queue > 0);
-    check(clients, Sysctl::SYNC_QLEN_MAX, queue, &[0, 1, 1 << 40])?;
+    check(clients, Sysctl::SYNC_QLEN_MAX, &queue, &[0, 1, 1 << 40])?;
     if version >= (6, 2) {
         let cpus = client.sysctl(Sysctl::EST_CPULIST)?;
-        check(clients, Sysctl::EST_CPULIST, cpus, &["0".to_owned(), String::new()])?;
+        check(clients, Sysctl::EST_CPULIST, &cpus, &["0".to_owned(), String::new()])?;
     }
     // Of a scheduler that came with its first service.
     let mut service = Service::new(key("-t 10.0.0.185:80"));
     service.scheduler = SchedulerName::LBLC;
     client.add_service(&service).await?;
     let day = Duration::from_secs(86_400);
-    check(clients, Sysctl::LBLC_EXPIRATION, day, &[Duration::from_secs(1)])?;
+    check(clients, Sysctl::LBLC_EXPIRATION, &day, &[Duration::from_secs(1)])?;
 
     let mut after = other.sysctls()?;
     after.remove("lblc_expiration");

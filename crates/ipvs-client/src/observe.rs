@@ -101,7 +101,7 @@ macro_rules! observe {
             where
                 T: crate::SysctlValue,
             {
-                crate::sysctl::write(self.namespace(), sysctl, value)
+                crate::sysctl::write(self.namespace(), sysctl, &value)
             }
 
             /// Every setting that this kernel has, known to this crate or not, by its name behind

@@ -402,10 +402,10 @@ pub(crate) fn read<T: SysctlValue>(namespace: &Namespace, sysctl: Sysctl<T>) -> 
 pub(crate) fn write<T: SysctlValue>(
     namespace: &Namespace,
     sysctl: Sysctl<T>,
-    value: T,
+    value: &T,
 ) -> Result<(), Error> {
     let operation = format!("setting {sysctl}");
-    if !(sysctl.allowed)(&value) {
+    if !(sysctl.allowed)(value) {
         let text = format!("it must be {}, not {}", sysctl.rule, value.text());
         return Err(Error::new(ErrorKind::Invalid, operation, &text));
     }
@@ -446,10 +446,10 @@ pub(crate) fn prepare_kube_proxy(namespace: &Namespace) -> Result<Vec<SysctlChan
         for sysctl in
             [Sysctl::CONNTRACK, Sysctl::EXPIRE_NODEST_CONN, Sysctl::EXPIRE_QUIESCENT_TEMPLATE]
         {
-            changes.extend(difference(sysctl, true)?);
+            changes.extend(difference(sysctl, &true)?);
         }
         if wants_no_reuse(version) {
-            changes.extend(difference(Sysctl::CONN_REUSE_MODE, 0)?);
+            changes.extend(difference(Sysctl::CONN_REUSE_MODE, &0)?);
         }
         for SysctlChange { sysctl, after, .. } in &changes {
             // Allowed as they are.
@@ -465,13 +465,13 @@ fn wants_no_reuse(version: (u32, u32)) -> bool {
 }
 
 /// What it takes to give a setting a value.
-fn difference<T>(sysctl: Sysctl<T>, value: T) -> Result<Option<SysctlChange>, Error>
+fn difference<T>(sysctl: Sysctl<T>, value: &T) -> Result<Option<SysctlChange>, Error>
 where
     T: SysctlValue + PartialEq,
 {
     let (current, before) = read_here(sysctl)?;
     let change = SysctlChange { sysctl: sysctl.info, before, after: value.text() };
-    Ok((current != value).then_some(change))
+    Ok((current != *value).then_some(change))
 }
 
 /// Reads a setting in the namespace of the calling thread: its value, and its text.
@@ -591,11 +591,11 @@ mod tests {
     fn what_no_kernel_takes_is_refused_before() {
         let here = Namespace::current();
         let errors = [
-            write(&here, Sysctl::SYNC_PORTS, 3),
-            write(&here, Sysctl::SYNC_THRESHOLD, SyncThreshold { threshold: 50, period: 50 }),
-            write(&here, Sysctl::SYNC_REFRESH_PERIOD, Duration::from_millis(1500)),
-            write(&here, Sysctl::EST_CPULIST, "0\n1".to_owned()),
-            write(&here, Sysctl::CONN_REUSE_MODE, 4),
+            write(&here, Sysctl::SYNC_PORTS, &3),
+            write(&here, Sysctl::SYNC_THRESHOLD, &SyncThreshold { threshold: 50, period: 50 }),
+            write(&here, Sysctl::SYNC_REFRESH_PERIOD, &Duration::from_millis(1500)),
+            write(&here, Sysctl::EST_CPULIST, &"0\n1".to_owned()),
+            write(&here, Sysctl::CONN_REUSE_MODE, &4),
         ];
         for error in errors.map(Result::unwrap_err) {
             assert_eq!((error.kind(), error.errno()), (ErrorKind::Invalid, None));
