@@ -11,6 +11,7 @@ mod bulk_cases;
 mod client_cases;
 mod nat_cases;
 mod netns_link_cases;
+mod observe_cases;
 mod testbed_cases;
 
 use libtest_mimic::{Arguments, Trial};
@@ -58,6 +59,7 @@ fn all_cases() -> Vec<Trial> {
         bulk_cases::cases(),
         nat_cases::cases(),
         netns_link_cases::cases(),
+        observe_cases::cases(),
         testbed_cases::cases(),
     ]
     .into_iter()

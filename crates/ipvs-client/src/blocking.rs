@@ -22,6 +22,8 @@ use crate::{
     BatchOptions, Error, ErrorKind, Socket,
     batch::Batch,
     line::BlockingLine,
+    namespace::Namespace,
+    observe::observe,
     snapshot::{self, ServiceSnapshot, Snapshot, Taking},
     verbs::{all, no_destination, only, verbs},
 };
@@ -40,6 +42,7 @@ pub struct Client {
 struct Shared {
     calls: Mutex<BlockingLine>,
     bulk: Mutex<BlockingLine>,
+    namespace: Arc<Namespace>,
 }
 
 impl Client {
@@ -66,12 +69,17 @@ impl Client {
     /// A client on a socket.
     pub fn from_socket(socket: Socket) -> Self {
         let bulk = Mutex::new(BlockingLine::new(socket.bulk, socket.calls.family));
-        Self { shared: Arc::new(Shared { calls: Mutex::new(socket.calls), bulk }) }
+        let calls = Mutex::new(socket.calls);
+        Self { shared: Arc::new(Shared { calls, bulk, namespace: socket.namespace }) }
     }
 
     fn bulk(&self) -> MutexGuard<'_, BlockingLine> {
         // A line whose user panicked is as good as any: leftover answers are told by their numbers.
         self.shared.bulk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn namespace(&self) -> &Arc<Namespace> {
+        &self.shared.namespace
     }
 
     fn run(&self, request: &Request) -> Result<Vec<Reply>, Error> {
@@ -80,3 +88,4 @@ impl Client {
 }
 
 verbs!(Client, [], []);
+observe!(Client);

@@ -22,6 +22,8 @@ use crate::{
     batch::{Batch, BatchOptions},
     driver::{self, Link},
     line::AsyncLine,
+    namespace::Namespace,
+    observe::observe,
     retry::{Next, Tries},
     runtime::RuntimeSocket,
     snapshot::{self, ServiceSnapshot, Snapshot, Taking},
@@ -49,6 +51,7 @@ struct Shared {
     family: AtomicU16,
     /// A second socket, for what takes many requests.
     bulk: Mutex<AsyncLine>,
+    namespace: Arc<Namespace>,
 }
 
 impl Client {
@@ -114,13 +117,14 @@ impl Client {
         register: impl Fn(NetlinkSocket) -> io::Result<RuntimeSocket>,
     ) -> Result<(Self, Driver), Error> {
         let family = socket.calls.family;
+        let namespace = socket.namespace;
         let register = |netlink| {
             register(netlink).map_err(|error| Error::io("registering a netlink socket", error))
         };
         let bulk = Mutex::new(AsyncLine::new(register(socket.bulk)?, family));
         let (link, driver) = driver::new(register(socket.calls.into_netlink())?);
         let family = AtomicU16::new(family);
-        Ok((Self { shared: Arc::new(Shared { link, family, bulk }) }, driver))
+        Ok((Self { shared: Arc::new(Shared { link, family, bulk, namespace }) }, driver))
     }
 
     #[cfg(feature = "tokio")]
@@ -132,6 +136,10 @@ impl Client {
 
     async fn bulk(&self) -> MutexGuard<'_, AsyncLine> {
         self.shared.bulk.lock().await
+    }
+
+    fn namespace(&self) -> &Arc<Namespace> {
+        &self.shared.namespace
     }
 
     async fn run(&self, request: &Request) -> Result<Vec<Reply>, Error> {
@@ -157,3 +165,4 @@ impl Client {
 }
 
 verbs!(Client, [async], [.await]);
+observe!(Client);

@@ -55,7 +55,8 @@ pub enum ErrorKind {
     InterfaceNotFound,
     /// The kernel refuses the values. (EINVAL, ERANGE.)
     Invalid,
-    /// The kernel does not know the command or the address family. (EOPNOTSUPP, EAFNOSUPPORT.)
+    /// The kernel does not know the command, the address family (EOPNOTSUPP, EAFNOSUPPORT) or the
+    /// setting (ENOENT).
     Unsupported,
     /// The kernel dropped answers because the socket's receive buffer was full: whether the call
     /// took effect is not known. (ENOBUFS.)
@@ -140,6 +141,19 @@ impl Error {
             _ => Self::new(ErrorKind::Os, operation, "the netlink socket failed"),
         };
         error.0.errno = errno;
+        error.0.source = Some(Source::Io(source));
+        error
+    }
+
+    /// A failed look at a file in /proc, or at a network namespace.
+    pub(crate) fn file(
+        operation: impl fmt::Display,
+        kind: ErrorKind,
+        text: &str,
+        source: io::Error,
+    ) -> Self {
+        let mut error = Self::new(kind, operation, text);
+        error.0.errno = source.raw_os_error();
         error.0.source = Some(Source::Io(source));
         error
     }
@@ -320,6 +334,7 @@ pub(crate) mod errno {
     use nix::errno::Errno;
 
     pub(crate) const PERM: i32 = Errno::EPERM as i32;
+    pub(crate) const ACCES: i32 = Errno::EACCES as i32;
     pub(crate) const NOENT: i32 = Errno::ENOENT as i32;
     pub(crate) const SRCH: i32 = Errno::ESRCH as i32;
     pub(crate) const INTR: i32 = Errno::EINTR as i32;
@@ -337,6 +352,7 @@ pub(crate) mod errno {
     pub(crate) fn name(errno: i32) -> Option<&'static str> {
         Some(match errno {
             PERM => "EPERM",
+            ACCES => "EACCES",
             NOENT => "ENOENT",
             SRCH => "ESRCH",
             INTR => "EINTR",

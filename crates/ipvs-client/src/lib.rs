@@ -67,6 +67,7 @@ mod batch;
 pub mod blocking;
 #[cfg(feature = "_async")]
 mod client;
+mod connections;
 #[cfg(feature = "_async")]
 mod driver;
 mod error;
@@ -74,21 +75,34 @@ mod exchange;
 #[cfg(all(test, feature = "_async"))]
 mod faults;
 mod line;
+mod namespace;
+mod observe;
 mod retry;
 #[cfg(feature = "_async")]
 mod runtime;
 mod snapshot;
 mod socket;
+mod sysctl;
+mod totals;
 mod verbs;
+mod watch;
 mod wire;
 
 pub use ipvs_packet as packet;
 
 pub use crate::{
     batch::BatchOptions,
+    connections::{
+        Connection, ConnectionOrigin, ConnectionState, ConnectionStream, Connections, EngineData,
+    },
     error::{Error, ErrorKind},
     snapshot::{ServiceSnapshot, Snapshot},
     socket::Socket,
+    sysctl::{DefenseMode, SyncThreshold, Sysctl, SysctlChange, SysctlInfo, SysctlValue},
+    totals::CpuTotals,
+    watch::{Activity, Differences, TableChange, Traffic},
 };
+#[cfg(feature = "tokio")]
+pub use crate::watch::Watch;
 #[cfg(feature = "_async")]
 pub use crate::{client::Client, driver::Driver};

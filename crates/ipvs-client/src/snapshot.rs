@@ -28,6 +28,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// An empty table: what to compare the first snapshot with, so that everything is new.
+    pub const fn empty() -> Self {
+        Self { services: BTreeMap::new(), consistent: true }
+    }
+
     /// A service with its destinations.
     pub fn service(&self, key: &ServiceKey) -> Option<&ServiceSnapshot> {
         self.services.get(key)

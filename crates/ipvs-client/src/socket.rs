@@ -1,23 +1,22 @@
 //! A netlink socket that knows IPVS.
 
-use std::{
-    io,
-    os::fd::{AsFd, BorrowedFd},
-};
+use std::{io, os::fd::AsFd, sync::Arc};
 
 use bytes::BufMut;
 use ipvs_packet::{Command, FAMILY_NAME, Reply, Request};
 use netlink_packet_core::NlasIterator;
 use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_GENERIC};
-use nix::{
-    sched::{CloneFlags, setns},
-    sys::{
-        socket::{MsgFlags, setsockopt, sockopt::ReceiveTimeout},
-        time::TimeVal,
-    },
+use nix::sys::{
+    socket::{MsgFlags, setsockopt, sockopt::ReceiveTimeout},
+    time::TimeVal,
 };
 
-use crate::{Error, error::errno, line::BlockingLine};
+use crate::{
+    Error,
+    error::errno,
+    line::BlockingLine,
+    namespace::{self, Namespace},
+};
 
 /// `GENL_ID_CTRL`: the family that knows the others' numbers.
 pub(crate) const CONTROL_FAMILY: u16 = 0x10;
@@ -42,6 +41,8 @@ pub struct Socket {
     pub(crate) calls: BlockingLine,
     /// For batches and snapshots, so that they and single requests do not wait for each other.
     pub(crate) bulk: NetlinkSocket,
+    /// Where it was made.
+    pub(crate) namespace: Arc<Namespace>,
 }
 
 impl Socket {
@@ -70,7 +71,8 @@ impl Socket {
     pub fn open_in(namespace: impl AsFd) -> Result<Self, Error> {
         let namespace = namespace.as_fd();
         let opened = std::thread::scope(|scope| {
-            scope.spawn(move || enter(namespace).and_then(|()| Self::open())).join()
+            let enter = move || namespace::enter(namespace, "connecting in a network namespace");
+            scope.spawn(move || enter().and_then(|()| Self::open())).join()
         });
         opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
@@ -89,7 +91,11 @@ impl Socket {
     pub(crate) fn create() -> Result<Self, Error> {
         let netlink =
             || create().map_err(|error| Error::io("opening a generic netlink socket", error));
-        Ok(Self { calls: BlockingLine::new(netlink()?, 0), bulk: netlink()? })
+        Ok(Self {
+            calls: BlockingLine::new(netlink()?, 0),
+            bulk: netlink()?,
+            namespace: Arc::new(Namespace::current()),
+        })
     }
 
     /// Looks the family up and asks for the version, which tells early of a missing privilege.
@@ -170,9 +176,4 @@ pub(crate) fn family_number(replies: Result<Vec<Reply>, Error>) -> Result<u16, E
         // 0 would send every request to netlink itself, which acknowledges it and does nothing.
         .filter(|&number| number != 0)
         .ok_or_else(|| Error::malformed(LOOKING_UP, "the kernel did not tell its number"))
-}
-
-fn enter(namespace: BorrowedFd<'_>) -> Result<(), Error> {
-    setns(namespace, CloneFlags::CLONE_NEWNET)
-        .map_err(|error| Error::io("entering a network namespace", error.into()))
 }

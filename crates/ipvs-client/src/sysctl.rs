@@ -1,0 +1,621 @@
+//! The settings `net.ipv4.vs.*`, typed.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    io::{self, Write},
+    path::Path,
+    time::Duration,
+};
+
+use crate::{Error, ErrorKind, error::errno, namespace::Namespace};
+
+/// Shows each thread the settings of its own network namespace.
+const DIRECTORY: &str = "/proc/sys/net/ipv4/vs";
+const LISTING: &str = "listing net.ipv4.vs.*";
+const RELEASE: &str = "/proc/sys/kernel/osrelease";
+const KUBE_PROXY: &str = "setting net.ipv4.vs.* as kube-proxy does";
+
+/// A setting of IPVS with the type of its value: `net.ipv4.vs.<name>` of a network namespace.
+///
+/// ```no_run
+/// use ipvs_client::Sysctl;
+///
+/// # fn example(client: ipvs_client::Client) -> Result<(), ipvs_client::Error> {
+/// client.set_sysctl(Sysctl::CONNTRACK, true)?; // sysctl -w net.ipv4.vs.conntrack=1
+/// assert_eq!(client.sysctl(Sysctl::SYNC_THRESHOLD)?.to_string(), "3 50");
+/// # Ok(())
+/// # }
+/// ```
+pub struct Sysctl<T> {
+    info: SysctlInfo,
+    /// What a value must be, in words: "0 to 3".
+    rule: &'static str,
+    /// The same as a test, as far as it does not depend on the machine.
+    allowed: fn(&T) -> bool,
+}
+
+impl<T> Sysctl<T> {
+    /// Its name, and which kernels have it.
+    pub const fn info(&self) -> SysctlInfo {
+        self.info
+    }
+
+    const fn new(info: SysctlInfo, rule: &'static str, allowed: fn(&T) -> bool) -> Self {
+        Self { info, rule, allowed }
+    }
+}
+
+impl<T> Clone for Sysctl<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Sysctl<T> {}
+
+/// As sysctl writes it: `net.ipv4.vs.conntrack`.
+impl<T> fmt::Display for Sysctl<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.info.fmt(f)
+    }
+}
+
+impl<T> fmt::Debug for Sysctl<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.info.fmt(f)
+    }
+}
+
+/// Which kernels have a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct SysctlInfo {
+    /// Its name behind `net.ipv4.vs.`.
+    pub name: &'static str,
+    /// The version of Linux in which it came; `None` where that was before 3.2, the oldest that
+    /// Rust programs run on.
+    pub since: Option<(u32, u32)>,
+    /// What else it takes.
+    pub needs: Option<&'static str>,
+}
+
+/// As sysctl writes it: `net.ipv4.vs.conntrack`.
+impl fmt::Display for SysctlInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "net.ipv4.vs.{}", self.name)
+    }
+}
+
+macro_rules! sysctls {
+    ($(
+        $(#[$doc:meta])*
+        $const:ident: $type:ty = $name:literal, $since:expr, $needs:expr, $rule:literal, $allowed:expr;
+    )*) => {
+        $(
+            impl Sysctl<$type> {
+                $(#[$doc])*
+                pub const $const: Self = Self::new(
+                    SysctlInfo { name: $name, since: $since, needs: $needs },
+                    $rule,
+                    $allowed,
+                );
+            }
+        )*
+
+        impl SysctlInfo {
+            /// Every setting that this crate knows, in the order of the alphabet.
+            pub const ALL: &'static [Self] = &[$(Sysctl::<$type>::$const.info),*];
+        }
+    };
+}
+
+sysctls! {
+    /// In mode [`Always`](DefenseMode::Always) of [`DROP_PACKET`](Sysctl::DROP_PACKET), one of so
+    /// many packets is dropped: 0 (none) to 2^31 - 1, by default 10.
+    AM_DROPRATE: i32 = "am_droprate", None, None, "0 to 2147483647", |&value| value >= 0;
+    /// Below so many pages of free memory the automatic modes of defence are on: 0 to 2^31 - 1, by
+    /// default 1024.
+    AMEMTHRESH: i32 = "amemthresh", None, None, "0 to 2147483647", |&value| value >= 0;
+    /// Whether a director whose backup sync daemon runs leaves packets alone, so that those of
+    /// direct routing and tunnelling do not circle; off by default. Since Linux 3.9.
+    BACKUP_ONLY: bool = "backup_only", Some((3, 9)), None, "0 or 1", |_| true;
+    /// Whether packets go to where they were addressed if that is not local and no destination is
+    /// there (for transparent caches); off by default.
+    CACHE_BYPASS: bool = "cache_bypass", None, None, "0 or 1", |_| true;
+    /// How full the connection table gets before it grows, as a power of two: -8 to 8, by default
+    /// -4, that is 2^4 buckets for a connection. Since Linux 7.1.
+    CONN_LFACTOR: i32 = "conn_lfactor", Some((7, 1)), None, "-8 to 8", |value| {
+        (-8..=8).contains(value)
+    };
+    /// How many connections there may be: by default 2^30. Since Linux 7.2.
+    CONN_MAX: u64 = "conn_max", Some((7, 2)), None, "a number of connections", |_| true;
+    /// What becomes of a new connection with the address and port of an old one that is still in
+    /// the table: 0, it goes where the old one went; 1 (the default), it is scheduled anew where
+    /// that is safe (in `TIME_WAIT`, or if the destination is gone); 2 or 3, also in `FIN_WAIT`,
+    /// the last state that a director sees in direct routing. Since Linux 4.1.
+    ///
+    /// Before Linux 5.9, with [`CONNTRACK`](Sysctl::CONNTRACK), other modes than 0 delay such
+    /// connections by a second.
+    CONN_REUSE_MODE: i32 = "conn_reuse_mode", Some((4, 1)), None, "0 to 3", |value| {
+        (0..=3).contains(value)
+    };
+    /// Whether connections are known to connection tracking too, as rules of the firewall that are
+    /// stateful or rewrite sources (`MASQUERADE`) need it; off by default, and slower.
+    CONNTRACK: bool = "conntrack", None, Some("a kernel built with CONFIG_IP_VS_NFCT"),
+        "0 or 1", |_| true;
+    /// How much the kernel logs: 0 (the default, little) to 12 and more. Read-only but in the
+    /// initial network namespace.
+    DEBUG_LEVEL: i32 = "debug_level", None, Some("a kernel built with CONFIG_IP_VS_DEBUG"),
+        "0 to 2147483647", |&value| value >= 0;
+    /// When unfinished connections are dropped at random against a flood of SYN; off by default.
+    DROP_ENTRY: DefenseMode = "drop_entry", None, None, "0 to 3", |_| true;
+    /// When packets are dropped at random against overload; off by default.
+    DROP_PACKET: DefenseMode = "drop_packet", None, None, "0 to 3", |_| true;
+    /// The CPUs on which statistics are estimated, as a list such as `0-3,8`, or `all`; empty stops
+    /// the estimation. By default the CPUs for the kernel's housekeeping. Since Linux 6.2.
+    EST_CPULIST: String = "est_cpulist", Some((6, 2)), None, "a list of CPUs such as 0-3,8", |text| {
+        !text.contains(|c: char| c.is_control())
+    };
+    /// The niceness of the threads that estimate: -20 to 19, by default 0. Since Linux 6.2.
+    EST_NICE: i32 = "est_nice", Some((6, 2)), None, "-20 to 19", |value| {
+        (-20..=19).contains(value)
+    };
+    /// Whether a connection ends when its destination was deleted, instead of waiting for it to
+    /// come back while its packets are dropped; off by default.
+    EXPIRE_NODEST_CONN: bool = "expire_nodest_conn", None, None, "0 or 1", |_| true;
+    /// Whether a persistence template ends when its destination has weight 0, so that the next
+    /// connection of its client goes elsewhere; off by default.
+    EXPIRE_QUIESCENT_TEMPLATE: bool = "expire_quiescent_template", None, None, "0 or 1", |_| true;
+    /// Whether packets of protocols that IPVS does not know are kept from being scheduled again
+    /// behind a tunnel; off by default. Since Linux 4.3.
+    IGNORE_TUNNELED: bool = "ignore_tunneled", Some((4, 3)), None, "0 or 1", |_| true;
+    /// How long the scheduler lblc keeps an entry that is not used: whole seconds up to 2^31 - 1
+    /// ticks, by default 86,400. (Its module must be loaded: it is with the first service that
+    /// names it.)
+    LBLC_EXPIRATION: Duration = "lblc_expiration", None, Some("the module ip_vs_lblc"),
+        "whole seconds, at most 2^31 - 1 ticks", whole_seconds;
+    /// The same of the scheduler lblcr.
+    LBLCR_EXPIRATION: Duration = "lblcr_expiration", None, Some("the module ip_vs_lblcr"),
+        "whole seconds, at most 2^31 - 1 ticks", whole_seconds;
+    /// Whether a real server is told by ICMP of packets that belong to no connection, in
+    /// masquerading; off by default.
+    NAT_ICMP_SEND: bool = "nat_icmp_send", None, None, "0 or 1", |_| true;
+    /// Whether packets that are too long and must not be fragmented are refused by ICMP; on by
+    /// default. Off, tunnelling fragments them. Since Linux 3.7.
+    PMTU_DISC: bool = "pmtu_disc", Some((3, 7)), None, "0 or 1", |_| true;
+    /// Whether statistics are estimated; on by default. Off, counters and rates stand still. Since
+    /// Linux 5.16.
+    RUN_ESTIMATION: bool = "run_estimation", Some((5, 16)), None, "0 or 1", |_| true;
+    /// Whether ICMP of other kinds than errors is scheduled too; off by default. Since Linux 4.3.
+    SCHEDULE_ICMP: bool = "schedule_icmp", Some((4, 3)), None, "0 or 1", |_| true;
+    /// When TCP's states are watched more strictly against floods; off by default.
+    SECURE_TCP: DefenseMode = "secure_tcp", None, None, "0 to 3", |_| true;
+    /// Whether SCTP connections are taken over in the middle (on backup directors); off by default.
+    /// Since Linux 3.11.
+    SLOPPY_SCTP: bool = "sloppy_sctp", Some((3, 11)), None, "0 or 1", |_| true;
+    /// The same for TCP. Since Linux 3.11.
+    SLOPPY_TCP: bool = "sloppy_tcp", Some((3, 11)), None, "0 or 1", |_| true;
+    /// Whether answers of real servers are routed as if the director had sent them; on by default.
+    SNAT_REROUTE: bool = "snat_reroute", None, None, "0 or 1", |_| true;
+    /// How full the table of services gets before it grows, as a power of two: -8 to 8, by default
+    /// -3. Since Linux 7.1.
+    SVC_LFACTOR: i32 = "svc_lfactor", Some((7, 1)), None, "-8 to 8", |value| {
+        (-8..=8).contains(value)
+    };
+    /// Whether sync daemons tell of persistent services only the templates; off by default. Since
+    /// Linux 3.11.
+    SYNC_PERSIST_MODE: bool = "sync_persist_mode", Some((3, 11)), None, "0 or 1", |_| true;
+    /// By how many threads, each with a UDP port of its own, a sync daemon sends or receives: a
+    /// power of two, by default 1; more than 64 are not used. Since Linux 3.5.
+    SYNC_PORTS: i32 = "sync_ports", Some((3, 5)), None, "a power of two, 1 to 64", |&value| {
+        (1..=64).contains(&value) && value.count_ones() == 1
+    };
+    /// How many messages may wait for a sync daemon to send them: by default a 32nd of the memory
+    /// in pages. Read-only in other user namespaces. Since Linux 3.5.
+    SYNC_QLEN_MAX: u64 = "sync_qlen_max", Some((3, 5)), None, "a number of messages", |_| true;
+    /// By how much the time that is left to a connection changes before it is told again if nothing
+    /// else did: whole seconds up to 2^31 - 1 ticks, by default 0. Since Linux 3.5.
+    SYNC_REFRESH_PERIOD: Duration = "sync_refresh_period", Some((3, 5)), None,
+        "whole seconds, at most 2^31 - 1 ticks", whole_seconds;
+    /// How often a sync message is repeated, each an eighth of
+    /// [`SYNC_REFRESH_PERIOD`](Sysctl::SYNC_REFRESH_PERIOD) later: 0 (the default) to 3. Since
+    /// Linux 3.5.
+    SYNC_RETRIES: i32 = "sync_retries", Some((3, 5)), None, "0 to 3", |value| {
+        (0..=3).contains(value)
+    };
+    /// The buffer of a sync daemon's socket in bytes (`SO_SNDBUF`, `SO_RCVBUF`), 0 to 2^31 - 1; 0,
+    /// the default, leaves the system's. Read-only in other user namespaces. Since Linux 3.5.
+    SYNC_SOCK_SIZE: i32 = "sync_sock_size", Some((3, 5)), None, "0 to 2147483647", |&value| {
+        value >= 0
+    };
+    /// After which packets a connection is told to the backup; by default "3 50".
+    SYNC_THRESHOLD: SyncThreshold = "sync_threshold", None, None,
+        "a threshold below the period, or a period of 0, neither above 2147483647", |value| {
+        (value.period == 0 || value.threshold < value.period)
+            && value.period.max(value.threshold) <= i32::MAX as u32
+    };
+    /// In which version a sync daemon sends, 0 or 1; by default 1.
+    SYNC_VERSION: i32 = "sync_version", None, None, "0 or 1", |value| (0..=1).contains(value);
+}
+
+/// When a defence against overload is on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DefenseMode {
+    /// Never. (0)
+    #[default]
+    Off,
+    /// Whenever memory is short; it is not now. (1)
+    Automatic,
+    /// Whenever memory is short, as it is now: the kernel changes 1 to this and back. (2)
+    AutomaticActive,
+    /// Always. (3)
+    Always,
+}
+
+/// After which packets a connection is told to the backup director:
+/// [`Sysctl::SYNC_THRESHOLD`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SyncThreshold {
+    /// A connection is told when the number of its incoming packets, divided by the period, leaves
+    /// this: 0 to 2^31 - 1 and less than the period.
+    pub threshold: u32,
+    /// The period in packets, 0 to 2^31 - 1; 0 for once only.
+    pub period: u32,
+}
+
+impl fmt::Display for SyncThreshold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.threshold, self.period)
+    }
+}
+
+/// A type that a setting's value can have: `bool`, `i32`, `u64`, `String`, [`Duration`],
+/// [`DefenseMode`], [`SyncThreshold`].
+pub trait SysctlValue: Sized + Send + private::Text {}
+
+mod private {
+    /// How the kernel writes and reads a value.
+    pub trait Text: Sized {
+        fn parse(text: &str) -> Option<Self>;
+        fn text(&self) -> String;
+    }
+}
+
+impl SysctlValue for bool {}
+
+impl private::Text for bool {
+    /// To the kernel, every number but 0 is yes.
+    fn parse(text: &str) -> Option<Self> {
+        text.parse::<i32>().ok().map(|number| number != 0)
+    }
+
+    fn text(&self) -> String {
+        u8::from(*self).to_string()
+    }
+}
+
+impl SysctlValue for i32 {}
+
+impl private::Text for i32 {
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl SysctlValue for u64 {}
+
+impl private::Text for u64 {
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl SysctlValue for String {}
+
+impl private::Text for String {
+    fn parse(text: &str) -> Option<Self> {
+        Some(text.to_owned())
+    }
+
+    fn text(&self) -> String {
+        self.clone()
+    }
+}
+
+impl SysctlValue for Duration {}
+
+impl private::Text for Duration {
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().map(Self::from_secs)
+    }
+
+    fn text(&self) -> String {
+        self.as_secs().to_string()
+    }
+}
+
+impl SysctlValue for DefenseMode {}
+
+impl private::Text for DefenseMode {
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "0" => Self::Off,
+            "1" => Self::Automatic,
+            "2" => Self::AutomaticActive,
+            "3" => Self::Always,
+            _ => return None,
+        })
+    }
+
+    fn text(&self) -> String {
+        (*self as u8).to_string()
+    }
+}
+
+impl SysctlValue for SyncThreshold {}
+
+impl private::Text for SyncThreshold {
+    fn parse(text: &str) -> Option<Self> {
+        let (threshold, period) = text.split_once(char::is_whitespace)?;
+        Some(Self { threshold: threshold.parse().ok()?, period: period.trim().parse().ok()? })
+    }
+
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// A setting that a call changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SysctlChange {
+    /// Which one.
+    pub sysctl: SysctlInfo,
+    /// Its value before, as the kernel writes it.
+    pub before: String,
+    /// Its value now.
+    pub after: String,
+}
+
+/// As sysctl tells it: `net.ipv4.vs.conntrack = 1`.
+impl fmt::Display for SysctlChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {}", self.sysctl, self.after)
+    }
+}
+
+/// Reads a setting in a namespace.
+pub(crate) fn read<T: SysctlValue>(namespace: &Namespace, sysctl: Sysctl<T>) -> Result<T, Error> {
+    namespace.run(&format!("reading {sysctl}"), || read_here(sysctl).map(|(value, _)| value))
+}
+
+/// Writes a setting in a namespace.
+pub(crate) fn write<T: SysctlValue>(
+    namespace: &Namespace,
+    sysctl: Sysctl<T>,
+    value: &T,
+) -> Result<(), Error> {
+    let operation = format!("setting {sysctl}");
+    if !(sysctl.allowed)(value) {
+        let text = format!("it must be {}, not {}", sysctl.rule, value.text());
+        return Err(Error::new(ErrorKind::Invalid, operation, &text));
+    }
+    let text = value.text();
+    namespace.run(&operation, || write_here(sysctl, &text))
+}
+
+/// Reads every setting in a namespace, known or not.
+pub(crate) fn list(namespace: &Namespace) -> Result<BTreeMap<String, String>, Error> {
+    namespace.run(LISTING, || {
+        let refused = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => absent(LISTING, error),
+            _ => Error::file(LISTING, ErrorKind::Os, "it cannot be read", error),
+        };
+        fs::read_dir(DIRECTORY)
+            .map_err(refused)?
+            .map(|entry| {
+                let entry = entry.map_err(refused)?;
+                let text = fs::read_to_string(entry.path()).map_err(refused)?;
+                Ok((entry.file_name().to_string_lossy().into_owned(), text.trim_end().to_owned()))
+            })
+            .collect()
+    })
+}
+
+/// Sets in a namespace what kube-proxy sets in its IPVS mode. Returns what was different before.
+pub(crate) fn prepare_kube_proxy(namespace: &Namespace) -> Result<Vec<SysctlChange>, Error> {
+    namespace.run(KUBE_PROXY, || {
+        let release = fs::read_to_string(RELEASE).map_err(|error| {
+            Error::file(KUBE_PROXY, ErrorKind::Os, "the kernel's version cannot be read", error)
+        })?;
+        let version = kernel_version(&release).ok_or_else(|| {
+            let text = format!("the kernel's version cannot be read: {}", release.trim_end());
+            Error::malformed(KUBE_PROXY, &text)
+        })?;
+        // Looked at before the first is written: one that is not there is no half a success.
+        let mut changes = Vec::new();
+        for sysctl in
+            [Sysctl::CONNTRACK, Sysctl::EXPIRE_NODEST_CONN, Sysctl::EXPIRE_QUIESCENT_TEMPLATE]
+        {
+            changes.extend(difference(sysctl, &true)?);
+        }
+        if wants_no_reuse(version) {
+            changes.extend(difference(Sysctl::CONN_REUSE_MODE, &0)?);
+        }
+        for SysctlChange { sysctl, after, .. } in &changes {
+            // Allowed as they are.
+            write_here(Sysctl::<String>::new(*sysctl, "0 or 1", |_| true), after)?;
+        }
+        Ok(changes)
+    })
+}
+
+/// From Linux 4.1, which has the mode, until 5.9, where it no longer delays connections.
+fn wants_no_reuse(version: (u32, u32)) -> bool {
+    ((4, 1)..(5, 9)).contains(&version)
+}
+
+/// What it takes to give a setting a value.
+fn difference<T>(sysctl: Sysctl<T>, value: &T) -> Result<Option<SysctlChange>, Error>
+where
+    T: SysctlValue + PartialEq,
+{
+    let (current, before) = read_here(sysctl)?;
+    let change = SysctlChange { sysctl: sysctl.info, before, after: value.text() };
+    Ok((current != *value).then_some(change))
+}
+
+/// Reads a setting in the namespace of the calling thread: its value, and its text.
+fn read_here<T: SysctlValue>(sysctl: Sysctl<T>) -> Result<(T, String), Error> {
+    let operation = format!("reading {sysctl}");
+    let text = fs::read_to_string(path_of(sysctl.info))
+        .map_err(|error| refused(&operation, sysctl, error))?;
+    let text = text.trim_end();
+    let value = T::parse(text).ok_or_else(|| {
+        Error::malformed(operation, &format!("the value \"{text}\" is not {}", sysctl.rule))
+    })?;
+    Ok((value, text.to_owned()))
+}
+
+/// Writes a setting in the namespace of the calling thread.
+fn write_here<T>(sysctl: Sysctl<T>, text: &str) -> Result<(), Error> {
+    // Not `fs::write`, which would try to create what is missing. An empty value takes the line's
+    // end: a write of nothing does nothing.
+    fs::OpenOptions::new()
+        .write(true)
+        .open(path_of(sysctl.info))
+        .and_then(|mut file| file.write_all(format!("{text}\n").as_bytes()))
+        .map_err(|error| refused(&format!("setting {sysctl}"), sysctl, error))
+}
+
+fn path_of(info: SysctlInfo) -> std::path::PathBuf {
+    Path::new(DIRECTORY).join(info.name)
+}
+
+/// What it means that a setting cannot be read or written.
+fn refused<T>(operation: &str, sysctl: Sysctl<T>, error: io::Error) -> Error {
+    match error.raw_os_error() {
+        Some(errno::NOENT) => {
+            let any = fs::read_dir(DIRECTORY).is_ok_and(|mut directory| directory.next().is_some());
+            let SysctlInfo { since, needs, .. } = sysctl.info;
+            let text = match (since, needs) {
+                (Some((major, minor)), _) if any => {
+                    format!("this kernel does not have it; it came with Linux {major}.{minor}")
+                }
+                (None, Some(needs)) if any => {
+                    format!("this kernel does not have it; it takes {needs}")
+                }
+                _ => return absent(operation, error),
+            };
+            Error::file(operation, ErrorKind::Unsupported, &text, error)
+        }
+        Some(errno::INVAL) => {
+            let text = format!("the kernel refuses it: it must be {}", sysctl.rule);
+            Error::file(operation, ErrorKind::Invalid, &text, error)
+        }
+        Some(errno::PERM | errno::ACCES) => {
+            let text = "it takes root in the network namespace; outside of the initial network and \
+                        user namespaces, some settings are read-only";
+            Error::file(operation, ErrorKind::PermissionDenied, text, error)
+        }
+        _ => Error::file(operation, ErrorKind::Os, "the kernel refuses it", error),
+    }
+}
+
+/// None of the settings is there.
+fn absent(operation: &str, error: io::Error) -> Error {
+    let text = "the kernel does not tell it: ip_vs is not loaded, /proc is not mounted, or (before \
+                Linux 6.10) the network namespace belongs to another user namespace than the \
+                initial one";
+    Error::file(operation, ErrorKind::NotAvailable, text, error)
+}
+
+fn whole_seconds(value: &Duration) -> bool {
+    value.subsec_nanos() == 0 && value.as_secs() <= i32::MAX as u64
+}
+
+/// Of a release such as `6.1.0-18-amd64`, the first two numbers.
+fn kernel_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{private::Text, *};
+
+    #[test]
+    fn names_are_sorted_and_unique() {
+        let names: Vec<_> = SysctlInfo::ALL.iter().map(|info| info.name).collect();
+        assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
+        assert_eq!(Sysctl::CONNTRACK.to_string(), "net.ipv4.vs.conntrack");
+    }
+
+    #[test]
+    fn values_read_and_write_as_the_kernel_does() {
+        assert_eq!(
+            ["0", "1", "2", "-1", "x", ""].map(bool::parse),
+            [Some(false), Some(true), Some(true), Some(true), None, None]
+        );
+        assert_eq!((true.text(), false.text()), ("1".to_owned(), "0".to_owned()));
+        let threshold = SyncThreshold { threshold: 3, period: 50 };
+        assert_eq!(SyncThreshold::parse("3\t50"), Some(threshold));
+        assert_eq!(SyncThreshold::parse(&threshold.text()), Some(threshold));
+        for text in ["", "3", "3 -1", "3 x", "3 50 7"] {
+            assert_eq!(SyncThreshold::parse(text), None, "{text}");
+        }
+        assert_eq!(Duration::parse("86400"), Some(Duration::from_secs(86_400)));
+        assert_eq!(Duration::parse("-1"), None);
+        assert_eq!(u64::parse("18446744073709551615"), Some(u64::MAX));
+        for mode in [
+            DefenseMode::Off,
+            DefenseMode::Automatic,
+            DefenseMode::AutomaticActive,
+            DefenseMode::Always,
+        ] {
+            assert_eq!(DefenseMode::parse(&mode.text()), Some(mode));
+        }
+        assert_eq!(DefenseMode::parse("4"), None);
+    }
+
+    #[test]
+    fn what_no_kernel_takes_is_refused_before() {
+        let here = Namespace::current();
+        let errors = [
+            write(&here, Sysctl::SYNC_PORTS, &3),
+            write(&here, Sysctl::SYNC_THRESHOLD, &SyncThreshold { threshold: 50, period: 50 }),
+            write(&here, Sysctl::SYNC_REFRESH_PERIOD, &Duration::from_millis(1500)),
+            write(&here, Sysctl::EST_CPULIST, &"0\n1".to_owned()),
+            write(&here, Sysctl::CONN_REUSE_MODE, &4),
+        ];
+        for error in errors.map(Result::unwrap_err) {
+            assert_eq!((error.kind(), error.errno()), (ErrorKind::Invalid, None));
+            assert!(error.to_string().contains(": it must be "), "{error}");
+        }
+    }
+
+    #[test]
+    fn reuse_is_turned_off_where_it_delays() {
+        for (release, version, wants) in [
+            ("3.16.0-4-amd64\n", (3, 16), false),
+            ("4.1.0\n", (4, 1), true),
+            ("4.19.0-27-amd64\n", (4, 19), true),
+            ("5.8.18\n", (5, 8), true),
+            ("5.9.0-rc1+\n", (5, 9), false),
+            ("6.1.176\n", (6, 1), false),
+        ] {
+            assert_eq!(kernel_version(release), Some(version));
+            assert_eq!(wants_no_reuse(version), wants, "{release}");
+        }
+        assert_eq!(["", "six", "6", "6.x"].map(kernel_version), [None; 4]);
+    }
+}
