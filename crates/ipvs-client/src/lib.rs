@@ -90,6 +90,8 @@ mod wire;
 
 pub use ipvs_packet as packet;
 
+#[cfg(feature = "tokio")]
+pub use crate::watch::Watch;
 pub use crate::{
     batch::BatchOptions,
     connections::{
@@ -102,7 +104,5 @@ pub use crate::{
     totals::CpuTotals,
     watch::{Activity, Differences, TableChange, Traffic},
 };
-#[cfg(feature = "tokio")]
-pub use crate::watch::Watch;
 #[cfg(feature = "_async")]
 pub use crate::{client::Client, driver::Driver};
