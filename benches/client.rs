@@ -9,7 +9,12 @@
 //!
 //! `-- --test` runs everything once on a small table.
 
-#![allow(clippy::unwrap_used, clippy::type_complexity, missing_docs, reason = "a benchmark may end where it fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    missing_docs,
+    reason = "a benchmark may end where it fails"
+)]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
