@@ -13,8 +13,8 @@ use std::{
 
 use criterion::{Criterion, Throughput};
 use ipvs_packet::{
-    Destination, DestinationEntry, Reply, Request, SchedulerName, Service, ServiceEntry,
-    ServiceKey, Weight,
+    Destination, DestinationEntry, ForwardMethod, Reply, Request, SchedulerName, Service,
+    ServiceEntry, ServiceKey, Weight,
 };
 use netlink_packet_core::{NLM_F_MULTIPART, NetlinkDeserializable, NetlinkHeader, NetlinkMessage};
 use netlink_packet_generic::GenlMessage;
@@ -26,7 +26,8 @@ const OURS: &str = "ipvs-packet";
 const PEERS: [&str; 2] = ["netlink-packet-ipvs", "nlrs"];
 const FLOOR: &str = "floor";
 
-const DESTINATIONS: usize = 10_000;
+const MASQUERADE: ForwardMethod = ForwardMethod::MASQUERADE;
+const DIRECT_ROUTE: ForwardMethod = ForwardMethod::DIRECT_ROUTE;
 
 fn main() {
     let directory = Path::new(OUTPUT);
@@ -37,8 +38,9 @@ fn main() {
         encode_service(&mut criterion),
         encode_destination(&mut criterion),
         decode_service(&mut criterion),
-        decode_destinations(&mut criterion, "decode 1 destination", 1),
-        decode_destinations(&mut criterion, "decode 10,000 destinations", DESTINATIONS),
+        decode_destinations(&mut criterion, "decode 1 destination", 1, MASQUERADE),
+        decode_destinations(&mut criterion, "decode 1 direct-routed destination", 1, DIRECT_ROUTE),
+        decode_destinations(&mut criterion, "decode 10,000 destinations", 10_000, MASQUERADE),
     ];
     criterion.final_summary();
     print_table(&rows);
@@ -68,7 +70,7 @@ impl Row {
             if catch_unwind(AssertUnwindSafe(&mut work)).is_ok() {
                 group.bench_function(contender, |bencher| bencher.iter(&mut work));
             } else {
-                eprintln!("{name}: {contender} panics");
+                eprintln!("{name}: {contender} fails");
                 failed.push(contender);
             }
         }
@@ -295,9 +297,15 @@ fn decode_service(criterion: &mut Criterion) -> Row {
     )
 }
 
-fn decode_destinations(criterion: &mut Criterion, name: &'static str, count: usize) -> Row {
+fn decode_destinations(
+    criterion: &mut Criterion,
+    name: &'static str,
+    count: usize,
+    forward: ForwardMethod,
+) -> Row {
     let dump = dump((0..count).map(|index| {
         let mut entry = DestinationEntry::new(destination(index));
+        entry.destination.forward = forward;
         entry.active_connections = 5;
         entry.statistics.connections = 7;
         Reply::Destination(entry)
@@ -452,7 +460,7 @@ fn print_table(rows: &[Row]) {
         };
         let cell = |contender: &'static str| {
             if row.failed.contains(&contender) {
-                return "panics".to_owned();
+                return "fails".to_owned();
             }
             match estimate(row.name, contender) {
                 Some(other) if contender == FLOOR => {

@@ -1,13 +1,19 @@
 //! What the examples share: how they start, how they tell their steps, and who answered.
 
-use std::{collections::BTreeMap, error::Error, fmt, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use lvs::{
     Change,
     client::packet::{Destination, ForwardMethod, SchedulerName},
 };
 use netns_link::NetNs;
-use testbed::{Client, Container, Nginx, Server, page};
+use testbed::{Client, Container, Family, Nginx, Process, Server, page};
 
 /// The programs in the README, which have to compile.
 #[cfg(doctest)]
@@ -16,6 +22,50 @@ struct Readme;
 
 /// How long a page may take. Nothing waits for it when all goes well.
 const LIMIT: Duration = Duration::from_secs(10);
+
+/// The flags of the walkthroughs.
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    /// How the pod for a new connection is chosen: rr, wrr, lc, wlc, sh, …
+    #[arg(long, default_value = "wlc")]
+    pub scheduler: String,
+    /// The weights of the two pods; one number is for both
+    #[arg(long, value_delimiter = ',', default_value = "1", num_args = 1..=2)]
+    pub weight: Vec<u32>,
+    /// The same over IPv6
+    #[arg(long)]
+    pub ipv6: bool,
+    /// Real nginx processes in the pods (needs the package nginx or nginx-light)
+    #[arg(long)]
+    pub nginx: bool,
+    /// What fetches the page: in-process, curl, busybox
+    #[arg(long, value_delimiter = ',', default_value = "in-process")]
+    pub client: Vec<Client>,
+    /// How often each client fetches the page
+    #[arg(long, default_value_t = 4)]
+    pub times: usize,
+}
+
+impl Options {
+    /// The family of the pods' addresses, and the service's address.
+    pub fn addresses(&self) -> (Family, SocketAddr) {
+        match self.ipv6 {
+            false => (Family::Ipv4, (Ipv4Addr::new(10, 0, 0, 185), 80).into()),
+            true => {
+                let address = Ipv6Addr::new(0xfd00, 0x10, 0, 0, 0, 0, 0, 0x185);
+                (Family::Ipv6, (address, 80).into())
+            }
+        }
+    }
+
+    /// The pods, each with its weight.
+    pub fn weighted<'a>(
+        &self,
+        pods: &'a [Container],
+    ) -> impl Iterator<Item = (&'a Container, u32)> + use<'a, '_> {
+        pods.iter().zip(self.weight.iter().copied().cycle())
+    }
+}
 
 /// Reads the command line, and puts the example on a kernel that has IPVS.
 pub fn start<Arguments: clap::Parser>() -> Arguments {
@@ -70,11 +120,11 @@ fn switches(destination: &Destination) -> String {
 }
 
 /// What serves a pod's page: this process, or an nginx in the pod.
-#[allow(dead_code, reason = "held for as long as it is to serve")]
 #[derive(Debug)]
 pub enum WebServer {
-    /// A server in this process, on a socket of the pod's namespace.
-    InProcess(Server),
+    /// A server in this process, on a socket of the pod's namespace, and a process in the pod that
+    /// does nothing, as docker's pause container.
+    InProcess(Server, Process),
     /// A real nginx, a process in the pod's namespace.
     Nginx(Nginx),
 }
@@ -83,9 +133,17 @@ impl WebServer {
     /// Serves a pod's page on its port 80.
     pub async fn start(pod: &Container, nginx: bool) -> Result<Self, testbed::Error> {
         Ok(match nginx {
-            false => Self::InProcess(pod.serve_http(80)?),
+            false => Self::InProcess(pod.serve_http(80)?, pod.pause()?),
             true => Self::Nginx(pod.serve_nginx(80).await?),
         })
+    }
+
+    /// A process in the pod's namespace, which is thus `/proc/PID/ns/net`.
+    pub fn pid(&self) -> u32 {
+        match self {
+            Self::InProcess(_, pause) => pause.pid(),
+            Self::Nginx(nginx) => nginx.pid(),
+        }
     }
 }
 

@@ -13,44 +13,26 @@
 use std::{error::Error, net::SocketAddr};
 
 use clap::Parser;
-use examples::{WebServer, command, fetch, heading, ipvsadm};
+use examples::{Options, WebServer, command, fetch, heading, ipvsadm};
 use lvs::{RealServer, Table, VirtualService, client::Client};
 use netns_link::Address;
-use testbed::{DockerHost, Family};
+use testbed::DockerHost;
 
 /// The documented NAT walkthrough of kube-proxy's IPVS mode, against a real kernel.
 #[derive(Parser)]
 struct Arguments {
-    /// How the pod for a new connection is chosen: rr, wrr, lc, wlc, sh, …
-    #[arg(long, default_value = "wlc")]
-    scheduler: String,
-    /// The weights of the two pods; one number is for both
-    #[arg(long, value_delimiter = ',', default_value = "1", num_args = 1..=2)]
-    weight: Vec<u32>,
-    /// The same over IPv6
-    #[arg(long)]
-    ipv6: bool,
-    /// Real nginx processes in the pods (needs the package nginx or nginx-light)
-    #[arg(long)]
-    nginx: bool,
-    /// What fetches the page: in-process, curl, busybox
-    #[arg(long, value_delimiter = ',', default_value = "in-process")]
-    client: Vec<testbed::Client>,
-    /// How often each client fetches the page
-    #[arg(long, default_value_t = 4)]
-    times: usize,
+    #[command(flatten)]
+    options: Options,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    walkthrough(&examples::start())
+    let Arguments { options } = examples::start();
+    walkthrough(&options)
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn walkthrough(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let (family, address): (_, SocketAddr) = match arguments.ipv6 {
-        false => (Family::Ipv4, "10.0.0.185:80".parse()?),
-        true => (Family::Ipv6, "[fd00:10::185]:80".parse()?),
-    };
+async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
+    let (family, address) = options.addresses();
 
     heading("A docker host, two pods with a web server, and a client container");
     let host = DockerHost::new(family).await?;
@@ -59,7 +41,7 @@ async fn walkthrough(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let mut servers = Vec::new();
     for pod in &pods {
         println!("{} at {}", pod.name(), SocketAddr::new(pod.address(), 80));
-        servers.push(WebServer::start(pod, arguments.nginx).await?);
+        servers.push(WebServer::start(pod, options.nginx).await?);
     }
     println!("{} at {}", container.name(), container.address());
 
@@ -77,7 +59,7 @@ async fn walkthrough(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let dummy = host.links().create_dummy("dummy0").await?;
     command(format_args!("ip addr add {} dev dummy0", address.ip()));
     host.links().add_address(&dummy, Address::host(address.ip()).nodad()).await?;
-    if arguments.ipv6 {
+    if options.ipv6 {
         // An IPv4 address counts on a link that is down, an IPv6 address does not.
         command("ip link set dummy0 up");
         host.links().up(&dummy).await?;
@@ -85,13 +67,12 @@ async fn walkthrough(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 
     heading("The virtual service and its real servers");
     let ipvs = Client::connect_in(host.namespace()).await?;
-    let weights = arguments.weight.iter().cycle();
     let service = VirtualService::tcp(address)
-        .scheduler(&arguments.scheduler)
+        .scheduler(&options.scheduler)
         .real_servers(
-            pods.iter()
-                .zip(weights)
-                .map(|(pod, &weight)| RealServer::nat((pod.address(), 80).into()).weight(weight)),
+            options
+                .weighted(&pods)
+                .map(|(pod, weight)| RealServer::nat((pod.address(), 80).into()).weight(weight)),
         )
         .build()?;
     for change in service.apply(&ipvs).await? {
@@ -101,13 +82,13 @@ async fn walkthrough(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     print!("{}", Table::read(&ipvs).await?);
 
     heading("The page, fetched from the container");
-    for &client in &arguments.client {
-        fetch(client, container.namespace(), address, arguments.times, &pods).await?;
+    for &client in &options.client {
+        fetch(client, container.namespace(), address, options.times, &pods).await?;
     }
 
     heading("The page, fetched from the host");
-    for &client in &arguments.client {
-        fetch(client, host.namespace(), address, arguments.times, &pods).await?;
+    for &client in &options.client {
+        fetch(client, host.namespace(), address, options.times, &pods).await?;
     }
 
     heading("The connections, counted");

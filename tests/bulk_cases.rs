@@ -35,6 +35,7 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("list_repeats_what_was_listed", list_repeats_what_was_listed),
         client_case("snapshot_while_others_write", snapshot_while_others_write),
         client_case("blocking_client_does_the_same", blocking_client_does_the_same),
+        client_case("client_on_smol_does_the_same", client_on_smol_does_the_same),
         client_case("modify_and_upsert", modify_and_upsert),
     ]
 }
@@ -366,6 +367,28 @@ async fn blocking_client_does_the_same(namespace: NetNs, client: Client) -> Outc
     assert_eq!(error.kind(), ErrorKind::ServiceNotFound);
     blocking.flush()?;
     assert!(client.services().await?.is_empty());
+    Ok(())
+}
+
+async fn client_on_smol_does_the_same(namespace: NetNs, client: Client) -> Outcome {
+    let (on_smol, driver) = Client::from_socket_on_smol(Socket::open_in(&namespace)?)?;
+    let driver = thread::spawn(move || async_io::block_on(driver));
+    let (outcomes, snapshot, missing) = thread::spawn(move || {
+        async_io::block_on(async move {
+            let outcomes = on_smol.batch(&load(200, 3)).await;
+            let missing = on_smol.service(service(999).key()).await;
+            (outcomes, on_smol.snapshot().await, missing)
+        })
+    })
+    .join()
+    .map_err(|_| "a call panicked")?;
+    for outcome in outcomes {
+        outcome?;
+    }
+    assert_eq!(snapshot?, client.snapshot().await?);
+    assert_eq!(missing.expect_err("it is not there").kind(), ErrorKind::ServiceNotFound);
+    // The driver ends with the last clone of its client.
+    driver.join().map_err(|_| "the driver panicked")?;
     Ok(())
 }
 

@@ -1,9 +1,11 @@
 //! Captures what ipvsadm sends and what the kernel answers, for the golden files of ipvs-packet.
 //!
-//! `capture DIRECTORY` runs each command line of [`CASES`] in a network namespace of its own and
-//! writes the IPVS messages that passed, seen through an nlmon link, to
-//! `DIRECTORY/<kernel>/<case>.txt`. It needs root, a kernel with ip_vs, nlmon and dummy, and the
-//! programs `ipvsadm` and `ip`. CONTRIBUTING.md tells how to run it in the guest.
+//!     cargo run -p kernel-tests --bin capture -- crates/ipvs-packet/tests/golden
+//!
+//! runs each command line of [`CASES`] in a network namespace of its own, on a kernel with IPVS (as
+//! the crate `guest` finds one: `LVS_GUEST_KERNEL=uml-7.2` takes another), and writes the IPVS messages
+//! that passed, seen through an nlmon link, to `<directory>/<kernel>/<case>.txt`. A second run writes the
+//! same bytes. It needs the programs `ipvsadm` (1.31) and `ip`.
 
 use std::{
     error::Error,
@@ -259,6 +261,7 @@ const MASTER: &[&str] = &["--start-daemon master --mcast-interface dummy0"];
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
+    guest::enter_or_exit();
     let mut arguments = std::env::args_os().skip(1);
     let (Some(directory), None) = (arguments.next(), arguments.next()) else {
         eprintln!("usage: capture DIRECTORY");

@@ -3,9 +3,9 @@
 use ipvs_client::{
     Client, Error, ErrorKind,
     packet::{
-        AddressFamily, DaemonRole, Destination, EngineName, ForwardMethod, Netmask, SchedulerName,
-        Service, ServiceFlags, ServiceKey, SyncDaemon, Thresholds, Timeouts, Tunnel, TunnelFlags,
-        Weight,
+        AddressFamily, DaemonRole, Destination, EngineName, ForwardMethod, Netmask, Request,
+        SchedulerName, Service, ServiceFlags, ServiceKey, SyncDaemon, Thresholds, Timeouts, Tunnel,
+        TunnelFlags, Weight,
     },
 };
 use kernel_tests::{Outcome, client_case, key};
@@ -36,6 +36,49 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("client_cancelled_calls_harm_nobody", cancelled_calls_harm_nobody),
         client_case("client_without_driver", without_driver),
     ]
+}
+
+/// Cases that need a kernel of their own: they load and unload its modules.
+pub(crate) fn guest_cases() -> Vec<Trial> {
+    vec![client_case("client_outlives_a_reload_of_ip_vs", outlives_a_reload_of_ip_vs)]
+}
+
+/// The family's number changes when the module is loaded again: calls go on.
+async fn outlives_a_reload_of_ip_vs(namespace: NetNs, client: Client) -> Outcome {
+    let blocking = ipvs_client::blocking::Client::connect_in(&namespace)?;
+    let key = key("-t 10.0.0.185:80");
+    for round in 0..3 {
+        client.add_service(&Service::new(key)).await?;
+        client.flush().await?;
+        unload_ip_vs()?;
+        // A call of each kind finds the family again.
+        match round {
+            0 => drop(client.info().await?),
+            1 => {
+                let outcomes = client.batch(&[Request::NewService(Service::new(key))]).await;
+                outcomes.into_iter().collect::<Result<(), _>>()?;
+            }
+            _ => assert!(client.snapshot().await?.services.is_empty()),
+        }
+        client.flush().await?;
+        assert!(blocking.services()?.is_empty());
+        // What is missing is told from the family that is missing.
+        let error = client.delete_service(&key).await.expect_err("there is none");
+        assert_eq!(error.kind(), ErrorKind::ServiceNotFound);
+    }
+    Ok(())
+}
+
+fn unload_ip_vs() -> Result<(), Failed> {
+    let modules = std::fs::read_to_string("/proc/modules")?;
+    let names = modules.lines().filter_map(|line| line.split(' ').next());
+    // The schedulers, and then what they use.
+    for name in names.filter(|name| name.starts_with("ip_vs_")).chain(["ip_vs"]) {
+        let name = std::ffi::CString::new(name)?;
+        nix::kmod::delete_module(&name, nix::kmod::DeleteModuleFlags::empty())
+            .map_err(|error| format!("unloading {}: {error}", name.to_string_lossy()))?;
+    }
+    Ok(())
 }
 
 async fn info(_: NetNs, client: Client) -> Outcome {
@@ -360,14 +403,14 @@ async fn namespaces_are_apart(_: NetNs, here: Client) -> Outcome {
 }
 
 async fn many_at_once(_: NetNs, client: Client) -> Outcome {
-    let tasks: Vec<_> = (1..=2000u16)
+    let tasks: Vec<_> = (1..=10_000u16)
         .map(|port| {
             let client = client.clone();
             tokio::spawn(async move {
                 let service = Service::new(ServiceKey::tcp(([10, 0, 0, 1], port).into()));
                 client.add_service(&service).await?;
                 assert_eq!(client.service(service.key()).await?.service, service);
-                if port % 50 == 0 {
+                if port % 1_000 == 0 {
                     client.services().await?;
                     client.destinations(service.key()).await?;
                 }
@@ -378,7 +421,7 @@ async fn many_at_once(_: NetNs, client: Client) -> Outcome {
     for task in tasks {
         task.await??;
     }
-    assert_eq!(client.services().await?.len(), 2000);
+    assert_eq!(client.services().await?.len(), 10_000);
     Ok(())
 }
 

@@ -23,23 +23,34 @@ fn main() {
     // so that changes in one namespace disturb a long listing in another.
     arguments.test_threads.get_or_insert(1);
     let mut cases = all_cases();
+    let mut guest_cases = client_cases::guest_cases();
     if !arguments.list {
         match guest::Options::from_env().and_then(|options| guest::enter(&options)) {
             Ok(place) => {
                 // In one piece, since the guest sends both of its streams on as they come.
                 let line = format!("kernel-tests: on {place}\n");
                 eprint!("{line}");
+                if !matches!(place, guest::Place::Guest { .. }) {
+                    eprintln!("kernel-tests: this machine's modules stay as they are");
+                    guest_cases = ignored(guest_cases);
+                }
             }
             Err(error) if std::env::var_os("LVS_REQUIRE_KERNEL").is_some_and(|v| v == "1") => {
                 guest::fail(&error)
             }
             Err(error) => {
                 eprintln!("kernel-tests: every case is ignored, for want of a kernel: {error}");
-                cases = cases.into_iter().map(|case| case.with_ignored_flag(true)).collect();
+                cases = ignored(cases);
+                guest_cases = ignored(guest_cases);
             }
         }
     }
+    cases.extend(guest_cases);
     libtest_mimic::run(&arguments, cases).exit();
+}
+
+fn ignored(cases: Vec<Trial>) -> Vec<Trial> {
+    cases.into_iter().map(|case| case.with_ignored_flag(true)).collect()
 }
 
 fn all_cases() -> Vec<Trial> {

@@ -1,7 +1,9 @@
 //! The async client.
 
+#[cfg(feature = "tokio")]
+use std::os::fd::AsFd;
 use std::{
-    os::fd::AsFd,
+    io,
     sync::{
         Arc,
         atomic::{AtomicU16, Ordering},
@@ -12,6 +14,7 @@ use ipvs_packet::{
     DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey, Info, Reply, Request,
     Service, ServiceEntry, ServiceKey, SyncDaemon, Timeouts,
 };
+use netlink_sys::Socket as NetlinkSocket;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
@@ -22,9 +25,9 @@ use crate::{
     namespace::Namespace,
     observe::observe,
     retry::{Next, Tries},
+    runtime::RuntimeSocket,
     snapshot::{self, ServiceSnapshot, Snapshot, Taking},
     socket::{CONTROL_FAMILY, family_number, family_request},
-    tokio_socket::TokioSocket,
     verbs::{all, no_destination, only, verbs},
 };
 
@@ -66,6 +69,7 @@ impl Client {
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O enabled.
+    #[cfg(feature = "tokio")]
     pub async fn connect() -> Result<Self, Error> {
         // The socket belongs to the namespace of the thread that makes it: this one.
         let mut socket = Socket::create()?;
@@ -79,6 +83,7 @@ impl Client {
     /// Connects to IPVS in another network namespace, given by a file descriptor of it, such as
     /// `/run/netns/blue` or `/proc/1234/ns/net` opened for reading. Otherwise as
     /// [`connect`](Self::connect).
+    #[cfg(feature = "tokio")]
     pub async fn connect_in(namespace: impl AsFd) -> Result<Self, Error> {
         let namespace = namespace
             .as_fd()
@@ -94,12 +99,27 @@ impl Client {
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O enabled.
+    #[cfg(feature = "tokio")]
     pub fn from_socket(socket: Socket) -> Result<(Self, Driver), Error> {
+        Self::on_runtime(socket, RuntimeSocket::on_tokio)
+    }
+
+    /// A client on a socket, and the driver that must be polled for it to answer, on smol's reactor,
+    /// which needs no runtime: whatever polls futures will do. The driver is a future of type `()`;
+    /// spawn it where you like.
+    #[cfg(feature = "smol")]
+    pub fn from_socket_on_smol(socket: Socket) -> Result<(Self, Driver), Error> {
+        Self::on_runtime(socket, RuntimeSocket::on_smol)
+    }
+
+    fn on_runtime(
+        socket: Socket,
+        register: impl Fn(NetlinkSocket) -> io::Result<RuntimeSocket>,
+    ) -> Result<(Self, Driver), Error> {
         let family = socket.calls.family;
         let namespace = socket.namespace;
         let register = |netlink| {
-            TokioSocket::of(netlink)
-                .map_err(|error| Error::io("registering a netlink socket", error))
+            register(netlink).map_err(|error| Error::io("registering a netlink socket", error))
         };
         let bulk = Mutex::new(AsyncLine::new(register(socket.bulk)?, family));
         let (link, driver) = driver::new(register(socket.calls.into_netlink())?);
@@ -107,6 +127,7 @@ impl Client {
         Ok((Self { shared: Arc::new(Shared { link, family, bulk, namespace }) }, driver))
     }
 
+    #[cfg(feature = "tokio")]
     fn spawn(socket: Socket) -> Result<Self, Error> {
         let (client, driver) = Self::from_socket(socket)?;
         tokio::spawn(driver);

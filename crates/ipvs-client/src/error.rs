@@ -106,6 +106,7 @@ impl Error {
     }
 
     /// The client's driver is gone.
+    #[cfg(feature = "_async")]
     pub(crate) fn closed(operation: impl fmt::Display) -> Self {
         Self::new(ErrorKind::Closed, operation, "the client's driver has ended")
     }

@@ -44,6 +44,7 @@ impl Exchange {
     }
 
     /// Whether it keeps a dump going, of which a socket has one at a time.
+    #[cfg(feature = "_async")]
     pub(crate) fn is_dump(&self) -> bool {
         self.request.is_dump() || self.barrier.is_some()
     }
@@ -86,16 +87,19 @@ impl Exchange {
     }
 
     /// The failure that its answers were dropped.
+    #[cfg(feature = "_async")]
     pub(crate) fn overrun(&self) -> Error {
         Error::overrun(Operation(&self.request))
     }
 
     /// The failure that there are no more answers, and the last has not come.
+    #[cfg(feature = "_async")]
     pub(crate) fn cut_short(&self) -> Error {
         Error::malformed(Operation(&self.request), "the answers ended too early")
     }
 
     /// The failure that nobody carries it any more.
+    #[cfg(feature = "_async")]
     pub(crate) fn closed(&self) -> Error {
         Error::closed(Operation(&self.request))
     }

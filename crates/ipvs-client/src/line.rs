@@ -1,7 +1,7 @@
 //! A netlink socket that one caller uses at a time: send, then take in the answers.
 //!
-//! Everything here is written once for blocking and for async sockets: a line has `send`, `receive`
-//! and `leftover`, and [`line!`] makes the rest of them.
+//! Everything here is written once for blocking and for async sockets: a line has `send` and
+//! `receive`, and the macros make the rest of them.
 
 use std::io;
 
@@ -81,6 +81,14 @@ macro_rules! line {
                 }
             }
 
+        }
+    };
+}
+
+/// Makes the methods of a line that carries out batches.
+macro_rules! batch_line {
+    ($line:ident, [$($async:ident)?], [$($wait:tt)*]) => {
+        impl $line {
             /// Carries out a batch: datagram after datagram, each to its last answer.
             pub(crate) $($async)? fn run_batch(&mut self, batch: &mut Batch<'_, '_>) {
                 while batch.next_datagram(self.family, &mut self.sequence) {
@@ -159,6 +167,7 @@ impl BlockingLine {
         Self { netlink, family, sequence: 0, buffer: BytesMut::new() }
     }
 
+    #[cfg(feature = "_async")]
     pub(crate) fn into_netlink(self) -> NetlinkSocket {
         self.netlink
     }
@@ -167,6 +176,7 @@ impl BlockingLine {
         &self.netlink
     }
 
+    #[cfg(feature = "blocking")]
     fn parts(&mut self) -> (&NetlinkSocket, &mut BytesMut) {
         (&self.netlink, &mut self.buffer)
     }
@@ -189,19 +199,21 @@ impl BlockingLine {
 }
 
 line!(BlockingLine, [], []);
+#[cfg(feature = "blocking")]
+batch_line!(BlockingLine, [], []);
 
-#[cfg(feature = "tokio")]
-mod on_tokio {
+#[cfg(feature = "_async")]
+mod on_runtime {
     use std::future::poll_fn;
 
     use netlink_sys::AsyncSocket;
 
     use super::*;
-    use crate::tokio_socket::TokioSocket;
+    use crate::runtime::RuntimeSocket;
 
-    /// A line on tokio.
+    /// A line on an async runtime.
     pub(crate) struct AsyncLine {
-        socket: TokioSocket,
+        socket: RuntimeSocket,
         /// The number that the kernel gave to the family.
         pub(crate) family: u16,
         sequence: u32,
@@ -209,7 +221,7 @@ mod on_tokio {
     }
 
     impl AsyncLine {
-        pub(crate) fn new(socket: TokioSocket, family: u16) -> Self {
+        pub(crate) fn new(socket: RuntimeSocket, family: u16) -> Self {
             Self { socket, family, sequence: 0, buffer: BytesMut::new() }
         }
 
@@ -241,6 +253,7 @@ mod on_tokio {
     }
 
     line!(AsyncLine, [async], [.await]);
+    batch_line!(AsyncLine, [async], [.await]);
 
     impl std::fmt::Debug for AsyncLine {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -249,5 +262,5 @@ mod on_tokio {
     }
 }
 
-#[cfg(feature = "tokio")]
-pub(crate) use on_tokio::AsyncLine;
+#[cfg(feature = "_async")]
+pub(crate) use on_runtime::AsyncLine;

@@ -12,6 +12,7 @@ use netlink_packet_core::{
     Emitable, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
     NetlinkSerializable,
 };
+#[cfg(feature = "_async")]
 use netlink_proto::NetlinkMessageCodec;
 
 /// Size of `struct nlmsghdr`.
@@ -95,8 +96,10 @@ where
 
 /// netlink-proto's codec, but that nothing is dropped in silence: a datagram that is not made of
 /// messages ends the connection. The kernel sends none.
+#[cfg(feature = "_async")]
 pub(crate) struct Codec;
 
+#[cfg(feature = "_async")]
 impl NetlinkMessageCodec for Codec {
     fn decode<T>(datagram: &mut BytesMut) -> io::Result<Option<NetlinkMessage<T>>>
     where

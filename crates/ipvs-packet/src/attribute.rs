@@ -220,22 +220,27 @@ impl<'a> Attribute<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn u8(&self) -> Result<u8, ParseError> {
         self.array::<1>().map(|[byte]| byte)
     }
 
+    #[inline]
     pub(crate) fn u16(&self) -> Result<u16, ParseError> {
         self.array().map(u16::from_ne_bytes)
     }
 
+    #[inline]
     pub(crate) fn u16_be(&self) -> Result<u16, ParseError> {
         self.array().map(u16::from_be_bytes)
     }
 
+    #[inline]
     pub(crate) fn u32(&self) -> Result<u32, ParseError> {
         self.array().map(u32::from_ne_bytes)
     }
 
+    #[inline]
     pub(crate) fn u64(&self) -> Result<u64, ParseError> {
         self.array().map(u64::from_ne_bytes)
     }
@@ -384,4 +389,39 @@ impl std::fmt::Debug for UnknownAttributes {
 
 const fn padded(length: usize) -> usize {
     length.next_multiple_of(HEADER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_numbers_are_no_unknown_attributes() {
+        let mut unknown = UnknownAttributes::new();
+        for (level, number) in [
+            (Level::Message, 6),
+            (Level::Service, 12),
+            (Level::Destination, 15 | NESTED),
+            (Level::Daemon, 8),
+            (Level::Statistics, 11),
+            (Level::Statistics64, 1),
+        ] {
+            let error = unknown.push(level, number, &[]).unwrap_err();
+            assert_eq!(error.rule(), "must be a number that is not known at its level");
+            assert!(unknown.is_empty());
+        }
+        unknown.push(Level::Service, 13, &[1]).unwrap();
+        unknown.push(Level::Daemon, 9, &[]).unwrap();
+        assert!(!unknown.is_empty());
+        assert_eq!(format!("{unknown:?}"), "{(Service, 13): [1], (Daemon, 9): []}");
+    }
+
+    #[test]
+    fn unknown_attributes_have_a_limit() {
+        let mut unknown = UnknownAttributes::new();
+        unknown.push(Level::Service, 13, &[0; LIMIT - 8]).unwrap();
+        unknown.push(Level::Service, 13, &[]).unwrap();
+        assert_eq!(unknown.push(Level::Service, 13, &[]).unwrap_err().rule(), LIMIT_RULE);
+        unknown.push(Level::Message, 13, &[]).unwrap();
+    }
 }

@@ -236,3 +236,22 @@ impl From<u8> for SyncId {
         Self(id.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_multicast() {
+        let interface = InterfaceName::new("eth0").unwrap();
+        let mut daemon = SyncDaemon::new(DaemonRole::MASTER, interface, SyncId::from(255));
+        for wrong in ["10.0.0.1", "2001:db8::1", "0.0.0.0"] {
+            let error = daemon.set_group(wrong.parse().ok()).unwrap_err();
+            assert_eq!(error.rule(), GROUP_RULE);
+            assert_eq!(daemon.group(), None);
+        }
+        daemon.set_group("ff05::1".parse().ok()).unwrap();
+        daemon.set_group(None).unwrap();
+        assert_eq!(daemon.group(), None);
+    }
+}

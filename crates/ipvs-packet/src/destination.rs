@@ -494,3 +494,34 @@ bitflags::bitflags! {
         const _ = !0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_have_a_limit() {
+        assert_eq!(Weight::new(2_147_483_647), Ok(Weight::MAX));
+        assert_eq!(
+            Weight::new(2_147_483_648).unwrap_err().to_string(),
+            "weight \"2147483648\" must be 0 to 2147483647"
+        );
+    }
+
+    #[test]
+    fn thresholds_are_in_order() {
+        assert!(Thresholds::new(0, 0).is_ok() && Thresholds::new(5, 5).is_ok());
+        assert!(Thresholds::new(5, 6).unwrap_err().to_string().contains("upper 5"));
+        assert!(Thresholds::new(0, 1).is_err());
+        assert!(Thresholds::new(1 << 31, 0).is_err());
+    }
+
+    #[test]
+    fn gue_has_a_port() {
+        let none = TunnelFlags::empty();
+        let error = Tunnel::new(TunnelType::GUE, 0, none).unwrap_err();
+        assert_eq!(error.rule(), "must be 1 to 65535 with GUE");
+        assert_eq!(Tunnel::new(TunnelType::IPIP, 0, none), Ok(Tunnel::IPIP));
+        assert_eq!(Tunnel::new(TunnelType::GUE, 1, none), Ok(Tunnel::gue(NonZeroU16::MIN, none)));
+    }
+}

@@ -384,3 +384,66 @@ const fn unspecified(family: AddressFamily) -> IpAddr {
         AddressFamily::Ipv6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_read_as_ipvsadm_writes_them() {
+        for text in [
+            "-t 10.0.0.185:80",
+            "-u [2001:db8::1]:53",
+            "--sctp-service 10.0.0.185:5060",
+            "--protocol 99 10.0.0.185:0",
+            "-f 10",
+            "-f 4294967295 -6",
+        ] {
+            let key: ServiceKey = text.parse().unwrap();
+            assert_eq!(key.to_string(), text);
+        }
+        for (long, short) in [
+            ("--tcp-service 10.0.0.185:80", "-t 10.0.0.185:80"),
+            ("--udp-service  10.0.0.185:53 ", "-u 10.0.0.185:53"),
+            ("--fwmark-service 1 --ipv6", "-f 1 -6"),
+            ("--protocol 6 10.0.0.185:80", "-t 10.0.0.185:80"),
+        ] {
+            assert_eq!(long.parse::<ServiceKey>().unwrap().to_string(), short);
+        }
+        for wrong in [
+            "",
+            "-t",
+            "-t 10.0.0.185",
+            "-t 10.0.0.185:65536",
+            "-t 2001:db8::1:80",
+            "-t [fe80::1%1]:80",
+            "-f 0",
+            "-f -1",
+            "-f 4294967296",
+            "-f 1 -4",
+            "-x 10.0.0.185:80",
+            "--protocol 65536 10.0.0.185:80",
+            "-t 10.0.0.185:80 more",
+        ] {
+            assert!(wrong.parse::<ServiceKey>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn destinations_have_no_scope() {
+        assert!("172.17.0.3:80".parse::<DestinationKey>().is_ok());
+        for wrong in ["172.17.0.3", "[fe80::1%2]:80", ":80", "::1:80"] {
+            assert!(wrong.parse::<DestinationKey>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn keys_order_by_family_and_address() {
+        let mut keys: Vec<ServiceKey> = ["-f 1", "-u 10.0.0.1:1", "-t 10.0.0.2:1", "-t 10.0.0.1:2"]
+            .map(|text| text.parse().unwrap())
+            .into();
+        keys.sort();
+        let sorted: Vec<String> = keys.iter().map(ToString::to_string).collect();
+        assert_eq!(sorted, ["-t 10.0.0.1:2", "-t 10.0.0.2:1", "-u 10.0.0.1:1", "-f 1"]);
+    }
+}

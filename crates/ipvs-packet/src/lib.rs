@@ -1,4 +1,147 @@
 //! Linux IPVS (IP Virtual Server) generic netlink messages, typed and lossless.
+//!
+//! IPVS is the kernel's load balancer for TCP, UDP and SCTP. Programs control it by messages of the
+//! generic netlink family `IPVS`. This crate turns those messages into Rust values and back. It is
+//! pure: no socket, no async, no unsafe code, so that it goes with every socket and runs in every
+//! test.
+//!
+//! ```
+//! use ipvs_packet::{Destination, Reply, Request, Service, ServiceKey, Weight};
+//! use netlink_packet_core::Emitable;
+//!
+//! // ipvsadm -A -t 10.0.0.185:80
+//! let key: ServiceKey = "-t 10.0.0.185:80".parse()?;
+//! let add_service = Request::NewService(Service::new(key));
+//!
+//! // ipvsadm -a -t 10.0.0.185:80 -r 172.17.0.3:80 -m -w 3
+//! let mut destination = Destination::new("172.17.0.3:80".parse()?);
+//! destination.weight = Weight::new(3)?;
+//! let add_destination = Request::NewDestination(key, destination);
+//!
+//! // What goes behind the netlink and generic netlink headers.
+//! let mut payload = vec![0; add_service.buffer_len()];
+//! add_service.emit(&mut payload);
+//! assert_eq!(Request::parse(add_service.command(), &payload)?, add_service);
+//! # let _ = add_destination;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The protocol on one screen
+//!
+//! A message is a netlink header (16 bytes), a generic netlink header (4 bytes: the command, the
+//! family's version, two of padding) and attributes. The family's number differs from boot to boot;
+//! the generic netlink controller tells it for the name [`FAMILY_NAME`]. An attribute is `{u16
+//! length, u16 number, value}`, padded to four bytes, and a value can be a nest of attributes.
+//!
+//! | command | request | kernel's answer |
+//! |---|---|---|
+//! | `NEW_SERVICE`, `SET_SERVICE` | [`Request::NewService`], [`Request::SetService`]: a whole [`Service`] | acknowledgement |
+//! | `DEL_SERVICE` | [`Request::DeleteService`]: a [`ServiceKey`] | acknowledgement |
+//! | `GET_SERVICE` | [`Request::GetService`]: a key; [`Request::ListServices`]: nothing, as a dump | [`Reply::Service`] under the number of `NEW_SERVICE` |
+//! | `NEW_DEST`, `SET_DEST` | [`Request::NewDestination`], [`Request::SetDestination`]: a key and a whole [`Destination`] | acknowledgement |
+//! | `DEL_DEST` | [`Request::DeleteDestination`]: a key and a [`DestinationKey`] | acknowledgement |
+//! | `GET_DEST` | [`Request::ListDestinations`]: a key, as a dump | [`Reply::Destination`] under the number of `NEW_DEST` |
+//! | `NEW_DAEMON` | [`Request::NewDaemon`]: a [`SyncDaemon`] | acknowledgement |
+//! | `DEL_DAEMON` | [`Request::DeleteDaemon`]: a [`DaemonRole`] | acknowledgement |
+//! | `GET_DAEMON` | [`Request::ListDaemons`]: nothing, as a dump | [`Reply::Daemon`] under the number of `NEW_DAEMON` |
+//! | `SET_CONFIG` | [`Request::SetTimeouts`]: [`Timeouts`] | acknowledgement |
+//! | `GET_CONFIG` | [`Request::GetTimeouts`]: nothing | [`Reply::Timeouts`] under the number of `SET_CONFIG` |
+//! | `GET_INFO` | [`Request::GetInfo`]: nothing | [`Reply::Info`] under the number of `SET_INFO` |
+//! | `ZERO` | [`Request::Zero`]: a key or nothing | acknowledgement |
+//! | `FLUSH` | [`Request::Flush`]: nothing | acknowledgement |
+//!
+//! An acknowledgement or an error is a message of netlink's own, as is the end of a dump. A reply
+//! carries its request's sequence number and nothing else that tells what it answers: a destination
+//! does not say of which service it is.
+//!
+//! Every command, the reading ones too, needs `CAP_NET_ADMIN` in the initial user namespace. The
+//! table is that of the network namespace in which the socket was made. There are no events: the
+//! family has no multicast group.
+//!
+//! # What is settings and what is state
+//!
+//! [`Service`], [`Destination`] and [`SyncDaemon`] are what a request carries: identity and settings.
+//! They compare by these alone. [`ServiceEntry`], [`DestinationEntry`] and [`DaemonEntry`] are what the
+//! kernel reports: the same, and [`Statistics`], counts of connections, and [`UnknownAttributes`].
+//!
+//! Open sets are open here: [`SchedulerName`] takes any name, since schedulers are modules, and
+//! [`ForwardMethod`], [`Protocol`], [`TunnelType`], [`DaemonRole`] and the flags keep any number, since
+//! the kernel stores and echoes it. What the kernel or the wire cannot hold is refused when a value is
+//! made, with the rule in the text ([`InvalidValue`]): a weight above `i32::MAX`, a name of more than 15
+//! bytes, GUE without a port, a netmask of the wrong family.
+//!
+//! # Traps of byte order
+//!
+//! - Attributes are in the machine's byte order, but ports of services, of destinations and of tunnels
+//!   are in network order, and the port of a sync daemon is not.
+//! - The netmask of an IPv4 service is a mask in network order, that of an IPv6 service a prefix
+//!   length in the machine's order. [`Netmask`] is both.
+//! - The firewall mark and the two words of the flags are in the machine's order.
+//! - An address takes 16 bytes whatever its family; IPv4 stands in the first four. Only the sibling
+//!   attribute with the family says which it is, and in a destination of a kernel before 3.18 only the
+//!   service does.
+//! - In `GET_INFO`'s reply the numbers 1 and 2 mean other things than everywhere else, so that nothing
+//!   can be read without the command.
+//!
+//! # What can be relied on
+//!
+//! - Values survive: what was written is read as the same, unknown attributes included.
+//! - Any bytes are read or refused, without a panic, an endless loop, or an allocation beyond their
+//!   size, and what was read is read as the same again when it was written.
+//! - Requests are byte for byte those of ipvsadm 1.31 for the same command line, less what it sends
+//!   in vain: captures from kernels are part of the tests.
+//! - Attributes that a newer kernel adds are kept ([`UnknownAttributes`]), as are commands
+//!   ([`Reply::Other`]). `NLA_F_NESTED` is set on the nests of requests, as libnl does, and is read
+//!   either way. Padding attributes before 64-bit numbers are skipped. Numbers that are longer than
+//!   known are read by their first bytes. Where a value is twice, the last one counts.
+//! - An error says where: `IPVS message NEW_SERVICE: IPVS_SVC_ATTR_TIMEOUT at byte 56: too short: 2
+//!   bytes where 4 are needed` ([`ParseError`]).
+//! - Writing into a caller's buffer allocates nothing, nor does reading an entry without unknown
+//!   attributes.
+//!
+//! # What it does not do
+//!
+//! It opens no socket and resolves no family; crate ipvs-client does. It does not judge whether a
+//! service makes sense (port 0 without persistence, say, or one-packet scheduling of TCP, which the
+//! kernel takes without complaint); crate lvs does. It does not speak the older `setsockopt` interface,
+//! nor read connections, which the kernel shows in `/proc/net/ip_vs_conn` only.
+//!
+//! # Features
+//!
+//! - `serde`: readable forms, the same from version to version. Keys are ipvsadm's notation
+//!   (`-t 10.0.0.185:80`, `172.17.0.3:80`), schedulers, engines and interfaces their names, versions
+//!   `1.2.1`. Words stand for what has one: forwarding is `masquerade`, `local`, `tunnel`, `direct` or
+//!   `bypass`, a tunnel's type `ipip`, `gue` or `gre`, a daemon's role `master` or `backup`; anything
+//!   else is its number. Flags are a list of words (`persistent`, `one-packet`, `flag-1`, `flag-2`,
+//!   `flag-3`, and read but not written `sh-fallback`, `sh-port`, `mh-fallback`, `mh-port`; of a tunnel
+//!   `checksum`, `remote-checksum`) and one number for the bits that have none. A netmask is a mask for
+//!   IPv4 and a number for IPv6. Unknown attributes are lists of level, number and hexadecimal bytes.
+//!   What has its default may be left out, fields that do not exist are refused, and so is what a
+//!   constructor refuses. The formats must be self-describing (JSON, YAML, TOML).
+//!
+#![cfg_attr(
+    feature = "serde",
+    doc = r##"
+  ```
+  use ipvs_packet::{Destination, ForwardMethod, Service, ServiceFlags};
+
+  let service: Service = serde_json::from_str(
+      r#"{"key": "-t 10.0.0.185:80", "scheduler": "sh", "flags": ["sh-port"]}"#,
+  )?;
+  assert_eq!(service.flags, ServiceFlags::SH_PORT);
+
+  let mut destination = Destination::new("172.17.0.3:80".parse()?);
+  destination.forward = ForwardMethod::DIRECT_ROUTE;
+  assert_eq!(
+      serde_json::to_string(&destination)?,
+      r#"{"key":"172.17.0.3:80","forward":"direct","weight":1}"#,
+  );
+  # Ok::<(), Box<dyn std::error::Error>>(())
+  ```
+"##
+)]
+//! - `proptest`: module `strategy`, which makes every value of this crate for the property tests of
+//!   what stands on it.
 
 #![forbid(unsafe_code)]
 

@@ -186,3 +186,37 @@ name! {
     },
     "must not be \".\" or \"..\" nor hold a slash, a colon or white space";
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_c_limits() {
+        assert_eq!(SchedulerName::new("0123456789abcde").unwrap().as_str(), "0123456789abcde");
+        for wrong in ["", "0123456789abcdef", "r\0r", "\0"] {
+            let error = SchedulerName::new(wrong).unwrap_err();
+            assert_eq!(error.rule(), RULE, "{wrong:?}");
+            assert_eq!(error.to_string(), format!("scheduler {wrong:?} {RULE}"));
+            assert!(EngineName::new(wrong).is_err() && InterfaceName::new(wrong).is_err());
+        }
+    }
+
+    #[test]
+    fn names_of_interfaces_are_the_kernels() {
+        assert!(InterfaceName::new("eth0.100@x").is_ok());
+        for wrong in [".", "..", "a/b", "a:b", "a b", "a\tb"] {
+            assert!(InterfaceName::new(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn constants_are_all_different() {
+        let mut names = SchedulerName::ALL.to_vec();
+        names.sort();
+        names.dedup();
+        // The thirteen of ipvsadm, twos, and none.
+        assert_eq!(names.len(), 15);
+        assert_eq!(&SchedulerName::WLC, "wlc");
+    }
+}

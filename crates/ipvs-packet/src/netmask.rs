@@ -156,3 +156,35 @@ impl fmt::Display for Ipv6Prefix {
         self.0.fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_have_limits() {
+        let prefix = Netmask::prefix;
+        assert_eq!(prefix(AddressFamily::Ipv4, 24).unwrap().to_string(), "255.255.255.0");
+        assert_eq!(prefix(AddressFamily::Ipv4, 0).unwrap().to_string(), "0.0.0.0");
+        assert_eq!(prefix(AddressFamily::Ipv4, 32), Ok(Netmask::host(AddressFamily::Ipv4)));
+        assert_eq!(prefix(AddressFamily::Ipv6, 128), Ok(Netmask::host(AddressFamily::Ipv6)));
+        assert_eq!(prefix(AddressFamily::Ipv4, 33).unwrap_err().rule(), IPV4_RULE);
+        for wrong in [0, 129, 255] {
+            assert_eq!(prefix(AddressFamily::Ipv6, wrong).unwrap_err().rule(), IPV6_RULE);
+        }
+    }
+
+    #[test]
+    fn both_spellings_are_read() {
+        let read = Netmask::from_text;
+        assert_eq!(read(AddressFamily::Ipv4, "24"), read(AddressFamily::Ipv4, "255.255.255.0"));
+        assert_eq!(read(AddressFamily::Ipv6, "64").unwrap().prefix_length(), Some(64));
+        assert_eq!(read(AddressFamily::Ipv4, "255.0.255.0").unwrap().prefix_length(), None);
+        for wrong in ["", "33", "255.255.255", "-1", "256"] {
+            assert!(read(AddressFamily::Ipv4, wrong).is_err(), "{wrong:?}");
+        }
+        for wrong in ["", "0", "129", "255.0.0.0", "ffff::"] {
+            assert!(read(AddressFamily::Ipv6, wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -281,3 +281,27 @@ impl Default for ServiceFlags {
         Self::empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn a_netmask_is_of_the_services_family() {
+        let mut service = Service::new("-t [2001:db8::1]:80".parse().unwrap());
+        let error = service.set_netmask("255.0.0.0".parse().unwrap()).unwrap_err();
+        assert_eq!(error.rule(), "must be of the service's address family");
+        service.set_netmask("64".parse().unwrap()).unwrap();
+        assert_eq!(service.netmask().prefix_length(), Some(64));
+    }
+
+    #[test]
+    fn hashed_makes_no_difference() {
+        let flags = [ServiceFlags::empty(), ServiceFlags::HASHED];
+        assert_eq!(flags[0], flags[1]);
+        assert_eq!(HashSet::from(flags).len(), 1);
+        assert_ne!(ServiceFlags::from_bits_retain(0x40), ServiceFlags::empty());
+    }
+}

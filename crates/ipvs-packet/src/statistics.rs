@@ -8,6 +8,10 @@ use crate::{
     },
 };
 
+/// The kernel's order, which is that of the numbers without a gap.
+const NUMBERS: [u16; 10] =
+    [CONNS, INPKTS, OUTPKTS, INBYTES, OUTBYTES, CPS, INPPS, OUTPPS, INBPS, OUTBPS];
+
 /// Counters since the service or destination was made or zeroed, and rates.
 ///
 /// 64 bits wide (`IPVS_SVC_ATTR_STATS64`, `IPVS_DEST_ATTR_STATS64`, since Linux 4.1); from an older
@@ -51,27 +55,21 @@ impl Statistics {
         unknown: &mut UnknownAttributes,
     ) -> Result<Self, ParseError> {
         let level = if wide { Level::Statistics64 } else { Level::Statistics };
-        let mut statistics = Self::default();
+        let mut values = [0; NUMBERS.len()];
         for attribute in nest.nested(Space::Statistics) {
             let attribute = attribute?;
-            // In the 32-bit nest the byte counters alone are 64 bits wide.
-            let number = |wide| if wide { attribute.u64() } else { attribute.u32().map(u64::from) };
             match attribute.number {
-                CONNS => statistics.connections = number(wide)?,
-                INPKTS => statistics.incoming_packets = number(wide)?,
-                OUTPKTS => statistics.outgoing_packets = number(wide)?,
-                INBYTES => statistics.incoming_bytes = number(true)?,
-                OUTBYTES => statistics.outgoing_bytes = number(true)?,
-                CPS => statistics.connection_rate = number(wide)?,
-                INPPS => statistics.incoming_packet_rate = number(wide)?,
-                OUTPPS => statistics.outgoing_packet_rate = number(wide)?,
-                INBPS => statistics.incoming_byte_rate = number(wide)?,
-                OUTBPS => statistics.outgoing_byte_rate = number(wide)?,
+                number @ CONNS..=OUTBPS => {
+                    // In the 32-bit nest the byte counters alone are 64 bits wide.
+                    let is_wide = wide || matches!(number, INBYTES | OUTBYTES);
+                    values[usize::from(number - CONNS)] =
+                        if is_wide { attribute.u64()? } else { attribute.u32()?.into() };
+                }
                 PAD => {}
                 _ => unknown.keep(level, &attribute)?,
             }
         }
-        Ok(statistics)
+        Ok(Self::of_values(values))
     }
 
     /// Writes both nests, as the kernel does: first the low 32 bits, then all 64.
@@ -100,18 +98,47 @@ impl Statistics {
         });
     }
 
-    fn numbered(&self) -> [(u16, u64); 10] {
-        [
-            (CONNS, self.connections),
-            (INPKTS, self.incoming_packets),
-            (OUTPKTS, self.outgoing_packets),
-            (INBYTES, self.incoming_bytes),
-            (OUTBYTES, self.outgoing_bytes),
-            (CPS, self.connection_rate),
-            (INPPS, self.incoming_packet_rate),
-            (OUTPPS, self.outgoing_packet_rate),
-            (INBPS, self.incoming_byte_rate),
-            (OUTBPS, self.outgoing_byte_rate),
-        ]
+    /// Numbers and values in the kernel's order.
+    fn numbered(&self) -> impl Iterator<Item = (u16, u64)> {
+        let values = [
+            self.connections,
+            self.incoming_packets,
+            self.outgoing_packets,
+            self.incoming_bytes,
+            self.outgoing_bytes,
+            self.connection_rate,
+            self.incoming_packet_rate,
+            self.outgoing_packet_rate,
+            self.incoming_byte_rate,
+            self.outgoing_byte_rate,
+        ];
+        NUMBERS.into_iter().zip(values)
+    }
+
+    fn of_values(values: [u64; NUMBERS.len()]) -> Self {
+        let [
+            connections,
+            incoming_packets,
+            outgoing_packets,
+            incoming_bytes,
+            outgoing_bytes,
+            connection_rate,
+            incoming_packet_rate,
+            outgoing_packet_rate,
+            incoming_byte_rate,
+            outgoing_byte_rate,
+        ] = values;
+        Self {
+            connections,
+            incoming_packets,
+            outgoing_packets,
+            incoming_bytes,
+            outgoing_bytes,
+            connection_rate,
+            incoming_packet_rate,
+            outgoing_packet_rate,
+            incoming_byte_rate,
+            outgoing_byte_rate,
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! holds unknown attributes. A test binary of its own, since it counts what the whole process
 //! allocates.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, clippy::unwrap_used)]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},

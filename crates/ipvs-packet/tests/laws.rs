@@ -9,7 +9,7 @@ use proptest::{collection::vec, prelude::*};
 
 fn config() -> ProptestConfig {
     // Miri is some hundred times slower, and may not write files.
-    let cases = if cfg!(miri) { 12 } else { 2000 };
+    let cases = if cfg!(miri) { 4 } else { 2000 };
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 

@@ -1,0 +1,167 @@
+//! Kube-proxy's IPVS mode by hand, by direct routing: the pods answer their clients themselves.
+//!
+//! It begins where the NAT walkthrough ends: two pods behind a virtual service. Each pod then gets
+//! the virtual address too, on a dummy link that is moved into its namespace, and the service is made
+//! again with direct-routed real servers. IPVS now only sends the client's packets on, unchanged, to
+//! the pod's link-layer address.
+//!
+//! ```sh
+//! cargo run --example dr_mode
+//! ```
+//!
+//! It needs neither root nor IPVS in the kernel: see the package `guest`.
+
+use std::{
+    error::Error,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use examples::{Options, WebServer, command, fetch, heading, ipvsadm};
+use lvs::{
+    RealServer, Table, VirtualService,
+    client::{Client, packet::ServiceKey},
+};
+use netns_link::{Address, NetNs, RealServerArp};
+use testbed::DockerHost;
+
+/// The documented DR walkthrough of kube-proxy's IPVS mode, against a real kernel.
+#[derive(Parser)]
+struct Arguments {
+    #[command(flatten)]
+    options: Options,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let Arguments { options } = examples::start();
+    walkthrough(&options)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
+    let (family, address) = options.addresses();
+
+    heading("Where the NAT walkthrough ends: two pods behind a virtual service");
+    let host = DockerHost::new(family).await?;
+    let pods = [host.container("pod1", 3).await?, host.container("pod2", 4).await?];
+    let container = host.container("client", 5).await?;
+    let mut servers = Vec::new();
+    for pod in &pods {
+        let server = WebServer::start(pod, options.nginx).await?;
+        let at = SocketAddr::new(pod.address(), 80);
+        println!("{} at {at}, process {}", pod.name(), server.pid());
+        servers.push(server);
+    }
+    let dummy = host.links().create_dummy("dummy0").await?;
+    host.links().add_address(&dummy, Address::host(address.ip()).nodad()).await?;
+    host.links().up(&dummy).await?;
+    host.forward()?;
+
+    let ipvs = Client::connect_in(host.namespace()).await?;
+    let by_nat = VirtualService::tcp(address)
+        .scheduler(&options.scheduler)
+        .real_servers(
+            options
+                .weighted(&pods)
+                .map(|(pod, weight)| RealServer::nat((pod.address(), 80).into()).weight(weight)),
+        )
+        .build()?;
+    by_nat.apply(&ipvs).await?;
+    command("ipvsadm -L -n");
+    print!("{}", Table::read(&ipvs).await?);
+
+    heading("The virtual address in each pod, too");
+    for (pod, server) in pods.iter().zip(&servers) {
+        // The pod's namespace, by one of its processes, gets the name that `ip netns` wants.
+        let (name, pid) = (pod.name(), server.pid());
+        command(format_args!("ln -s /proc/{pid}/ns/net /var/run/netns/{name}"));
+        let namespace = NetNs::from_pid(pid)?;
+        namespace.attach(name)?;
+
+        // Pods and clients share a bridge, on which everybody would now answer "that is me" to the
+        // question for the virtual address. The walkthrough's text leaves it out: a pod must answer
+        // only for the addresses of the link on which it is asked, and never ask in the name of the
+        // virtual address. IPv6 has no ARP; there `nodad` keeps the pods from claiming the address.
+        if !options.ipv6 {
+            command(format_args!("ip netns exec {name} sysctl -w net.ipv4.conf.all.arp_ignore=1"));
+            command(format_args!(
+                "ip netns exec {name} sysctl -w net.ipv4.conf.all.arp_announce=2"
+            ));
+            let _ = RealServerArp::apply(&namespace)?;
+        }
+
+        command("ip link add dummy1 type dummy");
+        let dummy = host.links().create_dummy("dummy1").await?;
+        command(format_args!("ip link set dummy1 netns {name}"));
+        host.links().move_to(&dummy, &namespace).await?;
+        let dummy = pod.links().find("dummy1").await?.ok_or("dummy1 did not arrive")?;
+        command(format_args!("ip netns exec {name} ip addr add {} dev dummy1", address.ip()));
+        pod.links().add_address(&dummy, Address::host(address.ip()).nodad()).await?;
+        command(format_args!("ip netns exec {name} ip link set dummy1 up"));
+        pod.links().up(&dummy).await?;
+    }
+
+    heading("The service again, with direct-routed real servers");
+    command(format_args!("ipvsadm -D {}", by_nat.key()));
+    by_nat.remove(&ipvs).await?;
+    let direct = VirtualService::tcp(address)
+        .scheduler(&options.scheduler)
+        .real_servers(
+            options
+                .weighted(&pods)
+                .map(|(pod, weight)| RealServer::direct(pod.address()).weight(weight)),
+        )
+        .build()?;
+    for change in direct.apply(&ipvs).await? {
+        command(ipvsadm(&change));
+    }
+    command("ipvsadm -L -n");
+    print!("{}", Table::read(&ipvs).await?);
+
+    heading("The page, fetched from the container");
+    for &client in &options.client {
+        fetch(client, container.namespace(), address, options.times, &pods).await?;
+    }
+    println!(
+        "(From the host it does not work: its packets come from the virtual address, and a pod"
+    );
+    println!("does not believe packets that come from an address of its own.)");
+
+    heading("The replies did not pass the director");
+    command(format_args!("ipvsadm -L -n --stats {}", direct.key()));
+    show_packets(&ipvs, direct.key()).await?;
+
+    heading("Everything away again");
+    command(format_args!("ipvsadm -D {}", direct.key()));
+    direct.remove(&ipvs).await?;
+    command("ip link del dummy0");
+    host.links().delete_dummy("dummy0").await?;
+    for pod in &pods {
+        command(format_args!("ip netns exec {} ip link del dummy1", pod.name()));
+        pod.links().delete_dummy("dummy1").await?;
+        command(format_args!("rm /var/run/netns/{}", pod.name()));
+        NetNs::delete(pod.name())?;
+    }
+    Ok(())
+}
+
+/// Waits for the kernel to add up its counters, which it does every two seconds, and shows the
+/// service's packets in both directions.
+async fn show_packets(ipvs: &Client, service: &ServiceKey) -> Result<(), Box<dyn Error>> {
+    let until = Instant::now() + Duration::from_secs(10);
+    let statistics = loop {
+        let statistics = ipvs.service(service).await?.statistics;
+        if statistics.incoming_packets > 0 || Instant::now() > until {
+            break statistics;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    println!("connections {}", statistics.connections);
+    println!("packets from clients {}", statistics.incoming_packets);
+    println!("packets to clients {}", statistics.outgoing_packets);
+    if statistics.incoming_packets == 0 || statistics.outgoing_packets != 0 {
+        return Err("the packets were to go one way only".into());
+    }
+    Ok(())
+}
