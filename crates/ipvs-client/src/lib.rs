@@ -30,6 +30,12 @@
 //! - [`Client::modify_service`], [`Client::modify_destination`]: a change of one setting that leaves
 //!   the others as they are. The kernel's own update takes away what it is not told.
 //! - [`Client::upsert_service`], [`Client::upsert_destination`].
+//! - [`Client::watch`]: what changes and how much traffic there is, from one look at the table to the
+//!   next, since IPVS tells of nothing by itself.
+//! - What the kernel tells in /proc only, read in the client's own network namespace:
+//!   [`Client::connections`], [`Client::totals`] and [`Client::cpu_totals`], and the settings
+//!   `net.ipv4.vs.*` by [`Client::sysctl`], [`Client::set_sysctl`], [`Client::sysctls`] and
+//!   [`Client::set_kube_proxy_sysctls`]. These are not async, but [`Connections::stream`] is.
 //!
 //! The messages are those of [`ipvs_packet`], here as [`packet`].
 //!

@@ -42,7 +42,7 @@ impl Namespace {
             Error::file(
                 operation,
                 ErrorKind::Os,
-                "/proc was not there to hold its namespace",
+                "the client knows no network namespace: /proc was not mounted when it was connected",
                 error,
             )
         })?;

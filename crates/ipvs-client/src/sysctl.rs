@@ -123,13 +123,14 @@ sysctls! {
     /// Whether packets go to where they were addressed if that is not local and no destination is
     /// there (for transparent caches); off by default.
     CACHE_BYPASS: bool = "cache_bypass", None, None, "0 or 1", |_| true;
-    /// How full the connection table gets before it grows, as a power of two: -8 to 8, by default
-    /// -4, that is 2^4 buckets for a connection. Since Linux 7.1.
+    /// How full the connection table gets before it grows, as a power of two: -8 to 8. By default -4,
+    /// which is 2^4 buckets for a connection; in network namespaces other than the initial one -2.
+    /// Since Linux 7.1.
     CONN_LFACTOR: i32 = "conn_lfactor", Some((7, 1)), None, "-8 to 8", |value| {
         (-8..=8).contains(value)
     };
-    /// How many connections there may be: by default 2^30. Since Linux 7.2.
-    CONN_MAX: u64 = "conn_max", Some((7, 2)), None, "a number of connections", |_| true;
+    /// How many connections there may be: 0 to 2^30, by default 2^30. Since Linux 7.2.
+    CONN_MAX: u64 = "conn_max", Some((7, 2)), None, "0 to 1073741824", |&value| value <= 1 << 30;
     /// What becomes of a new connection with the address and port of an old one that is still in
     /// the table: 0, it goes where the old one went; 1 (the default), it is scheduled anew where
     /// that is safe (in `TIME_WAIT`, or if the destination is gone); 2 or 3, also in `FIN_WAIT`,
@@ -144,8 +145,8 @@ sysctls! {
     /// stateful or rewrite sources (`MASQUERADE`) need it; off by default, and slower.
     CONNTRACK: bool = "conntrack", None, Some("a kernel built with CONFIG_IP_VS_NFCT"),
         "0 or 1", |_| true;
-    /// How much the kernel logs: 0 (the default, little) to 12 and more. Read-only but in the
-    /// initial network namespace.
+    /// How much the kernel logs: 0 (the default, little) to 12 and more. One for all network
+    /// namespaces; in newer kernels, read-only but in the initial one.
     DEBUG_LEVEL: i32 = "debug_level", None, Some("a kernel built with CONFIG_IP_VS_DEBUG"),
         "0 to 2147483647", |&value| value >= 0;
     /// When unfinished connections are dropped at random against a flood of SYN; off by default.
@@ -198,8 +199,8 @@ sysctls! {
     SLOPPY_TCP: bool = "sloppy_tcp", Some((3, 11)), None, "0 or 1", |_| true;
     /// Whether answers of real servers are routed as if the director had sent them; on by default.
     SNAT_REROUTE: bool = "snat_reroute", None, None, "0 or 1", |_| true;
-    /// How full the table of services gets before it grows, as a power of two: -8 to 8, by default
-    /// -3. Since Linux 7.1.
+    /// How full the table of services gets before it grows, as a power of two: -8 to 8. By default
+    /// -3, in network namespaces other than the initial one -2. Since Linux 7.1.
     SVC_LFACTOR: i32 = "svc_lfactor", Some((7, 1)), None, "-8 to 8", |value| {
         (-8..=8).contains(value)
     };

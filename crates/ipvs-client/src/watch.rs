@@ -346,6 +346,9 @@ mod polling {
         ///
         /// Snapshots of a large table take time and memory: two are held while they are compared.
         ///
+        /// On other runtimes, and with the blocking client, compare snapshots yourself by
+        /// [`Differences::between`].
+        ///
         /// # Panics
         ///
         /// Outside of a tokio runtime with time enabled.
