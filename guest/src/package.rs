@@ -26,8 +26,8 @@ const LIBRARY: &str = "libc6";
 /// How the packages of kernels for virtual machines are named, around the kernel's release.
 const IMAGE: &str = "linux-image-";
 const CLOUD: &str = "-cloud-amd64";
-/// From 7.2 on the kernel and its modules are in packages of their own.
-const IMAGE_PARTS: [&str; 2] = ["linux-binary-", "linux-modules-"];
+/// From 7.2 on the kernel, its modules and their list are in packages of their own.
+const IMAGE_PARTS: [&str; 3] = ["linux-binary-", "linux-modules-", "linux-base-"];
 /// Where they have the modules: older ones in the second.
 const MODULES: [&str; 2] = ["usr/lib/modules", "lib/modules"];
 /// The keys of Debian's archive.
