@@ -40,7 +40,7 @@ pub enum Error {
         /// How many threads there were.
         count: usize,
     },
-    /// There is no User-Mode Linux to be had on this machine.
+    /// There is no kernel for a guest to be had on this machine.
     NoKernel {
         /// Why not.
         reason: String,
@@ -164,11 +164,11 @@ impl fmt::Display for Error {
                  user-mode-linux without root"
             ),
             Self::Fetch { command, words } => {
-                write!(f, "cannot fetch the package user-mode-linux: {command} said:\n{words}")
+                write!(f, "cannot fetch the package of a kernel: {command} said:\n{words}")
             }
             Self::Cache { path, reason } => write!(
                 f,
-                "{} cannot hold the package user-mode-linux: {reason}: set LVS_GUEST_CACHE to a \
+                "{} cannot hold the package of a kernel: {reason}: set LVS_GUEST_CACHE to a \
                  directory that can",
                 path.display()
             ),

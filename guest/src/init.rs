@@ -4,15 +4,18 @@
 //! Nothing that is installed is needed in the guest.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, ChildStdin, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -26,8 +29,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{self, AccessFlags, Pid};
 
 use crate::error::{Context, Error};
-use crate::job::{Command, End, Order, Report};
-use crate::modules::Modules;
+use crate::job::{Command, End, Files, Order, Report};
+use crate::modules::{self, Modules};
 use crate::native;
 use crate::netlink;
 
@@ -37,19 +40,30 @@ pub(crate) const JOB: &str = "lvs_guest";
 /// Directories of which the guest has its own.
 pub(crate) const HIDDEN: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
 
+/// The path of the program that QEMU's guests start with, and its modules.
+pub(crate) const FIRST_STAGE: &str = "/lvs-guest-init";
+pub(crate) const FIRST_MODULES: &str = "/modules";
+/// Where that program sees this machine's files.
+pub(crate) const HOST: &str = "/host";
+/// The name of the file system that is this machine's files.
+pub(crate) const TAG: &str = "host";
+
 /// Where the new root is put together: a directory that every Linux has.
 const SCRATCH: &str = "/proc";
 /// Init's own directory in the guest.
 const OWN: &str = "/run/lvs-guest";
 const MODPROBE: &str = "/run/lvs-guest/modprobe";
 const MODULES: &str = "/run/lvs-guest/modules";
-/// The serial lines: standard output, standard error, standard input.
-const LINES: [&str; 3] = ["/dev/ttyS0", "/dev/ttyS1", "/dev/ttyS2"];
+/// How long QEMU's lines may take to appear.
+const LINES_WAIT: Duration = Duration::from_secs(10);
 
 /// Plays init or modprobe if this process was started as that, and does not return then.
 pub(crate) fn assume_role() {
     if process::id() == 1 {
         if let Some(job) = std::env::var_os(JOB) {
+            if std::env::args_os().next().as_deref() == Some(OsStr::new(FIRST_STAGE)) {
+                first_stage(Path::new(&job));
+            }
             init(Path::new(&job));
         }
     }
@@ -83,6 +97,34 @@ fn modprobe(name: &str) -> i32 {
     }
 }
 
+/// What QEMU's guests start with: goes over to this machine's files, and to the init there.
+fn first_stage(job: &Path) -> ! {
+    let Err(error) = go_over(job);
+    eprintln!("guest: {error}");
+    turn_off();
+}
+
+fn go_over(job: &Path) -> Result<Infallible, Error> {
+    let mut modules: Vec<PathBuf> = fs::read_dir(FIRST_MODULES)
+        .context("read", FIRST_MODULES)?
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    modules.sort();
+    for module in modules {
+        modules::insert(&module).context("load", module.display())?;
+    }
+    let none: Option<&str> = None;
+    mount_host(Path::new(HOST))?;
+    std::env::set_current_dir(HOST).context("enter", HOST)?;
+    mount(Some("."), "/", none, MsFlags::MS_MOVE, none).context("move", HOST)?;
+    unistd::chroot(".").context("change to", HOST)?;
+    std::env::set_current_dir("/").context("enter", "/")?;
+    let init = job.join("init");
+    let error = process::Command::new(&init).env_clear().env(JOB, job).exec();
+    Err(error).context("run", init.display())
+}
+
 fn init(job: &Path) -> ! {
     let report = perform(job).unwrap_or_else(|error| {
         eprintln!("guest: {error}");
@@ -92,6 +134,10 @@ fn init(job: &Path) -> ! {
     if let Err(error) = report.write(&own("job")) {
         eprintln!("guest: cannot report {report}: {error}");
     }
+    turn_off();
+}
+
+fn turn_off() -> ! {
     unistd::sync();
     let Err(error) = reboot(RebootMode::RB_POWER_OFF);
     // The kernel panics when init ends, and so the guest ends in any case.
@@ -103,7 +149,7 @@ fn perform(job: &Path) -> Result<Report, Error> {
     let order = Order::read(job)?;
     let release = native::release()?;
     let modules = order.modules.join(&release);
-    make_root(&modules, &release)?;
+    make_root(&order, &modules, &release)?;
     furnish(job, &order, &modules, &release)?;
     let directory = &order.command.directory;
     std::env::set_current_dir(directory).context("enter", directory.display())?;
@@ -111,7 +157,7 @@ fn perform(job: &Path) -> Result<Report, Error> {
 }
 
 /// Makes the guest's root, this machine's files with a layer in memory over them, and moves there.
-fn make_root(modules: &Path, release: &str) -> Result<(), Error> {
+fn make_root(order: &Order, modules: &Path, release: &str) -> Result<(), Error> {
     let scratch = Path::new(SCRATCH);
     mount_own("tmpfs", SCRATCH, Some("mode=755"))?;
     for name in ["upper", "work", "root"] {
@@ -119,7 +165,7 @@ fn make_root(modules: &Path, release: &str) -> Result<(), Error> {
         fs::create_dir(&path).context("make the directory", path.display())?;
     }
     let root = &scratch.join("root");
-    if has_layer(release) {
+    if has_layer(order, release) {
         Modules::new(modules).load("overlay").context("load the module", "overlay")?;
         let layers = format!("lowerdir=/,upperdir={SCRATCH}/upper,workdir={SCRATCH}/work");
         mount(Some("overlay"), root, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
@@ -136,8 +182,8 @@ fn make_root(modules: &Path, release: &str) -> Result<(), Error> {
 
 /// Whether the kernel can have a layer over this machine's files: up to 5.10, an overlay over hostfs
 /// loses files.
-fn has_layer(release: &str) -> bool {
-    !release.starts_with("5.")
+fn has_layer(order: &Order, release: &str) -> bool {
+    order.files == Files::Virtiofs || !release.starts_with("5.")
 }
 
 /// Makes a root in memory with this machine's directories in it, which can only be read.
@@ -178,23 +224,24 @@ fn furnish(job: &Path, order: &Order, modules: &Path, release: &str) -> Result<(
         let link = Path::new("/dev").join(link);
         symlink(format!("/proc/self/fd{target}"), &link).context("make", link.display())?;
     }
-    show(job, &own("job"), MsFlags::empty())?;
-    show(modules, Path::new(MODULES), MsFlags::MS_RDONLY)?;
+    let host = &HostFiles::new(order.files)?;
+    host.show(job, &own("job"), MsFlags::empty())?;
+    host.show(modules, Path::new(MODULES), MsFlags::MS_RDONLY)?;
     // What the guest is for. Asking for the family loads it, but not up to 5.10.
     Modules::new(MODULES).load("ip_vs").context("load the module", "ip_vs")?;
-    if has_layer(release) {
+    if has_layer(order, release) {
         // Where other programs look for them.
-        show(modules, &Path::new("/lib/modules").join(release), MsFlags::MS_RDONLY)?;
+        host.show(modules, &Path::new("/lib/modules").join(release), MsFlags::MS_RDONLY)?;
     }
     for path in &order.show {
-        show(path, path, MsFlags::MS_RDONLY)?;
+        host.show(path, path, MsFlags::MS_RDONLY)?;
     }
     for path in &order.write {
-        show(path, path, MsFlags::empty())?;
+        host.show(path, path, MsFlags::empty())?;
     }
     // The helper's directory need not be seen elsewhere.
     if let (Some(directory), Some(name)) = (order.helper.parent(), order.helper.file_name()) {
-        show(directory, &own("program"), MsFlags::MS_RDONLY)?;
+        host.show(directory, &own("program"), MsFlags::MS_RDONLY)?;
         symlink(own("program").join(name), MODPROBE).context("make", MODPROBE)?;
     }
     fs::write("/proc/sys/kernel/modprobe", MODPROBE).context("write", "kernel.modprobe")?;
@@ -208,10 +255,55 @@ fn mount_own(kind: &str, path: &str, data: Option<&str>) -> Result<(), Error> {
     mount(Some(kind), path, Some(kind), MsFlags::empty(), data).context("mount", path)
 }
 
-/// Shows one of this machine's directories in the guest.
-fn show(host: &Path, path: &Path, flags: MsFlags) -> Result<(), Error> {
-    fs::create_dir_all(path).context("make the directory", path.display())?;
-    mount(Some("hostfs"), path, Some("hostfs"), flags, Some(host)).context("mount", path.display())
+/// This machine's files, while the guest's root is furnished.
+enum HostFiles {
+    Hostfs,
+    /// All of them are to be seen here.
+    Virtiofs(PathBuf),
+}
+
+impl HostFiles {
+    fn new(files: Files) -> Result<Self, Error> {
+        if files == Files::Hostfs {
+            return Ok(Self::Hostfs);
+        }
+        let path = own("host");
+        fs::create_dir(&path).context("make the directory", path.display())?;
+        mount_host(&path)?;
+        Ok(Self::Virtiofs(path))
+    }
+
+    /// Shows one of this machine's directories in the guest.
+    fn show(&self, host: &Path, path: &Path, flags: MsFlags) -> Result<(), Error> {
+        let none: Option<&str> = None;
+        fs::create_dir_all(path).context("make the directory", path.display())?;
+        match self {
+            Self::Hostfs => mount(Some("hostfs"), path, Some("hostfs"), flags, Some(host)),
+            Self::Virtiofs(all) => {
+                let source = all.join(host.strip_prefix("/").unwrap_or(host));
+                let again = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags;
+                mount(Some(&source), path, none, MsFlags::MS_BIND, none)
+                    .and_then(|()| mount(none, path, none, again, none))
+            }
+        }
+        .context("mount", path.display())
+    }
+}
+
+impl Drop for HostFiles {
+    fn drop(&mut self) {
+        // The command is to see what is shown only.
+        if let Self::Virtiofs(path) = self {
+            let _ = umount2(path.as_path(), MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+/// Mounts all of this machine's files in a guest of QEMU.
+fn mount_host(path: &Path) -> Result<(), Error> {
+    let none: Option<&str> = None;
+    mount(Some(TAG), path, Some("virtiofs"), MsFlags::empty(), none)
+        .context("mount this machine's files at", path.display())
 }
 
 fn own(name: &str) -> PathBuf {
@@ -221,17 +313,17 @@ fn own(name: &str) -> PathBuf {
 /// Runs the command, passing on its output until it ends.
 fn run(order: &Order) -> Result<Report, Error> {
     let mut lines = [
-        serial_line(LINES[0], OpenOptions::new().write(true))?,
-        serial_line(LINES[1], OpenOptions::new().write(true))?,
+        open_line(&line_path(order.files, 0)?, OpenOptions::new().write(true))?,
+        open_line(&line_path(order.files, 1)?, OpenOptions::new().write(true))?,
     ];
     let input = if order.input {
-        Some(serial_line(LINES[2], OpenOptions::new().read(true))?)
+        Some(open_line(&line_path(order.files, 2)?, OpenOptions::new().read(true))?)
     } else {
         None
     };
     // The runner waits for this before it sends input: the line is ready for any byte now.
     let mut written = [1, 0];
-    lines[0].write_all(b"!").context("write to", LINES[0])?;
+    lines[0].write_all(b"!").context("write to", "the line of standard output")?;
 
     let mut child = match start(&order.command, order.input) {
         Ok(child) => child,
@@ -278,7 +370,7 @@ fn run(order: &Order) -> Result<Report, Error> {
             moved |= *count > before;
         }
         if let Some(end) = ended.as_ref().filter(|_| !moved) {
-            for line in &lines {
+            for line in lines.iter().filter(|line| line.is_terminal()) {
                 termios::tcdrain(line).context("empty", "a serial line")?;
             }
             return Ok(Report { end: end.clone(), written });
@@ -286,12 +378,38 @@ fn run(order: &Order) -> Result<Report, Error> {
     }
 }
 
-/// A serial line as a plain stream of bytes.
-fn serial_line(path: &str, options: &mut OpenOptions) -> Result<File, Error> {
-    let line = options.custom_flags(OFlag::O_NOCTTY.bits()).open(path).context("open", path)?;
-    let mut settings = termios::tcgetattr(&line).context("ask for the settings of", path)?;
-    termios::cfmakeraw(&mut settings);
-    termios::tcsetattr(&line, SetArg::TCSANOW, &settings).context("set", path)?;
+/// The path of a line to the runner: 0 standard output, 1 standard error, 2 standard input.
+fn line_path(files: Files, number: u8) -> Result<PathBuf, Error> {
+    if files == Files::Hostfs {
+        return Ok(format!("/dev/ttyS{number}").into());
+    }
+    // QEMU's are virtio ports, numbered from 1 within a device that may have any number. They appear
+    // some time after their driver.
+    let end = format!("p{}", number + 1);
+    let deadline = Instant::now() + LINES_WAIT;
+    loop {
+        let names = fs::read_dir("/dev").context("read", "/dev")?.flatten();
+        let mut names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        if let Some(name) = names.find(|name| name.starts_with("vport") && name.ends_with(&end)) {
+            return Ok(Path::new("/dev").join(name));
+        }
+        if Instant::now() > deadline {
+            return Err(io::Error::from(io::ErrorKind::NotFound)).context("find the port", end);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A line to the runner as a plain stream of bytes.
+fn open_line(path: &Path, options: &mut OpenOptions) -> Result<File, Error> {
+    let line =
+        options.custom_flags(OFlag::O_NOCTTY.bits()).open(path).context("open", path.display())?;
+    if line.is_terminal() {
+        let mut settings =
+            termios::tcgetattr(&line).context("ask for the settings of", path.display())?;
+        termios::cfmakeraw(&mut settings);
+        termios::tcsetattr(&line, SetArg::TCSANOW, &settings).context("set", path.display())?;
+    }
     Ok(line)
 }
 

@@ -38,6 +38,8 @@ pub(crate) struct Order {
     pub(crate) command: Command,
     /// The directory of the modules of all the package's kernel releases.
     pub(crate) modules: PathBuf,
+    /// How the guest sees this machine's files.
+    pub(crate) files: Files,
     /// Directories and files that are written straight through.
     pub(crate) write: Vec<PathBuf>,
     /// Directories that the guest would hide, and that are to be seen all the same.
@@ -47,6 +49,15 @@ pub(crate) struct Order {
     pub(crate) host_name: OsString,
     /// Standard input is passed on.
     pub(crate) input: bool,
+}
+
+/// How a guest sees this machine's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Files {
+    /// As User-Mode Linux does: any directory of the machine's can be mounted.
+    Hostfs,
+    /// As QEMU's guests do: all of them are one file system.
+    Virtiofs,
 }
 
 /// What init reports when it is done.
@@ -107,6 +118,9 @@ impl Order {
         }
         field("directory", self.command.directory.as_os_str());
         field("modules", self.modules.as_os_str());
+        if self.files == Files::Virtiofs {
+            field("virtiofs", OsStr::new(""));
+        }
         self.write.iter().for_each(|path| field("write", path.as_os_str()));
         self.show.iter().for_each(|path| field("show", path.as_os_str()));
         field("helper", self.helper.as_os_str());
@@ -128,6 +142,7 @@ impl Order {
                 directory: PathBuf::new(),
             },
             modules: PathBuf::new(),
+            files: Files::Hostfs,
             write: Vec::new(),
             show: Vec::new(),
             helper: PathBuf::new(),
@@ -149,6 +164,7 @@ impl Order {
                 }
                 b"directory" => order.command.directory = value.into(),
                 b"modules" => order.modules = value.into(),
+                b"virtiofs" => order.files = Files::Virtiofs,
                 b"write" => order.write.push(value.into()),
                 b"show" => order.show.push(value.into()),
                 b"helper" => order.helper = value.into(),
@@ -326,6 +342,7 @@ mod tests {
                 directory: "/a b".into(),
             },
             modules: "/m".into(),
+            files: Files::Virtiofs,
             write: vec!["/w".into(), "/x y".into()],
             show: vec!["/tmp/s".into()],
             helper: "/h".into(),
@@ -333,7 +350,7 @@ mod tests {
             input: true,
         };
         assert_eq!(Order::from_bytes(&order.to_bytes()), order);
-        let order = Order { input: false, ..order };
+        let order = Order { input: false, files: Files::Hostfs, ..order };
         assert_eq!(Order::from_bytes(&order.to_bytes()), order);
     }
 

@@ -72,6 +72,7 @@
 
 mod error;
 mod init;
+mod initramfs;
 mod ipvs;
 mod job;
 mod modules;
@@ -79,6 +80,8 @@ mod native;
 mod netlink;
 mod options;
 mod package;
+mod qemu;
+mod runner;
 mod supervise;
 mod uml;
 
@@ -145,7 +148,7 @@ pub fn enter(options: &Options) -> Result<Place, Error> {
     let mut words = std::env::args_os();
     let name = words.next().unwrap_or_else(|| program.clone().into_os_string());
     let command = Command::here(program.into_os_string(), name, words.collect())?;
-    uml::run(options, &command)?.exit()
+    runner::run(options, &command)?.exit()
 }
 
 /// [`enter`] with [`Options::from_env`]; prints an error to standard error and exits with its
@@ -172,7 +175,7 @@ pub fn run(
     let command = Command::here(program.clone(), program, arguments)?;
     match settle(options)? {
         Some(_) => Err(native::become_command(&command)),
-        None => uml::run(options, &command),
+        None => runner::run(options, &command),
     }
 }
 
@@ -182,7 +185,7 @@ pub fn run(
 /// [`enter`] begins with it. It is for programs that call [`run`].
 pub fn assume_role() {
     init::assume_role();
-    uml::assume_role();
+    runner::assume_role();
 }
 
 /// Prints an error to standard error and exits with its [`Error::exit_code`].

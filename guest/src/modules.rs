@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::kmod::{self, ModuleInitFlags};
@@ -11,6 +11,9 @@ use nix::kmod::{self, ModuleInitFlags};
 /// Parameters that a module is loaded with. Loaded on demand, dummy would make a link of its own,
 /// and the first one asked for would then be the second.
 const PARAMETERS: [(&str, &std::ffi::CStr); 1] = [("dummy", c"numdummies=0")];
+
+/// `MODULE_INIT_COMPRESSED_FILE`, from Linux 5.17 on: the kernel takes the module apart itself.
+const COMPRESSED: ModuleInitFlags = ModuleInitFlags::from_bits_retain(4);
 
 /// The modules of one kernel release: a directory as depmod leaves it.
 pub(crate) struct Modules {
@@ -43,31 +46,47 @@ impl Modules {
         result
     }
 
+    /// The files that loading a module takes, in order; none if it is built in.
+    pub(crate) fn files(&self, name: &str) -> io::Result<Vec<PathBuf>> {
+        let dependencies = self.read("modules.dep")?;
+        if let Some(line) = dependency_line(&dependencies, name) {
+            return Ok(files_of(line).map(|file| self.directory.join(file)).collect());
+        }
+        if built_in(&self.read("modules.builtin")?, name) {
+            return Ok(Vec::new());
+        }
+        Err(io::Error::new(io::ErrorKind::NotFound, "no such module"))
+    }
+
     fn read(&self, name: &str) -> io::Result<String> {
         fs::read_to_string(self.directory.join(name))
     }
 
-    /// A line of `modules.dep`: the file, a colon, and what it needs, the innermost last.
     fn load_line(&self, line: &str) -> io::Result<()> {
-        let (file, needs) = line.split_once(':').unwrap_or((line, ""));
-        for needed in needs.split_whitespace().rev() {
-            self.insert(needed)?;
-        }
-        self.insert(file)
+        files_of(line).try_for_each(|file| insert(&self.directory.join(file)))
     }
+}
 
-    fn insert(&self, file: &str) -> io::Result<()> {
-        let name = module_name(file);
-        let parameters = PARAMETERS
-            .iter()
-            .find_map(|(module, parameters)| same_name(name, module).then_some(*parameters))
-            .unwrap_or(c"");
-        let image = File::open(self.directory.join(file))?;
-        match kmod::finit_module(&image, parameters, ModuleInitFlags::empty()) {
-            Ok(()) | Err(Errno::EEXIST) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+/// Loads a module's file; one that is already there is a success.
+pub(crate) fn insert(path: &Path) -> io::Result<()> {
+    let file = path.to_string_lossy();
+    let name = module_name(&file);
+    let parameters = PARAMETERS
+        .iter()
+        .find_map(|(module, parameters)| same_name(name, module).then_some(*parameters))
+        .unwrap_or(c"");
+    let flags = if file.ends_with(".ko") { ModuleInitFlags::empty() } else { COMPRESSED };
+    match kmod::finit_module(&File::open(path)?, parameters, flags) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(error) => Err(error.into()),
     }
+}
+
+/// The files of a line of `modules.dep` in the order in which they are loaded. The line has the file,
+/// a colon, and what it needs, the innermost last.
+fn files_of(line: &str) -> impl Iterator<Item = &str> {
+    let (file, needs) = line.split_once(':').unwrap_or((line, ""));
+    needs.split_whitespace().rev().chain([file])
 }
 
 /// The line of `modules.dep` that is about a module.

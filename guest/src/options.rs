@@ -1,5 +1,6 @@
 use std::env;
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -65,6 +66,16 @@ pub enum Kernel {
     Uml6_12,
     /// User-Mode Linux 7.2, of Debian's next release.
     Uml7_2,
+    /// Debian 11's kernel 5.10 in QEMU.
+    Qemu5_10,
+    /// Debian 12's kernel 6.1 in QEMU.
+    Qemu6_1,
+    /// Debian 13's kernel 6.12 in QEMU.
+    Qemu6_12,
+    /// Kernel 6.18, of Debian 13's backports, in QEMU.
+    Qemu6_18,
+    /// The newest kernel of Debian 13's backports and Debian's unstable suite in QEMU.
+    QemuNewest,
 }
 
 impl Options {
@@ -146,18 +157,75 @@ impl FromStr for Choice {
 }
 
 impl Kernel {
-    const EXPECTED: &'static str = "uml, uml-5.10, uml-6.1, uml-6.12 or uml-7.2";
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Uml,
+        Self::Uml5_10,
+        Self::Uml6_1,
+        Self::Uml6_12,
+        Self::Uml7_2,
+        Self::Qemu5_10,
+        Self::Qemu6_1,
+        Self::Qemu6_12,
+        Self::Qemu6_18,
+        Self::QemuNewest,
+    ];
+    const EXPECTED: &'static str = "uml, uml-5.10, uml-6.1, uml-6.12, uml-7.2, qemu-5.10, \
+                                    qemu-6.1, qemu-6.12, qemu-6.18 or qemu-newest";
 
-    /// The suite of Debian's archive that has it, and how its release begins; `None` for the
-    /// machine's own.
-    pub(crate) fn suite(self) -> Option<(&'static str, &'static str)> {
+    /// Its name, as `LVS_GUEST_KERNEL` has it.
+    pub fn name(self) -> &'static str {
         match self {
-            Self::Uml => None,
-            Self::Uml5_10 => Some(("bullseye", "5.10.")),
-            Self::Uml6_1 => Some(("bookworm", "6.1.")),
-            Self::Uml6_12 => Some(("trixie", "6.12.")),
-            Self::Uml7_2 => Some(("forky", "7.2.")),
+            Self::Uml => "uml",
+            Self::Uml5_10 => "uml-5.10",
+            Self::Uml6_1 => "uml-6.1",
+            Self::Uml6_12 => "uml-6.12",
+            Self::Uml7_2 => "uml-7.2",
+            Self::Qemu5_10 => "qemu-5.10",
+            Self::Qemu6_1 => "qemu-6.1",
+            Self::Qemu6_12 => "qemu-6.12",
+            Self::Qemu6_18 => "qemu-6.18",
+            Self::QemuNewest => "qemu-newest",
         }
+    }
+
+    /// Whether it runs in QEMU, and not as User-Mode Linux.
+    pub(crate) fn is_qemu(self) -> bool {
+        self.name().starts_with("qemu")
+    }
+
+    /// The suites of Debian's archive that have it; none for the machine's own.
+    pub(crate) fn suites(self) -> &'static [&'static str] {
+        match self {
+            Self::Uml => &[],
+            Self::Uml5_10 => &["bullseye"],
+            Self::Uml6_1 => &["bookworm"],
+            Self::Uml6_12 => &["trixie"],
+            Self::Uml7_2 => &["forky"],
+            Self::Qemu5_10 => &["bullseye", "bullseye-security"],
+            Self::Qemu6_1 => &["bookworm", "bookworm-security"],
+            Self::Qemu6_12 => &["trixie", "trixie-security"],
+            Self::Qemu6_18 => &["trixie-backports"],
+            Self::QemuNewest => &["trixie-backports", "sid"],
+        }
+    }
+
+    /// How its release begins.
+    pub(crate) fn release(self) -> &'static str {
+        match self {
+            Self::Uml | Self::QemuNewest => "",
+            Self::Uml5_10 | Self::Qemu5_10 => "5.10.",
+            Self::Uml6_1 | Self::Qemu6_1 => "6.1.",
+            Self::Uml6_12 | Self::Qemu6_12 => "6.12.",
+            Self::Qemu6_18 => "6.18.",
+            Self::Uml7_2 => "7.2.",
+        }
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -165,14 +233,7 @@ impl FromStr for Kernel {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "uml" => Ok(Self::Uml),
-            "uml-5.10" => Ok(Self::Uml5_10),
-            "uml-6.1" => Ok(Self::Uml6_1),
-            "uml-6.12" => Ok(Self::Uml6_12),
-            "uml-7.2" => Ok(Self::Uml7_2),
-            _ => Err(Self::EXPECTED),
-        }
+        Self::ALL.into_iter().find(|kernel| kernel.name() == text).ok_or(Self::EXPECTED)
     }
 }
 

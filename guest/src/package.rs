@@ -1,4 +1,4 @@
-//! Debian's package of User-Mode Linux, had without root.
+//! Debian's packages of kernels, had without root.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
@@ -12,89 +12,179 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{self, AccessFlags, Uid};
 
 use crate::error::{Context, Error};
-use crate::options::Options;
+use crate::options::{Kernel, Options};
+use crate::qemu::{self, Machine};
+use crate::runner::Engine;
+use crate::uml::Uml;
 
-const PACKAGE: &str = "user-mode-linux";
-/// Where the package has its kernel and its modules.
-const BINARY: &str = "usr/bin/linux.uml";
-const MODULES: &str = "usr/lib/uml/modules";
+const UML: &str = "user-mode-linux";
+/// Where the package of User-Mode Linux has its kernel and its modules.
+const UML_BINARY: &str = "usr/bin/linux.uml";
+const UML_MODULES: &str = "usr/lib/uml/modules";
 /// The C library that a kernel of another release is linked with.
 const LIBRARY: &str = "libc6";
+/// How the packages of kernels for virtual machines are named, around the kernel's release.
+const IMAGE: &str = "linux-image-";
+const CLOUD: &str = "-cloud-amd64";
+/// From 7.2 on the kernel and its modules are in packages of their own.
+const IMAGE_PARTS: [&str; 2] = ["linux-binary-", "linux-modules-"];
+/// Where they have the modules: older ones in the second.
+const MODULES: [&str; 2] = ["usr/lib/modules", "lib/modules"];
 /// The keys of Debian's archive.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Where a package is fetched before it is whole.
 const PARTIAL: &str = "partial-";
-
-/// A User-Mode Linux kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Uml {
-    pub(crate) binary: PathBuf,
-    /// The directory that holds its modules, in one named by the kernel's release.
-    pub(crate) modules: PathBuf,
-    /// The directory in which it finds its program interpreter, and that of its C library, if they
-    /// are not the machine's own.
-    pub(crate) library: Option<(PathBuf, PathBuf)>,
-}
+/// Where it is unpacked there.
+const TREE: &str = "tree";
 
 /// The kernel that was asked for, that is installed, or that was fetched; fetches it otherwise.
-pub(crate) fn find(options: &Options) -> Result<Uml, Error> {
+pub(crate) fn find(options: &Options) -> Result<Engine, Error> {
     if !cfg!(target_arch = "x86_64") {
-        let reason = "User-Mode Linux runs on x86-64 only".to_owned();
+        let reason = "the guests' kernels run on x86-64 only".to_owned();
         return Err(Error::NoKernel { reason });
     }
+    if options.kernel.is_qemu() {
+        find_machine(options).map(Engine::Qemu)
+    } else {
+        find_uml(options).map(Engine::Uml)
+    }
+}
+
+fn find_uml(options: &Options) -> Result<Uml, Error> {
     if let Some(binary) = &options.uml {
         return given(binary, options.uml_modules.as_deref());
     }
-    let suite = options.kernel.suite();
-    if let Some(installed) = below(Path::new("/")).filter(|_| suite.is_none()) {
+    let suites = options.kernel.suites();
+    if let Some(installed) = below(Path::new("/")).filter(|_| suites.is_empty()) {
         return Ok(installed);
     }
     let cache = cache_directory(options)?;
-    let name = suite.map_or_else(system_name, |(suite, _)| suite.to_owned());
-    let unpacked = cache.join(format!("{PACKAGE}-{name}"));
-    if let Some(fetched) = below(&unpacked) {
-        return Ok(fetched);
+    let name = suites.first().map_or_else(system_name, |suite| (*suite).to_owned());
+    kept(&cache, &format!("{UML}-{name}"), below, |partial| {
+        let tree = fetch(partial, suites, |_| {
+            let library = (!suites.is_empty()).then_some(LIBRARY);
+            Ok([Some(UML), library].into_iter().flatten().map(str::to_owned).collect())
+        })?;
+        let Some(kernel) = below(&tree) else {
+            let reason = format!("the package {UML} has no {UML_BINARY} or no {UML_MODULES}");
+            return Err(Error::NoKernel { reason });
+        };
+        if let Some(suite) = suites.first() {
+            check_release(&kernel, suite, options.kernel.release())?;
+            use_own_library(&tree)?;
+        }
+        Ok(())
+    })
+}
+
+fn find_machine(options: &Options) -> Result<Machine, Error> {
+    let (program, file_server) = qemu::programs()?;
+    let cache = cache_directory(options)?;
+    let machine = |tree: &Path| {
+        let modules = MODULES.map(|name| tree.join(name)).into_iter().find(|path| path.is_dir())?;
+        let release = fs::read_dir(&modules).ok()?.next()?.ok()?.file_name();
+        let release = release.to_string_lossy().into_owned();
+        // From 7.2 on it is with the modules.
+        let boot = tree.join("boot").join(format!("vmlinuz-{release}"));
+        let places = [modules.join(&release).join("vmlinuz"), boot];
+        let kernel = places.into_iter().find(|path| path.is_file())?;
+        let (program, file_server, cache) = (program.clone(), file_server.clone(), cache.clone());
+        Some(Machine { kernel, release, modules, cache, program, file_server })
+    };
+    let kernel = options.kernel;
+    kept(&cache, &format!("linux-{kernel}"), &machine, |partial| {
+        let tree = fetch(partial, kernel.suites(), |apt| image_packages(apt, kernel))?;
+        let Some(machine) = machine(&tree) else {
+            let reason = format!("the package of {kernel} has no kernel or no modules");
+            return Err(Error::NoKernel { reason });
+        };
+        // Where depmod looks.
+        if !tree.join("lib").exists() {
+            symlink("usr/lib", tree.join("lib")).context("make the link", "lib")?;
+        }
+        qemu::write_module_lists(&tree, &machine.release)
+    })
+}
+
+/// What a directory of the cache has, which is filled by unpacking a package if it is not there.
+fn kept<T>(
+    cache: &Path,
+    name: &str,
+    look: impl Fn(&Path) -> Option<T>,
+    fill: impl FnOnce(&Path) -> Result<(), Error>,
+) -> Result<T, Error> {
+    let unpacked = cache.join(name);
+    if let Some(found) = look(&unpacked) {
+        return Ok(found);
     }
     let lock_path = cache.join("lock");
     let lock = File::create(&lock_path).context("make", lock_path.display())?;
     let _lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => lock,
         Err((lock, _)) => {
-            eprintln!("guest: waiting for another process that fetches the package {PACKAGE}");
+            eprintln!("guest: waiting for another process that fetches a kernel");
             Flock::lock(lock, FlockArg::LockExclusive)
                 .map_err(|(_, error)| error)
                 .context("lock", lock_path.display())?
         }
     };
-    if let Some(fetched) = below(&unpacked) {
-        return Ok(fetched);
+    if let Some(found) = look(&unpacked) {
+        return Ok(found);
     }
     // Nobody else is here: what there is was left by a run that was ended half-way. Its apt may be
     // at work still, so that the directory's name is not used again.
-    for entry in fs::read_dir(&cache).context("read", cache.display())?.flatten() {
+    for entry in fs::read_dir(cache).context("read", cache.display())?.flatten() {
         if entry.file_name().as_encoded_bytes().starts_with(PARTIAL.as_bytes()) {
             remove(&entry.path())?;
         }
     }
     let partial = cache.join(format!("{PARTIAL}{}", process::id()));
-    let result = fetch(&partial, suite.map(|(suite, _)| suite)).and_then(|()| {
-        let tree = partial.join("tree");
-        let Some(kernel) = below(&tree) else {
-            let reason = format!("the package {PACKAGE} has no {BINARY} or no {MODULES}");
-            return Err(Error::NoKernel { reason });
-        };
-        if let Some((suite, release)) = suite {
-            check_release(&kernel, suite, release)?;
-            use_own_library(&tree)?;
-        }
+    let result = fill(&partial).and_then(|()| {
+        let tree = partial.join(TREE);
         remove(&unpacked)?;
         fs::rename(&tree, &unpacked).context("rename", tree.display())
     });
     remove(&partial)?;
     result?;
-    below(&unpacked)
+    look(&unpacked)
         .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
         .context("find the kernel in", unpacked.display())
+}
+
+/// The packages of the newest kernel, among those that apt knows, whose release begins as asked.
+fn image_packages(apt: &Apt<'_>, kernel: Kernel) -> Result<Vec<String>, Error> {
+    let names = said(&mut apt.command("apt-cache", &["pkgnames", IMAGE]))?;
+    let Some(image) = newest_image(&names, kernel.release()) else {
+        let (suites, release) = (kernel.suites().join(", "), kernel.release());
+        let reason = format!("Debian's {suites} have no package {IMAGE}{release}*{CLOUD} any more");
+        return Err(Error::NoKernel { reason });
+    };
+    let description = said(&mut apt.command("apt-cache", &["show", image]))?;
+    let depends = description.lines().find_map(|line| line.strip_prefix("Depends: "));
+    let parts = depends
+        .unwrap_or_default()
+        .split(", ")
+        .filter_map(|package| package.split(' ').next())
+        .filter(|package| IMAGE_PARTS.iter().any(|part| package.starts_with(part)));
+    Ok([image].into_iter().chain(parts).map(str::to_owned).collect())
+}
+
+/// The name with the highest numbers in it: `linux-image-6.12.117+deb13-cloud-amd64`.
+fn newest_image<'a>(names: &'a str, release: &str) -> Option<&'a str> {
+    let numbers = |name: &str| -> Vec<u64> {
+        name.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
+    };
+    names
+        .lines()
+        .filter_map(|name| {
+            let version = name.strip_prefix(IMAGE)?.strip_suffix(CLOUD)?;
+            let dotted = version.starts_with(|c: char| c.is_ascii_digit())
+                && version.matches('.').count() > 1
+                && version.starts_with(release);
+            dotted.then(|| (numbers(version), name))
+        })
+        .max()
+        .map(|(_, name)| name)
 }
 
 /// The kernel that the user named.
@@ -114,7 +204,7 @@ fn given(binary: &Path, modules: Option<&Path>) -> Result<Uml, Error> {
 
 /// The kernel of a package that was unpacked in a directory.
 fn below(directory: &Path) -> Option<Uml> {
-    let (binary, modules) = (directory.join(BINARY), directory.join(MODULES));
+    let (binary, modules) = (directory.join(UML_BINARY), directory.join(UML_MODULES));
     let there = unistd::access(&binary, AccessFlags::X_OK).is_ok() && modules.is_dir();
     let own = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
         .map(|name| directory.join(name))
@@ -143,7 +233,7 @@ fn check_release(kernel: &Uml, suite: &str, release: &str) -> Result<(), Error> 
 /// name loses its leading slash, which needs no other change to the file.
 fn use_own_library(tree: &Path) -> Result<(), Error> {
     const NAME: &[u8] = b"/lib64/ld-linux-x86-64.so.2\0";
-    let binary = tree.join(BINARY);
+    let binary = tree.join(UML_BINARY);
     let mut bytes = fs::read(&binary).context("read", binary.display())?;
     let at = bytes
         .windows(NAME.len())
@@ -163,61 +253,78 @@ fn use_own_library(tree: &Path) -> Result<(), Error> {
     symlink(target, &link).context("make", link.display())
 }
 
-/// Fetches the package into a directory and unpacks it in `tree` there; if it is a suite's, with the
-/// C library of the suite.
-fn fetch(directory: &Path, suite: Option<&str>) -> Result<(), Error> {
+/// apt with a state directory of its own.
+struct Apt<'a> {
+    directory: &'a Path,
+}
+
+impl Apt<'_> {
+    fn command(&self, program: &str, words: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.arg("-c").arg(self.directory.join("apt.conf")).args(words);
+        command.current_dir(self.directory);
+        command
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<(), Error> {
+        let path = self.directory.join(name);
+        fs::write(&path, text).context("write", path.display())
+    }
+}
+
+/// Fetches the chosen packages into a directory and unpacks them in `tree` there; from Debian's
+/// suites, or without any from the machine's own sources.
+fn fetch(
+    directory: &Path,
+    suites: &[&str],
+    choose: impl FnOnce(&Apt<'_>) -> Result<Vec<String>, Error>,
+) -> Result<PathBuf, Error> {
     let started = Instant::now();
-    let of = suite.map(|suite| format!(" of Debian's {suite}")).unwrap_or_default();
-    eprintln!(
-        "guest: fetching the package {PACKAGE}{of}, a kernel with IPVS, once (about 50 MB) ..."
-    );
-    for name in ["lists/partial", "archives/partial", "tree"] {
-        let path = directory.join(name);
+    let of = if suites.is_empty() {
+        String::new()
+    } else {
+        format!(" from Debian's {}", suites.join(", "))
+    };
+    eprintln!("guest: fetching a kernel with IPVS{of}, once (about 50 MB) ...");
+    let tree = directory.join(TREE);
+    for path in [directory.join("lists/partial"), directory.join("archives/partial"), tree.clone()]
+    {
         fs::create_dir_all(&path).context("make the directory", path.display())?;
     }
-    let write = |name: &str, text: &str| {
-        let path = directory.join(name);
-        fs::write(&path, text).context("write", path.display())
-    };
-    write("status", "")?;
+    let apt = Apt { directory };
+    apt.write("status", "")?;
     let configuration = apt_configuration(directory);
-    write("apt.conf", &configuration)?;
-    let apt = |verb: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.arg("-c").arg(directory.join("apt.conf")).args(verb).current_dir(directory);
-        command
-    };
-    let mut packages = vec!["-q", "download", PACKAGE];
-    if let Some(suite) = suite {
-        packages.push(LIBRARY);
-        let addresses = said(&mut apt(&["--print-uris", "update"]))?;
-        let mirror = mirror(&addresses).ok_or_else(|| {
+    apt.write("apt.conf", &configuration)?;
+    if !suites.is_empty() {
+        let addresses = said(&mut apt.command("apt-get", &["--print-uris", "update"]))?;
+        let Some(lines) = source_lines(&addresses, suites) else {
             let reason = "this machine's apt has no source of Debian's archive".to_owned();
-            Error::NoKernel { reason }
-        })?;
-        let keys = if Path::new(KEYRING).exists() {
-            format!(" [signed-by={KEYRING}]")
-        } else {
-            String::new()
+            return Err(Error::NoKernel { reason });
         };
-        write("sources.list", &format!("deb{keys} {mirror} {suite} main\n"))?;
+        apt.write("sources.list", &lines)?;
         let sources = directory.join("sources.list");
         let sources = format!(
             "Dir::Etc::sourcelist \"{}\";\nDir::Etc::sourceparts \"/dev/null\";\n",
             sources.display()
         );
-        write("apt.conf", &(configuration + &sources))?;
+        apt.write("apt.conf", &(configuration + &sources))?;
     }
     // A failure of one of several sources need not matter. Its words do, if the package is not had.
-    let update = said(&mut apt(&["-q", "update"]));
+    let update = said(&mut apt.command("apt-get", &["-q", "update"]));
     if let Err(Error::NoKernel { .. }) = update {
-        return update.map(drop);
+        return update.map(|_| tree);
     }
-    if let Err(download) = said(&mut apt(&packages)) {
+    let download = choose(&apt).and_then(|packages| {
+        let mut words = vec!["-q", "download"];
+        words.extend(packages.iter().map(String::as_str));
+        said(&mut apt.command("apt-get", &words))
+    });
+    if let Err(download) = download {
         return Err(match (update, download) {
             (Err(Error::Fetch { words, .. }), Error::Fetch { command, words: more }) => {
                 Error::Fetch { command, words: format!("{words}\n{more}") }
             }
+            (Err(update), Error::NoKernel { .. }) => update,
             (Ok(_), Error::Fetch { words, .. }) if words.contains("Unable to locate") => {
                 Error::NoKernel { reason: format!("apt says: {words}") }
             }
@@ -227,11 +334,25 @@ fn fetch(directory: &Path, suite: Option<&str>) -> Result<(), Error> {
     for entry in fs::read_dir(directory).context("read", directory.display())?.flatten() {
         let path = entry.path();
         if path.extension() == Some(OsStr::new("deb")) {
-            said(Command::new("dpkg").arg("-x").arg(&path).arg(directory.join("tree")))?;
+            said(Command::new("dpkg").arg("-x").arg(&path).arg(&tree))?;
         }
     }
     eprintln!("guest: fetched in {:.1} s", started.elapsed().as_secs_f64());
-    Ok(())
+    Ok(tree)
+}
+
+/// apt's lines for suites of Debian's archive, at the mirrors that this machine uses.
+fn source_lines(addresses: &str, suites: &[&str]) -> Option<String> {
+    let keys =
+        if Path::new(KEYRING).exists() { format!(" [signed-by={KEYRING}]") } else { String::new() };
+    let mirror = mirror(addresses)?;
+    // A machine without updates of security gets what was in the archive's last edition.
+    let security = security_mirror(addresses);
+    let lines = suites.iter().filter_map(|suite| {
+        let mirror = if suite.ends_with("-security") { security? } else { mirror };
+        Some(format!("deb{keys} {mirror} {suite} main\n"))
+    });
+    Some(lines.collect())
 }
 
 /// The mirror that this machine uses of Debian's archive, from what apt would fetch: one has the
@@ -247,6 +368,15 @@ fn mirror(addresses: &str) -> Option<&str> {
     let updated = sources()
         .find(|(_, rest)| rest.split('/').next().is_some_and(|suite| suite.ends_with("-updates")));
     updated.or_else(|| sources().next()).map(|(mirror, _)| mirror)
+}
+
+/// The same of the archive of security updates.
+fn security_mirror(addresses: &str) -> Option<&str> {
+    addresses
+        .lines()
+        .filter_map(|line| line.strip_prefix('\'')?.split('\'').next()?.split_once("/dists/"))
+        .find(|(_, rest)| rest.split('/').next().is_some_and(|suite| suite.ends_with("-security")))
+        .map(|(mirror, _)| mirror)
 }
 
 /// What apt is told, in a file, since a list cannot be emptied on its command line. All that it
@@ -393,7 +523,22 @@ mod tests {
         assert_eq!(mirror(&all), Some("http://mirror.example/debian"));
         assert_eq!(mirror(&format!("{security}{main}")), Some("http://mirror.example/debian"));
         assert_eq!(mirror(&security), None);
+        assert_eq!(security_mirror(&all), Some("http://mirror.example/debian-security"));
+        assert_eq!(security_mirror(&main), None);
         assert_eq!(mirror("nonsense\n'/dists\n"), None);
+    }
+
+    #[test]
+    fn the_newest_kernel_has_the_highest_numbers() {
+        let names = "linux-image-6.12.90+deb13.1-cloud-amd64\nlinux-image-6.12-cloud-amd64\n\
+            linux-image-6.12.117+deb13-cloud-amd64\nlinux-image-cloud-amd64\n\
+            linux-image-6.12.118+deb13-amd64\nlinux-image-7.3.4+deb13-cloud-amd64\n\
+            linux-image-7.2.13+deb14-cloud-amd64\nlinux-image-5.10.0-46-cloud-amd64\n";
+        let newest = |release| newest_image(names, release);
+        assert_eq!(newest("6.12."), Some("linux-image-6.12.117+deb13-cloud-amd64"));
+        assert_eq!(newest("5.10."), Some("linux-image-5.10.0-46-cloud-amd64"));
+        assert_eq!(newest(""), Some("linux-image-7.3.4+deb13-cloud-amd64"));
+        assert_eq!(newest("6.18."), None);
     }
 
     #[test]

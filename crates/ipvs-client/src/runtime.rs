@@ -37,15 +37,19 @@ impl RuntimeSocket {
         async_io::Async::new(socket).map(Self::Smol)
     }
 
-    fn poll_write<T>(
+    fn poll_call<T>(
         &self,
         context: &mut Context<'_>,
+        direction: Direction,
         mut call: impl FnMut(&Socket) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         match self {
             #[cfg(feature = "tokio")]
             Self::Tokio(socket) => loop {
-                let mut guard = std::task::ready!(socket.poll_write_ready(context))?;
+                let mut guard = std::task::ready!(match direction {
+                    Direction::Receive => socket.poll_read_ready(context),
+                    Direction::Send => socket.poll_write_ready(context),
+                })?;
                 let call = |socket: &tokio::io::unix::AsyncFd<Socket>| {
                     uninterrupted(|| call(socket.get_ref()))
                 };
@@ -59,37 +63,20 @@ impl RuntimeSocket {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     result => return Poll::Ready(result),
                 }
-                std::task::ready!(socket.poll_writable(context))?;
+                std::task::ready!(match direction {
+                    Direction::Receive => socket.poll_readable(context),
+                    Direction::Send => socket.poll_writable(context),
+                })?;
             },
         }
     }
+}
 
-    fn poll_read<T>(
-        &self,
-        context: &mut Context<'_>,
-        mut call: impl FnMut(&Socket) -> io::Result<T>,
-    ) -> Poll<io::Result<T>> {
-        match self {
-            #[cfg(feature = "tokio")]
-            Self::Tokio(socket) => loop {
-                let mut guard = std::task::ready!(socket.poll_read_ready(context))?;
-                let call = |socket: &tokio::io::unix::AsyncFd<Socket>| {
-                    uninterrupted(|| call(socket.get_ref()))
-                };
-                if let Ok(result) = guard.try_io(call) {
-                    return Poll::Ready(result);
-                }
-            },
-            #[cfg(feature = "smol")]
-            Self::Smol(socket) => loop {
-                match uninterrupted(|| call(socket.get_ref())) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    result => return Poll::Ready(result),
-                }
-                std::task::ready!(socket.poll_readable(context))?;
-            },
-        }
-    }
+/// What a call does with the socket.
+#[derive(Clone, Copy)]
+enum Direction {
+    Receive,
+    Send,
 }
 
 impl AsyncSocket for RuntimeSocket {
@@ -112,7 +99,7 @@ impl AsyncSocket for RuntimeSocket {
     }
 
     fn poll_send(&self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write(context, |socket| socket.send(bytes, 0))
+        self.poll_call(context, Direction::Send, |socket| socket.send(bytes, 0))
     }
 
     fn poll_send_to(
@@ -121,7 +108,7 @@ impl AsyncSocket for RuntimeSocket {
         bytes: &[u8],
         address: &SocketAddr,
     ) -> Poll<io::Result<usize>> {
-        self.poll_write(context, |socket| socket.send_to(bytes, address, 0))
+        self.poll_call(context, Direction::Send, |socket| socket.send_to(bytes, address, 0))
     }
 
     fn poll_recv<B: BufMut>(
@@ -137,13 +124,15 @@ impl AsyncSocket for RuntimeSocket {
         context: &mut Context<'_>,
         buffer: &mut B,
     ) -> Poll<io::Result<SocketAddr>> {
-        self.poll_read(context, |socket| receive(socket, buffer, MsgFlags::empty()))
+        self.poll_call(context, Direction::Receive, |socket| {
+            receive(socket, buffer, MsgFlags::empty())
+        })
     }
 
     fn poll_recv_from_full(
         &self,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<(Vec<u8>, SocketAddr)>> {
-        self.poll_read(context, Socket::recv_from_full)
+        self.poll_call(context, Direction::Receive, Socket::recv_from_full)
     }
 }

@@ -1,0 +1,247 @@
+//! QEMU, which runs the kernels that Debian makes for real machines.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{self, Stdio};
+use std::time::Duration;
+
+use nix::unistd::{self, AccessFlags};
+
+use crate::error::{Context, Error};
+use crate::init;
+use crate::initramfs::Initramfs;
+use crate::job::Job;
+use crate::modules::Modules;
+use crate::options::Options;
+use crate::runner::Lines;
+
+/// In MiB: with less the kernel has no room for itself and its initramfs.
+pub(crate) const LEAST_MEMORY: u32 = 128;
+/// How long a guest may take until it speaks under KVM: it takes a second where KVM works.
+pub(crate) const KVM_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What both are missing if one is.
+const ADVICE: &str = "apt-get install qemu-system-x86 kmod (and virtiofsd, from Debian 13 on)";
+const PROGRAM: &str = "qemu-system-x86_64";
+/// In Debian 12 it is part of QEMU, afterwards a package of its own.
+const FILE_SERVERS: [&str; 2] = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"];
+const KVM: &str = "/dev/kvm";
+/// In the directory of packages: this boot's number, if its KVM does not work.
+const BAD_KVM: &str = "bad-kvm";
+/// In a job's directory.
+const INITRAMFS: &str = "initramfs";
+const SOCKET: &str = "files";
+/// What it takes to see this machine's files, and to speak.
+const MODULES: [&str; 3] = ["virtio_pci", "virtio_console", "virtiofs"];
+/// What takes tenths of a second at boot, and that a guest has no use for.
+const SKIPPED: &str = "load_system_certificate_list,jent_mod_init";
+
+/// A kernel, and the programs of this machine that run it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Machine {
+    pub(crate) kernel: PathBuf,
+    pub(crate) release: String,
+    /// The directory that holds its modules, in one named by the kernel's release.
+    pub(crate) modules: PathBuf,
+    /// The directory of packages.
+    pub(crate) cache: PathBuf,
+    pub(crate) program: PathBuf,
+    pub(crate) file_server: PathBuf,
+}
+
+/// What carries out the guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Accelerator {
+    /// The processor.
+    Kvm,
+    /// QEMU, translating them.
+    Tcg,
+}
+
+/// The programs that it takes, QEMU and the server of this machine's files.
+pub(crate) fn programs() -> Result<(PathBuf, PathBuf), Error> {
+    let server = FILE_SERVERS.iter().map(PathBuf::from).find(|path| is_program(path));
+    let missing = |what: &str| {
+        Err(Error::NoKernel { reason: format!("there is no {what} on this machine: {ADVICE}") })
+    };
+    match (find_program(PROGRAM), server) {
+        (None, _) => missing(PROGRAM),
+        (_, None) => missing("virtiofsd"),
+        (Some(program), Some(server)) => Ok((program, server)),
+    }
+}
+
+/// Writes `modules.dep` and its like, which packages leave to the machine that they are installed on.
+pub(crate) fn write_module_lists(tree: &Path, release: &str) -> Result<(), Error> {
+    let Some(program) = find_program("depmod") else {
+        return Err(Error::NoKernel {
+            reason: format!("there is no depmod on this machine: {ADVICE}"),
+        });
+    };
+    let output = process::Command::new(program).arg("-b").arg(tree).arg(release).output();
+    let output = output.context("run", "depmod")?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(Error::Fetch { command: "depmod".to_owned(), words });
+    }
+    Ok(())
+}
+
+impl Machine {
+    /// Writes the file system that the kernel starts with: this program, and what it takes to see
+    /// this machine's files.
+    pub(crate) fn write_initramfs(&self, helper: &Path, job: &Path) -> Result<(), Error> {
+        let path = job.join(INITRAMFS);
+        let mut archive = Initramfs::create(&path).context("make", path.display())?;
+        archive.add_program(Path::new(init::FIRST_STAGE), helper)?;
+        let directory = Path::new(init::FIRST_MODULES);
+        for directory in [directory, Path::new(init::HOST)] {
+            archive.add_directory(directory).context("write", path.display())?;
+        }
+        let modules = Modules::new(self.modules.join(&self.release));
+        let mut number = 0;
+        for name in MODULES {
+            for file in modules.files(name).context("find the module", name)? {
+                let name = file.file_name().unwrap_or_default().to_string_lossy();
+                let packed = directory.join(format!("{number:03}-{name}"));
+                let contents = fs::read(&file).context("read", file.display())?;
+                archive.add_file(&packed, &contents).context("write", path.display())?;
+                number += 1;
+            }
+        }
+        archive.finish().context("write", path.display())
+    }
+
+    /// What the launcher is told: QEMU, the server of files, and QEMU's arguments.
+    pub(crate) fn words(
+        &self,
+        job: &Job,
+        options: &Options,
+        lines: &Lines,
+        accelerator: Accelerator,
+    ) -> Vec<OsString> {
+        let mut words = vec![self.program.clone().into(), self.file_server.clone().into()];
+        words.extend(self.arguments(job.path(), options, lines, accelerator));
+        words
+    }
+
+    fn arguments(
+        &self,
+        job: &Path,
+        options: &Options,
+        lines: &Lines,
+        accelerator: Accelerator,
+    ) -> Vec<OsString> {
+        let (accelerator, processor) = match accelerator {
+            Accelerator::Kvm => ("kvm", "host"),
+            Accelerator::Tcg => ("tcg", "max"),
+        };
+        let job_text = job.display();
+        let loudness = if options.verbose { "printk.time=1" } else { "quiet" };
+        let mut arguments: Vec<OsString> = Vec::new();
+        let mut add = |name: &str, value: String| {
+            arguments.push(name.into());
+            arguments.push(value.into());
+        };
+        add("-accel", accelerator.to_owned());
+        add("-cpu", processor.to_owned());
+        add("-smp", "1".to_owned());
+        add("-machine", "q35,memory-backend=memory".to_owned());
+        // The server of files works in the guest's memory.
+        let memory = options.memory;
+        add("-m", format!("{memory}M"));
+        add("-object", format!("memory-backend-memfd,id=memory,size={memory}M,share=on"));
+        add("-display", "none".to_owned());
+        add("-kernel", self.kernel.display().to_string());
+        add("-initrd", format!("{job_text}/{INITRAMFS}"));
+        add(
+            "-append",
+            format!(
+                "rdinit={} {}={job_text} console=ttyS0 panic=-1 mitigations=off \
+                 initcall_blacklist={SKIPPED} {loudness}",
+                init::FIRST_STAGE,
+                init::JOB,
+            ),
+        );
+        add("-chardev", format!("socket,id=files,path={job_text}/{SOCKET}"));
+        add(
+            "-device",
+            format!("vhost-user-fs-pci,queue-size=1024,chardev=files,tag={}", init::TAG),
+        );
+        // The kernel log, which QEMU's own words go to as well.
+        add("-chardev", "file,id=log,path=/proc/self/fd/1".to_owned());
+        add("-serial", "chardev:log".to_owned());
+        add("-device", "virtio-serial-pci".to_owned());
+        let descriptors = [Some(&lines.output), Some(&lines.errors), lines.input.as_ref()];
+        for (number, descriptor) in (1..).zip(descriptors) {
+            let Some(descriptor) = descriptor.map(AsRawFd::as_raw_fd) else { continue };
+            let path = format!("/proc/self/fd/{descriptor}");
+            let path = match number {
+                3 => format!("path=/dev/null,input-path={path}"),
+                _ => format!("path={path}"),
+            };
+            add("-chardev", format!("file,id=line{number},{path}"));
+            add("-device", format!("virtserialport,chardev=line{number},nr={number}"));
+        }
+        arguments.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from));
+        arguments
+    }
+
+    /// Whether this machine has a KVM of which nothing bad is known.
+    pub(crate) fn may_use_kvm(&self) -> bool {
+        let noted = fs::read_to_string(self.cache.join(BAD_KVM)).ok();
+        unistd::access(KVM, AccessFlags::R_OK | AccessFlags::W_OK).is_ok() && noted != boot_number()
+    }
+
+    /// Takes note, for as long as this machine runs, that its KVM does not work.
+    pub(crate) fn note_bad_kvm(&self) {
+        // Without the note the next run tries KVM again.
+        let _ = fs::write(self.cache.join(BAD_KVM), boot_number().unwrap_or_default());
+    }
+}
+
+/// The launcher's part: starts the server of files, which ends with its only client; QEMU's
+/// arguments are left among the words.
+pub(crate) fn launch(
+    job: &Path,
+    words: &mut impl Iterator<Item = OsString>,
+) -> Result<process::Command, Error> {
+    let (Some(program), Some(server)) = (words.next(), words.next()) else {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput)).context("use", "the launcher");
+    };
+    let path = job.join(SOCKET);
+    let listener = UnixListener::bind(&path).context("listen at", path.display())?;
+    // A copy made by dup is inherited, by QEMU as well: it is closed again.
+    let inherited = unistd::dup(&listener).context("copy", "a socket")?;
+    process::Command::new(&server)
+        .arg(format!("--fd={}", inherited.as_raw_fd()))
+        .args(["-o", "source=/", "-o", "cache=always", "-o", "sandbox=chroot"])
+        .arg("--thread-pool-size=0")
+        .stdin(Stdio::null())
+        .spawn()
+        .context("start", Path::new(&server).display())?;
+    Ok(process::Command::new(program))
+}
+
+/// A program in `PATH` or where administrators have theirs.
+fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let administrators = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(administrators)
+        .map(|directory| directory.join(name))
+        .find(|path| is_program(path))
+}
+
+fn is_program(path: &Path) -> bool {
+    path.is_file() && unistd::access(path, AccessFlags::X_OK).is_ok()
+}
+
+/// What tells one run of this machine from the next.
+fn boot_number() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
+}
