@@ -51,6 +51,12 @@ async fn outlives_a_reload_of_ip_vs(namespace: NetNs, client: Client) -> Outcome
         client.add_service(&Service::new(key)).await?;
         client.flush().await?;
         unload_ip_vs()?;
+        if std::fs::read_to_string("/proc/sys/kernel/osrelease")?.starts_with("5.10.") {
+            // User-Mode Linux 5.10 does not know by what module the family comes.
+            let error = client.info().await.expect_err("there is no IPVS");
+            assert_eq!(error.kind(), ErrorKind::NotAvailable, "{error}");
+            return Ok(());
+        }
         // A call of each kind finds the family again.
         match round {
             0 => drop(client.info().await?),

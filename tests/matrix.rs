@@ -25,7 +25,7 @@ const KERNELS: &[&str] = &[
     "qemu-6.1",
     "qemu-6.12",
     "qemu-6.18",
-    "qemu-7.2",
+    "qemu-newest",
 ];
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
@@ -81,6 +81,7 @@ fn run(binary: &str, kernel: &str) -> Result<Column, Box<dyn Error>> {
         .env("LVS_GUEST_PLACE", "guest")
         .env("LVS_GUEST_KERNEL", kernel)
         .env("LVS_REQUIRE_KERNEL", "1")
+        .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -92,7 +92,7 @@ fn find_machine(options: &Options) -> Result<Machine, Error> {
         Some(Machine { kernel, release, modules, cache, program, file_server })
     };
     let kernel = options.kernel;
-    kept(&cache, &format!("linux-{kernel}"), &machine, |partial| {
+    kept(&cache, &format!("linux-{kernel}"), machine, |partial| {
         let tree = fetch(partial, kernel.suites(), |apt| image_packages(apt, kernel))?;
         let Some(machine) = machine(&tree) else {
             let reason = format!("the package of {kernel} has no kernel or no modules");
