@@ -259,9 +259,9 @@ impl ConnectionOrigin {
 /// [`Client::connections`](crate::Client::connections).
 ///
 /// Some 12 KiB of memory, whatever the size of the table. `next` blocks while the kernel walks its
-/// table for the next 4 KiB of text (some 50 connections): microseconds, but a millisecond and more
-/// where there are hundreds of thousands of connections and the kernel is older than 6.14. Async
-/// programs take [`stream`](Self::stream).
+/// table for the next 4 KiB of text (some 60 connections): microseconds, but milliseconds where
+/// there are tens of thousands of connections and the kernel is older than 6.14, which begins each
+/// walk from the start. Async programs take [`stream`](Self::stream).
 ///
 /// A line that cannot be read is an `Err` of kind [`Malformed`](ErrorKind::Malformed) that names
 /// it, and the lines behind it still come. After any other `Err` nothing comes.
