@@ -12,7 +12,9 @@ mod client_cases;
 mod nat_cases;
 mod netns_link_cases;
 mod observe_cases;
+mod scene;
 mod testbed_cases;
+mod traffic_cases;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -61,6 +63,7 @@ fn all_cases() -> Vec<Trial> {
         netns_link_cases::cases(),
         observe_cases::cases(),
         testbed_cases::cases(),
+        traffic_cases::cases(),
     ]
     .into_iter()
     .flatten()

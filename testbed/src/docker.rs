@@ -308,6 +308,47 @@ impl Container {
         add_route(&self.routes, &what, route).await
     }
 
+    /// Takes packets out of tunnels of IP in IP that end at its address, whoever sends them:
+    /// `modprobe ipip`, `ip link set tunl0 up` (`ip6_tunnel` and `ip6tnl0` for IPv6).
+    ///
+    /// What comes out of the tunnel was sent by a client whose answers go out by eth0; the check of
+    /// IPv4 sources is switched off for it: `sysctl -w net.ipv4.conf.tunl0.rp_filter=0`, and for
+    /// `all`, since the stricter of the two counts.
+    ///
+    /// # Errors
+    /// If the module cannot be had.
+    pub async fn open_tunnel(&self) -> Result<(), Error> {
+        let (module, name) = self.tunnel();
+        if self.links.find(name).await?.is_none() {
+            // The module makes one in every namespace.
+            load_module(module)?;
+        }
+        if self.address.is_ipv4() {
+            for interface in [name, "all"] {
+                Setting::rp_filter(interface)?.write(&self.namespace, 0)?;
+            }
+        }
+        Ok(self.links.up(&found(&self.links, name).await?).await?)
+    }
+
+    /// The commands that [`open_tunnel`](Self::open_tunnel) stands for.
+    pub fn tunnel_command(&self) -> String {
+        let (module, name) = self.tunnel();
+        let checks = match self.address {
+            IpAddr::V4(_) => "; sysctl -w net.ipv4.conf.{all,tunl0}.rp_filter=0",
+            IpAddr::V6(_) => "",
+        };
+        format!("modprobe {module}{checks}; ip link set {name} up")
+    }
+
+    /// The module, and the link that it makes.
+    fn tunnel(&self) -> (&'static str, &'static str) {
+        match self.address {
+            IpAddr::V4(_) => ("ipip", "tunl0"),
+            IpAddr::V6(_) => ("ip6_tunnel", "ip6tnl0"),
+        }
+    }
+
     /// Serves a page that names the container on a port of all its addresses; see
     /// [`page`](crate::page).
     ///
@@ -408,9 +449,8 @@ async fn add_route(
 /// `modprobe NAME`, by the program that the kernel itself would call.
 fn load_module(name: &str) -> Result<(), Error> {
     let step = format!("modprobe {name}");
-    let failed = |error: String| {
-        Error::new(&step, format!("{error}; the bridge's netfilter hooks need this module"))
-    };
+    let failed =
+        |error: String| Error::new(&step, format!("{error}; the topology needs this module"));
     let modprobe = fs::read_to_string("/proc/sys/kernel/modprobe")
         .map_err(|error| failed(error.to_string()))?;
     let output = Command::new(modprobe.trim_end())

@@ -49,6 +49,27 @@ impl Drop for Process {
     }
 }
 
+/// Runs a program in a namespace to its end and returns what it prints. The first of the words is its
+/// name; the package is Debian's that it comes in.
+///
+/// # Errors
+/// If it is not installed, cannot be started, or fails; the text then has what it says.
+pub fn run(namespace: &NetNs, package: &str, words: &[&str]) -> Result<String, Error> {
+    let (name, arguments) = words.split_first().unwrap_or((&"", &[]));
+    let mut command = Command::new(program(name, package)?);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let failed = |error: String| Error::new(words.join(" "), error);
+    let output = namespace
+        .spawn(&mut command)?
+        .wait_with_output()
+        .map_err(|error| failed(error.to_string()))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(failed(format!("{}: {}", output.status, said.trim_end())));
+    }
+    String::from_utf8(output.stdout).map_err(|error| failed(error.to_string()))
+}
+
 /// Where a program is: in PATH, or where Debian has those of the administrator, which are not in
 /// an ordinary user's PATH.
 pub(crate) fn program(name: &str, package: &str) -> Result<PathBuf, Error> {

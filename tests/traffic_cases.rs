@@ -1,0 +1,322 @@
+//! Every way of forwarding, from every place, by real traffic; and what schedulers, weights,
+//! thresholds and persistence do to it.
+
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, TcpStream as StdTcpStream},
+    time::Duration,
+};
+
+use ipvs_client::packet::{DestinationKey, Weight};
+use kernel_tests::{Outcome, block_on};
+use libtest_mimic::{Failed, Trial};
+use lvs::{RealServer, VirtualService, VirtualServiceBuilder};
+use netns_link::{NetNs, Setting, prepare_real_server};
+use testbed::{Container, Family, Server, tcp_exchange, udp_exchange};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::scene::{LIMIT, Scene};
+
+/// How long a path that does not work is waited for.
+const SHORT: Duration = Duration::from_millis(400);
+const TCP: u16 = 7;
+const UDP: u16 = 53;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Method {
+    Nat,
+    Direct,
+    Tunnel,
+}
+
+/// Every case by its name.
+pub(crate) fn cases() -> Vec<Trial> {
+    let mut cases = Vec::new();
+    for (family, suffix) in [(Family::Ipv4, "ipv4"), (Family::Ipv6, "ipv6")] {
+        for (method, name) in
+            [(Method::Nat, "nat"), (Method::Direct, "direct"), (Method::Tunnel, "tunnel")]
+        {
+            cases.push(Trial::test(format!("traffic_{name}_{suffix}"), move || {
+                block_on(paths(method, family))
+            }));
+        }
+    }
+    let mut case = |name: &str, run: fn() -> Outcome| {
+        cases.push(Trial::test(format!("traffic_{name}"), run));
+    };
+    case("weight_zero_keeps_what_is_open", || block_on(weight_zero_keeps_what_is_open()));
+    case("thresholds_bound_connections", || block_on(thresholds_bound_connections()));
+    case("persistence_sticks", || block_on(persistence_sticks()));
+    case("schedulers_of_short_connections", || block_on(schedulers_of_short_connections()));
+    case("schedulers_of_open_connections", || block_on(schedulers_of_open_connections()));
+    cases
+}
+
+/// TCP and UDP, from a container on the pods' bridge, from another network, and from the director.
+async fn paths(method: Method, family: Family) -> Outcome {
+    let scene = Scene::new(family).await?;
+    let outside = scene.host.external_client("outside").await?;
+    let tcp = SocketAddr::new(scene.address.ip(), TCP);
+    let udp = SocketAddr::new(scene.address.ip(), UDP);
+    scene.host.forward()?;
+    if method == Method::Nat {
+        scene.host.filter_bridge()?;
+    }
+    let mut servers: Vec<Server> = Vec::new();
+    for pod in &scene.pods {
+        if method != Method::Nat {
+            let _ = prepare_real_server(pod.namespace(), "dummy1", &[scene.address.ip()]).await?;
+        }
+        if method == Method::Tunnel {
+            pod.open_tunnel().await?;
+        }
+        servers.push(pod.serve_tcp(TCP)?);
+        // A datagram's answer comes from the address that it was sent to.
+        let address = if method == Method::Nat { pod.address() } else { scene.address.ip() };
+        servers.push(pod.serve_udp(SocketAddr::new(address, UDP))?);
+    }
+    // The director must not ask for the pods' link-layer addresses in the virtual address's name.
+    Setting::arp_announce("all")?.write(scene.host.namespace(), 2)?;
+    let behind = |builder: VirtualServiceBuilder, port| {
+        let real_servers = scene.pods.iter().map(|pod| match method {
+            Method::Nat => RealServer::nat((pod.address(), port).into()),
+            Method::Direct => RealServer::direct(pod.address()),
+            Method::Tunnel => RealServer::tunnel(pod.address()),
+        });
+        builder.scheduler("rr").real_servers(real_servers).build()
+    };
+    behind(VirtualService::tcp(tcp), TCP)?.apply(&scene.client).await?;
+    behind(VirtualService::udp(udp), UDP)?.apply(&scene.client).await?;
+
+    let works = |place: &str| match (method, family, place) {
+        (Method::Nat, ..) | (.., "container") => true,
+        // A pod answers clients outside through the director, which holds the address that the
+        // answer comes from, and does not believe it. IPv6 does not look.
+        (_, Family::Ipv6, "outside") => true,
+        // The director's own packets come from the virtual address, and a pod does not believe an
+        // address of its own either.
+        _ => false,
+    };
+    let places = [
+        ("container", scene.container.namespace()),
+        ("outside", outside.namespace()),
+        ("host", scene.host.namespace()),
+    ];
+    for (place, from) in places {
+        if works(place) {
+            let mut answers = BTreeMap::new();
+            for _ in 0..4 {
+                for answer in [
+                    tcp_exchange(from, tcp, "hello", LIMIT).await?,
+                    udp_exchange(from, udp, "hello", LIMIT).await?,
+                ] {
+                    *answers.entry(answer).or_insert(0) += 1;
+                }
+            }
+            // Round robin: each of the two services gives each pod every other connection.
+            let expected = ["pod1: hello", "pod2: hello"].map(|answer| (answer.to_owned(), 4));
+            assert_eq!(answers, BTreeMap::from(expected), "{method:?} from {place}");
+        } else {
+            let error = tcp_exchange(from, tcp, "hello", SHORT).await;
+            assert!(error.is_err_and(|e| e.is_timeout()), "TCP, {method:?} from {place}");
+            let error = udp_exchange(from, udp, "hello", SHORT).await;
+            assert!(error.is_err_and(|e| e.is_timeout()), "UDP, {method:?} from {place}");
+        }
+    }
+    Ok(())
+}
+
+/// Two pods that answer with their names, behind a service by NAT, asked from the host.
+struct Named {
+    scene: Scene,
+    address: SocketAddr,
+    _servers: Vec<Server>,
+}
+
+impl Named {
+    async fn new() -> Result<Self, Failed> {
+        let scene = Scene::new(Family::Ipv4).await?;
+        let servers = scene.pods.iter().map(|pod| pod.serve_tcp(TCP)).collect::<Result<_, _>>()?;
+        let address = SocketAddr::new(scene.address.ip(), TCP);
+        Ok(Self { scene, address, _servers: servers })
+    }
+
+    fn pod(&self, number: usize) -> RealServer {
+        RealServer::nat((self.scene.pods[number].address(), TCP).into())
+    }
+
+    /// The service with this scheduler and these weights, with nothing left of an earlier one.
+    async fn serve(&self, scheduler: &str, weights: [u32; 2]) -> Outcome {
+        self.scene.client.flush().await?;
+        let real_servers = [0, 1].map(|pod| self.pod(pod).weight(weights[pod]));
+        let service = VirtualService::tcp(self.address).scheduler(scheduler);
+        service.real_servers(real_servers).build()?.apply(&self.scene.client).await?;
+        Ok(())
+    }
+
+    fn host(&self) -> &NetNs {
+        self.scene.host.namespace()
+    }
+
+    /// Who answers so many connections, one after the other.
+    async fn ask(&self, from: &NetNs, times: usize) -> Result<[usize; 2], Failed> {
+        let mut answers = [0; 2];
+        for _ in 0..times {
+            answers[pod_of(&tcp_exchange(from, self.address, "who", LIMIT).await?)?] += 1;
+        }
+        Ok(answers)
+    }
+
+    /// Who answers so many connections that stay open.
+    async fn ask_open(&self, times: usize) -> Result<([usize; 2], Vec<Open>), Failed> {
+        let mut answers = [0; 2];
+        let mut open = Vec::new();
+        for _ in 0..times {
+            let mut connection = Open::new(self.host(), self.address)?;
+            answers[connection.ask().await?] += 1;
+            open.push(connection);
+        }
+        Ok((answers, open))
+    }
+}
+
+/// A connection that stays open.
+struct Open(TcpStream);
+
+impl Open {
+    fn new(from: &NetNs, to: SocketAddr) -> Result<Self, Failed> {
+        let stream = from.run(|| StdTcpStream::connect_timeout(&to, LIMIT))??;
+        stream.set_nonblocking(true)?;
+        Ok(Self(TcpStream::from_std(stream)?))
+    }
+
+    /// Which pod answers.
+    async fn ask(&mut self) -> Result<usize, Failed> {
+        self.0.write_all(b"who").await?;
+        let mut answer = [0; 64];
+        let length = tokio::time::timeout(LIMIT, self.0.read(&mut answer)).await??;
+        pod_of(std::str::from_utf8(&answer[..length])?)
+    }
+}
+
+fn pod_of(answer: &str) -> Result<usize, Failed> {
+    match answer {
+        "pod1: who" => Ok(0),
+        "pod2: who" => Ok(1),
+        other => Err(format!("nobody's answer: {other:?}").into()),
+    }
+}
+
+async fn weight_zero_keeps_what_is_open() -> Outcome {
+    let named = Named::new().await?;
+    named.serve("rr", [1, 1]).await?;
+    let (_, mut open) = named.ask_open(2).await?;
+    let service = ipvs_client::packet::ServiceKey::tcp(named.address);
+    let drained = DestinationKey::new((named.scene.pods[0].address(), TCP).into());
+    let client = &named.scene.client;
+    client.modify_destination(&service, &drained, |pod| pod.weight = Weight::ZERO).await?;
+    assert_eq!(named.ask(named.host(), 6).await?, [0, 6], "no new connections");
+    let mut answers = [0; 2];
+    for connection in &mut open {
+        answers[connection.ask().await?] += 1;
+    }
+    assert_eq!(answers, [1, 1], "what was open goes on");
+    Ok(())
+}
+
+async fn thresholds_bound_connections() -> Outcome {
+    let named = Named::new().await?;
+    let service = VirtualService::tcp(named.address)
+        .scheduler("rr")
+        .real_servers([named.pod(0).thresholds(2, 1), named.pod(1)])
+        .build()?;
+    service.apply(&named.scene.client).await?;
+    let (answers, open) = named.ask_open(8).await?;
+    assert_eq!(answers, [2, 6], "full at two connections");
+    drop(open);
+    Ok(())
+}
+
+async fn persistence_sticks() -> Outcome {
+    let named = Named::new().await?;
+    let neighbour = named.scene.host.container("neighbour", 6).await?;
+    named.scene.host.forward()?;
+    named.scene.host.filter_bridge()?;
+    let service = |bits| {
+        VirtualService::tcp(named.address)
+            .scheduler("rr")
+            .persistent()
+            .netmask(bits)
+            .real_servers([named.pod(0), named.pod(1)])
+            .build()
+    };
+    let clients: [&Container; 2] = [&named.scene.container, &neighbour];
+    let mut who = Vec::new();
+    for bits in [32, 24] {
+        named.scene.client.flush().await?;
+        service(bits)?.apply(&named.scene.client).await?;
+        for client in clients {
+            let answers = named.ask(client.namespace(), 6).await?;
+            assert!(answers == [6, 0] || answers == [0, 6], "one pod for a client: {answers:?}");
+            who.push(answers);
+        }
+    }
+    // By round robin the second client gets the other pod; seen as one client, the same.
+    assert_ne!(who[0], who[1]);
+    assert_eq!(who[2], who[3]);
+    Ok(())
+}
+
+/// Connections that end before the next one begins: what has no memory, or remembers by address.
+async fn schedulers_of_short_connections() -> Outcome {
+    let named = Named::new().await?;
+    // Round robin takes turns; weighted, in a cycle as long as the sum of the weights over their
+    // greatest common divisor, each its weight's part of it. Failover takes the heaviest.
+    for (scheduler, weights, expected) in [
+        ("rr", [1, 1], [6, 6]),
+        ("rr", [5, 1], [6, 6]),
+        ("wrr", [1, 1], [6, 6]),
+        ("wrr", [3, 1], [9, 3]),
+        ("wrr", [10, 20], [4, 8]),
+        ("fo", [1, 2], [0, 12]),
+        ("fo", [2, 1], [12, 0]),
+    ] {
+        named.serve(scheduler, weights).await?;
+        assert_eq!(named.ask(named.host(), 12).await?, expected, "{scheduler} {weights:?}");
+    }
+    // By the client's address (sh, mh) or the service's (dh): always the same pod.
+    for scheduler in ["sh", "mh", "dh"] {
+        named.serve(scheduler, [1, 1]).await?;
+        let answers = named.ask(named.host(), 12).await?;
+        assert!(answers.contains(&12), "{scheduler}: {answers:?}");
+    }
+    Ok(())
+}
+
+/// Connections that stay open: what counts them.
+async fn schedulers_of_open_connections() -> Outcome {
+    // The least loaded next: as many for each as its weight is of the sum, give or take the one on
+    // which the next depends. Overflow fills the heaviest until its connections exceed its weight,
+    // which is one more than the weight.
+    for (scheduler, weights, first) in [
+        ("lc", [1, 1], 6..=6),
+        ("wlc", [1, 1], 6..=6),
+        ("wlc", [2, 1], 7..=9),
+        ("sed", [2, 1], 7..=9),
+        ("nq", [2, 1], 7..=9),
+        ("ovf", [4, 1], 5..=5),
+    ] {
+        // A deleted service's pods come back with their connections: each scheduler has new ones.
+        let named = Named::new().await?;
+        named.serve(scheduler, weights).await?;
+        let times = if scheduler == "ovf" { 7 } else { 12 };
+        let (answers, open) = named.ask_open(times).await?;
+        assert!(first.contains(&answers[0]), "{scheduler} {weights:?}: {answers:?}");
+        assert_eq!(answers[0] + answers[1], times);
+        drop(open);
+    }
+    Ok(())
+}
