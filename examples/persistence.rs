@@ -20,8 +20,8 @@ use lvs::{RealServer, VirtualService, VirtualServiceBuilder};
 #[derive(Parser)]
 struct Arguments {
     /// How often each client connects
-    #[arg(long, default_value_t = 6)]
-    times: usize,
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..))]
+    times: u32,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -60,7 +60,7 @@ const SCHEDULERS: [(&str, &str, Expected); 11] = [
 #[derive(Parser)]
 struct Arguments {
     /// Only these
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = SCHEDULERS.map(|(name, ..)| name))]
     scheduler: Vec<String>,
 }
 

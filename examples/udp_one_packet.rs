@@ -22,8 +22,8 @@ use tokio::{net::UdpSocket, time::timeout};
 #[derive(Parser)]
 struct Arguments {
     /// How many datagrams the client sends
-    #[arg(long, default_value_t = 8)]
-    datagrams: usize,
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..))]
+    datagrams: u32,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

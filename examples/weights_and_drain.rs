@@ -86,11 +86,11 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     command("ipvsadm -L -n");
     print!("{}", Table::read(&scene.ipvs).await?);
 
-    heading("Its clients end, one after the other");
-    drop(open);
+    heading("Its clients end, half of them at a time");
     let key = SocketAddr::new(first.address(), 80).into();
     let until = Instant::now() + Duration::from_secs(10);
     loop {
+        open.truncate(open.len() / 2);
         let entries = scene.ipvs.destinations(service.key()).await?;
         let entry = entries.iter().find(|entry| entry.destination.key == key);
         let active = entry.ok_or("pod1 is gone")?.active_connections;
