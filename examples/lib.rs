@@ -4,16 +4,21 @@ use std::{
     collections::BTreeMap,
     error::Error,
     fmt,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
 use lvs::{
     Change,
-    client::packet::{Destination, ForwardMethod, SchedulerName},
+    client::packet::{Destination, ForwardMethod, SchedulerName, Service, ServiceFlags},
 };
-use netns_link::NetNs;
-use testbed::{Client, Container, Family, Nginx, Process, Server, page};
+use netns_link::{Address, NetNs};
+use testbed::{Client, Container, DockerHost, Family, Nginx, Process, Server, page};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
 
 /// The programs in the README, which have to compile.
 #[cfg(doctest)]
@@ -90,11 +95,20 @@ pub fn command(line: impl fmt::Display) {
 pub fn ipvsadm(change: &Change) -> String {
     match change {
         Change::AddService(service) => {
-            let scheduler = match service.scheduler {
-                SchedulerName::WLC => String::new(),
-                other => format!(" -s {other}"),
-            };
-            format!("ipvsadm -A {}{scheduler}", service.key())
+            let mut line = format!("ipvsadm -A {}", service.key());
+            if service.scheduler != SchedulerName::WLC {
+                line += &format!(" -s {}", service.scheduler);
+            }
+            if service.flags.contains(ServiceFlags::PERSISTENT) {
+                line += &format!(" -p {}", service.timeout);
+            }
+            if service.netmask() != Service::new(*service.key()).netmask() {
+                line += &format!(" -M {}", service.netmask());
+            }
+            if service.flags.contains(ServiceFlags::ONE_PACKET) {
+                line += " -o";
+            }
+            line
         }
         Change::AddDestination(key, destination) => {
             format!("ipvsadm -a {key} {}", switches(destination))
@@ -172,4 +186,81 @@ pub async fn fetch(
     let told: Vec<_> = answers.iter().map(|(pod, count)| format!("{pod} {count}")).collect();
     println!("({times} times; answered by: {})", told.join(", "));
     Ok(answers)
+}
+
+/// Where the short examples play: a docker host as the director, which has the virtual address
+/// 10.0.0.185, pods at 172.17.0.3 and on, and a client on the same bridge. Docker's settings are
+/// made; see the example nat_mode for each of them.
+#[derive(Debug)]
+pub struct Scene {
+    /// The director.
+    pub host: DockerHost,
+    /// pod1, pod2 and on.
+    pub pods: Vec<Container>,
+    /// The client's container, at 172.17.0.2.
+    pub client: Container,
+    /// The director's IPVS.
+    pub ipvs: lvs::client::Client,
+    /// The virtual address.
+    pub vip: IpAddr,
+}
+
+impl Scene {
+    /// Makes it all, with so many pods.
+    pub async fn new(pods: u8) -> Result<Self, Box<dyn Error>> {
+        let host = DockerHost::new(Family::Ipv4).await?;
+        let client = host.container("client", 2).await?;
+        let mut containers = Vec::new();
+        for number in 1..=pods {
+            containers.push(host.container(&format!("pod{number}"), 2 + number).await?);
+        }
+        host.forward()?;
+        host.filter_bridge()?;
+        let vip = IpAddr::from([10, 0, 0, 185]);
+        let dummy = host.links().create_dummy("dummy0").await?;
+        host.links().add_address(&dummy, Address::host(vip)).await?;
+        let ipvs = lvs::client::Client::connect_in(host.namespace()).await?;
+        Ok(Self { host, pods: containers, client, ipvs, vip })
+    }
+
+    /// Gives the client one more address, from which it can connect.
+    pub async fn add_client_address(&self, address: IpAddr) -> Result<(), Box<dyn Error>> {
+        let links = self.client.links();
+        let link = links.find("eth0").await?.ok_or("the client has no eth0")?;
+        links.add_address(&link, Address::new(address, 16)?).await?;
+        Ok(())
+    }
+}
+
+/// A TCP connection to a virtual service whose pods answer `NAME: message`, as
+/// [`Container::serve_tcp`] does, and stays open.
+#[derive(Debug)]
+pub struct Conversation {
+    stream: TcpStream,
+}
+
+impl Conversation {
+    /// Connects from an address of a namespace.
+    pub async fn open(
+        from: &NetNs,
+        source: IpAddr,
+        address: SocketAddr,
+    ) -> Result<Self, Box<dyn Error>> {
+        let socket = from.run(|| match source {
+            IpAddr::V4(_) => TcpSocket::new_v4(),
+            IpAddr::V6(_) => TcpSocket::new_v6(),
+        })??;
+        socket.bind(SocketAddr::new(source, 0))?;
+        Ok(Self { stream: timeout(LIMIT, socket.connect(address)).await?? })
+    }
+
+    /// Says something and returns the name of the pod that answers.
+    pub async fn pod(&mut self) -> Result<String, Box<dyn Error>> {
+        self.stream.write_all(b"hello").await?;
+        let mut answer = [0; 64];
+        let length = timeout(LIMIT, self.stream.read(&mut answer)).await??;
+        let answer = std::str::from_utf8(&answer[..length])?;
+        let pod = answer.strip_suffix(": hello").ok_or_else(|| format!("no answer: {answer:?}"))?;
+        Ok(pod.to_owned())
+    }
 }

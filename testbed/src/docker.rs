@@ -335,7 +335,9 @@ impl Container {
     pub fn tunnel_command(&self) -> String {
         let (module, name) = self.tunnel();
         let checks = match self.address {
-            IpAddr::V4(_) => "; sysctl -w net.ipv4.conf.{all,tunl0}.rp_filter=0",
+            IpAddr::V4(_) => {
+                "; sysctl -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.tunl0.rp_filter=0"
+            }
             IpAddr::V6(_) => "",
         };
         format!("modprobe {module}{checks}; ip link set {name} up")

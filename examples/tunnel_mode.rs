@@ -1,0 +1,75 @@
+//! Real servers behind a tunnel: they may be anywhere, and answer their clients themselves.
+//!
+//! IPVS packs each of the client's packets into another one (IP in IP) and sends it to the pod,
+//! which unpacks it. So the pod gets the packet as the client sent it, to the virtual address, which
+//! the pod must therefore have, too.
+//!
+//! ```sh
+//! cargo run --example tunnel_mode
+//! ```
+//!
+//! It needs neither root nor IPVS in the kernel: see the package `guest`.
+
+use std::error::Error;
+
+use clap::Parser;
+use examples::{Options, WebServer, command, fetch, heading, ipvsadm};
+use lvs::{RealServer, Table, VirtualService, client::Client};
+use netns_link::{prepare_director, prepare_real_server};
+use testbed::DockerHost;
+
+/// Two pods behind a virtual service, by tunnels.
+#[derive(Parser)]
+struct Arguments {
+    #[command(flatten)]
+    options: Options,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let Arguments { options } = examples::start();
+    run(&options)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+    let (family, address) = options.addresses();
+    let host = DockerHost::new(family).await?;
+    let pods = [host.container("pod1", 3).await?, host.container("pod2", 4).await?];
+    let container = host.container("client", 5).await?;
+    let vips = [address.ip()];
+    prepare_director(host.namespace(), "dummy0", &vips).await?;
+
+    heading("The end of the tunnel in each pod, and the virtual address");
+    let mut servers = Vec::new();
+    for pod in &pods {
+        servers.push(WebServer::start(pod, options.nginx).await?);
+        command(format_args!("ip netns exec {} sh -c '{}'", pod.name(), pod.tunnel_command()));
+        pod.open_tunnel().await?;
+        // As for direct routing: see the example dr_mode. It is gone with the pod.
+        let _ = prepare_real_server(pod.namespace(), "dummy1", &vips).await?;
+    }
+
+    heading("The virtual service and its real servers");
+    let ipvs = Client::connect_in(host.namespace()).await?;
+    let service = VirtualService::tcp(address)
+        .scheduler(&options.scheduler)
+        .real_servers(
+            options
+                .weighted(&pods)
+                .map(|(pod, weight)| RealServer::tunnel(pod.address()).weight(weight)),
+        )
+        .build()?;
+    for change in service.apply(&ipvs).await? {
+        command(ipvsadm(&change));
+    }
+
+    heading("The page, fetched from the container");
+    for &client in &options.client {
+        fetch(client, container.namespace(), address, options.times, &pods).await?;
+    }
+    println!("(From the host it does not work, for the same reason as in direct routing.)");
+
+    command("ipvsadm -L -n");
+    print!("{}", Table::read(&ipvs).await?);
+    Ok(())
+}

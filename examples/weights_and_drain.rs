@@ -1,0 +1,113 @@
+//! Shares by weight, and a pod taken out of service without breaking a connection.
+//!
+//! Weight 0 gives a pod no new connections while those that it has go on. When the last of them has
+//! ended, the pod is taken away.
+//!
+//! ```sh
+//! cargo run --example weights_and_drain
+//! ```
+//!
+//! It needs neither root nor IPVS in the kernel: see the package `guest`.
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use examples::{Conversation, Scene, command, heading, ipvsadm};
+use lvs::{RealServer, Table, VirtualService};
+use testbed::Container;
+
+/// Two pods by weight, of which one is drained under traffic.
+#[derive(Parser)]
+struct Arguments {
+    /// The weights of the two pods
+    #[arg(long, value_delimiter = ',', default_value = "3,1", num_args = 2)]
+    weight: Vec<u32>,
+    /// How many connections are made at a time
+    #[arg(long, default_value_t = 12)]
+    connections: usize,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    run(&examples::start())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let scene = Scene::new(2).await?;
+    let [first, second] = &scene.pods[..] else { return Err("two pods were made".into()) };
+    let _servers = [first.serve_tcp(80)?, second.serve_tcp(80)?];
+    let address = SocketAddr::new(scene.vip, 80);
+    let apply = async |pods: &[(&Container, u32)]| {
+        let service = VirtualService::tcp(address)
+            .scheduler("wrr")
+            .real_servers(pods.iter().map(|(pod, weight)| {
+                RealServer::nat(SocketAddr::new(pod.address(), 80)).weight(*weight)
+            }))
+            .build()?;
+        for change in service.apply(&scene.ipvs).await? {
+            command(ipvsadm(&change));
+        }
+        Ok::<_, Box<dyn Error>>(service)
+    };
+    let connect = async || {
+        let mut connections = Vec::new();
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for _ in 0..arguments.connections {
+            let (client, from) = (scene.client.namespace(), scene.client.address());
+            let mut connection = Conversation::open(client, from, address).await?;
+            *counts.entry(connection.pod().await?).or_default() += 1;
+            connections.push(connection);
+        }
+        println!("{} connections: {counts:?}", arguments.connections);
+        Ok::<_, Box<dyn Error>>((connections, counts))
+    };
+
+    heading("Shares by weight");
+    let weights = &arguments.weight;
+    apply(&[(first, weights[0]), (second, weights[1])]).await?;
+    let (mut open, _) = connect().await?;
+
+    heading("pod1 is to go: no new connections");
+    let service = apply(&[(first, 0), (second, weights[1])]).await?;
+    let (_, counts) = connect().await?;
+    if counts.contains_key(first.name()) {
+        return Err("a drained pod got a new connection".into());
+    }
+    let mut alive = 0;
+    for connection in &mut open {
+        alive += usize::from(connection.pod().await? == first.name());
+    }
+    println!("{alive} connections to pod1 go on");
+    command("ipvsadm -L -n");
+    print!("{}", Table::read(&scene.ipvs).await?);
+
+    heading("Its clients end, half of them at a time");
+    let key = SocketAddr::new(first.address(), 80).into();
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        open.truncate(open.len() / 2);
+        let entries = scene.ipvs.destinations(service.key()).await?;
+        let entry = entries.iter().find(|entry| entry.destination.key == key);
+        let active = entry.ok_or("pod1 is gone")?.active_connections;
+        println!("pod1 has {active} active connections");
+        if active == 0 {
+            break;
+        }
+        if Instant::now() > until {
+            return Err("pod1 does not get empty".into());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    heading("It can be taken away");
+    apply(&[(second, weights[1])]).await?;
+    connect().await?;
+    command("ipvsadm -L -n");
+    print!("{}", Table::read(&scene.ipvs).await?);
+    Ok(())
+}
