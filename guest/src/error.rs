@@ -45,6 +45,11 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// A program that runs the kernel is not on this machine.
+    NoProgram {
+        /// The program.
+        program: &'static str,
+    },
     /// Fetching or unpacking the kernel's package failed.
     Fetch {
         /// The command that failed.
@@ -116,7 +121,10 @@ impl Error {
         match self {
             Self::Setting { .. } => ErrorKind::Setting,
             Self::NoIpvs | Self::NotPermitted { .. } => ErrorKind::Unavailable,
-            Self::NoKernel { .. } | Self::Fetch { .. } | Self::Cache { .. } => ErrorKind::NoKernel,
+            Self::NoKernel { .. }
+            | Self::NoProgram { .. }
+            | Self::Fetch { .. }
+            | Self::Cache { .. } => ErrorKind::NoKernel,
             Self::Command { .. } => ErrorKind::Command,
             Self::TimeLimit { .. } => ErrorKind::TimeLimit,
             Self::Crash { .. } | Self::Init { .. } | Self::Lost { .. } => ErrorKind::Guest,
@@ -162,6 +170,12 @@ impl fmt::Display for Error {
                  - run as root on a kernel that has IPVS (modprobe ip_vs)\n  \
                  - use a Debian or Ubuntu machine (x86-64), where apt fetches the package \
                  user-mode-linux without root"
+            ),
+            Self::NoProgram { program } => write!(
+                f,
+                "there is no {program} on this machine, and the kernels named qemu-* take it: as \
+                 root, apt-get install qemu-system-x86 kmod (from Debian 13 on virtiofsd too); the \
+                 kernels named uml-* need nothing installed"
             ),
             Self::Fetch { command, words } => {
                 write!(f, "cannot fetch the package of a kernel: {command} said:\n{words}")

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{self, Stdio};
@@ -24,8 +25,6 @@ pub(crate) const LEAST_MEMORY: u32 = 128;
 /// How long a guest may take until it speaks under KVM: it takes a second where KVM works.
 pub(crate) const KVM_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What both are missing if one is.
-const ADVICE: &str = "apt-get install qemu-system-x86 kmod (and virtiofsd, from Debian 13 on)";
 const PROGRAM: &str = "qemu-system-x86_64";
 /// In Debian 12 it is part of QEMU, afterwards a package of its own.
 const FILE_SERVERS: [&str; 2] = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"];
@@ -35,6 +34,7 @@ const BAD_KVM: &str = "bad-kvm";
 /// In a job's directory.
 const INITRAMFS: &str = "initramfs";
 const SOCKET: &str = "files";
+const INPUT: &str = "input";
 /// What it takes to see this machine's files, and to speak.
 const MODULES: [&str; 3] = ["virtio_pci", "virtio_console", "virtiofs"];
 /// What takes tenths of a second at boot, and that a guest has no use for.
@@ -64,24 +64,14 @@ pub(crate) enum Accelerator {
 
 /// The programs that it takes, QEMU and the server of this machine's files.
 pub(crate) fn programs() -> Result<(PathBuf, PathBuf), Error> {
+    let program = find_program(PROGRAM).ok_or(Error::NoProgram { program: PROGRAM })?;
     let server = FILE_SERVERS.iter().map(PathBuf::from).find(|path| is_program(path));
-    let missing = |what: &str| {
-        Err(Error::NoKernel { reason: format!("there is no {what} on this machine: {ADVICE}") })
-    };
-    match (find_program(PROGRAM), server) {
-        (None, _) => missing(PROGRAM),
-        (_, None) => missing("virtiofsd"),
-        (Some(program), Some(server)) => Ok((program, server)),
-    }
+    Ok((program, server.ok_or(Error::NoProgram { program: "virtiofsd" })?))
 }
 
 /// Writes `modules.dep` and its like, which packages leave to the machine that they are installed on.
 pub(crate) fn write_module_lists(tree: &Path, release: &str) -> Result<(), Error> {
-    let Some(program) = find_program("depmod") else {
-        return Err(Error::NoKernel {
-            reason: format!("there is no depmod on this machine: {ADVICE}"),
-        });
-    };
+    let program = find_program("depmod").ok_or(Error::NoProgram { program: "depmod" })?;
     let output = process::Command::new(program).arg("-b").arg(tree).arg(release).output();
     let output = output.context("run", "depmod")?;
     if !output.status.success() {
@@ -92,9 +82,22 @@ pub(crate) fn write_module_lists(tree: &Path, release: &str) -> Result<(), Error
 }
 
 impl Machine {
+    /// Puts into a job's directory what QEMU finds there.
+    pub(crate) fn prepare(&self, helper: &Path, job: &Path, lines: &Lines) -> Result<(), Error> {
+        if let Some(input) = &lines.input {
+            // QEMU reads from a pipe with this name, and writes to one that is never written to.
+            let input = format!("/proc/self/fd/{}", input.as_raw_fd());
+            for (end, target) in [("in", input.as_str()), ("out", "/dev/null")] {
+                let link = job.join(INPUT).with_extension(end);
+                symlink(target, &link).context("make the link", link.display())?;
+            }
+        }
+        self.write_initramfs(helper, job)
+    }
+
     /// Writes the file system that the kernel starts with: this program, and what it takes to see
     /// this machine's files.
-    pub(crate) fn write_initramfs(&self, helper: &Path, job: &Path) -> Result<(), Error> {
+    fn write_initramfs(&self, helper: &Path, job: &Path) -> Result<(), Error> {
         let path = job.join(INITRAMFS);
         let mut archive = Initramfs::create(&path).context("make", path.display())?;
         archive.add_program(Path::new(init::FIRST_STAGE), helper)?;
@@ -176,16 +179,14 @@ impl Machine {
         add("-chardev", "file,id=log,path=/proc/self/fd/1".to_owned());
         add("-serial", "chardev:log".to_owned());
         add("-device", "virtio-serial-pci".to_owned());
-        let descriptors = [Some(&lines.output), Some(&lines.errors), lines.input.as_ref()];
-        for (number, descriptor) in (1..).zip(descriptors) {
-            let Some(descriptor) = descriptor.map(AsRawFd::as_raw_fd) else { continue };
-            let path = format!("/proc/self/fd/{descriptor}");
-            let path = match number {
-                3 => format!("path=/dev/null,input-path={path}"),
-                _ => format!("path={path}"),
-            };
-            add("-chardev", format!("file,id=line{number},{path}"));
+        for (number, descriptor) in [(1, &lines.output), (2, &lines.errors)] {
+            let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+            add("-chardev", format!("file,id=line{number},path={path}"));
             add("-device", format!("virtserialport,chardev=line{number},nr={number}"));
+        }
+        if lines.input.is_some() {
+            add("-chardev", format!("pipe,id=line3,path={job_text}/{INPUT}"));
+            add("-device", "virtserialport,chardev=line3,nr=3".to_owned());
         }
         arguments.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from));
         arguments

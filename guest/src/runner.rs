@@ -33,7 +33,7 @@ const UML: &str = "uml";
 const QEMU: &str = "qemu";
 const SHARED_MEMORY: &str = "/dev/shm";
 /// How much of the kernel log is shown after a crash.
-const LOG_LINES: usize = 40;
+const LOG_LINES: usize = 60;
 
 /// What runs a guest's kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,7 +178,7 @@ impl Run<'_> {
         let words = match self.engine {
             Engine::Uml(kernel) => kernel.words(&job, options, &lines),
             Engine::Qemu(machine) => {
-                machine.write_initramfs(&helper, job.path())?;
+                machine.prepare(&helper, job.path(), &lines)?;
                 machine.words(&job, options, &lines, accelerator.unwrap_or(Accelerator::Tcg))
             }
         };

@@ -1,0 +1,157 @@
+//! `cargo guest --kernel qemu-6.1 -- COMMAND`: what is QEMU's own. The rest is in `command.rs`.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid};
+
+const KERNEL: &str = "qemu-6.1";
+
+#[test]
+fn streams_status_and_files_are_the_same() {
+    let Some(mut command) = guest(&[]) else { return };
+    let directory = std::env::current_dir().unwrap().join(format!("qemu-{}", std::process::id()));
+    fs::create_dir(&directory).unwrap();
+    let script = r#"cat; printf '\000\377\n%s|' "$@" "$VALUE"; printf 'e\r\n' >&2; uname -r >release
+                    echo lost >/etc/lvs-guest-test; cat /etc/lvs-guest-test >kept
+                    head -c 3000000 /dev/zero; exit 42"#;
+    let mut child = command
+        .args(["sh", "-c", script, "sh", "two words", ""])
+        .env("VALUE", "a\nb")
+        .current_dir(&directory)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = b"\x04\x11\x13".to_vec();
+    input.resize(100_000, b'i');
+    let written = child.stdin.take().unwrap().write_all(&input);
+    let output = child.wait_with_output().unwrap();
+    assert!(written.is_ok(), "{written:?} {output:?}");
+    let read = |name| fs::read_to_string(directory.join(name)).unwrap();
+    let (release, kept) = (read("release"), read("kept"));
+    fs::remove_dir_all(&directory).unwrap();
+
+    assert_eq!(output.status.code(), Some(42), "{}", errors(&output));
+    let mut expected = input;
+    expected.extend(b"\0\xff\ntwo words|\0\xff\n|\0\xff\na\nb|");
+    expected.resize(expected.len() + 3_000_000, 0);
+    assert!(output.stdout == expected, "{} of {} bytes", output.stdout.len(), expected.len());
+    assert_eq!(output.stderr, b"e\r\n");
+    assert!(release.starts_with("6.1.0-") && release.ends_with("-cloud-amd64\n"), "{release}");
+    assert_eq!(kept, "lost\n");
+    assert!(!Path::new("/etc/lvs-guest-test").exists());
+}
+
+#[test]
+fn signals_and_commands_that_are_not_there_are_told() {
+    let Some(mut command) = guest(&[]) else { return };
+    let output = command.args(["sh", "-c", "kill -ABRT $$"]).output().unwrap();
+    assert_eq!(output.status.signal(), Some(6), "{output:?}");
+    let Some(mut command) = guest(&[]) else { return };
+    let output = command.arg("no-such-command").output().unwrap();
+    assert_eq!(output.status.code(), Some(127), "{output:?}");
+}
+
+#[test]
+fn modules_load_by_themselves() {
+    let Some(mut command) = guest(&[]) else { return };
+    let script = "head -1 /proc/net/ip_vs; for name in rtnl-link-dummy ip_vs_mh no-such-module; do \
+                  $(cat /proc/sys/kernel/modprobe) -q -- $name; echo $?; done; \
+                  ls /lib/modules/$(uname -r); ls -A /run/lvs-guest/host; ls /sys/module | grep _mh";
+    let output = command.args(["sh", "-c", script]).output().unwrap();
+    let said = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(said.starts_with("IP Virtual Server version 1.2.1"), "{output:?}");
+    assert!(said.contains("\n0\n0\n1\n") && said.contains("\nmodules.dep\n"), "{said}");
+    // This machine's files are seen through the layer only: nothing in between.
+    assert!(said.ends_with("modules.symbols.bin\nip_vs_mh\n"), "{said}");
+}
+
+#[test]
+fn the_time_limit_ends_the_command() {
+    let started = Instant::now();
+    let Some(mut command) = guest(&["--time-limit", "20"]) else { return };
+    let output = command.args(["sh", "-c", "echo so far; sleep 100"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(124), "{output:?}");
+    assert_eq!(output.stdout, b"so far\n");
+    assert!(errors(&output).contains("time limit of 20 s"), "{output:?}");
+    assert!(started.elapsed() < Duration::from_secs(25), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_signal_to_the_runner_leaves_nothing() {
+    let Some(mut command) = guest(&[]) else { return };
+    let mut child =
+        command.args(["sh", "-c", "echo up; sleep 100"]).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
+    let name = format!("lvs-guest-{}-{}-", Uid::effective(), child.id());
+    assert_ne!(processes_of(&name), Vec::<PathBuf>::new());
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(Signal::SIGTERM as i32));
+    assert_eq!(processes_of(&name), Vec::<PathBuf>::new());
+    let bases = [PathBuf::from("/dev/shm"), std::env::temp_dir()];
+    let entries = bases.iter().flat_map(|base| fs::read_dir(base).into_iter().flatten().flatten());
+    let left: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+    assert!(!left.iter().any(|left| left.to_string_lossy().starts_with(&name)), "{left:?}");
+}
+
+#[test]
+fn a_panic_of_the_guest_is_told() {
+    let Some(mut command) = guest(&[]) else { return };
+    let script = "echo before; echo c > /proc/sysrq-trigger; echo after";
+    let output = command.args(["sh", "-c", script]).output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(errors(&output).contains("sysrq triggered crash"), "{output:?}");
+}
+
+#[test]
+fn a_machine_without_qemu_is_told_what_to_install() {
+    if Path::new("/usr/sbin/qemu-system-x86_64").exists() {
+        return eprintln!("not tested: this machine's QEMU is where it is always found");
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_guest"));
+    command.args(["--place", "guest", "--kernel", KERNEL, "--", "true"]).env("PATH", "/nowhere");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(errors(&output).contains("apt-get install qemu-system-x86"), "{output:?}");
+}
+
+/// A guest of QEMU; without QEMU on this machine the test cannot run, which is told.
+fn guest(options: &[&str]) -> Option<Command> {
+    let path = std::env::var_os("PATH").unwrap();
+    if !std::env::split_paths(&path).any(|path| path.join("qemu-system-x86_64").exists()) {
+        assert_ne!(
+            std::env::var("LVS_REQUIRE_KERNEL").as_deref(),
+            Ok("1"),
+            "there is no QEMU here"
+        );
+        eprintln!("not tested: there is no QEMU on this machine");
+        return None;
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_guest"));
+    command.args(["--place", "guest", "--kernel", KERNEL]).args(options);
+    command.arg("--").stdin(Stdio::null());
+    Some(command)
+}
+
+/// The living processes that have a word on their command line.
+fn processes_of(word: &str) -> Vec<PathBuf> {
+    let has = |path: &Path| {
+        let line = fs::read(path.join("cmdline")).unwrap_or_default();
+        line.windows(word.len()).any(|window| window == word.as_bytes())
+    };
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries.map(|entry| entry.path()).filter(|path| has(path)).collect()
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
