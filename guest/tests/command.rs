@@ -478,7 +478,7 @@ fn end(child: &mut Child, signal: Signal) {
 /// Whether this process, and what it starts, ignores a signal: a script's background job ignores
 /// SIGINT and SIGQUIT.
 fn is_ignored(signal: Signal) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
     let mask = u64::from_str_radix(mask.trim(), 16).unwrap();
     mask & (1 << (signal as u32 - 1)) != 0
