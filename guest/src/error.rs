@@ -50,6 +50,8 @@ pub enum Error {
         /// The program.
         program: &'static str,
     },
+    /// This is not root, as QEMU's guests take.
+    NotRoot,
     /// Fetching or unpacking the kernel's package failed.
     Fetch {
         /// The command that failed.
@@ -123,6 +125,7 @@ impl Error {
             Self::NoIpvs | Self::NotPermitted { .. } => ErrorKind::Unavailable,
             Self::NoKernel { .. }
             | Self::NoProgram { .. }
+            | Self::NotRoot
             | Self::Fetch { .. }
             | Self::Cache { .. } => ErrorKind::NoKernel,
             Self::Command { .. } => ErrorKind::Command,
@@ -176,6 +179,11 @@ impl fmt::Display for Error {
                 "there is no {program} on this machine, and the kernels named qemu-* take it: as \
                  root, apt-get install qemu-system-x86 kmod (from Debian 13 on virtiofsd too); the \
                  kernels named uml-* need nothing installed"
+            ),
+            Self::NotRoot => write!(
+                f,
+                "the kernels named qemu-* take root: the server of this machine's files reads them \
+                 with their owners' rights; the kernels named uml-* do not"
             ),
             Self::Fetch { command, words } => {
                 write!(f, "cannot fetch the package of a kernel: {command} said:\n{words}")

@@ -13,8 +13,8 @@
 //! - **On this machine's kernel**, if it has IPVS and the process may use it (root in the initial
 //!   user namespace). The process is then moved into a network and a mount namespace of its own, so
 //!   that it never touches the machine's own IPVS table, links or settings.
-//! - **In a guest** otherwise: a User-Mode Linux kernel, an ordinary program that needs no root, no
-//!   KVM and no image. The same program is run again inside with the same arguments, environment,
+//! - **In a guest** otherwise: by default a User-Mode Linux kernel, an ordinary program that needs no
+//!   root, no KVM and no image; if asked for, a kernel of Debian's in QEMU. The same program is run again inside with the same arguments, environment,
 //!   working directory and standard input; its standard output and standard error come out apart
 //!   and live; and the first process ends as the second did, with its exit status or by its signal.
 //!
@@ -42,19 +42,29 @@
 //! for `modprobe`. A job directory (private, in `/dev/shm` or `$TMPDIR`) carries the command in and
 //! the exit status out. The guest dies with the process that started it.
 //!
+//! The kernels named `qemu-*` are those that Debian makes for virtual machines, fetched in the same
+//! way: a machine's kernel to the letter, where User-Mode Linux is one of another architecture, and in
+//! more versions. They take three to six seconds to boot, root, and QEMU, which is not fetched:
+//! `apt-get install qemu-system-x86 kmod` (from Debian 13 on `virtiofsd` too). QEMU translates
+//! instructions, so that programs run some ten times slower; where KVM works it is used, and one that
+//! hangs or dies is given up after five seconds, until the machine's next boot. The kernel starts with
+//! this program and its libraries, packed into an initramfs with the modules that it takes to mount
+//! this machine's files, which `virtiofsd` serves; it goes over to them and is the same init from
+//! there on. Virtio ports stand for the serial lines.
+//!
 //! # Variables
 //!
 //! | Variable | Meaning | Default |
 //! |---|---|---|
 //! | `LVS_GUEST_PLACE` | `any`; `host`: this kernel or fail; `host-shared`: this kernel without namespaces of its own, **touching the machine's own table**; `guest`: always a guest | `any` |
-//! | `LVS_GUEST_KERNEL` | the guest's kernel: `uml` (this machine's distribution's), or Debian's `uml-5.10`, `uml-6.1`, `uml-6.12`, `uml-7.2` | `uml` |
+//! | `LVS_GUEST_KERNEL` | the guest's kernel: `uml` (this machine's distribution's), or Debian's `uml-5.10`, `uml-6.1`, `uml-6.12`, `uml-7.2`, `qemu-5.10`, `qemu-6.1`, `qemu-6.12`, `qemu-6.18`, `qemu-newest` (of Debian 13's backports and the unstable suite, when it was fetched) | `uml` |
 //! | `LVS_GUEST_TIME_LIMIT` | seconds until a guest is ended, 0 for no limit | 600 |
-//! | `LVS_GUEST_MEMORY` | the guest's memory in MiB, at least 32 | 512 |
+//! | `LVS_GUEST_MEMORY` | the guest's memory in MiB, at least 32, in QEMU 128 | 512 |
 //! | `LVS_GUEST_VERBOSE` | `1` shows the guest's kernel log on standard error | `0` |
 //! | `LVS_GUEST_WRITE` | further directories to be written straight through, separated by `:` | |
-//! | `LVS_GUEST_UML` | path of a User-Mode Linux binary, instead of the package | |
+//! | `LVS_GUEST_UML` | path of a User-Mode Linux binary, instead of the package `user-mode-linux` | |
 //! | `LVS_GUEST_UML_MODULES` | directory that holds its modules by version | `../lib/uml/modules` from the binary |
-//! | `LVS_GUEST_CACHE` | where the package is unpacked | `$XDG_CACHE_HOME/lvs-guest`, `~/.cache/lvs-guest`, or one in `/tmp` |
+//! | `LVS_GUEST_CACHE` | where packages are unpacked | `$XDG_CACHE_HOME/lvs-guest`, `~/.cache/lvs-guest`, or one in `/tmp` |
 //!
 //! # Exit status
 //!
@@ -64,7 +74,7 @@
 //!
 //! # Limits
 //!
-//! User-Mode Linux runs on x86-64 only. A system call in the guest costs some 20 microseconds. The
+//! All guests run on x86-64 only. A system call under User-Mode Linux costs some 20 microseconds. The
 //! time limit holds for guests only. Under `uml-5.10` what is not written through cannot be written
 //! at all: there is no layer in memory.
 

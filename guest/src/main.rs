@@ -12,8 +12,8 @@ use guest::{Choice, Kernel, Options};
 const USAGE: &str = "cargo guest [OPTIONS] -- COMMAND [ARGUMENTS]...";
 
 /// Runs a command on a Linux kernel that has IPVS: this machine's, in namespaces of its own, if it
-/// has IPVS and this is root; else a User-Mode Linux guest that sees this machine's files. The exit
-/// status is the command's; 124 after the time limit, 125 if the guest failed.
+/// has IPVS and this is root; else a guest's that sees this machine's files, by default User-Mode
+/// Linux. The exit status is the command's; 124 after the time limit, 125 if the guest failed.
 ///
 /// Each option has a variable of the same meaning, LVS_GUEST_TIME_LIMIT and so on, which the
 /// examples and tests heed too. LVS_GUEST_UML names a User-Mode Linux binary of your own,
@@ -26,8 +26,9 @@ struct Arguments {
     #[arg(long, value_name = "PLACE")]
     place: Option<Choice>,
 
-    /// The guest's kernel: uml (this machine's distribution's), or Debian's uml-5.10, uml-6.1,
-    /// uml-6.12, uml-7.2 [default: uml]
+    /// The guest's kernel: uml (this machine's distribution's), Debian's uml-5.10, uml-6.1, uml-6.12,
+    /// uml-7.2; or, by root and with QEMU, qemu-5.10, qemu-6.1, qemu-6.12, qemu-6.18, qemu-newest
+    /// [default: uml]
     #[arg(long, value_name = "KERNEL")]
     kernel: Option<Kernel>,
 
@@ -35,7 +36,7 @@ struct Arguments {
     #[arg(long, value_name = "SECONDS")]
     time_limit: Option<u32>,
 
-    /// The guest's memory in MiB [default: 512]
+    /// The guest's memory in MiB, at least 32, in QEMU 128 [default: 512]
     #[arg(long, value_name = "MIB")]
     memory: Option<u32>,
 

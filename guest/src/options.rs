@@ -16,7 +16,7 @@ pub struct Options {
     pub kernel: Kernel,
     /// When a guest is ended. Default: 10 minutes; `None` is no limit.
     pub time_limit: Option<Duration>,
-    /// The guest's memory in MiB, at least 32. It is taken from the machine as it is used.
+    /// The guest's memory in MiB, at least 32, in QEMU 128. It is taken from the machine as it is used.
     /// Default: 512.
     pub memory: u32,
     /// Shows the guest's kernel log on standard error. Default: no.
@@ -24,7 +24,7 @@ pub struct Options {
     /// Directories that are written straight through, besides the working directory and cargo's target
     /// directory.
     pub write: Vec<PathBuf>,
-    /// A User-Mode Linux binary to be used instead of the package.
+    /// A User-Mode Linux binary to be used instead of the package, if the kernel is not one of QEMU's.
     pub uml: Option<PathBuf>,
     /// The directory that holds its modules by version. Default: `../lib/uml/modules` from the
     /// binary.

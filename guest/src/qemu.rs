@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Stdio};
 use std::time::Duration;
 
-use nix::unistd::{self, AccessFlags};
+use nix::unistd::{self, AccessFlags, Uid};
 
 use crate::error::{Context, Error};
 use crate::init;
@@ -62,8 +62,12 @@ pub(crate) enum Accelerator {
     Tcg,
 }
 
-/// The programs that it takes, QEMU and the server of this machine's files.
+/// The programs that it takes, QEMU and the server of this machine's files, which only root can run:
+/// the layer over the files opens them in a way that is their owners' right.
 pub(crate) fn programs() -> Result<(PathBuf, PathBuf), Error> {
+    if !Uid::effective().is_root() {
+        return Err(Error::NotRoot);
+    }
     let program = find_program(PROGRAM).ok_or(Error::NoProgram { program: PROGRAM })?;
     let server = FILE_SERVERS.iter().map(PathBuf::from).find(|path| is_program(path));
     Ok((program, server.ok_or(Error::NoProgram { program: "virtiofsd" })?))

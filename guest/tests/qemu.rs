@@ -113,7 +113,14 @@ fn a_panic_of_the_guest_is_told() {
 }
 
 #[test]
-fn a_machine_without_qemu_is_told_what_to_install() {
+fn what_qemu_takes_is_told() {
+    if !Uid::effective().is_root() {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_guest"));
+        command.args(["--place", "guest", "--kernel", KERNEL, "--", "true"]);
+        let output = command.output().unwrap();
+        assert!(errors(&output).contains("the kernels named qemu-* take root"), "{output:?}");
+        return;
+    }
     if Path::new("/usr/sbin/qemu-system-x86_64").exists() {
         return eprintln!("not tested: this machine's QEMU is where it is always found");
     }
