@@ -8,7 +8,7 @@
 //! ```
 //!
 //! It needs neither root nor IPVS in the kernel: see the package `guest`. It needs the package
-//! iptables.
+//! iptables, and a kernel with its tables, which User-Mode Linux 7.2 does not have.
 
 use std::{error::Error, net::SocketAddr};
 
