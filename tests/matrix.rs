@@ -77,9 +77,12 @@ impl Column {
 
 fn run(binary: &str, kernel: &str) -> Result<Column, Box<dyn Error>> {
     eprintln!("{kernel}: running");
+    // QEMU takes minutes where User-Mode Linux takes half of one.
+    let limit = std::env::var_os("LVS_GUEST_TIME_LIMIT").unwrap_or_else(|| OsString::from("1800"));
     let mut child = Command::new(binary)
         .env("LVS_GUEST_PLACE", "guest")
         .env("LVS_GUEST_KERNEL", kernel)
+        .env("LVS_GUEST_TIME_LIMIT", limit)
         .env("LVS_REQUIRE_KERNEL", "1")
         .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null())
