@@ -90,6 +90,18 @@ fn unload_ip_vs() -> Result<(), Failed> {
 async fn info(_: NetNs, client: Client) -> Outcome {
     let info = client.info().await?;
     assert_eq!(info.version.to_string(), "1.2.1");
+    // From 7.1 on each namespace has a table of connections of its own, from its first service on.
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let numbers: Vec<u32> = release.split('.').map_while(|part| part.parse().ok()).collect();
+    let own_table = numbers >= vec![7, 1];
+    assert_eq!(info.connection_table_size, if own_table { 0 } else { 4096 });
+    client.add_service(&Service::new(key("-t 10.0.0.185:80"))).await?;
+    let size = client.info().await?.connection_table_size;
+    if own_table {
+        assert!(size.is_power_of_two() && size <= 4096, "{size}");
+    } else {
+        assert_eq!(size, 4096);
+    }
     Ok(())
 }
 
