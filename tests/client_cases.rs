@@ -1,5 +1,7 @@
 //! ipvs-client on a real kernel.
 
+use std::time::{Duration, Instant};
+
 use ipvs_client::{
     Client, Error, ErrorKind,
     packet::{
@@ -11,6 +13,10 @@ use ipvs_client::{
 use kernel_tests::{Outcome, client_case, key};
 use libtest_mimic::{Failed, Trial};
 use netns_link::NetNs;
+use nix::{
+    errno::Errno,
+    kmod::{DeleteModuleFlags, delete_module},
+};
 
 /// Every case by its name.
 pub(crate) fn cases() -> Vec<Trial> {
@@ -81,8 +87,14 @@ fn unload_ip_vs() -> Result<(), Failed> {
     // The schedulers, and then what they use.
     for name in names.filter(|name| name.starts_with("ip_vs_")).chain(["ip_vs"]) {
         let name = std::ffi::CString::new(name)?;
-        nix::kmod::delete_module(&name, nix::kmod::DeleteModuleFlags::empty())
-            .map_err(|error| format!("unloading {}: {error}", name.to_string_lossy()))?;
+        // What earlier cases left is cleared away in its own time.
+        let until = Instant::now() + Duration::from_secs(30);
+        while let Err(errno) = delete_module(&name, DeleteModuleFlags::empty()) {
+            if errno != Errno::EAGAIN || Instant::now() > until {
+                return Err(format!("unloading {}: {errno}", name.to_string_lossy()).into());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
     Ok(())
 }

@@ -69,8 +69,9 @@ pub(crate) fn assume_role() {
     }
     let mut words = std::env::args_os();
     if words.next().as_deref() == Some(OsStr::new(MODPROBE)) && is_guest() {
-        // The kernel says: modprobe -q -- NAME
-        let name = words.last().unwrap_or_default();
+        // The kernel says `modprobe -q -- NAME`, and iptables `modprobe NAME -q`.
+        let mut names = words.filter(|word| !word.as_encoded_bytes().starts_with(b"-"));
+        let name = names.next_back().unwrap_or_default();
         process::exit(modprobe(&name.to_string_lossy()));
     }
 }
