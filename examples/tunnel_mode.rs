@@ -23,15 +23,21 @@ use testbed::DockerHost;
 struct Arguments {
     #[command(flatten)]
     options: Options,
+    /// Generic UDP encapsulation, in place of IP in IP (needs the package iproute2)
+    #[arg(long)]
+    gue: bool,
 }
 
+/// The UDP port at which the pods take encapsulated packets.
+const GUE_PORT: u16 = 6080;
+
 fn main() -> Result<(), Box<dyn Error>> {
-    let Arguments { options } = examples::start();
-    run(&options)
+    let Arguments { options, gue } = examples::start();
+    run(&options, gue)
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+async fn run(options: &Options, gue: bool) -> Result<(), Box<dyn Error>> {
     let (family, address) = options.addresses();
     let host = DockerHost::new(family).await?;
     let pods = [host.container("pod1", 3).await?, host.container("pod2", 4).await?];
@@ -45,6 +51,12 @@ async fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         servers.push(WebServer::start(pod, options.nginx).await?);
         command(format_args!("ip netns exec {} sh -c '{}'", pod.name(), pod.tunnel_command()));
         pod.open_tunnel().await?;
+        if gue {
+            // The UDP around the tunnel's packets is taken off before the tunnel's own end.
+            let line = pod.gue_command(GUE_PORT);
+            command(format_args!("ip netns exec {} sh -c '{line}'", pod.name()));
+            pod.open_gue(GUE_PORT)?;
+        }
         // As for direct routing: see the example dr_mode. It is gone with the pod.
         let _ = prepare_real_server(pod.namespace(), "dummy1", &vips).await?;
     }
@@ -53,11 +65,10 @@ async fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let ipvs = Client::connect_in(host.namespace()).await?;
     let service = VirtualService::tcp(address)
         .scheduler(&options.scheduler)
-        .real_servers(
-            options
-                .weighted(&pods)
-                .map(|(pod, weight)| RealServer::tunnel(pod.address()).weight(weight)),
-        )
+        .real_servers(options.weighted(&pods).map(|(pod, weight)| {
+            let real_server = RealServer::tunnel(pod.address()).weight(weight);
+            if gue { real_server.gue(GUE_PORT) } else { real_server }
+        }))
         .build()?;
     for change in service.apply(&ipvs).await? {
         command(ipvsadm(&change));

@@ -13,7 +13,12 @@ use netns_link::{Address, ErrorKind, Link, Links, NetNs, Setting};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::runtime::Handle;
 
-use crate::{error::Error, nginx::Nginx, process::Process, server::Server};
+use crate::{
+    error::Error,
+    nginx::Nginx,
+    process::{Process, run},
+    server::Server,
+};
 
 /// The name of the bridge, as docker has it.
 const BRIDGE: &str = "docker0";
@@ -341,6 +346,32 @@ impl Container {
             IpAddr::V6(_) => "",
         };
         format!("modprobe {module}{checks}; ip link set {name} up")
+    }
+
+    /// Takes the UDP off packets of generic UDP encapsulation to a port: `modprobe fou` (and `fou6`
+    /// for IPv6), `ip fou add port PORT gue`. What is left goes to
+    /// [`open_tunnel`](Self::open_tunnel)'s link.
+    ///
+    /// # Errors
+    /// If a module cannot be had, or if `ip` is not installed.
+    pub fn open_gue(&self, port: u16) -> Result<(), Error> {
+        let (modules, words) = self.gue(port);
+        modules.iter().try_for_each(|module| load_module(module))?;
+        let words: Vec<&str> = words.split(' ').collect();
+        run(&self.namespace, "iproute2", &words).map(drop)
+    }
+
+    /// The commands that [`open_gue`](Self::open_gue) stands for.
+    pub fn gue_command(&self, port: u16) -> String {
+        let (modules, words) = self.gue(port);
+        format!("modprobe -a {}; {words}", modules.join(" "))
+    }
+
+    fn gue(&self, port: u16) -> (&'static [&'static str], String) {
+        match self.address {
+            IpAddr::V4(_) => (&["fou"], format!("ip fou add port {port} gue")),
+            IpAddr::V6(_) => (&["fou", "fou6"], format!("ip -6 fou add port {port} gue")),
+        }
     }
 
     /// The module, and the link that it makes.
