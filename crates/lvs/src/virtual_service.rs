@@ -10,7 +10,7 @@ use ipvs_client::packet::{
 use crate::{Invalid, RealServer, Rule};
 
 /// ipvsadm's persistence timeout where no number is said.
-const PERSISTENCE: Duration = Duration::from_secs(300);
+const PERSISTENCE: Duration = Duration::from_secs(360);
 /// ipvsadm's longest.
 const MAX_PERSISTENCE: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 /// The flags that belong to the scheduler.
@@ -143,7 +143,7 @@ impl VirtualServiceBuilder {
         self
     }
 
-    /// A client keeps its real server until it has had no connection for five minutes.
+    /// A client keeps its real server until it has had no connection for six minutes, ipvsadm's default.
     /// `ipvsadm -p`.
     pub fn persistent(self) -> Self {
         self.persistent_for(PERSISTENCE)
@@ -316,7 +316,7 @@ mod tests {
         let longest = http().persistent_for(MAX_PERSISTENCE).build().unwrap();
         assert_eq!(longest.service().timeout, 2_678_400);
         assert!(longest.service().flags.contains(ServiceFlags::PERSISTENT));
-        assert_eq!(http().persistent().build().unwrap().service().timeout, 300);
+        assert_eq!(http().persistent().build().unwrap().service().timeout, 360);
 
         refused(http().netmask(24), Rule::NetmaskNeedsPersistence);
         refused(http().persistent().netmask(33), Rule::Netmask);
