@@ -143,8 +143,8 @@ impl VirtualServiceBuilder {
         self
     }
 
-    /// A client keeps its real server until it has had no connection for six minutes, ipvsadm's default.
-    /// `ipvsadm -p`.
+    /// A client keeps its real server until it has had no connection for six minutes, ipvsadm's
+    /// default. `ipvsadm -p`.
     pub fn persistent(self) -> Self {
         self.persistent_for(PERSISTENCE)
     }
