@@ -37,9 +37,7 @@ fn main() {
                     guest_cases = ignored(guest_cases);
                 }
             }
-            Err(error) if std::env::var_os("LVS_REQUIRE_KERNEL").is_some_and(|v| v == "1") => {
-                guest::fail(&error)
-            }
+            Err(error) if kernel_tests::required() => guest::fail(&error),
             Err(error) => {
                 eprintln!("kernel-tests: every case is ignored, for want of a kernel: {error}");
                 cases = ignored(cases);

@@ -23,6 +23,24 @@ where
     })
 }
 
+/// A case that needs programs, each given with its package. Where one is not installed the case is
+/// ignored and the reason told, or fails when `LVS_REQUIRE_KERNEL=1`.
+pub fn needing(programs: &[(&str, &str)], case: Trial) -> Trial {
+    let missing = programs.iter().find_map(|(name, package)| testbed::program(name, package).err());
+    match missing {
+        Some(error) if !required() => {
+            eprintln!("kernel-tests: {} is ignored: {error}", case.name());
+            case.with_ignored_flag(true)
+        }
+        _ => case,
+    }
+}
+
+/// Whether nothing may be ignored.
+pub fn required() -> bool {
+    std::env::var_os("LVS_REQUIRE_KERNEL").is_some_and(|value| value == "1")
+}
+
 /// A namespace whose loopback is up. Without any address in it the kernel knows no routes, takes
 /// every IPv4 address for a broadcast one, and refuses it as a destination.
 pub async fn fresh_namespace() -> Result<NetNs, Failed> {

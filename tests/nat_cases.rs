@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use ipvs_client::packet::ServiceFlags;
-use kernel_tests::{Outcome, block_on};
+use kernel_tests::{Outcome, block_on, needing};
 use libtest_mimic::Trial;
 use lvs::{Change, RealServer, Table, VirtualService};
 use testbed::Family;
@@ -22,9 +22,9 @@ pub(crate) fn cases() -> Vec<Trial> {
         case("apply_twice_writes_nothing", |family| block_on(apply_twice_writes_nothing(family)));
         case("apply_changes_what_differs", |family| block_on(apply_changes_what_differs(family)));
     }
-    cases.push(Trial::test("nat_table_as_ipvsadm_prints_it", || {
-        block_on(table_as_ipvsadm_prints_it())
-    }));
+    let table =
+        Trial::test("nat_table_as_ipvsadm_prints_it", || block_on(table_as_ipvsadm_prints_it()));
+    cases.push(needing(&[("ipvsadm", "ipvsadm")], table));
     cases
 }
 
@@ -161,13 +161,7 @@ async fn table_as_ipvsadm_prints_it() -> Outcome {
     }
     scene.fetch(scene.host.namespace(), 3).await?;
     let ours = Table::read(&scene.client).await?.to_string();
-    let output = scene
-        .host
-        .namespace()
-        .run(|| std::process::Command::new("ipvsadm").arg("-Ln").output())?
-        .map_err(|error| format!("running ipvsadm (apt-get install ipvsadm): {error}"))?;
-    assert!(output.status.success(), "{output:?}");
-    let theirs = String::from_utf8(output.stdout)?;
+    let theirs = testbed::run(scene.host.namespace(), "ipvsadm", &["ipvsadm", "-Ln"])?;
     assert_eq!(ours, theirs, "\nours:\n{ours}\nipvsadm's:\n{theirs}");
     Ok(())
 }

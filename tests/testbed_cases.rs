@@ -2,6 +2,7 @@
 
 use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 
+use kernel_tests::needing;
 use libtest_mimic::{Failed, Trial};
 use netns_link::{NetNs, Setting, prepare_real_server};
 use testbed::{Client, DockerHost, Family, page, tcp_exchange, udp_exchange};
@@ -15,7 +16,9 @@ pub(crate) fn cases() -> Vec<Trial> {
     for (family, suffix) in [(Family::Ipv4, "ipv4"), (Family::Ipv6, "ipv6")] {
         cases.push(case(format!("testbed_paths_{suffix}"), paths(family)));
         cases.push(case(format!("testbed_exchange_{suffix}"), exchange(family)));
-        cases.push(case(format!("testbed_nginx_and_clients_{suffix}"), nginx_and_clients(family)));
+        let programs = [("nginx", "nginx-light"), ("curl", "curl"), ("busybox", "busybox-static")];
+        let name = format!("testbed_nginx_and_clients_{suffix}");
+        cases.push(needing(&programs, case(name, nginx_and_clients(family))));
     }
     cases.push(case("real_server_arp_keeps_silent".to_owned(), real_server_arp_keeps_silent()));
     cases.push(case("testbed_pause".to_owned(), pause()));

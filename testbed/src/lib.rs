@@ -17,6 +17,6 @@ pub use crate::{
     docker::{Container, DockerHost, Family},
     error::Error,
     nginx::Nginx,
-    process::{Process, run},
+    process::{Process, program, run},
     server::{Server, page},
 };

@@ -72,7 +72,10 @@ pub fn run(namespace: &NetNs, package: &str, words: &[&str]) -> Result<String, E
 
 /// Where a program is: in PATH, or where Debian has those of the administrator, which are not in
 /// an ordinary user's PATH.
-pub(crate) fn program(name: &str, package: &str) -> Result<PathBuf, Error> {
+///
+/// # Errors
+/// If it is not there; the text says what package to install.
+pub fn program(name: &str, package: &str) -> Result<PathBuf, Error> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
