@@ -2,7 +2,7 @@
 
 use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 
-use kernel_tests::needing;
+use kernel_tests::{block_on, needing};
 use libtest_mimic::{Failed, Trial};
 use netns_link::{NetNs, Setting, prepare_real_server};
 use testbed::{Client, DockerHost, Family, page, tcp_exchange, udp_exchange};
@@ -114,7 +114,5 @@ async fn pause() -> Result<(), Failed> {
 }
 
 fn case(name: String, test: impl Future<Output = Result<(), Failed>> + Send + 'static) -> Trial {
-    Trial::test(name, || {
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(test)
-    })
+    Trial::test(name, || block_on(test))
 }

@@ -1,7 +1,5 @@
 //! Many writes in few system calls.
 
-use std::mem;
-
 use ipvs_packet::{FAMILY_VERSION, Request};
 use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 
@@ -199,14 +197,14 @@ impl<'a, 'b> Batch<'a, 'b> {
     }
 
     /// What came of each write, in order.
-    pub(crate) fn finish(mut self) -> Vec<Result<(), Error>> {
-        let known = self.outcomes.len();
+    pub(crate) fn finish(self) -> Vec<Result<(), Error>> {
+        let mut outcomes = self.outcomes;
         let text = "not sent, since the batch ended before";
-        let rest = &self.writes[known..];
-        self.outcomes.extend(
+        let rest = &self.writes[outcomes.len()..];
+        outcomes.extend(
             rest.iter().map(|write| Err(Error::new(ErrorKind::NotSent, Operation(write), text))),
         );
-        mem::take(&mut self.outcomes)
+        outcomes
     }
 }
 
