@@ -57,6 +57,11 @@
 //! services are those of the network namespace in which the socket was opened, for good:
 //! [`Client::connect`] takes the calling thread's, [`Client::connect_in`] another one's.
 //!
+//! Before a namespace ends, call [`Client::flush`] in it: kernels before 6.6.152, 6.12.104, 6.18.45 and
+//! 7.1.9 (from 6.2 on) crash when one ends with more than 50 services and destinations within a tenth
+//! of a second after its first one (CVE-2026-74670), and every later call on the machine then waits in
+//! the kernel for ever. A fault of the kernel's that no client can undo.
+//!
 //! With the feature `tokio`, the default, [`Client::connect`] spawns its driver on the current
 //! runtime; [`Client::from_socket`] returns the driver, for those who place it themselves. With the
 //! feature `smol`, `Client::from_socket_on_smol` does so for smol and whatever else polls a future.
