@@ -1,6 +1,6 @@
 //! Many writes in few system calls.
 
-use ipvs_packet::{FAMILY_VERSION, Request};
+use ipvs_packet::Request;
 use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     error::{Operation, errno},
     exchange::{extended_acknowledgement, is_read},
     retry::explain,
-    wire::{GENL_HEADER, NETLINK_HEADER, Raw},
+    wire::{self, GENL_HEADER, NETLINK_HEADER},
 };
 
 /// How many writes go into one datagram at most: enough that system calls no longer count, and few
@@ -116,7 +116,9 @@ impl<'a, 'b> Batch<'a, 'b> {
                 break;
             }
             last = self.datagram.len();
-            append(&mut self.datagram, family, sequence, write);
+            *sequence = sequence.wrapping_add(1);
+            // It answers only if it fails.
+            wire::append(&mut self.datagram, family, *sequence, NLM_F_REQUEST, write);
             self.sent.push(self.outcomes.len());
             self.outcomes.push(Ok(()));
         }
@@ -124,7 +126,8 @@ impl<'a, 'b> Batch<'a, 'b> {
         if matches!(self.writes[position], Request::DeleteDaemon(_)) {
             // Its acknowledgement may be lost, so that it cannot be the one that is waited for.
             last = self.datagram.len();
-            append(&mut self.datagram, family, sequence, &Request::GetInfo);
+            *sequence = sequence.wrapping_add(1);
+            wire::append(&mut self.datagram, family, *sequence, NLM_F_REQUEST, &Request::GetInfo);
         }
         let flags = NLM_F_REQUEST | NLM_F_ACK;
         self.datagram[last + 6..last + 8].copy_from_slice(&flags.to_ne_bytes());
@@ -136,7 +139,7 @@ impl<'a, 'b> Batch<'a, 'b> {
     }
 
     /// Takes in an answer. Returns whether it is the datagram's last.
-    pub(crate) fn take(&mut self, message: &NetlinkMessage<Raw>) -> bool {
+    pub(crate) fn take(&mut self, message: &NetlinkMessage<&[u8]>) -> bool {
         let NetlinkPayload::Error(error) = &message.payload else { return false };
         let behind = message.header.sequence_number.wrapping_sub(self.first) as usize;
         if let (Some(&position), Some(code)) = (self.sent.get(behind), error.code) {
@@ -206,21 +209,4 @@ impl<'a, 'b> Batch<'a, 'b> {
         );
         outcomes
     }
-}
-
-/// Appends a request that answers only if it fails.
-fn append(datagram: &mut Vec<u8>, family: u16, sequence: &mut u32, request: &Request) {
-    *sequence = sequence.wrapping_add(1);
-    let start = datagram.len();
-    let length = NETLINK_HEADER + GENL_HEADER + request.buffer_len();
-    datagram.resize(start + length.next_multiple_of(4), 0);
-    let message = &mut datagram[start..start + length];
-    // Far below 4 GiB.
-    message[0..4].copy_from_slice(&(length as u32).to_ne_bytes());
-    message[4..6].copy_from_slice(&family.to_ne_bytes());
-    message[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
-    message[8..12].copy_from_slice(&sequence.to_ne_bytes());
-    message[NETLINK_HEADER] = request.command().0;
-    message[NETLINK_HEADER + 1] = FAMILY_VERSION;
-    request.emit(&mut message[NETLINK_HEADER + GENL_HEADER..]);
 }

@@ -21,18 +21,18 @@ use ipvs_packet::{
 use crate::{
     BatchOptions, Error, ErrorKind, Socket,
     batch::Batch,
-    line::BlockingLine,
+    line::Line,
     namespace::Namespace,
     observe::observe,
     snapshot::{self, ServiceSnapshot, Snapshot, Taking},
-    verbs::{all, no_destination, only, verbs},
+    verbs::{self, all, no_destination, only, verbs},
 };
 
 /// A blocking client of the kernel's IPVS in one network namespace.
 ///
 /// Clones are cheap and share one socket; calls are carried out one after the other. The kernel
-/// answers within the call that asks, so nothing waits long; an answer that has not come after five
-/// seconds is an error.
+/// answers within the system call that asks, so nothing waits for an answer: one that is not there
+/// then is an error, [`Malformed`](ErrorKind::Malformed).
 #[derive(Clone, Debug)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -40,8 +40,8 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Shared {
-    calls: Mutex<BlockingLine>,
-    bulk: Mutex<BlockingLine>,
+    calls: Mutex<Line>,
+    bulk: Mutex<Line>,
     namespace: Arc<Namespace>,
 }
 
@@ -68,12 +68,12 @@ impl Client {
 
     /// A client on a socket.
     pub fn from_socket(socket: Socket) -> Self {
-        let bulk = Mutex::new(BlockingLine::new(socket.bulk, socket.calls.family));
+        let bulk = Mutex::new(Line::new(socket.bulk, socket.calls.family));
         let calls = Mutex::new(socket.calls);
         Self { shared: Arc::new(Shared { calls, bulk, namespace: socket.namespace }) }
     }
 
-    fn bulk(&self) -> MutexGuard<'_, BlockingLine> {
+    fn bulk(&self) -> MutexGuard<'_, Line> {
         // A line whose user panicked is as good as any: leftover answers are told by their numbers.
         self.shared.bulk.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -86,6 +86,9 @@ impl Client {
         self.shared.calls.lock().unwrap_or_else(PoisonError::into_inner).run(request)
     }
 }
+
+/// Where the async client lets other tasks run.
+fn pause(_: &mut usize, _: usize) {}
 
 verbs!(Client, [], []);
 observe!(Client);

@@ -3,11 +3,13 @@
 #[cfg(feature = "tokio")]
 use std::os::fd::AsFd;
 use std::{
+    future::poll_fn,
     io,
     sync::{
         Arc,
         atomic::{AtomicU16, Ordering},
     },
+    task::Poll,
 };
 
 use ipvs_packet::{
@@ -21,14 +23,14 @@ use crate::{
     Driver, Error, ErrorKind, Socket,
     batch::{Batch, BatchOptions},
     driver::{self, Link},
-    line::AsyncLine,
+    line::Line,
     namespace::Namespace,
     observe::observe,
     retry::{Next, Tries},
     runtime::RuntimeSocket,
     snapshot::{self, ServiceSnapshot, Snapshot, Taking},
     socket::{CONTROL_FAMILY, family_number, family_request},
-    verbs::{all, no_destination, only, verbs},
+    verbs::{self, all, no_destination, only, verbs},
 };
 
 /// A client of the kernel's IPVS in one network namespace.
@@ -49,8 +51,8 @@ pub struct Client {
 struct Shared {
     link: Link,
     family: AtomicU16,
-    /// A second socket, for what takes many requests.
-    bulk: Mutex<AsyncLine>,
+    /// A second socket, for what takes many requests. It never waits, so it needs no driver.
+    bulk: Mutex<Line>,
     namespace: Arc<Namespace>,
 }
 
@@ -117,13 +119,12 @@ impl Client {
         register: impl Fn(NetlinkSocket) -> io::Result<RuntimeSocket>,
     ) -> Result<(Self, Driver), Error> {
         let family = socket.calls.family;
-        let namespace = socket.namespace;
-        let register = |netlink| {
-            register(netlink).map_err(|error| Error::io("registering a netlink socket", error))
-        };
-        let bulk = Mutex::new(AsyncLine::new(register(socket.bulk)?, family));
-        let (link, driver) = driver::new(register(socket.calls.into_netlink())?);
+        let bulk = Mutex::new(Line::new(socket.bulk, family));
+        let registered = register(socket.calls.into_netlink())
+            .map_err(|error| Error::io("registering a netlink socket", error))?;
+        let (link, driver) = driver::new(registered);
         let family = AtomicU16::new(family);
+        let namespace = socket.namespace;
         Ok((Self { shared: Arc::new(Shared { link, family, bulk, namespace }) }, driver))
     }
 
@@ -134,7 +135,7 @@ impl Client {
         Ok(client)
     }
 
-    async fn bulk(&self) -> MutexGuard<'_, AsyncLine> {
+    async fn bulk(&self) -> MutexGuard<'_, Line> {
         self.shared.bulk.lock().await
     }
 
@@ -162,6 +163,20 @@ impl Client {
             }
         }
     }
+}
+
+/// Lets other tasks run, each time when there have been so many steps.
+async fn pause(steps: &mut usize, at_a_time: usize) {
+    *steps += 1;
+    let mut paused = *steps % at_a_time != 0;
+    poll_fn(|context| {
+        if std::mem::replace(&mut paused, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 verbs!(Client, [async], [.await]);

@@ -25,7 +25,7 @@ use crate::{
     Error,
     error::{Operation, errno},
     exchange::Exchange,
-    wire::{Codec, Raw},
+    wire::{self, Codec, Raw},
 };
 
 /// How many requests may wait for their answers at one time; further callers queue for a place.
@@ -120,9 +120,11 @@ impl Link {
         };
         let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| closed())?;
         let overruns = self.overruns.clone();
+        let messages: Vec<_> =
+            exchange.requests().map(|request| wire::message(family, request)).collect();
         let stream = self
             .handle
-            .request_batch(exchange.messages(family), SocketAddr::new(0, 0))
+            .request_batch(messages, SocketAddr::new(0, 0))
             .map_err(|_| closed())?
             .boxed();
         let in_flight = InFlight { exchange, stream, overruns, _holds: (place, dump) };
@@ -152,7 +154,7 @@ impl InFlight {
             // Answers that did arrive come first.
             match select(self.stream.next(), overrun).await {
                 Either::Left((Some(message), _)) => {
-                    if !self.exchange.take(message) {
+                    if !self.exchange.take(&message) {
                         continue;
                     }
                     // A list of which something was dropped has its end all the same.

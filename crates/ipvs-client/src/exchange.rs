@@ -10,7 +10,7 @@ use netlink_packet_core::{
 use crate::{
     Error, ErrorKind,
     error::Operation,
-    wire::{self, GENL_HEADER, NETLINK_HEADER, Raw},
+    wire::{GENL_HEADER, NETLINK_HEADER},
 };
 
 /// `NLMSGERR_ATTR_MSG`: the kernel's words for an error.
@@ -50,24 +50,22 @@ impl Exchange {
     }
 
     /// What is sent, in one datagram.
-    pub(crate) fn messages(&self, message_type: u16) -> Vec<NetlinkMessage<Raw>> {
-        let mut messages = vec![wire::message(message_type, &self.request)];
-        messages.extend(self.barrier.as_ref().map(|barrier| wire::message(message_type, barrier)));
-        messages
+    pub(crate) fn requests(&self) -> impl Iterator<Item = &Request> {
+        std::iter::once(&self.request).chain(&self.barrier)
     }
 
     /// Takes in an answer. Returns whether it was the last.
-    pub(crate) fn take(&mut self, message: NetlinkMessage<Raw>) -> bool {
+    pub(crate) fn take(&mut self, message: &NetlinkMessage<impl AsRef<[u8]>>) -> bool {
         let flags = message.header.flags;
         self.interrupted |= flags & NLM_F_DUMP_INTR != 0;
-        match message.payload {
-            NetlinkPayload::InnerMessage(raw) => {
-                if let Err(error) = self.take_reply(&raw) {
+        match &message.payload {
+            NetlinkPayload::InnerMessage(answer) => {
+                if let Err(error) = self.take_reply(answer.as_ref()) {
                     self.fail(error);
                 }
                 false
             }
-            NetlinkPayload::Error(error) => self.take_error(&error, flags),
+            NetlinkPayload::Error(error) => self.take_error(error, flags),
             NetlinkPayload::Done(done) => {
                 if done.code < 0 {
                     self.fail(Error::kernel(
@@ -149,9 +147,9 @@ impl Exchange {
         ))
     }
 
-    fn take_reply(&mut self, raw: &Raw) -> Result<(), Error> {
+    fn take_reply(&mut self, answer: &[u8]) -> Result<(), Error> {
         let operation = Operation(&self.request);
-        let Some((header, payload)) = raw.bytes.split_at_checked(GENL_HEADER) else {
+        let Some((header, payload)) = answer.split_at_checked(GENL_HEADER) else {
             return Err(Error::malformed(operation, "an answer without generic netlink header"));
         };
         let command = Command(header[0]);

@@ -85,6 +85,7 @@ mod error;
 mod exchange;
 #[cfg(all(test, feature = "_async"))]
 mod faults;
+mod inbox;
 mod line;
 mod namespace;
 mod observe;

@@ -1,170 +1,40 @@
 //! A netlink socket that one caller uses at a time: send, then take in the answers.
 //!
-//! Everything here is written once for blocking and for async sockets: a line has `send` and
-//! `receive`, and the macros make the rest of them.
+//! The kernel carries a request out within the system call that sends it. When that returns, its
+//! answers are in the socket's queue, but for the rest of a list, which is made as the list is read.
+//! So nothing here waits, in the async client either: an answer that is not there never comes.
 
 use std::io;
 
-use bytes::BytesMut;
 use ipvs_packet::{Reply, Request};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_sys::{Socket as NetlinkSocket, SocketAddr};
-use nix::sys::socket::MsgFlags;
 
 use crate::{
     Error,
     batch::Batch,
     error::{Operation, errno},
     exchange::Exchange,
+    inbox::Inbox,
     retry::{Next, Tries},
-    socket::{CONTROL_FAMILY, DATAGRAM, family_number, family_request, receive, uninterrupted},
-    wire::{self, Raw},
+    socket::{CONTROL_FAMILY, family_number, family_request, uninterrupted},
+    wire,
 };
 
-/// Makes the methods of a line.
-macro_rules! line {
-    ($line:ident, [$($async:ident)?], [$($wait:tt)*]) => {
-        impl $line {
-            /// Carries out a request, tried again where that helps.
-            pub(crate) $($async)? fn run(&mut self, request: &Request) -> Result<Vec<Reply>, Error> {
-                let mut tries = Tries::of(request);
-                loop {
-                    let number = self.family;
-                    let mut next = match self.exchange(number, request)$($wait)* {
-                        Ok(replies) => return Ok(replies),
-                        Err(error) => tries.failed(error),
-                    };
-                    if let Next::Resolve(error) = next {
-                        self.resolve()$($wait)*?;
-                        next = tries.found(request, error, self.family != number);
-                    }
-                    if let Next::Fail(error) = next {
-                        return Err(error);
-                    }
-                }
-            }
-
-            /// Looks up the family's number.
-            pub(crate) $($async)? fn resolve(&mut self) -> Result<(), Error> {
-                let replies = self.exchange(CONTROL_FAMILY, &family_request())$($wait)*;
-                self.family = family_number(replies)?;
-                Ok(())
-            }
-
-            /// Sends a request to a family and takes in its answers.
-            $($async)? fn exchange(
-                &mut self,
-                family: u16,
-                request: &Request,
-            ) -> Result<Vec<Reply>, Error> {
-                let fail = |error| Error::io(Operation(request), error);
-                let mut exchange = Exchange::new(request.clone());
-                let first = self.sequence.wrapping_add(1);
-                let mut datagram = Vec::new();
-                for mut message in exchange.messages(family) {
-                    self.sequence = self.sequence.wrapping_add(1);
-                    message.header.sequence_number = self.sequence;
-                    let start = datagram.len();
-                    datagram.resize(start + message.buffer_len(), 0);
-                    message.serialize(&mut datagram[start..]);
-                }
-                self.send(&datagram)$($wait)*.map_err(fail)?;
-                loop {
-                    let message = self.receive()$($wait)*.map_err(fail)?;
-                    // Answers to earlier requests, given up half-way, may still be in the queue.
-                    let behind = message.header.sequence_number.wrapping_sub(first);
-                    let ours = behind <= self.sequence.wrapping_sub(first);
-                    let overrun = matches!(message.payload, NetlinkPayload::Overrun(_));
-                    if (ours || overrun) && exchange.take(message) {
-                        return exchange.finish();
-                    }
-                }
-            }
-
-        }
-    };
-}
-
-/// Makes the methods of a line that carries out batches.
-macro_rules! batch_line {
-    ($line:ident, [$($async:ident)?], [$($wait:tt)*]) => {
-        impl $line {
-            /// Carries out a batch: datagram after datagram, each to its last answer.
-            pub(crate) $($async)? fn run_batch(&mut self, batch: &mut Batch<'_, '_>) {
-                while batch.next_datagram(self.family, &mut self.sequence) {
-                    if let Err(error) = self.run_datagram(batch)$($wait)* {
-                        batch.broken(&error);
-                        return;
-                    }
-                    if batch.lost_family() {
-                        let number = self.family;
-                        if self.resolve()$($wait)*.is_ok() && self.family != number {
-                            batch.again();
-                        }
-                    }
-                    batch.tell();
-                }
-            }
-
-            $($async)? fn run_datagram(&mut self, batch: &mut Batch<'_, '_>) -> io::Result<()> {
-                self.send(batch.datagram())$($wait)*?;
-                loop {
-                    match self.receive()$($wait)* {
-                        Ok(message) if matches!(message.payload, NetlinkPayload::Overrun(_)) => {
-                            batch.overrun();
-                        }
-                        Ok(message) => {
-                            if batch.take(&message) {
-                                return Ok(());
-                            }
-                            continue;
-                        }
-                        Err(error) if error.raw_os_error() == Some(errno::NOBUFS) => batch.overrun(),
-                        Err(error) => return Err(error),
-                    }
-                    // Answers were dropped, and more will be until the queue is empty. All that
-                    // there are were queued before `send` returned.
-                    while let Some(message) = self.leftover()? {
-                        batch.take(&message);
-                    }
-                    return Ok(());
-                }
-            }
-
-            /// A message that is there already.
-            fn leftover(&mut self) -> io::Result<Option<NetlinkMessage<Raw>>> {
-                loop {
-                    if let Some(message) = wire::next_message(&mut self.buffer)? {
-                        return Ok(Some(message));
-                    }
-                    self.buffer.reserve(DATAGRAM);
-                    let flags = MsgFlags::MSG_DONTWAIT;
-                    let (netlink, buffer) = self.parts();
-                    match uninterrupted(|| receive(netlink, buffer, flags)) {
-                        Ok(_) => {}
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                        Err(error) if error.raw_os_error() == Some(errno::NOBUFS) => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-            }
-        }
-    };
-}
-
-/// A line that blocks.
+/// A socket and the state of the talk over it.
 #[derive(Debug)]
-pub(crate) struct BlockingLine {
+pub(crate) struct Line {
     netlink: NetlinkSocket,
     /// The number that the kernel gave to the family.
     pub(crate) family: u16,
     sequence: u32,
-    buffer: BytesMut,
+    outgoing: Vec<u8>,
+    inbox: Inbox,
 }
 
-impl BlockingLine {
+impl Line {
     pub(crate) fn new(netlink: NetlinkSocket, family: u16) -> Self {
-        Self { netlink, family, sequence: 0, buffer: BytesMut::new() }
+        Self { netlink, family, sequence: 0, outgoing: Vec::new(), inbox: Inbox::default() }
     }
 
     #[cfg(feature = "_async")]
@@ -176,91 +46,109 @@ impl BlockingLine {
         &self.netlink
     }
 
-    #[cfg(feature = "blocking")]
-    fn parts(&mut self) -> (&NetlinkSocket, &mut BytesMut) {
-        (&self.netlink, &mut self.buffer)
-    }
-
-    fn send(&mut self, datagram: &[u8]) -> io::Result<()> {
-        let kernel = SocketAddr::new(0, 0);
-        uninterrupted(|| self.netlink.send_to(datagram, &kernel, 0)).map(drop)
-    }
-
-    /// The next message, from the datagram at hand or from a new one.
-    fn receive(&mut self) -> io::Result<NetlinkMessage<Raw>> {
+    /// Carries out a request, tried again where that helps.
+    pub(crate) fn run(&mut self, request: &Request) -> Result<Vec<Reply>, Error> {
+        let mut tries = Tries::of(request);
         loop {
-            if let Some(message) = wire::next_message(&mut self.buffer)? {
-                return Ok(message);
+            let number = self.family;
+            let mut next = match self.exchange(number, request) {
+                Ok(replies) => return Ok(replies),
+                Err(error) => tries.failed(error),
+            };
+            if let Next::Resolve(error) = next {
+                self.resolve()?;
+                next = tries.found(request, error, self.family != number);
             }
-            self.buffer.reserve(DATAGRAM);
-            uninterrupted(|| receive(&self.netlink, &mut self.buffer, MsgFlags::empty()))?;
+            if let Next::Fail(error) = next {
+                return Err(error);
+            }
         }
     }
-}
 
-line!(BlockingLine, [], []);
-#[cfg(feature = "blocking")]
-batch_line!(BlockingLine, [], []);
-
-#[cfg(feature = "_async")]
-mod on_runtime {
-    use std::future::poll_fn;
-
-    use netlink_sys::AsyncSocket;
-
-    use super::*;
-    use crate::runtime::RuntimeSocket;
-
-    /// A line on an async runtime.
-    pub(crate) struct AsyncLine {
-        socket: RuntimeSocket,
-        /// The number that the kernel gave to the family.
-        pub(crate) family: u16,
-        sequence: u32,
-        buffer: BytesMut,
+    /// Looks up the family's number.
+    pub(crate) fn resolve(&mut self) -> Result<(), Error> {
+        let replies = self.exchange(CONTROL_FAMILY, &family_request());
+        self.family = family_number(replies)?;
+        Ok(())
     }
 
-    impl AsyncLine {
-        pub(crate) fn new(socket: RuntimeSocket, family: u16) -> Self {
-            Self { socket, family, sequence: 0, buffer: BytesMut::new() }
+    /// Sends a request to a family and takes in its answers.
+    fn exchange(&mut self, family: u16, request: &Request) -> Result<Vec<Reply>, Error> {
+        let fail = |error| Error::io(Operation(request), error);
+        let mut exchange = Exchange::new(request.clone());
+        let first = self.sequence.wrapping_add(1);
+        self.outgoing.clear();
+        for request in exchange.requests() {
+            self.sequence = self.sequence.wrapping_add(1);
+            wire::append(&mut self.outgoing, family, self.sequence, request.flags(), request);
         }
-
-        pub(crate) fn netlink(&self) -> &NetlinkSocket {
-            self.socket.socket_ref()
+        send(&self.netlink, &self.outgoing).map_err(fail)?;
+        loop {
+            let Some(message) = self.inbox.next(&self.netlink).map_err(fail)? else {
+                return Err(Error::malformed(Operation(request), "the kernel did not answer"));
+            };
+            // Answers to earlier requests, given up half-way, may still be in the queue.
+            let behind = message.header.sequence_number.wrapping_sub(first);
+            let ours = behind <= self.sequence.wrapping_sub(first);
+            if (ours || is_overrun(&message)) && exchange.take(&message) {
+                return exchange.finish();
+            }
         }
+    }
 
-        fn parts(&mut self) -> (&NetlinkSocket, &mut BytesMut) {
-            (self.socket.socket_ref(), &mut self.buffer)
+    /// Carries out the next datagram of a batch, to its last answer. Returns false when there is
+    /// none.
+    pub(crate) fn run_next(&mut self, batch: &mut Batch<'_, '_>) -> bool {
+        if !batch.next_datagram(self.family, &mut self.sequence) {
+            return false;
         }
-
-        async fn send(&mut self, datagram: &[u8]) -> io::Result<()> {
-            let kernel = SocketAddr::new(0, 0);
-            poll_fn(|context| self.socket.poll_send_to(context, datagram, &kernel)).await?;
-            Ok(())
+        if let Err(error) = self.run_datagram(batch) {
+            batch.broken(&error);
+            return false;
         }
+        if batch.lost_family() {
+            let number = self.family;
+            if self.resolve().is_ok() && self.family != number {
+                batch.again();
+            }
+        }
+        batch.tell();
+        true
+    }
 
-        /// The next message, from the datagram at hand or from a new one.
-        async fn receive(&mut self) -> io::Result<NetlinkMessage<Raw>> {
-            loop {
-                if let Some(message) = wire::next_message(&mut self.buffer)? {
-                    return Ok(message);
+    fn run_datagram(&mut self, batch: &mut Batch<'_, '_>) -> io::Result<()> {
+        send(&self.netlink, batch.datagram())?;
+        let mut overrun = false;
+        loop {
+            match self.inbox.next(&self.netlink) {
+                Ok(Some(message)) if is_overrun(&message) => overrun = true,
+                Ok(Some(message)) => {
+                    if batch.take(&message) {
+                        return Ok(());
+                    }
+                    continue;
                 }
-                self.buffer.reserve(DATAGRAM);
-                let Self { socket, buffer, .. } = self;
-                poll_fn(|context| socket.poll_recv_from(context, buffer)).await?;
+                // The last answer is among those that were dropped.
+                Ok(None) if overrun => return Ok(()),
+                Ok(None) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the kernel did not answer",
+                    ));
+                }
+                Err(error) if error.raw_os_error() == Some(errno::NOBUFS) => overrun = true,
+                Err(error) => return Err(error),
             }
-        }
-    }
-
-    line!(AsyncLine, [async], [.await]);
-    batch_line!(AsyncLine, [async], [.await]);
-
-    impl std::fmt::Debug for AsyncLine {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.debug_struct("AsyncLine").field("family", &self.family).finish_non_exhaustive()
+            batch.overrun();
         }
     }
 }
 
-#[cfg(feature = "_async")]
-pub(crate) use on_runtime::AsyncLine;
+fn send(netlink: &NetlinkSocket, datagram: &[u8]) -> io::Result<()> {
+    let kernel = SocketAddr::new(0, 0);
+    uninterrupted(|| netlink.send_to(datagram, &kernel, 0)).map(drop)
+}
+
+fn is_overrun<T>(message: &NetlinkMessage<T>) -> bool {
+    matches!(message.payload, NetlinkPayload::Overrun(_))
+}

@@ -12,7 +12,7 @@ use bytes::BufMut;
 use netlink_sys::{AsyncSocket, Socket, SocketAddr};
 use nix::sys::socket::MsgFlags;
 
-use crate::socket::{receive, uninterrupted};
+use crate::{error::errno, socket::uninterrupted};
 
 /// A socket, and who tells when it is ready.
 pub(crate) enum RuntimeSocket {
@@ -43,6 +43,12 @@ impl RuntimeSocket {
         direction: Direction,
         mut call: impl FnMut(&Socket) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
+        // First without asking whether it is ready: the answers are there when `send` returns, and an
+        // error alone is no readiness in tokio's eyes.
+        match uninterrupted(|| call(self.socket_ref())) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return Poll::Ready(result),
+        }
         match self {
             #[cfg(feature = "tokio")]
             Self::Tokio(socket) => loop {
@@ -59,14 +65,14 @@ impl RuntimeSocket {
             },
             #[cfg(feature = "smol")]
             Self::Smol(socket) => loop {
-                match uninterrupted(|| call(socket.get_ref())) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    result => return Poll::Ready(result),
-                }
                 std::task::ready!(match direction {
                     Direction::Receive => socket.poll_readable(context),
                     Direction::Send => socket.poll_writable(context),
                 })?;
+                match uninterrupted(|| call(socket.get_ref())) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => return Poll::Ready(result),
+                }
             },
         }
     }
@@ -124,9 +130,7 @@ impl AsyncSocket for RuntimeSocket {
         context: &mut Context<'_>,
         buffer: &mut B,
     ) -> Poll<io::Result<SocketAddr>> {
-        self.poll_call(context, Direction::Receive, |socket| {
-            receive(socket, buffer, MsgFlags::empty())
-        })
+        self.poll_call(context, Direction::Receive, |socket| receive(socket, buffer))
     }
 
     fn poll_recv_from_full(
@@ -135,4 +139,15 @@ impl AsyncSocket for RuntimeSocket {
     ) -> Poll<io::Result<(Vec<u8>, SocketAddr)>> {
         self.poll_call(context, Direction::Receive, Socket::recv_from_full)
     }
+}
+
+/// Reads one datagram into an empty buffer and returns its sender's port, 0 for the kernel. A
+/// truncated one is as bad as a dropped one, and becomes ENOBUFS.
+fn receive<B: BufMut>(netlink: &Socket, buffer: &mut B) -> io::Result<SocketAddr> {
+    let room = buffer.chunk_mut().len();
+    let (length, sender) = netlink.recv_from(buffer, MsgFlags::MSG_TRUNC.bits())?;
+    if length > room {
+        return Err(io::Error::from_raw_os_error(errno::NOBUFS));
+    }
+    Ok(sender)
 }

@@ -2,19 +2,14 @@
 
 use std::{io, os::fd::AsFd, sync::Arc};
 
-use bytes::BufMut;
 use ipvs_packet::{Command, FAMILY_NAME, Reply, Request};
 use netlink_packet_core::NlasIterator;
-use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_GENERIC};
-use nix::sys::{
-    socket::{MsgFlags, setsockopt, sockopt::ReceiveTimeout},
-    time::TimeVal,
-};
+use netlink_sys::{Socket as NetlinkSocket, protocols::NETLINK_GENERIC};
 
 use crate::{
     Error,
     error::errno,
-    line::BlockingLine,
+    line::Line,
     namespace::{self, Namespace},
 };
 
@@ -23,11 +18,6 @@ pub(crate) const CONTROL_FAMILY: u16 = 0x10;
 const CTRL_CMD_GETFAMILY: u8 = 3;
 const CTRL_ATTR_FAMILY_ID: u16 = 1;
 const CTRL_ATTR_FAMILY_NAME: u16 = 2;
-
-/// The kernel's dumps come in datagrams of at most 32 KiB, and of at most what was last asked for.
-pub(crate) const DATAGRAM: usize = 64 * 1024;
-/// The kernel answers within the call that sends, so this is long.
-const ANSWER_TIMEOUT: TimeVal = TimeVal::new(5, 0);
 
 const LOOKING_UP: &str = "looking up the generic netlink family IPVS";
 
@@ -38,7 +28,7 @@ const LOOKING_UP: &str = "looking up the generic netlink family IPVS";
 #[derive(Debug)]
 pub struct Socket {
     /// For one request after the other.
-    pub(crate) calls: BlockingLine,
+    pub(crate) calls: Line,
     /// For batches and snapshots, so that they and single requests do not wait for each other.
     pub(crate) bulk: NetlinkSocket,
     /// Where it was made.
@@ -92,7 +82,7 @@ impl Socket {
         let netlink =
             || create().map_err(|error| Error::io("opening a generic netlink socket", error));
         Ok(Self {
-            calls: BlockingLine::new(netlink()?, 0),
+            calls: Line::new(netlink()?, 0),
             bulk: netlink()?,
             namespace: Arc::new(Namespace::current()),
         })
@@ -117,23 +107,7 @@ fn create() -> io::Result<NetlinkSocket> {
             _ => {}
         }
     }
-    setsockopt(&netlink, ReceiveTimeout, &ANSWER_TIMEOUT)?;
     Ok(netlink)
-}
-
-/// Reads one datagram into an empty buffer and returns its sender's port, 0 for the kernel. A
-/// truncated one is as bad as a dropped one, and becomes ENOBUFS.
-pub(crate) fn receive<B: BufMut>(
-    netlink: &NetlinkSocket,
-    buffer: &mut B,
-    flags: MsgFlags,
-) -> io::Result<SocketAddr> {
-    let room = buffer.chunk_mut().len();
-    let (length, sender) = netlink.recv_from(buffer, (flags | MsgFlags::MSG_TRUNC).bits())?;
-    if length > room {
-        return Err(io::Error::from_raw_os_error(errno::NOBUFS));
-    }
-    Ok(sender)
 }
 
 /// Repeats a system call that a signal interrupted.

@@ -4,6 +4,11 @@ use ipvs_packet::{DestinationKey, Reply, ServiceKey};
 
 use crate::{Error, ErrorKind};
 
+/// How many lists a snapshot reads, and how many datagrams a batch sends, before other tasks may run:
+/// a millisecond's worth. Giving way each time would cost more than the reading.
+pub(crate) const LISTS_AT_A_TIME: usize = 32;
+pub(crate) const DATAGRAMS_AT_A_TIME: usize = 4;
+
 /// The one answer of a request that has one.
 pub(crate) fn only<T>(
     replies: Vec<Reply>,
@@ -393,7 +398,10 @@ macro_rules! verbs {
                 let mut line = self.bulk()$($wait)*;
                 let room = line.netlink().get_rx_buf_sz().unwrap_or_default();
                 let mut batch = Batch::new(writes, options, room);
-                line.run_batch(&mut batch)$($wait)*;
+                let mut datagrams = 0;
+                while line.run_next(&mut batch) {
+                    pause(&mut datagrams, verbs::DATAGRAMS_AT_A_TIME)$($wait)*;
+                }
                 batch.finish()
             }
 
@@ -410,15 +418,17 @@ macro_rules! verbs {
                 let mut line = self.bulk()$($wait)*;
                 let mut attempts = snapshot::ATTEMPTS;
                 loop {
-                    let mut taking = Taking::new(line.run(&Request::ListServices)$($wait)*?);
+                    let mut taking = Taking::new(line.run(&Request::ListServices)?);
+                    let mut lists = 0;
                     while let Some(key) = taking.next() {
+                        pause(&mut lists, verbs::LISTS_AT_A_TIME)$($wait)*;
                         let list = Request::ListDestinations(key);
-                        let long = taking.put(line.run(&list)$($wait)*?);
+                        let long = taking.put(line.run(&list)?);
                         if long {
-                            taking.compare(&key, line.run(&list)$($wait)*?);
+                            taking.compare(&key, line.run(&list)?);
                         }
                     }
-                    let snapshot = taking.finish(line.run(&Request::ListServices)$($wait)*?);
+                    let snapshot = taking.finish(line.run(&Request::ListServices)?);
                     attempts -= 1;
                     if snapshot.consistent || attempts == 0 {
                         return Ok(snapshot);

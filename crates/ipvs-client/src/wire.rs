@@ -1,120 +1,169 @@
 //! Netlink messages as bytes: what is sent, and what is received, unread.
-//!
-//! netlink-proto drops a message that its type fails to decode: the caller would wait for ever, or
-//! miss an entry of a list. So payloads travel raw through it, which cannot fail, and are decoded
-//! by [`Exchange`](crate::exchange::Exchange), where a failure has a caller to go to.
 
-use std::{convert::Infallible, fmt::Debug, io};
+use std::{convert::Infallible, io};
 
-use bytes::BytesMut;
 use ipvs_packet::{FAMILY_VERSION, Request};
 use netlink_packet_core::{
-    Emitable, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-    NetlinkSerializable,
+    DecodeError, Emitable, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
 };
-#[cfg(feature = "_async")]
-use netlink_proto::NetlinkMessageCodec;
 
 /// Size of `struct nlmsghdr`.
 pub(crate) const NETLINK_HEADER: usize = 16;
 /// `GENL_HDRLEN`: command, version, two reserved bytes.
 pub(crate) const GENL_HEADER: usize = 4;
 
-/// A netlink message's type and what follows its header, unread.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Raw {
-    pub(crate) message_type: u16,
-    pub(crate) bytes: Vec<u8>,
+/// Appends a request to a datagram.
+pub(crate) fn append(
+    datagram: &mut Vec<u8>,
+    message_type: u16,
+    sequence: u32,
+    flags: u16,
+    request: &Request,
+) {
+    let start = datagram.len();
+    let length = NETLINK_HEADER + GENL_HEADER + request.buffer_len();
+    datagram.resize(start + length.next_multiple_of(4), 0);
+    let message = &mut datagram[start..start + length];
+    // Far below 4 GiB.
+    message[0..4].copy_from_slice(&(length as u32).to_ne_bytes());
+    message[4..6].copy_from_slice(&message_type.to_ne_bytes());
+    message[6..8].copy_from_slice(&flags.to_ne_bytes());
+    message[8..12].copy_from_slice(&sequence.to_ne_bytes());
+    emit(request, &mut message[NETLINK_HEADER..]);
 }
 
-impl Raw {
-    /// A request to the family of number `message_type`.
-    pub(crate) fn request(message_type: u16, request: &Request) -> Self {
-        let mut bytes = vec![0; GENL_HEADER + request.buffer_len()];
-        bytes[0] = request.command().0;
-        bytes[1] = FAMILY_VERSION;
-        request.emit(&mut bytes[GENL_HEADER..]);
-        Self { message_type, bytes }
-    }
+/// Writes a request and its generic netlink header.
+fn emit(request: &Request, bytes: &mut [u8]) {
+    bytes[0] = request.command().0;
+    bytes[1] = FAMILY_VERSION;
+    request.emit(&mut bytes[GENL_HEADER..]);
 }
 
-impl NetlinkSerializable for Raw {
-    fn message_type(&self) -> u16 {
-        self.message_type
-    }
-
-    fn buffer_len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        buffer.copy_from_slice(&self.bytes);
-    }
+/// The length of the first message of a datagram.
+pub(crate) fn message_length(datagram: &[u8]) -> io::Result<usize> {
+    NetlinkBuffer::new_checked(datagram).map(|buffer| buffer.length() as usize).map_err(broken)
 }
 
-impl NetlinkDeserializable for Raw {
+/// Reads a message of which an answer stays where it lies, unread.
+pub(crate) fn read(message: &[u8]) -> io::Result<NetlinkMessage<&[u8]>> {
+    let (header, payload) =
+        NetlinkMessage::<Unread>::deserialize(message).map_err(broken)?.into_parts();
+    let payload = match payload {
+        NetlinkPayload::InnerMessage(Unread) => {
+            NetlinkPayload::InnerMessage(&message[NETLINK_HEADER..])
+        }
+        NetlinkPayload::Error(error) => NetlinkPayload::Error(error),
+        NetlinkPayload::Done(done) => NetlinkPayload::Done(done),
+        NetlinkPayload::Overrun(bytes) => NetlinkPayload::Overrun(bytes),
+        _ => NetlinkPayload::Noop,
+    };
+    Ok(NetlinkMessage::new(header, payload))
+}
+
+fn broken(error: DecodeError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// An answer left where it lies.
+struct Unread;
+
+impl NetlinkDeserializable for Unread {
     type Error = Infallible;
 
-    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
-        Ok(Self { message_type: header.message_type, bytes: payload.to_vec() })
+    fn deserialize(_: &NetlinkHeader, _: &[u8]) -> Result<Self, Infallible> {
+        Ok(Self)
     }
 }
 
-/// The netlink message that carries a request.
-pub(crate) fn message(message_type: u16, request: &Request) -> NetlinkMessage<Raw> {
-    let mut header = NetlinkHeader::default();
-    header.flags = request.flags();
-    let payload = NetlinkPayload::InnerMessage(Raw::request(message_type, request));
-    let mut message = NetlinkMessage::new(header, payload);
-    message.finalize();
-    message
-}
+#[cfg(feature = "_async")]
+pub(crate) use for_netlink_proto::{Codec, Raw, message};
 
-/// Cuts the first message off a datagram; `None` when the datagram is empty.
-///
-/// # Errors
-///
-/// What is left is no whole message. The rest of the datagram is lost.
-pub(crate) fn next_message<T>(datagram: &mut BytesMut) -> io::Result<Option<NetlinkMessage<T>>>
-where
-    T: NetlinkDeserializable,
-{
-    if datagram.is_empty() {
-        return Ok(None);
+/// netlink-proto drops a message that its type fails to decode: the caller would wait for ever, or
+/// miss an entry of a list. So payloads travel raw through it, which cannot fail, and are decoded
+/// by [`Exchange`](crate::exchange::Exchange), where a failure has a caller to go to.
+#[cfg(feature = "_async")]
+mod for_netlink_proto {
+    use std::fmt::Debug;
+
+    use bytes::BytesMut;
+    use netlink_packet_core::NetlinkSerializable;
+    use netlink_proto::NetlinkMessageCodec;
+
+    use super::*;
+
+    /// A netlink message's type and what follows its header, unread.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub(crate) struct Raw {
+        message_type: u16,
+        bytes: Vec<u8>,
     }
-    let broken = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-    let length = match NetlinkBuffer::new_checked(datagram.as_ref()) {
-        Ok(buffer) => buffer.length() as usize,
-        Err(error) => {
-            datagram.clear();
-            return Err(broken(error));
+
+    impl AsRef<[u8]> for Raw {
+        fn as_ref(&self) -> &[u8] {
+            &self.bytes
         }
-    };
-    let bytes = datagram.split_to(length.next_multiple_of(4).min(datagram.len()));
-    NetlinkMessage::deserialize(&bytes[..length]).map(Some).map_err(broken)
-}
-
-/// netlink-proto's codec, but that nothing is dropped in silence: a datagram that is not made of
-/// messages ends the connection. The kernel sends none.
-#[cfg(feature = "_async")]
-pub(crate) struct Codec;
-
-#[cfg(feature = "_async")]
-impl NetlinkMessageCodec for Codec {
-    fn decode<T>(datagram: &mut BytesMut) -> io::Result<Option<NetlinkMessage<T>>>
-    where
-        T: NetlinkDeserializable + Debug,
-    {
-        next_message(datagram)
     }
 
-    fn encode<T>(message: NetlinkMessage<T>, buffer: &mut BytesMut) -> io::Result<()>
-    where
-        T: NetlinkSerializable + Debug,
-    {
-        let start = buffer.len();
-        buffer.resize(start + message.buffer_len(), 0);
-        message.serialize(&mut buffer[start..]);
-        Ok(())
+    impl NetlinkSerializable for Raw {
+        fn message_type(&self) -> u16 {
+            self.message_type
+        }
+
+        fn buffer_len(&self) -> usize {
+            self.bytes.len()
+        }
+
+        fn serialize(&self, buffer: &mut [u8]) {
+            buffer.copy_from_slice(&self.bytes);
+        }
+    }
+
+    impl NetlinkDeserializable for Raw {
+        type Error = Infallible;
+
+        fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
+            Ok(Self { message_type: header.message_type, bytes: payload.to_vec() })
+        }
+    }
+
+    /// The netlink message that carries a request to the family of number `message_type`.
+    pub(crate) fn message(message_type: u16, request: &Request) -> NetlinkMessage<Raw> {
+        let mut bytes = vec![0; GENL_HEADER + request.buffer_len()];
+        emit(request, &mut bytes);
+        let mut header = NetlinkHeader::default();
+        header.flags = request.flags();
+        let payload = NetlinkPayload::InnerMessage(Raw { message_type, bytes });
+        let mut message = NetlinkMessage::new(header, payload);
+        message.finalize();
+        message
+    }
+
+    /// netlink-proto's codec, but that nothing is dropped in silence: a datagram that is not made of
+    /// messages ends the connection. The kernel sends none.
+    pub(crate) struct Codec;
+
+    impl NetlinkMessageCodec for Codec {
+        fn decode<T>(datagram: &mut BytesMut) -> io::Result<Option<NetlinkMessage<T>>>
+        where
+            T: NetlinkDeserializable + Debug,
+        {
+            if datagram.is_empty() {
+                return Ok(None);
+            }
+            let length = message_length(datagram).inspect_err(|_| datagram.clear())?;
+            let bytes = datagram.split_to(length.next_multiple_of(4).min(datagram.len()));
+            NetlinkMessage::deserialize(&bytes[..length]).map(Some).map_err(broken)
+        }
+
+        fn encode<T>(message: NetlinkMessage<T>, buffer: &mut BytesMut) -> io::Result<()>
+        where
+            T: NetlinkSerializable + Debug,
+        {
+            let start = buffer.len();
+            buffer.resize(start + message.buffer_len(), 0);
+            message.serialize(&mut buffer[start..]);
+            Ok(())
+        }
     }
 }
