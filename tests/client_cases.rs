@@ -1,6 +1,9 @@
 //! ipvs-client on a real kernel.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use ipvs_client::{
     Client, Error, ErrorKind,
@@ -58,10 +61,10 @@ async fn outlives_a_reload_of_ip_vs(namespace: NetNs, client: Client) -> Outcome
         client.flush().await?;
         unload_ip_vs()?;
         if std::fs::read_to_string("/proc/sys/kernel/osrelease")?.starts_with("5.10.") {
-            // User-Mode Linux 5.10 does not know by what module the family comes.
+            // Linux 5.10 does not know by what module the family comes.
             let error = client.info().await.expect_err("there is no IPVS");
             assert_eq!(error.kind(), ErrorKind::NotAvailable, "{error}");
-            return Ok(());
+            load_ip_vs()?;
         }
         // A call of each kind finds the family again.
         match round {
@@ -97,6 +100,12 @@ fn unload_ip_vs() -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+fn load_ip_vs() -> Outcome {
+    let modprobe = std::fs::read_to_string("/proc/sys/kernel/modprobe")?;
+    let status = Command::new(modprobe.trim()).args(["-q", "--", "ip_vs"]).status()?;
+    if status.success() { Ok(()) } else { Err(format!("loading ip_vs: {status}").into()) }
 }
 
 async fn info(_: NetNs, client: Client) -> Outcome {
