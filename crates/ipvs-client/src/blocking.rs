@@ -25,7 +25,7 @@ use crate::{
     namespace::Namespace,
     observe::observe,
     snapshot::{self, ServiceSnapshot, Snapshot, Taking},
-    verbs::{self, all, no_destination, only, verbs},
+    verbs::{self, no_destination, only, pick, verbs},
 };
 
 /// A blocking client of the kernel's IPVS in one network namespace.
@@ -82,8 +82,12 @@ impl Client {
         &self.shared.namespace
     }
 
-    fn run(&self, request: &Request) -> Result<Vec<Reply>, Error> {
-        self.shared.calls.lock().unwrap_or_else(PoisonError::into_inner).run(request)
+    fn run<T>(
+        &self,
+        request: &Request,
+        pick: impl Fn(Reply) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        self.shared.calls.lock().unwrap_or_else(PoisonError::into_inner).run(request, pick)
     }
 }
 

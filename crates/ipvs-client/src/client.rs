@@ -30,7 +30,7 @@ use crate::{
     runtime::RuntimeSocket,
     snapshot::{self, ServiceSnapshot, Snapshot, Taking},
     socket::{CONTROL_FAMILY, family_number, family_request},
-    verbs::{self, all, no_destination, only, verbs},
+    verbs::{self, no_destination, only, pick, verbs},
 };
 
 /// A client of the kernel's IPVS in one network namespace.
@@ -143,13 +143,17 @@ impl Client {
         &self.shared.namespace
     }
 
-    async fn run(&self, request: &Request) -> Result<Vec<Reply>, Error> {
+    async fn run<T>(
+        &self,
+        request: &Request,
+        pick: impl Fn(Reply) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
         let Shared { link, family, .. } = &*self.shared;
         let mut tries = Tries::of(request);
         loop {
             let number = family.load(Ordering::Relaxed);
             let mut next = match link.exchange(number, request).await {
-                Ok(replies) => return Ok(replies),
+                Ok(replies) => return Ok(replies.into_iter().filter_map(pick).collect()),
                 Err(error) => tries.failed(error),
             };
             if let Next::Resolve(error) = next {

@@ -24,7 +24,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch
 use crate::{
     Error,
     error::{Operation, errno},
-    exchange::Exchange,
+    exchange::{Exchange, Taken},
     wire::{self, Codec, Raw},
 };
 
@@ -127,11 +127,12 @@ impl Link {
             .request_batch(messages, SocketAddr::new(0, 0))
             .map_err(|_| closed())?
             .boxed();
-        let in_flight = InFlight { exchange, stream, overruns, _holds: (place, dump) };
+        let in_flight =
+            InFlight { exchange, replies: Vec::new(), stream, overruns, _holds: (place, dump) };
         let mut guard = Guard { in_flight: Some(in_flight), orphans: &self.orphans };
         guard.end().await?;
         match guard.in_flight.take() {
-            Some(in_flight) => in_flight.exchange.finish(),
+            Some(InFlight { exchange, replies, .. }) => exchange.finish().map(|()| replies),
             None => Err(closed()),
         }
     }
@@ -140,6 +141,7 @@ impl Link {
 /// An exchange under way, with what it holds of the socket.
 struct InFlight {
     exchange: Exchange,
+    replies: Vec<Reply>,
     stream: BoxStream<'static, NetlinkMessage<Raw>>,
     overruns: watch::Receiver<u64>,
     _holds: (OwnedSemaphorePermit, Option<OwnedMutexGuard<()>>),
@@ -154,8 +156,13 @@ impl InFlight {
             // Answers that did arrive come first.
             match select(self.stream.next(), overrun).await {
                 Either::Left((Some(message), _)) => {
-                    if !self.exchange.take(&message) {
-                        continue;
+                    match self.exchange.take(&message) {
+                        Taken::Reply(reply) => {
+                            self.replies.push(reply);
+                            continue;
+                        }
+                        Taken::Other => continue,
+                        Taken::Last => {}
                     }
                     // A list of which something was dropped has its end all the same.
                     let whole = !self.exchange.is_dump() || !self.overran();

@@ -1,7 +1,7 @@
 //! One request and its answers, whoever carries them: the rules of netlink that the async and the
 //! blocking client share.
 
-use ipvs_packet::{AddressFamily, Command, DaemonRole, Reply, Request};
+use ipvs_packet::{AddressFamily, Command, Reply, Request};
 use netlink_packet_core::{
     ErrorMessage, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NetlinkMessage,
     NetlinkPayload, NlasIterator,
@@ -16,15 +16,28 @@ use crate::{
 /// `NLMSGERR_ATTR_MSG`: the kernel's words for an error.
 const EXTENDED_MESSAGE: u16 = 1;
 
-/// A request whose answers are being collected.
+/// What an answer was.
+pub(crate) enum Taken {
+    /// A reply.
+    Reply(Reply),
+    /// The end: there is no more.
+    Last,
+    /// Nothing of interest, or a failure that is told at the end.
+    Other,
+}
+
+/// A request whose answers are being taken in.
 pub(crate) struct Exchange {
     request: Request,
     /// A second request that the kernel certainly answers, sent behind one whose acknowledgement it
     /// may lose.
     barrier: Option<Request>,
-    replies: Vec<Reply>,
+    /// How many replies there were.
+    replies: usize,
     failure: Option<Error>,
     acknowledged: bool,
+    /// Whether the daemon that is to be stopped was among those that run.
+    runs: bool,
     interrupted: bool,
 }
 
@@ -36,9 +49,10 @@ impl Exchange {
         Self {
             request,
             barrier,
-            replies: Vec::new(),
+            replies: 0,
             failure: None,
             acknowledged: false,
+            runs: false,
             interrupted: false,
         }
     }
@@ -54,18 +68,16 @@ impl Exchange {
         std::iter::once(&self.request).chain(&self.barrier)
     }
 
-    /// Takes in an answer. Returns whether it was the last.
-    pub(crate) fn take(&mut self, message: &NetlinkMessage<impl AsRef<[u8]>>) -> bool {
+    /// Takes in an answer.
+    pub(crate) fn take(&mut self, message: &NetlinkMessage<impl AsRef<[u8]>>) -> Taken {
         let flags = message.header.flags;
         self.interrupted |= flags & NLM_F_DUMP_INTR != 0;
         match &message.payload {
-            NetlinkPayload::InnerMessage(answer) => {
-                if let Err(error) = self.take_reply(answer.as_ref()) {
-                    self.fail(error);
-                }
-                false
-            }
-            NetlinkPayload::Error(error) => self.take_error(error, flags),
+            NetlinkPayload::InnerMessage(answer) => match self.take_reply(answer.as_ref()) {
+                Ok(reply) => return Taken::Reply(reply),
+                Err(error) => self.fail(error),
+            },
+            NetlinkPayload::Error(error) => return self.take_error(error, flags),
             NetlinkPayload::Done(done) => {
                 if done.code < 0 {
                     self.fail(Error::kernel(
@@ -74,14 +86,15 @@ impl Exchange {
                         extended_message(&done.extended_ack),
                     ));
                 }
-                true
+                return Taken::Last;
             }
             NetlinkPayload::Overrun(_) => {
                 self.fail(Error::overrun(Operation(&self.request)));
-                true
+                return Taken::Last;
             }
-            _ => false,
+            _ => {}
         }
+        Taken::Other
     }
 
     /// The failure that its answers were dropped.
@@ -103,7 +116,7 @@ impl Exchange {
     }
 
     /// What came of it, after the last answer.
-    pub(crate) fn finish(self) -> Result<Vec<Reply>, Error> {
+    pub(crate) fn finish(self) -> Result<(), Error> {
         if let Some(error) = self.failure {
             return Err(error);
         }
@@ -116,38 +129,22 @@ impl Exchange {
             ));
         }
         match &self.request {
-            Request::DeleteDaemon(role) => {
-                let role = *role;
-                self.finish_stop(role)
+            // By the kernel's word or, where that was lost, by the list of those that still run.
+            Request::DeleteDaemon(_) if self.runs && !self.acknowledged => {
+                Err(Error::malformed(operation, "not acknowledged, and the daemon still runs"))
             }
             request if expected_reply(request).is_some() && !request.is_dump() => {
-                match self.replies.len() {
-                    1 => Ok(self.replies),
+                match self.replies {
+                    1 => Ok(()),
                     0 => Err(Error::malformed(operation, "acknowledged, but nothing was answered")),
                     _ => Err(Error::malformed(operation, "answered more than once")),
                 }
             }
-            _ => Ok(self.replies),
+            _ => Ok(()),
         }
     }
 
-    /// Whether a daemon was stopped: by the kernel's word or, where that was lost, by the list of
-    /// those that still run.
-    fn finish_stop(self, role: DaemonRole) -> Result<Vec<Reply>, Error> {
-        let runs = self
-            .replies
-            .iter()
-            .any(|reply| matches!(reply, Reply::Daemon(entry) if entry.daemon.role == role));
-        if self.acknowledged || !runs {
-            return Ok(Vec::new());
-        }
-        Err(Error::malformed(
-            Operation(&self.request),
-            "not acknowledged, and the daemon still runs",
-        ))
-    }
-
-    fn take_reply(&mut self, answer: &[u8]) -> Result<(), Error> {
+    fn take_reply(&mut self, answer: &[u8]) -> Result<Reply, Error> {
         let operation = Operation(&self.request);
         let Some((header, payload)) = answer.split_at_checked(GENL_HEADER) else {
             return Err(Error::malformed(operation, "an answer without generic netlink header"));
@@ -166,11 +163,14 @@ impl Exchange {
             _ => Reply::parse(command, payload, self.service_family())
                 .map_err(|error| Error::parse(operation, error))?,
         };
-        self.replies.push(reply);
-        Ok(())
+        self.replies += 1;
+        if let (Request::DeleteDaemon(role), Reply::Daemon(entry)) = (&self.request, &reply) {
+            self.runs |= entry.daemon.role == *role;
+        }
+        Ok(reply)
     }
 
-    fn take_error(&mut self, error: &ErrorMessage, flags: u16) -> bool {
+    fn take_error(&mut self, error: &ErrorMessage, flags: u16) -> Taken {
         // The message to which this is the answer comes with it: all of it, or only its header.
         let original_flags =
             error.header.get(6..8).map_or(0, |bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
@@ -185,7 +185,7 @@ impl Exchange {
                 self.fail(error);
             }
         }
-        self.barrier.is_none() || of_barrier
+        if self.barrier.is_none() || of_barrier { Taken::Last } else { Taken::Other }
     }
 
     /// Keeps the first failure. The rest of the answers is still taken in: the socket has to be

@@ -9,7 +9,7 @@ use std::{
 
 use netlink_packet_core::NetlinkMessage;
 use netlink_sys::Socket as NetlinkSocket;
-use nix::sys::socket::{MsgFlags, MultiHeaders, NetlinkAddr, recvmmsg};
+use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg};
 
 use crate::{error::errno, socket::uninterrupted, wire};
 
@@ -17,7 +17,7 @@ use crate::{error::errno, socket::uninterrupted, wire};
 const DATAGRAM: usize = 32 * 1024;
 /// How many datagrams one system call takes in at most: system calls are what takes the time. A
 /// list is one datagram for each 90 entries or so, and one for its end.
-const DATAGRAMS: usize = 4;
+const DATAGRAMS: usize = 2;
 
 /// A socket's receive buffer on our side.
 #[derive(Debug, Default)]
@@ -68,7 +68,7 @@ impl Inbox {
         let received = uninterrupted(|| {
             let mut slices: Vec<_> =
                 self.room.chunks_exact_mut(DATAGRAM).map(|room| [IoSliceMut::new(room)]).collect();
-            let mut headers = MultiHeaders::<NetlinkAddr>::preallocate(DATAGRAMS, None);
+            let mut headers = MultiHeaders::<()>::preallocate(DATAGRAMS, None);
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
             let received = recvmmsg(netlink.as_raw_fd(), &mut headers, &mut slices, flags, None)?;
             Ok(received.map(|datagram| datagram.bytes).collect::<Vec<_>>())

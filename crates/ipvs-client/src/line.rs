@@ -14,7 +14,7 @@ use crate::{
     Error,
     batch::Batch,
     error::{Operation, errno},
-    exchange::Exchange,
+    exchange::{Exchange, Taken},
     inbox::Inbox,
     retry::{Next, Tries},
     socket::{CONTROL_FAMILY, family_number, family_request, uninterrupted},
@@ -46,12 +46,17 @@ impl Line {
         &self.netlink
     }
 
-    /// Carries out a request, tried again where that helps.
-    pub(crate) fn run(&mut self, request: &Request) -> Result<Vec<Reply>, Error> {
+    /// Carries out a request, tried again where that helps, and returns what `pick` keeps of the
+    /// replies.
+    pub(crate) fn run<T>(
+        &mut self,
+        request: &Request,
+        pick: impl Fn(Reply) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
         let mut tries = Tries::of(request);
         loop {
             let number = self.family;
-            let mut next = match self.exchange(number, request) {
+            let mut next = match self.exchange(number, request, &pick) {
                 Ok(replies) => return Ok(replies),
                 Err(error) => tries.failed(error),
             };
@@ -67,13 +72,19 @@ impl Line {
 
     /// Looks up the family's number.
     pub(crate) fn resolve(&mut self) -> Result<(), Error> {
-        let replies = self.exchange(CONTROL_FAMILY, &family_request());
+        let replies = self.exchange(CONTROL_FAMILY, &family_request(), Some);
         self.family = family_number(replies)?;
         Ok(())
     }
 
     /// Sends a request to a family and takes in its answers.
-    fn exchange(&mut self, family: u16, request: &Request) -> Result<Vec<Reply>, Error> {
+    fn exchange<T>(
+        &mut self,
+        family: u16,
+        request: &Request,
+        pick: impl Fn(Reply) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        let mut picked = Vec::new();
         let fail = |error| Error::io(Operation(request), error);
         let mut exchange = Exchange::new(request.clone());
         let first = self.sequence.wrapping_add(1);
@@ -90,8 +101,13 @@ impl Line {
             // Answers to earlier requests, given up half-way, may still be in the queue.
             let behind = message.header.sequence_number.wrapping_sub(first);
             let ours = behind <= self.sequence.wrapping_sub(first);
-            if (ours || is_overrun(&message)) && exchange.take(&message) {
-                return exchange.finish();
+            if !ours && !is_overrun(&message) {
+                continue;
+            }
+            match exchange.take(&message) {
+                Taken::Reply(reply) => picked.extend(pick(reply)),
+                Taken::Last => return exchange.finish().map(|()| picked),
+                Taken::Other => {}
             }
         }
     }

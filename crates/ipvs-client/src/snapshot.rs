@@ -1,10 +1,10 @@
 //! All services with all destinations, as one value.
 
-use std::collections::{BTreeMap, btree_map};
+use std::{collections::BTreeMap, ops::Bound};
 
 use ipvs_packet::{DestinationEntry, DestinationKey, Reply, Service, ServiceEntry, ServiceKey};
 
-use crate::verbs::all;
+use crate::verbs::pick;
 
 /// How often a snapshot is taken at most, until one is consistent.
 pub(crate) const ATTEMPTS: usize = 4;
@@ -57,94 +57,80 @@ impl ServiceSnapshot {
         self.destinations.get(position)
     }
 
-    /// Of what the kernel answered, and whether that held nothing twice.
-    pub(crate) fn new(entry: ServiceEntry, replies: Vec<Reply>) -> (Self, bool) {
-        let mut destinations = destinations(replies);
-        let length = destinations.len();
-        destinations.sort_by_key(|entry| entry.destination.key);
-        destinations.dedup_by_key(|entry| entry.destination.key);
-        destinations.shrink_to_fit();
-        let whole = destinations.len() == length;
-        (Self { entry, destinations }, whole)
+    /// A service and what its list held, and whether that was nothing twice.
+    pub(crate) fn new(
+        entry: ServiceEntry,
+        mut destinations: Vec<DestinationEntry>,
+    ) -> (Self, bool) {
+        let once = sort(&mut destinations);
+        (Self { entry, destinations }, once)
     }
+}
+
+/// What a snapshot keeps of a list of services.
+pub(crate) fn listed(reply: Reply) -> Option<(ServiceKey, ServiceSnapshot)> {
+    let entry = pick::service(reply)?;
+    Some((*entry.service.key(), ServiceSnapshot { entry, destinations: Vec::new() }))
 }
 
 /// A snapshot that is being taken.
 pub(crate) struct Taking {
-    /// Those that were listed and have no destinations yet.
-    waiting: btree_map::IntoIter<ServiceKey, ServiceEntry>,
-    current: Option<ServiceEntry>,
     services: BTreeMap<ServiceKey, ServiceSnapshot>,
+    /// The service whose destinations were asked for last; those behind it have none yet.
+    last: Option<ServiceKey>,
     consistent: bool,
 }
 
 impl Taking {
     /// Begins with a list of services.
-    pub(crate) fn new(replies: Vec<Reply>) -> Self {
-        let (services, consistent) = by_key(replies);
-        Self { waiting: services.into_iter(), current: None, services: BTreeMap::new(), consistent }
+    pub(crate) fn new(entries: Vec<(ServiceKey, ServiceSnapshot)>) -> Self {
+        let count = entries.len();
+        let services: BTreeMap<_, _> = entries.into_iter().collect();
+        let consistent = services.len() == count;
+        Self { services, last: None, consistent }
     }
 
     /// The next service whose destinations are wanted.
     pub(crate) fn next(&mut self) -> Option<ServiceKey> {
-        let (key, entry) = self.waiting.next()?;
-        self.current = Some(entry);
-        Some(key)
+        let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        self.last = self.services.range((after, Bound::Unbounded)).next().map(|(key, _)| *key);
+        self.last
     }
 
     /// Takes in its destinations. Returns whether to look at them twice.
-    pub(crate) fn put(&mut self, replies: Vec<Reply>) -> bool {
-        let Some(entry) = self.current.take() else { return false };
-        let long = replies.len() > ONE_DATAGRAM;
-        let key = *entry.service.key();
-        let (service, whole) = ServiceSnapshot::new(entry, replies);
-        self.consistent &= whole;
-        self.services.insert(key, service);
+    pub(crate) fn put(&mut self, mut destinations: Vec<DestinationEntry>) -> bool {
+        let long = destinations.len() > ONE_DATAGRAM;
+        self.consistent &= sort(&mut destinations);
+        if let Some(service) = self.last.and_then(|key| self.services.get_mut(&key)) {
+            service.destinations = destinations;
+        }
         long
     }
 
     /// The second look at the destinations of a service.
-    pub(crate) fn compare(&mut self, key: &ServiceKey, replies: Vec<Reply>) {
-        let same = self.services.get(key).is_some_and(|first| {
-            let (second, whole) = ServiceSnapshot::new(first.entry.clone(), replies);
-            let settings = |entry: &DestinationEntry| entry.destination.clone();
-            whole
-                && first.destinations.len() == second.destinations.len()
-                && first
-                    .destinations
-                    .iter()
-                    .map(settings)
-                    .eq(second.destinations.iter().map(settings))
+    pub(crate) fn compare(&mut self, key: &ServiceKey, mut again: Vec<DestinationEntry>) {
+        let once = sort(&mut again);
+        let same = self.services.get(key).is_some_and(|service| {
+            let first = service.destinations.iter().map(|entry| &entry.destination);
+            first.eq(again.iter().map(|entry| &entry.destination))
         });
-        self.consistent &= same;
+        self.consistent &= once && same;
     }
 
     /// Ends with the second look at the services.
-    pub(crate) fn finish(mut self, replies: Vec<Reply>) -> Snapshot {
-        let (after, whole) = by_key(replies);
-        let settings = |entry: &ServiceEntry| -> Service { entry.service.clone() };
-        let before = self.services.values().map(|service| settings(&service.entry));
-        self.consistent &= whole && before.eq(after.values().map(settings));
+    pub(crate) fn finish(mut self, mut again: Vec<Service>) -> Snapshot {
+        again.sort_unstable_by_key(|service| *service.key());
+        let first = self.services.values().map(|service| &service.entry.service);
+        self.consistent &= first.eq(&again);
         Snapshot { services: self.services, consistent: self.consistent }
     }
 }
 
-/// The services by their keys, and whether none came twice.
-fn by_key(replies: Vec<Reply>) -> (BTreeMap<ServiceKey, ServiceEntry>, bool) {
-    let count = replies.len();
-    let entries = all(replies, |reply| match reply {
-        Reply::Service(entry) => Some(entry),
-        _ => None,
-    });
-    let services: BTreeMap<_, _> =
-        entries.into_iter().map(|entry| (*entry.service.key(), entry)).collect();
-    let whole = services.len() == count;
-    (services, whole)
-}
-
-fn destinations(replies: Vec<Reply>) -> Vec<DestinationEntry> {
-    all(replies, |reply| match reply {
-        Reply::Destination(entry) => Some(entry),
-        _ => None,
-    })
+/// Sorts destinations by their keys. Returns whether none came twice; the second is left out.
+fn sort(destinations: &mut Vec<DestinationEntry>) -> bool {
+    let count = destinations.len();
+    destinations.sort_by_key(|entry| entry.destination.key);
+    destinations.dedup_by_key(|entry| entry.destination.key);
+    destinations.shrink_to_fit();
+    destinations.len() == count
 }

@@ -11,6 +11,7 @@ use crate::{
     error::errno,
     line::Line,
     namespace::{self, Namespace},
+    verbs::pick,
 };
 
 /// `GENL_ID_CTRL`: the family that knows the others' numbers.
@@ -91,7 +92,7 @@ impl Socket {
     /// Looks the family up and asks for the version, which tells early of a missing privilege.
     pub(crate) fn prepare(&mut self) -> Result<(), Error> {
         self.calls.resolve()?;
-        self.calls.run(&Request::GetInfo)?;
+        self.calls.run(&Request::GetInfo, pick::nothing)?;
         Ok(())
     }
 }

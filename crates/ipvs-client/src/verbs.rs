@@ -1,6 +1,6 @@
 //! The commands as methods, written once for the async and the blocking client.
 
-use ipvs_packet::{DestinationKey, Reply, ServiceKey};
+use ipvs_packet::{DestinationKey, ServiceKey};
 
 use crate::{Error, ErrorKind};
 
@@ -9,20 +9,48 @@ use crate::{Error, ErrorKind};
 pub(crate) const LISTS_AT_A_TIME: usize = 32;
 pub(crate) const DATAGRAMS_AT_A_TIME: usize = 4;
 
-/// The one answer of a request that has one.
-pub(crate) fn only<T>(
-    replies: Vec<Reply>,
-    pick: impl FnMut(Reply) -> Option<T>,
-) -> Result<T, Error> {
-    replies
-        .into_iter()
-        .find_map(pick)
-        .ok_or_else(|| Error::malformed("reading an IPVS answer", "it is not what was asked for"))
+/// What calls keep of the replies.
+#[allow(clippy::needless_pass_by_value, reason = "all are used alike")]
+pub(crate) mod pick {
+    use ipvs_packet::{
+        DaemonEntry, DestinationEntry, Info, Reply, Service, ServiceEntry, Timeouts,
+    };
+
+    pub(crate) fn nothing(_: Reply) -> Option<()> {
+        None
+    }
+
+    pub(crate) fn service(reply: Reply) -> Option<ServiceEntry> {
+        if let Reply::Service(entry) = reply { Some(entry) } else { None }
+    }
+
+    pub(crate) fn service_settings(reply: Reply) -> Option<Service> {
+        service(reply).map(|entry| entry.service)
+    }
+
+    pub(crate) fn destination(reply: Reply) -> Option<DestinationEntry> {
+        if let Reply::Destination(entry) = reply { Some(entry) } else { None }
+    }
+
+    pub(crate) fn daemon(reply: Reply) -> Option<DaemonEntry> {
+        if let Reply::Daemon(entry) = reply { Some(entry) } else { None }
+    }
+
+    pub(crate) fn timeouts(reply: Reply) -> Option<Timeouts> {
+        if let Reply::Timeouts(timeouts, _) = reply { Some(timeouts) } else { None }
+    }
+
+    pub(crate) fn info(reply: Reply) -> Option<Info> {
+        if let Reply::Info(info, _) = reply { Some(info) } else { None }
+    }
 }
 
-/// The answers of a list.
-pub(crate) fn all<T>(replies: Vec<Reply>, pick: impl FnMut(Reply) -> Option<T>) -> Vec<T> {
-    replies.into_iter().filter_map(pick).collect()
+/// The one answer of a request that has one.
+pub(crate) fn only<T>(picked: Vec<T>) -> Result<T, Error> {
+    picked
+        .into_iter()
+        .next()
+        .ok_or_else(|| Error::malformed("reading an IPVS answer", "it is not what was asked for"))
 }
 
 /// The service has no such destination: found out without the kernel.
@@ -31,7 +59,7 @@ pub(crate) fn no_destination(key: &ServiceKey, destination: &DestinationKey) -> 
     Error::new(ErrorKind::DestinationNotFound, operation, "the service has no such destination")
 }
 
-/// Writes the `impl` block of a client that has `run(Request) -> Result<Vec<Reply>, Error>`.
+/// Writes the `impl` block of a client that has `run`, `bulk` and `pause`.
 macro_rules! verbs {
     ($client:ident, [$($async:ident)?], [$($wait:tt)*]) => {
         impl $client {
@@ -39,11 +67,7 @@ macro_rules! verbs {
             ///
             /// `IPVS_CMD_GET_INFO`, equivalent to the first line of `ipvsadm -L`.
             pub $($async)? fn info(&self) -> Result<Info, Error> {
-                let replies = self.run(&Request::GetInfo)$($wait)*?;
-                only(replies, |reply| match reply {
-                    Reply::Info(info, _) => Some(info),
-                    _ => None,
-                })
+                only(self.run(&Request::GetInfo, pick::info)$($wait)*?)
             }
 
             /// All services, in no particular order, with their statistics; empty where there is
@@ -56,11 +80,7 @@ macro_rules! verbs {
             /// `IPVS_CMD_GET_SERVICE` as a dump, equivalent to `ipvsadm -L` without the
             /// destinations.
             pub $($async)? fn services(&self) -> Result<Vec<ServiceEntry>, Error> {
-                let replies = self.run(&Request::ListServices)$($wait)*?;
-                Ok(all(replies, |reply| match reply {
-                    Reply::Service(entry) => Some(entry),
-                    _ => None,
-                }))
+                self.run(&Request::ListServices, pick::service)$($wait)*
             }
 
             /// One service with its statistics.
@@ -71,11 +91,7 @@ macro_rules! verbs {
             ///
             /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound).
             pub $($async)? fn service(&self, key: &ServiceKey) -> Result<ServiceEntry, Error> {
-                let replies = self.run(&Request::GetService(*key))$($wait)*?;
-                only(replies, |reply| match reply {
-                    Reply::Service(entry) => Some(entry),
-                    _ => None,
-                })
+                only(self.run(&Request::GetService(*key), pick::service)$($wait)*?)
             }
 
             /// Adds a service.
@@ -88,8 +104,7 @@ macro_rules! verbs {
             /// there; [`SchedulerNotFound`](crate::ErrorKind::SchedulerNotFound),
             /// [`EngineNotFound`](crate::ErrorKind::EngineNotFound).
             pub $($async)? fn add_service(&self, service: &Service) -> Result<(), Error> {
-                self.run(&Request::NewService(service.clone()))$($wait)*?;
-                Ok(())
+                self.write(&Request::NewService(service.clone()))$($wait)*
             }
 
             /// Sets everything about a service but its key.
@@ -105,8 +120,7 @@ macro_rules! verbs {
             /// [`SchedulerNotFound`](crate::ErrorKind::SchedulerNotFound),
             /// [`EngineNotFound`](crate::ErrorKind::EngineNotFound).
             pub $($async)? fn update_service(&self, service: &Service) -> Result<(), Error> {
-                self.run(&Request::SetService(service.clone()))$($wait)*?;
-                Ok(())
+                self.write(&Request::SetService(service.clone()))$($wait)*
             }
 
             /// Deletes a service with its destinations. Its connections stay in the connection
@@ -118,8 +132,7 @@ macro_rules! verbs {
             ///
             /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound).
             pub $($async)? fn delete_service(&self, key: &ServiceKey) -> Result<(), Error> {
-                self.run(&Request::DeleteService(*key))$($wait)*?;
-                Ok(())
+                self.write(&Request::DeleteService(*key))$($wait)*
             }
 
             /// The destinations of a service, the newest first, with their connections and
@@ -139,14 +152,12 @@ macro_rules! verbs {
                 &self,
                 key: &ServiceKey,
             ) -> Result<Vec<DestinationEntry>, Error> {
-                let replies = self.run(&Request::ListDestinations(*key))$($wait)*?;
-                if replies.is_empty() {
+                let list = Request::ListDestinations(*key);
+                let destinations = self.run(&list, pick::destination)$($wait)*?;
+                if destinations.is_empty() {
                     self.service(key)$($wait)*?;
                 }
-                Ok(all(replies, |reply| match reply {
-                    Reply::Destination(entry) => Some(entry),
-                    _ => None,
-                }))
+                Ok(destinations)
             }
 
             /// Adds a destination to a service.
@@ -165,8 +176,7 @@ macro_rules! verbs {
                 key: &ServiceKey,
                 destination: &Destination,
             ) -> Result<(), Error> {
-                self.run(&Request::NewDestination(*key, destination.clone()))$($wait)*?;
-                Ok(())
+                self.write(&Request::NewDestination(*key, destination.clone()))$($wait)*
             }
 
             /// Sets everything about a destination but its key. Its connections stay.
@@ -182,8 +192,7 @@ macro_rules! verbs {
                 key: &ServiceKey,
                 destination: &Destination,
             ) -> Result<(), Error> {
-                self.run(&Request::SetDestination(*key, destination.clone()))$($wait)*?;
-                Ok(())
+                self.write(&Request::SetDestination(*key, destination.clone()))$($wait)*
             }
 
             /// Deletes a destination of a service. Its connections stay in the connection table,
@@ -201,19 +210,14 @@ macro_rules! verbs {
                 key: &ServiceKey,
                 destination: &DestinationKey,
             ) -> Result<(), Error> {
-                self.run(&Request::DeleteDestination(*key, *destination))$($wait)*?;
-                Ok(())
+                self.write(&Request::DeleteDestination(*key, *destination))$($wait)*
             }
 
             /// The sync daemons that run: at most a master and a backup.
             ///
             /// `IPVS_CMD_GET_DAEMON` as a dump, equivalent to `ipvsadm -L --daemon`.
             pub $($async)? fn daemons(&self) -> Result<Vec<DaemonEntry>, Error> {
-                let replies = self.run(&Request::ListDaemons)$($wait)*?;
-                Ok(all(replies, |reply| match reply {
-                    Reply::Daemon(entry) => Some(entry),
-                    _ => None,
-                }))
+                self.run(&Request::ListDaemons, pick::daemon)$($wait)*
             }
 
             /// Starts a sync daemon.
@@ -225,8 +229,7 @@ macro_rules! verbs {
             /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) when one of that role runs, whatever its
             /// settings; [`InterfaceNotFound`](crate::ErrorKind::InterfaceNotFound).
             pub $($async)? fn start_daemon(&self, daemon: &SyncDaemon) -> Result<(), Error> {
-                self.run(&Request::NewDaemon(daemon.clone()))$($wait)*?;
-                Ok(())
+                self.write(&Request::NewDaemon(daemon.clone()))$($wait)*
             }
 
             /// Stops a sync daemon.
@@ -240,19 +243,14 @@ macro_rules! verbs {
             ///
             /// [`DaemonNotFound`](crate::ErrorKind::DaemonNotFound).
             pub $($async)? fn stop_daemon(&self, role: DaemonRole) -> Result<(), Error> {
-                self.run(&Request::DeleteDaemon(role))$($wait)*?;
-                Ok(())
+                self.write(&Request::DeleteDaemon(role))$($wait)*
             }
 
             /// How long idle connections are kept.
             ///
             /// `IPVS_CMD_GET_CONFIG`, equivalent to `ipvsadm -L --timeout`.
             pub $($async)? fn timeouts(&self) -> Result<Timeouts, Error> {
-                let replies = self.run(&Request::GetTimeouts)$($wait)*?;
-                only(replies, |reply| match reply {
-                    Reply::Timeouts(timeouts, _) => Some(timeouts),
-                    _ => None,
-                })
+                only(self.run(&Request::GetTimeouts, pick::timeouts)$($wait)*?)
             }
 
             /// Sets how long idle connections are kept; 0 leaves a timeout as it is.
@@ -263,8 +261,7 @@ macro_rules! verbs {
             ///
             /// [`Invalid`](crate::ErrorKind::Invalid) when one is too long.
             pub $($async)? fn set_timeouts(&self, timeouts: Timeouts) -> Result<(), Error> {
-                self.run(&Request::SetTimeouts(timeouts))$($wait)*?;
-                Ok(())
+                self.write(&Request::SetTimeouts(timeouts))$($wait)*
             }
 
             /// Zeroes the statistics of a service and of its destinations.
@@ -275,16 +272,14 @@ macro_rules! verbs {
             ///
             /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound).
             pub $($async)? fn zero_service(&self, key: &ServiceKey) -> Result<(), Error> {
-                self.run(&Request::Zero(Some(*key)))$($wait)*?;
-                Ok(())
+                self.write(&Request::Zero(Some(*key)))$($wait)*
             }
 
             /// Zeroes the statistics of all services, of their destinations, and the totals.
             ///
             /// `IPVS_CMD_ZERO`, equivalent to `ipvsadm -Z`.
             pub $($async)? fn zero(&self) -> Result<(), Error> {
-                self.run(&Request::Zero(None))$($wait)*?;
-                Ok(())
+                self.write(&Request::Zero(None))$($wait)*
             }
 
             /// Adds a service, or sets everything about the one that is there. Returns whether it
@@ -418,17 +413,19 @@ macro_rules! verbs {
                 let mut line = self.bulk()$($wait)*;
                 let mut attempts = snapshot::ATTEMPTS;
                 loop {
-                    let mut taking = Taking::new(line.run(&Request::ListServices)?);
+                    let services = line.run(&Request::ListServices, snapshot::listed)?;
+                    let mut taking = Taking::new(services);
                     let mut lists = 0;
                     while let Some(key) = taking.next() {
                         pause(&mut lists, verbs::LISTS_AT_A_TIME)$($wait)*;
                         let list = Request::ListDestinations(key);
-                        let long = taking.put(line.run(&list)?);
+                        let long = taking.put(line.run(&list, pick::destination)?);
                         if long {
-                            taking.compare(&key, line.run(&list)?);
+                            taking.compare(&key, line.run(&list, pick::destination)?);
                         }
                     }
-                    let snapshot = taking.finish(line.run(&Request::ListServices)?);
+                    let after = line.run(&Request::ListServices, pick::service_settings)?;
+                    let snapshot = taking.finish(after);
                     attempts -= 1;
                     if snapshot.consistent || attempts == 0 {
                         return Ok(snapshot);
@@ -449,14 +446,15 @@ macro_rules! verbs {
                 services.dedup_by_key(|entry| *entry.service.key());
                 for entry in services {
                     let key = *entry.service.key();
-                    let replies = self.run(&Request::ListDestinations(key))$($wait)*?;
-                    if replies.is_empty() {
+                    let list = Request::ListDestinations(key);
+                    let destinations = self.run(&list, pick::destination)$($wait)*?;
+                    if destinations.is_empty() {
                         match self.service(&key)$($wait)* {
                             Err(error) if error.kind() == ErrorKind::ServiceNotFound => continue,
                             result => result?,
                         };
                     }
-                    visit(ServiceSnapshot::new(entry, replies).0);
+                    visit(ServiceSnapshot::new(entry, destinations).0);
                 }
                 Ok(())
             }
@@ -465,8 +463,11 @@ macro_rules! verbs {
             ///
             /// `IPVS_CMD_FLUSH`, equivalent to `ipvsadm -C`.
             pub $($async)? fn flush(&self) -> Result<(), Error> {
-                self.run(&Request::Flush)$($wait)*?;
-                Ok(())
+                self.write(&Request::Flush)$($wait)*
+            }
+
+            $($async)? fn write(&self, request: &Request) -> Result<(), Error> {
+                self.run(request, pick::nothing)$($wait)*.map(drop)
             }
         }
     };
