@@ -24,7 +24,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch
 use crate::{
     Error,
     error::{Operation, errno},
-    exchange::{Exchange, Taken},
+    exchange::Exchange,
     wire::{self, Codec, Raw},
 };
 
@@ -156,13 +156,8 @@ impl InFlight {
             // Answers that did arrive come first.
             match select(self.stream.next(), overrun).await {
                 Either::Left((Some(message), _)) => {
-                    match self.exchange.take(&message) {
-                        Taken::Reply(reply) => {
-                            self.replies.push(reply);
-                            continue;
-                        }
-                        Taken::Other => continue,
-                        Taken::Last => {}
+                    if !self.exchange.take(&message, |reply| self.replies.push(reply)) {
+                        continue;
                     }
                     // A list of which something was dropped has its end all the same.
                     let whole = !self.exchange.is_dump() || !self.overran();

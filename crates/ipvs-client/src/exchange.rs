@@ -16,16 +16,6 @@ use crate::{
 /// `NLMSGERR_ATTR_MSG`: the kernel's words for an error.
 const EXTENDED_MESSAGE: u16 = 1;
 
-/// What an answer was.
-pub(crate) enum Taken {
-    /// A reply.
-    Reply(Reply),
-    /// The end: there is no more.
-    Last,
-    /// Nothing of interest, or a failure that is told at the end.
-    Other,
-}
-
 /// A request whose answers are being taken in.
 pub(crate) struct Exchange {
     request: Request,
@@ -68,16 +58,22 @@ impl Exchange {
         std::iter::once(&self.request).chain(&self.barrier)
     }
 
-    /// Takes in an answer.
-    pub(crate) fn take(&mut self, message: &NetlinkMessage<impl AsRef<[u8]>>) -> Taken {
+    /// Takes in an answer, and hands it on if it is a reply. Returns whether it was the last.
+    pub(crate) fn take(
+        &mut self,
+        message: &NetlinkMessage<impl AsRef<[u8]>>,
+        hand_on: impl FnOnce(Reply),
+    ) -> bool {
         let flags = message.header.flags;
         self.interrupted |= flags & NLM_F_DUMP_INTR != 0;
         match &message.payload {
-            NetlinkPayload::InnerMessage(answer) => match self.take_reply(answer.as_ref()) {
-                Ok(reply) => return Taken::Reply(reply),
-                Err(error) => self.fail(error),
-            },
-            NetlinkPayload::Error(error) => return self.take_error(error, flags),
+            NetlinkPayload::InnerMessage(answer) => {
+                if let Err(error) = self.take_reply(answer.as_ref(), hand_on) {
+                    self.fail(error);
+                }
+                false
+            }
+            NetlinkPayload::Error(error) => self.take_error(error, flags),
             NetlinkPayload::Done(done) => {
                 if done.code < 0 {
                     self.fail(Error::kernel(
@@ -86,15 +82,14 @@ impl Exchange {
                         extended_message(&done.extended_ack),
                     ));
                 }
-                return Taken::Last;
+                true
             }
             NetlinkPayload::Overrun(_) => {
                 self.fail(Error::overrun(Operation(&self.request)));
-                return Taken::Last;
+                true
             }
-            _ => {}
+            _ => false,
         }
-        Taken::Other
     }
 
     /// The failure that its answers were dropped.
@@ -144,7 +139,7 @@ impl Exchange {
         }
     }
 
-    fn take_reply(&mut self, answer: &[u8]) -> Result<Reply, Error> {
+    fn take_reply(&mut self, answer: &[u8], hand_on: impl FnOnce(Reply)) -> Result<(), Error> {
         let operation = Operation(&self.request);
         let Some((header, payload)) = answer.split_at_checked(GENL_HEADER) else {
             return Err(Error::malformed(operation, "an answer without generic netlink header"));
@@ -167,10 +162,11 @@ impl Exchange {
         if let (Request::DeleteDaemon(role), Reply::Daemon(entry)) = (&self.request, &reply) {
             self.runs |= entry.daemon.role == *role;
         }
-        Ok(reply)
+        hand_on(reply);
+        Ok(())
     }
 
-    fn take_error(&mut self, error: &ErrorMessage, flags: u16) -> Taken {
+    fn take_error(&mut self, error: &ErrorMessage, flags: u16) -> bool {
         // The message to which this is the answer comes with it: all of it, or only its header.
         let original_flags =
             error.header.get(6..8).map_or(0, |bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
@@ -185,7 +181,7 @@ impl Exchange {
                 self.fail(error);
             }
         }
-        if self.barrier.is_none() || of_barrier { Taken::Last } else { Taken::Other }
+        self.barrier.is_none() || of_barrier
     }
 
     /// Keeps the first failure. The rest of the answers is still taken in: the socket has to be

@@ -47,16 +47,13 @@ impl Inbox {
         }
         let Some(datagram) = self.unread.front_mut() else { return Ok(None) };
         let bytes = &self.room[datagram.clone()];
-        match wire::message_length(bytes) {
-            Ok(length) => {
-                datagram.start += length.next_multiple_of(4).min(bytes.len());
-                wire::read(&bytes[..length]).map(Some)
-            }
-            Err(error) => {
-                self.unread.pop_front();
-                Err(error)
-            }
-        }
+        let first = wire::first(bytes);
+        // Behind one that cannot be read, nothing can.
+        datagram.start = match &first {
+            Ok(message) => datagram.start + wire::step(message.header.length, bytes),
+            Err(_) => datagram.end,
+        };
+        first.map(Some)
     }
 
     /// Takes in datagrams. Returns whether there were any.

@@ -14,7 +14,7 @@ use crate::{
     Error,
     batch::Batch,
     error::{Operation, errno},
-    exchange::{Exchange, Taken},
+    exchange::Exchange,
     inbox::Inbox,
     retry::{Next, Tries},
     socket::{CONTROL_FAMILY, family_number, family_request, uninterrupted},
@@ -101,13 +101,9 @@ impl Line {
             // Answers to earlier requests, given up half-way, may still be in the queue.
             let behind = message.header.sequence_number.wrapping_sub(first);
             let ours = behind <= self.sequence.wrapping_sub(first);
-            if !ours && !is_overrun(&message) {
-                continue;
-            }
-            match exchange.take(&message) {
-                Taken::Reply(reply) => picked.extend(pick(reply)),
-                Taken::Last => return exchange.finish().map(|()| picked),
-                Taken::Other => {}
+            let hand_on = |reply| picked.extend(pick(reply));
+            if (ours || is_overrun(&message)) && exchange.take(&message, hand_on) {
+                return exchange.finish().map(|()| picked);
             }
         }
     }

@@ -129,6 +129,8 @@ impl Taking {
 /// Sorts destinations by their keys. Returns whether none came twice; the second is left out.
 fn sort(destinations: &mut Vec<DestinationEntry>) -> bool {
     let count = destinations.len();
+    // The kernel lists the newest first, which most often is the last in order.
+    destinations.reverse();
     destinations.sort_by_key(|entry| entry.destination.key);
     destinations.dedup_by_key(|entry| entry.destination.key);
     destinations.shrink_to_fit();

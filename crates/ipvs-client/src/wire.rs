@@ -5,9 +5,11 @@ use std::{convert::Infallible, io};
 use ipvs_packet::{FAMILY_VERSION, Request};
 use netlink_packet_core::{
     DecodeError, Emitable, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NetlinkPayload, Parseable,
 };
 
+/// `NLMSG_MIN_TYPE`: smaller ones are netlink's own.
+const NLMSG_MIN_TYPE: u16 = 16;
 /// Size of `struct nlmsghdr`.
 pub(crate) const NETLINK_HEADER: usize = 16;
 /// `GENL_HDRLEN`: command, version, two reserved bytes.
@@ -40,25 +42,27 @@ fn emit(request: &Request, bytes: &mut [u8]) {
     request.emit(&mut bytes[GENL_HEADER..]);
 }
 
-/// The length of the first message of a datagram.
-pub(crate) fn message_length(datagram: &[u8]) -> io::Result<usize> {
-    NetlinkBuffer::new_checked(datagram).map(|buffer| buffer.length() as usize).map_err(broken)
-}
-
-/// Reads a message of which an answer stays where it lies, unread.
-pub(crate) fn read(message: &[u8]) -> io::Result<NetlinkMessage<&[u8]>> {
-    let (header, payload) =
-        NetlinkMessage::<Unread>::deserialize(message).map_err(broken)?.into_parts();
-    let payload = match payload {
-        NetlinkPayload::InnerMessage(Unread) => {
-            NetlinkPayload::InnerMessage(&message[NETLINK_HEADER..])
-        }
+/// Reads the first message of a datagram, of which an answer stays where it lies, unread.
+pub(crate) fn first(datagram: &[u8]) -> io::Result<NetlinkMessage<&[u8]>> {
+    let buffer = NetlinkBuffer::new_checked(&datagram).map_err(broken)?;
+    let header = NetlinkHeader::parse(&buffer).map_err(broken)?;
+    if header.message_type >= NLMSG_MIN_TYPE {
+        let answer = &datagram[NETLINK_HEADER..header.length as usize];
+        return Ok(NetlinkMessage::new(header, NetlinkPayload::InnerMessage(answer)));
+    }
+    let message = NetlinkMessage::<Unread>::parse(&buffer).map_err(broken)?;
+    let payload = match message.payload {
         NetlinkPayload::Error(error) => NetlinkPayload::Error(error),
         NetlinkPayload::Done(done) => NetlinkPayload::Done(done),
         NetlinkPayload::Overrun(bytes) => NetlinkPayload::Overrun(bytes),
         _ => NetlinkPayload::Noop,
     };
     Ok(NetlinkMessage::new(header, payload))
+}
+
+/// What a message takes of its datagram.
+pub(crate) fn step(message_length: u32, datagram: &[u8]) -> usize {
+    (message_length as usize).next_multiple_of(4).min(datagram.len())
 }
 
 fn broken(error: DecodeError) -> io::Error {
@@ -151,9 +155,15 @@ mod for_netlink_proto {
             if datagram.is_empty() {
                 return Ok(None);
             }
-            let length = message_length(datagram).inspect_err(|_| datagram.clear())?;
-            let bytes = datagram.split_to(length.next_multiple_of(4).min(datagram.len()));
-            NetlinkMessage::deserialize(&bytes[..length]).map(Some).map_err(broken)
+            let length = match NetlinkBuffer::new_checked(&datagram) {
+                Ok(buffer) => buffer.length(),
+                Err(error) => {
+                    datagram.clear();
+                    return Err(broken(error));
+                }
+            };
+            let bytes = datagram.split_to(step(length, datagram));
+            NetlinkMessage::deserialize(&bytes).map(Some).map_err(broken)
         }
 
         fn encode<T>(message: NetlinkMessage<T>, buffer: &mut BytesMut) -> io::Result<()>
