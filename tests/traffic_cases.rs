@@ -8,7 +8,7 @@ use std::{
 };
 
 use ipvs_client::packet::{DestinationKey, Weight};
-use kernel_tests::{Outcome, block_on};
+use kernel_tests::{Outcome, block_on, needing};
 use libtest_mimic::{Failed, Trial};
 use lvs::{RealServer, VirtualService, VirtualServiceBuilder};
 use netns_link::{NetNs, Setting, prepare_real_server};
@@ -23,6 +23,7 @@ use crate::scene::{LIMIT, Scene};
 /// How long a path that does not work is waited for.
 const SHORT: Duration = Duration::from_millis(400);
 const TCP: u16 = 7;
+const GUE: u16 = 6080;
 const UDP: u16 = 53;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,6 +31,7 @@ enum Method {
     Nat,
     Direct,
     Tunnel,
+    Gue,
 }
 
 /// Every case by its name.
@@ -43,6 +45,10 @@ pub(crate) fn cases() -> Vec<Trial> {
                 block_on(paths(method, family))
             }));
         }
+        let gue = Trial::test(format!("traffic_gue_{suffix}"), move || {
+            block_on(paths(Method::Gue, family))
+        });
+        cases.push(needing(&[("ip", "iproute2")], gue));
     }
     let mut case = |name: &str, run: fn() -> Outcome| {
         cases.push(Trial::test(format!("traffic_{name}"), run));
@@ -70,7 +76,7 @@ async fn paths(method: Method, family: Family) -> Outcome {
         if method != Method::Nat {
             let _ = prepare_real_server(pod.namespace(), "dummy1", &[scene.address.ip()]).await?;
         }
-        if method == Method::Tunnel {
+        if matches!(method, Method::Tunnel | Method::Gue) {
             pod.open_tunnel().await?;
         }
         servers.push(pod.serve_tcp(TCP)?);
@@ -85,12 +91,19 @@ async fn paths(method: Method, family: Family) -> Outcome {
             Method::Nat => RealServer::nat((pod.address(), port).into()),
             Method::Direct => RealServer::direct(pod.address()),
             Method::Tunnel => RealServer::tunnel(pod.address()),
+            Method::Gue => RealServer::tunnel(pod.address()).gue(GUE),
         });
         builder.scheduler("rr").real_servers(real_servers).build()
     };
     behind(VirtualService::tcp(tcp), TCP)?.apply(&scene.client).await?;
     behind(VirtualService::udp(udp), UDP)?.apply(&scene.client).await?;
 
+    if method == Method::Gue {
+        // The packets come in UDP, and nobody takes it off yet.
+        let early = tcp_exchange(scene.container.namespace(), tcp, "hello", SHORT).await;
+        assert!(early.is_err(), "the packets do not come in UDP");
+        scene.pods.iter().try_for_each(|pod| pod.open_gue(GUE))?;
+    }
     let works = |place: &str| match (method, family, place) {
         (Method::Nat, ..) | (.., "container") => true,
         // A pod answers clients outside through the director, which holds the address that the
