@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipvs_client::{
-    Client, Error, ErrorKind,
+    BatchOptions, Client, Error, ErrorKind,
     packet::{
         AddressFamily, DaemonRole, Destination, EngineName, ForwardMethod, Netmask, Request,
         SchedulerName, Service, ServiceFlags, ServiceKey, SyncDaemon, Thresholds, Timeouts, Tunnel,
@@ -47,9 +47,12 @@ pub(crate) fn cases() -> Vec<Trial> {
     ]
 }
 
-/// Cases that need a kernel of their own: they load and unload its modules.
+/// Cases that need a kernel of their own: they change what is the machine's.
 pub(crate) fn guest_cases() -> Vec<Trial> {
-    vec![client_case("client_outlives_a_reload_of_ip_vs", outlives_a_reload_of_ip_vs)]
+    vec![
+        client_case("client_outlives_a_reload_of_ip_vs", outlives_a_reload_of_ip_vs),
+        client_case("batch_with_the_smallest_send_buffer", smallest_send_buffer),
+    ]
 }
 
 /// The family's number changes when the module is loaded again: calls go on.
@@ -81,6 +84,28 @@ async fn outlives_a_reload_of_ip_vs(namespace: NetNs, client: Client) -> Outcome
         let error = client.delete_service(&key).await.expect_err("there is none");
         assert_eq!(error.kind(), ErrorKind::ServiceNotFound);
     }
+    Ok(())
+}
+
+/// The kernel takes no datagram that is longer than the send buffer, and a batch's usually are.
+async fn smallest_send_buffer(namespace: NetNs, _: Client) -> Outcome {
+    const DEFAULT: &str = "/proc/sys/net/core/wmem_default";
+    let before = std::fs::read_to_string(DEFAULT)?;
+    // `SOCK_MIN_SNDBUF`: what a socket gets at least.
+    std::fs::write(DEFAULT, "4608")?;
+    let small = Client::connect_in(&namespace).await;
+    std::fs::write(DEFAULT, before)?;
+    let writes: Vec<_> = (1..=300u16)
+        .map(|port| {
+            Request::NewService(Service::new(ServiceKey::tcp(([10, 0, 0, 185], port).into())))
+        })
+        .collect();
+    let mut told = Vec::new();
+    let mut tell = |known| told.push(known);
+    for outcome in small?.batch_with(&writes, BatchOptions::new().progress(&mut tell)).await {
+        outcome?;
+    }
+    assert!(told.len() > 3, "the usual datagrams: {told:?}");
     Ok(())
 }
 

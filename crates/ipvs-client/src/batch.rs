@@ -16,8 +16,10 @@ use crate::{
 const WRITES: usize = 128;
 /// What an answer takes of the receive buffer at most, by the kernel's count.
 const ANSWER: usize = 1024;
-/// How long a datagram gets at most, in bytes. The kernel takes up to the send buffer's size.
+/// How long a datagram gets at most, in bytes.
 const LENGTH: usize = 48 * 1024;
+/// What of the send buffer the kernel does not take a datagram to.
+const SEND_RESERVE: usize = 32;
 
 /// How a batch is carried out.
 #[derive(Default)]
@@ -65,6 +67,7 @@ pub(crate) struct Batch<'a, 'b> {
     writes: &'a [Request],
     options: BatchOptions<'b>,
     per_datagram: usize,
+    length: usize,
     outcomes: Vec<Result<(), Error>>,
     datagram: Vec<u8>,
     /// The positions of the writes in the datagram, in order of their sequence numbers.
@@ -76,16 +79,18 @@ pub(crate) struct Batch<'a, 'b> {
 }
 
 impl<'a, 'b> Batch<'a, 'b> {
-    /// A batch for a socket with a receive buffer of so many bytes.
+    /// A batch for a socket with buffers of so many bytes.
     pub(crate) fn new(
         writes: &'a [Request],
         options: BatchOptions<'b>,
         receive_buffer: usize,
+        send_buffer: usize,
     ) -> Self {
         Self {
             writes,
             options,
             per_datagram: (receive_buffer / ANSWER).clamp(1, WRITES),
+            length: send_buffer.saturating_sub(SEND_RESERVE).min(LENGTH),
             outcomes: Vec::with_capacity(writes.len()),
             datagram: Vec::new(),
             sent: Vec::new(),
@@ -111,7 +116,7 @@ impl<'a, 'b> Batch<'a, 'b> {
             }
             let length = NETLINK_HEADER + GENL_HEADER + write.buffer_len();
             let full = self.sent.len() == self.per_datagram
-                || self.datagram.len() + length > LENGTH && !self.sent.is_empty();
+                || self.datagram.len() + length > self.length && !self.sent.is_empty();
             if full {
                 break;
             }

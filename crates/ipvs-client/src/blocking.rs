@@ -20,7 +20,6 @@ use ipvs_packet::{
 
 use crate::{
     BatchOptions, Error, ErrorKind, Socket,
-    batch::Batch,
     line::Line,
     namespace::Namespace,
     observe::observe,

@@ -21,7 +21,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
     Driver, Error, ErrorKind, Socket,
-    batch::{Batch, BatchOptions},
+    batch::BatchOptions,
     driver::{self, Link},
     line::Line,
     namespace::Namespace,

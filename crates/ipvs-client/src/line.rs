@@ -9,10 +9,11 @@ use std::io;
 use ipvs_packet::{Reply, Request};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_sys::{Socket as NetlinkSocket, SocketAddr};
+use nix::sys::socket::{getsockopt, sockopt::SndBuf};
 
 use crate::{
     Error,
-    batch::Batch,
+    batch::{Batch, BatchOptions},
     error::{Operation, errno},
     exchange::Exchange,
     inbox::Inbox,
@@ -106,6 +107,17 @@ impl Line {
                 return exchange.finish().map(|()| picked);
             }
         }
+    }
+
+    /// A batch that fits the socket's buffers.
+    pub(crate) fn batch<'a, 'b>(
+        &self,
+        writes: &'a [Request],
+        options: BatchOptions<'b>,
+    ) -> Batch<'a, 'b> {
+        let receive_buffer = self.netlink.get_rx_buf_sz().unwrap_or_default();
+        let send_buffer = getsockopt(&self.netlink, SndBuf).unwrap_or_default();
+        Batch::new(writes, options, receive_buffer, send_buffer)
     }
 
     /// Carries out the next datagram of a batch, to its last answer. Returns false when there is

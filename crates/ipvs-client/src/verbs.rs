@@ -391,8 +391,7 @@ macro_rules! verbs {
                 options: BatchOptions<'_>,
             ) -> Vec<Result<(), Error>> {
                 let mut line = self.bulk()$($wait)*;
-                let room = line.netlink().get_rx_buf_sz().unwrap_or_default();
-                let mut batch = Batch::new(writes, options, room);
+                let mut batch = line.batch(writes, options);
                 let mut datagrams = 0;
                 while line.run_next(&mut batch) {
                     pause(&mut datagrams, verbs::DATAGRAMS_AT_A_TIME)$($wait)*;
