@@ -43,13 +43,15 @@
 //!
 //! - **Every call ends**, with its answer or with an error: when the kernel forgets to acknowledge
 //!   (it does, when a sync daemon is stopped), when it drops answers because a buffer is full
-//!   ([`ErrorKind::Overrun`]), when the driver is gone ([`ErrorKind::Closed`]).
+//!   ([`ErrorKind::Overrun`]), when the driver is gone ([`ErrorKind::Closed`]; batches and snapshots
+//!   have a socket of their own and need no driver).
 //! - **No answer is lost in silence.** What cannot be read is [`ErrorKind::Malformed`], for an entry
 //!   of a list too.
 //! - **Calls may be dropped half-way**, which harms nobody else. What they asked for may still take
 //!   effect.
 //! - **Bounded.** At most 48 calls of a client and its clones wait for answers, and one list is read
-//!   at a time; others queue, first come, first served, each in its own task.
+//!   at a time; others queue, first come, first served, each in its own task. So the queue is as long
+//!   as the program has calls under way, and a caller that is behind in it just waits.
 //!
 //! # Where it runs
 //!
