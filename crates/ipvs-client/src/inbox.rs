@@ -20,7 +20,7 @@ const DATAGRAM: usize = 32 * 1024;
 const DATAGRAMS: usize = 2;
 
 /// A socket's receive buffer on our side.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Inbox {
     /// Room for so many datagrams, one after the other; empty until it is used.
     room: Vec<u8>,

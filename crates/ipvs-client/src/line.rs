@@ -23,7 +23,6 @@ use crate::{
 };
 
 /// A socket and the state of the talk over it.
-#[derive(Debug)]
 pub(crate) struct Line {
     netlink: NetlinkSocket,
     /// The number that the kernel gave to the family.
@@ -165,6 +164,12 @@ impl Line {
             }
             batch.overrun();
         }
+    }
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Line").field("family", &self.family).finish_non_exhaustive()
     }
 }
 
