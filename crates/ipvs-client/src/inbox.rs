@@ -33,8 +33,8 @@ impl Inbox {
     ///
     /// # Errors
     ///
-    /// ENOBUFS where the kernel dropped answers or a datagram does not fit; the next call goes on
-    /// behind it.
+    /// ENOBUFS where the kernel dropped answers or a datagram does not fit, and what of a datagram
+    /// is no message; the next call goes on behind it.
     pub(crate) fn next(
         &mut self,
         netlink: &NetlinkSocket,
@@ -75,14 +75,124 @@ impl Inbox {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
         };
-        // One that was cut is as bad as one that was dropped; those before it count.
+        let mut cut = false;
         for (number, &length) in lengths.iter().enumerate() {
-            if length > DATAGRAM {
-                return Err(io::Error::from_raw_os_error(errno::NOBUFS));
-            }
             let start = number * DATAGRAM;
-            self.unread.push_back(start..start + length);
+            match length {
+                ..=DATAGRAM => self.unread.push_back(start..start + length),
+                _ => cut = true,
+            }
+        }
+        // As bad as one that was dropped, and told like that: at once.
+        if cut {
+            return Err(io::Error::from_raw_os_error(errno::NOBUFS));
         }
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "these are tests")]
+
+    use netlink_packet_core::NetlinkPayload;
+    use netlink_sys::{SocketAddr, protocols::NETLINK_USERSOCK};
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    /// Two programs' sockets: what the first sends, the second receives.
+    struct Pair {
+        sender: NetlinkSocket,
+        receiver: NetlinkSocket,
+        to: SocketAddr,
+        inbox: Inbox,
+    }
+
+    impl Pair {
+        fn new() -> Self {
+            let sender = NetlinkSocket::new(NETLINK_USERSOCK).unwrap();
+            let mut receiver = NetlinkSocket::new(NETLINK_USERSOCK).unwrap();
+            let to = receiver.bind_auto().unwrap();
+            Self { sender, receiver, to, inbox: Inbox::default() }
+        }
+
+        fn send(&self, datagram: &[u8]) {
+            self.sender.send_to(datagram, &self.to, 0).unwrap();
+        }
+
+        /// The sequence number and payload of the next message, if any.
+        fn next(&mut self) -> io::Result<Option<(u32, Vec<u8>)>> {
+            let message = self.inbox.next(&self.receiver)?;
+            Ok(message.map(|message| {
+                let NetlinkPayload::InnerMessage(answer) = message.payload else {
+                    panic!("not an answer: {message:?}")
+                };
+                (message.header.sequence_number, answer.to_vec())
+            }))
+        }
+    }
+
+    fn message(sequence: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(16 + payload.len()).unwrap();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(34u16.to_ne_bytes());
+        bytes.extend(0u16.to_ne_bytes());
+        bytes.extend(sequence.to_ne_bytes());
+        bytes.extend(0u32.to_ne_bytes());
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    #[test]
+    fn messages_come_in_order_and_nothing_is_waited_for() {
+        let mut pair = Pair::new();
+        assert_eq!(pair.next().unwrap(), None);
+        for first in [1, 3, 5, 7, 9] {
+            pair.send(&[message(first, b"odd"), message(first + 1, &[])].concat());
+        }
+        for sequence in 1..=10 {
+            let payload = if sequence % 2 == 1 { b"odd".to_vec() } else { Vec::new() };
+            assert_eq!(pair.next().unwrap(), Some((sequence, payload)));
+        }
+        assert_eq!(pair.next().unwrap(), None);
+    }
+
+    #[test]
+    fn a_broken_message_is_told_and_ends_its_datagram_only() {
+        for broken in [&[1, 2, 3][..], &4u32.to_ne_bytes(), &message(2, &[0; 64])[..40]] {
+            let mut pair = Pair::new();
+            pair.send(&[&message(1, b"well"), broken].concat());
+            pair.send(&message(3, b"well"));
+            assert_eq!(pair.next().unwrap(), Some((1, b"well".to_vec())));
+            assert_eq!(pair.next().unwrap_err().kind(), io::ErrorKind::InvalidData);
+            assert_eq!(pair.next().unwrap(), Some((3, b"well".to_vec())));
+            assert_eq!(pair.next().unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_datagram_that_was_cut_is_told() {
+        let mut pair = Pair::new();
+        pair.send(&message(1, &[0; DATAGRAM - 16]));
+        pair.send(&message(2, &[0; DATAGRAM - 12]));
+        pair.send(&message(3, &[]));
+        assert_eq!(pair.next().unwrap_err().raw_os_error(), Some(errno::NOBUFS));
+        assert_eq!(pair.next().unwrap().unwrap().0, 1);
+        assert_eq!(pair.next().unwrap(), Some((3, Vec::new())));
+    }
+
+    proptest! {
+        /// Whatever comes, it ends.
+        #[test]
+        fn any_datagrams_end(datagrams in vec(vec(any::<u8>(), 1..200), 0..6)) {
+            let mut pair = Pair::new();
+            datagrams.iter().for_each(|datagram| pair.send(datagram));
+            let bytes: usize = datagrams.iter().map(Vec::len).sum();
+            // A message takes four bytes at least.
+            let ends = (0..=bytes).any(|_| matches!(pair.inbox.next(&pair.receiver), Ok(None)));
+            prop_assert!(ends);
+        }
     }
 }
