@@ -56,6 +56,18 @@ impl Inbox {
         first.map(Some)
     }
 
+    /// Takes in whatever there is, unread.
+    pub(crate) fn clear(&mut self, netlink: &NetlinkSocket) {
+        self.unread.clear();
+        // An overrun is no end, any other error is.
+        while match self.receive(netlink) {
+            Ok(more) => more,
+            Err(error) => error.raw_os_error() == Some(errno::NOBUFS),
+        } {
+            self.unread.clear();
+        }
+    }
+
     /// Takes in datagrams. Returns whether there were any.
     fn receive(&mut self, netlink: &NetlinkSocket) -> io::Result<bool> {
         if self.room.is_empty() {
@@ -170,6 +182,17 @@ mod tests {
             assert_eq!(pair.next().unwrap(), Some((3, b"well".to_vec())));
             assert_eq!(pair.next().unwrap(), None);
         }
+    }
+
+    #[test]
+    fn what_is_cleared_is_not_read() {
+        let mut pair = Pair::new();
+        (1..=2).for_each(|sequence| pair.send(&message(sequence, &[0; DATAGRAM - 12])));
+        (1..=9).for_each(|sequence| pair.send(&message(sequence, &[])));
+        pair.inbox.clear(&pair.receiver);
+        assert_eq!(pair.next().unwrap(), None);
+        pair.send(&message(10, &[]));
+        assert_eq!(pair.next().unwrap(), Some((10, Vec::new())));
     }
 
     #[test]

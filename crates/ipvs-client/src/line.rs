@@ -95,10 +95,18 @@ impl Line {
         }
         send(&self.netlink, &self.outgoing).map_err(fail)?;
         loop {
-            let Some(message) = self.inbox.next(&self.netlink).map_err(fail)? else {
-                return Err(Error::malformed(Operation(request), "the kernel did not answer"));
+            let message = match self.inbox.next(&self.netlink) {
+                Ok(Some(message)) => message,
+                Ok(None) => {
+                    return Err(Error::malformed(Operation(request), "the kernel did not answer"));
+                }
+                Err(error) => {
+                    // The socket lists nothing else before the rest of a list is taken in.
+                    self.inbox.clear(&self.netlink);
+                    return Err(fail(error));
+                }
             };
-            // Answers to earlier requests, given up half-way, may still be in the queue.
+            // Answers to a batch that broke off may still be in the queue.
             let behind = message.header.sequence_number.wrapping_sub(first);
             let ours = behind <= self.sequence.wrapping_sub(first);
             let hand_on = |reply| picked.extend(pick(reply));
