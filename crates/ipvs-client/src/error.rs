@@ -133,11 +133,14 @@ impl Error {
         error
     }
 
-    /// A failed system call on the socket.
+    /// A failed system call on the socket, or a datagram that is none of netlink's.
     pub(crate) fn io(operation: impl fmt::Display, source: io::Error) -> Self {
         let errno = source.raw_os_error();
         let mut error = match errno {
             Some(errno::NOBUFS) => return Self::overrun(operation),
+            None if source.kind() == io::ErrorKind::InvalidData => {
+                Self::malformed(operation, &source.to_string())
+            }
             _ => Self::new(ErrorKind::Os, operation, "the netlink socket failed"),
         };
         error.0.errno = errno;

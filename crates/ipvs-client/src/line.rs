@@ -163,7 +163,7 @@ impl Line {
                 Ok(None) if overrun => return Ok(()),
                 Ok(None) => {
                     return Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
+                        io::ErrorKind::InvalidData,
                         "the kernel did not answer",
                     ));
                 }
