@@ -97,9 +97,7 @@ impl Line {
         loop {
             let message = match self.inbox.next(&self.netlink) {
                 Ok(Some(message)) => message,
-                Ok(None) => {
-                    return Err(Error::malformed(Operation(request), "the kernel did not answer"));
-                }
+                Ok(None) => return Err(fail(no_answer())),
                 Err(error) => {
                     // The socket lists nothing else before the rest of a list is taken in.
                     self.inbox.clear(&self.netlink);
@@ -161,12 +159,7 @@ impl Line {
                 }
                 // The last answer is among those that were dropped.
                 Ok(None) if overrun => return Ok(()),
-                Ok(None) => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        "the kernel did not answer",
-                    ));
-                }
+                Ok(None) => return Err(no_answer()),
                 Err(error) if error.raw_os_error() == Some(errno::NOBUFS) => overrun = true,
                 Err(error) => return Err(error),
             }
@@ -184,6 +177,10 @@ impl std::fmt::Debug for Line {
 fn send(netlink: &NetlinkSocket, datagram: &[u8]) -> io::Result<()> {
     let kernel = SocketAddr::new(0, 0);
     uninterrupted(|| netlink.send_to(datagram, &kernel, 0)).map(drop)
+}
+
+fn no_answer() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the kernel did not answer")
 }
 
 fn is_overrun<T>(message: &NetlinkMessage<T>) -> bool {
