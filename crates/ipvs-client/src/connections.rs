@@ -7,24 +7,16 @@ use std::{
     io::{self, BufRead, BufReader, Read},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU32,
-    pin::Pin,
-    task::{Context, Poll},
     time::Duration,
-    vec,
 };
 
-use futures_util::{Stream, StreamExt};
 use ipvs_packet::{EngineName, Protocol};
-use tokio::sync::mpsc;
 
 use crate::{Error, ErrorKind, namespace::Namespace, observe::open};
 
 /// Longer than any line of the kernel's: three IPv6 addresses and 255 bytes of persistence data make
 /// some 450 bytes.
 const LINE_LIMIT: u64 = 1024;
-/// How many connections travel from the reading thread at a time, and how many such parcels wait.
-const PARCEL: usize = 128;
-const PARCELS: usize = 2;
 
 /// One entry of the kernel's connection table: a line of /proc/net/ip_vs_conn, as
 /// `ipvsadm -L -n -c` shows it.
@@ -285,29 +277,10 @@ impl Connections {
         Table::new(BufReader::new(file), source).map(Self)
     }
 
-    /// The rest as a stream, for async programs on any runtime: a thread of its own reads the
-    /// table, at most 512 connections ahead, and ends with the stream, read to its end or dropped.
-    ///
-    /// # Errors
-    ///
-    /// [`Os`](ErrorKind::Os) when no thread can be started.
-    pub fn stream(self) -> Result<ConnectionStream, Error> {
-        let (sender, receiver) = mpsc::channel(PARCELS);
-        let operation = self.0.source.operation;
-        let mut connections = self.0;
-        let read = move || {
-            loop {
-                let parcel: Vec<_> = connections.by_ref().take(PARCEL).collect();
-                // Nobody waits for it any more: that is how a stream is dropped.
-                if parcel.is_empty() || sender.blocking_send(parcel).is_err() {
-                    return;
-                }
-            }
-        };
-        std::thread::Builder::new().name("ipvs-connections".to_owned()).spawn(read).map_err(
-            |error| Error::file(operation, ErrorKind::Os, "no thread could be started", error),
-        )?;
-        Ok(ConnectionStream { receiver, parcel: Vec::new().into_iter() })
+    /// What is being done, for errors.
+    #[cfg(feature = "_async")]
+    pub(crate) fn operation(&self) -> &'static str {
+        self.0.source.operation
     }
 }
 
@@ -316,37 +289,6 @@ impl Iterator for Connections {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.0.next()
-    }
-}
-
-/// The connection table as a [`Stream`]: see [`Connections::stream`].
-#[derive(Debug)]
-pub struct ConnectionStream {
-    receiver: mpsc::Receiver<Vec<Result<Connection, Error>>>,
-    parcel: vec::IntoIter<Result<Connection, Error>>,
-}
-
-impl ConnectionStream {
-    /// The next connection; `None` at the end. Cancel safe.
-    pub async fn next(&mut self) -> Option<Result<Connection, Error>> {
-        StreamExt::next(self).await
-    }
-}
-
-impl Stream for ConnectionStream {
-    type Item = Result<Connection, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            if let Some(connection) = self.parcel.next() {
-                return Poll::Ready(Some(connection));
-            }
-            match self.receiver.poll_recv(context) {
-                Poll::Ready(Some(parcel)) => self.parcel = parcel.into_iter(),
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
     }
 }
 

@@ -80,6 +80,8 @@ mod batch;
 pub mod blocking;
 #[cfg(feature = "_async")]
 mod client;
+#[cfg(feature = "_async")]
+mod connection_stream;
 mod connections;
 #[cfg(feature = "_async")]
 mod driver;
@@ -108,9 +110,7 @@ pub use ipvs_packet as packet;
 pub use crate::watch::Watch;
 pub use crate::{
     batch::BatchOptions,
-    connections::{
-        Connection, ConnectionOrigin, ConnectionState, ConnectionStream, Connections, EngineData,
-    },
+    connections::{Connection, ConnectionOrigin, ConnectionState, Connections, EngineData},
     error::{Error, ErrorKind},
     snapshot::{ServiceSnapshot, Snapshot},
     socket::Socket,
@@ -119,4 +119,4 @@ pub use crate::{
     watch::{Activity, Differences, TableChange, Traffic},
 };
 #[cfg(feature = "_async")]
-pub use crate::{client::Client, driver::Driver};
+pub use crate::{client::Client, connection_stream::ConnectionStream, driver::Driver};
