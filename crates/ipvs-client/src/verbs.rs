@@ -55,8 +55,11 @@ pub(crate) fn only<T>(picked: Vec<T>) -> Result<T, Error> {
 
 /// The service has no such destination: found out without the kernel.
 pub(crate) fn no_destination(key: &ServiceKey, destination: &DestinationKey) -> Error {
-    let operation = format_args!("reading destination {destination} of service {key}");
-    Error::new(ErrorKind::DestinationNotFound, operation, "the service has no such destination")
+    Error::new(
+        ErrorKind::DestinationNotFound,
+        format_args!("reading destination {destination} of service {key}"),
+        "the service has no such destination",
+    )
 }
 
 /// Writes the `impl` block of a client that has `run`, `bulk` and `pause`.

@@ -141,7 +141,7 @@
 "##
 )]
 //! - `proptest`: module `strategy`, which makes every value of this crate for the property tests of
-//!   what stands on it.
+//!   what stands on it. proptest itself needs Rust 1.88.
 
 #![forbid(unsafe_code)]
 

@@ -241,7 +241,7 @@ impl VirtualServiceBuilder {
         for real_server in &self.real_servers {
             let destination = real_server.destination(&key)?;
             if !keys.insert(destination.key) {
-                let object = format_args!("real server {} of service {key}", destination.key);
+                let object = format!("real server {} of service {key}", destination.key);
                 return Err(Invalid::new(object, Rule::Duplicate));
             }
             destinations.push(destination);
