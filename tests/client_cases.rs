@@ -67,6 +67,13 @@ async fn outlives_a_reload_of_ip_vs(namespace: NetNs, client: Client) -> Outcome
             // Linux 5.10 does not know by what module the family comes.
             let error = client.info().await.expect_err("there is no IPVS");
             assert_eq!(error.kind(), ErrorKind::NotAvailable, "{error}");
+            let writes = vec![Request::NewService(Service::new(key)); 300];
+            let kinds = client.batch(&writes).await.into_iter().map(|o| o.map_err(|e| e.kind()));
+            let expected = (0..300).map(|position| match position {
+                0..128 => Err(ErrorKind::NotAvailable),
+                _ => Err(ErrorKind::NotSent),
+            });
+            assert!(kinds.eq(expected), "not for want of a scheduler");
             load_ip_vs()?;
         }
         // A call of each kind finds the family again.
@@ -526,5 +533,10 @@ async fn without_driver(namespace: NetNs, _: Client) -> Outcome {
     let error = client.info().await.expect_err("the driver is gone");
     assert_eq!(error.kind(), ErrorKind::Closed);
     assert!(error.to_string().contains("GET_INFO"), "{error}");
+    // Batches and snapshots do without.
+    for outcome in client.batch(&[Request::NewService(Service::new(key("-f 7")))]).await {
+        outcome?;
+    }
+    assert_eq!(client.snapshot().await?.services.len(), 1);
     Ok(())
 }

@@ -18,8 +18,9 @@ const WRITES: usize = 128;
 const ANSWER: usize = 1024;
 /// How long a datagram gets at most, in bytes.
 const LENGTH: usize = 48 * 1024;
-/// What of the send buffer the kernel does not take a datagram to.
-const SEND_RESERVE: usize = 32;
+/// What of the send buffer a datagram must leave: 32 bytes to the kernel, and room for a last request
+/// that is sure to be answered.
+const SEND_RESERVE: usize = 32 + NETLINK_HEADER + GENL_HEADER;
 
 /// How a batch is carried out.
 #[derive(Default)]
@@ -139,6 +140,11 @@ impl<'a, 'b> Batch<'a, 'b> {
         true
     }
 
+    /// How many writes the datagram holds.
+    pub(crate) fn in_datagram(&self) -> usize {
+        self.sent.len()
+    }
+
     pub(crate) fn datagram(&self) -> &[u8] {
         &self.datagram
     }
@@ -172,16 +178,28 @@ impl<'a, 'b> Batch<'a, 'b> {
     }
 
     /// Whether the datagram may have gone to a family that is no more.
-    pub(crate) fn lost_family(&self) -> bool {
+    ///
+    /// Told once: then the caller looks the family up.
+    pub(crate) fn lost_family(&mut self) -> bool {
         let gone = |&position: &usize| matches!(&self.outcomes[position], Err(error) if error.errno() == Some(errno::NOENT));
-        !self.resolved && self.sent.iter().all(gone)
+        let lost = !self.resolved && self.sent.iter().all(gone);
+        self.resolved |= lost;
+        lost
     }
 
     /// Sends the datagram's writes again: none had an effect.
     pub(crate) fn again(&mut self) {
-        self.resolved = true;
         if let Some(&first) = self.sent.first() {
             self.outcomes.truncate(first);
+        }
+    }
+
+    /// The family is no more, which is why each of the datagram's writes failed.
+    pub(crate) fn gone(&mut self, error: &Error) {
+        for &position in &self.sent {
+            let outcome = std::mem::replace(&mut self.outcomes[position], Ok(()));
+            self.outcomes[position] =
+                outcome.map_err(|failure| failure.with_meaning(error.kind(), error.text()));
         }
     }
 
@@ -192,7 +210,10 @@ impl<'a, 'b> Batch<'a, 'b> {
                 || std::io::Error::new(error.kind(), error.to_string()),
                 std::io::Error::from_raw_os_error,
             );
-            self.outcomes[position] = Err(Error::io(Operation(&self.writes[position]), again));
+            if self.outcomes[position].is_ok() {
+                let operation = Operation(&self.writes[position]);
+                self.outcomes[position] = Err(Error::io(operation, again));
+            }
         }
     }
 

@@ -29,7 +29,8 @@ use crate::{
 
 /// A blocking client of the kernel's IPVS in one network namespace.
 ///
-/// Clones are cheap and share one socket; calls are carried out one after the other. The kernel
+/// Clones are cheap and share two sockets, one for batches and snapshots and one for all other calls;
+/// on each, calls are carried out one after the other. The kernel
 /// answers within the system call that asks, so nothing waits for an answer: one that is not there
 /// then is an error, [`Malformed`](ErrorKind::Malformed).
 #[derive(Clone, Debug)]

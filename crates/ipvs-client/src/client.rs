@@ -35,10 +35,12 @@ use crate::{
 
 /// A client of the kernel's IPVS in one network namespace.
 ///
-/// Clones are cheap and share one socket; calls on them may run concurrently, from any task and
-/// thread. The kernel carries them out one after the other, in the order in which they were made.
-/// At most 48 wait for their answers at a time, and one list at a time is read; further callers
-/// queue in the order in which they came.
+/// Clones are cheap and share two sockets; calls on them may run concurrently, from any task and
+/// thread. One socket is for batches and snapshots, which are carried out one after the other. The
+/// other is for all other calls, which the kernel carries out in the order in which they were made:
+/// at most 48 wait for their answers at a time, and one list at a time is read; further callers
+/// queue in the order in which they came. Between the two there is no order: await a call before
+/// the batch that needs it.
 ///
 /// Every call may be cancelled by dropping its future, which harms nobody else. What the call asked
 /// for may still take effect.
@@ -169,10 +171,14 @@ impl Client {
     }
 }
 
-/// Lets other tasks run, each time when there have been so many steps.
-async fn pause(steps: &mut usize, at_a_time: usize) {
-    *steps += 1;
-    let mut paused = *steps % at_a_time != 0;
+/// Lets other tasks run, when enough work was done.
+async fn pause(work: &mut usize, more: usize) {
+    *work += more;
+    if *work < verbs::AT_A_TIME {
+        return;
+    }
+    *work = 0;
+    let mut paused = false;
     poll_fn(|context| {
         if std::mem::replace(&mut paused, true) {
             return Poll::Ready(());

@@ -36,8 +36,8 @@ const IN_FLIGHT: usize = 48;
 
 /// Drives a [`Client`](crate::Client)'s socket. A future that ends when the last clone of the
 /// client is gone, or when the socket fails; dropping it earlier fails every call with
-/// [`ErrorKind::Closed`](crate::ErrorKind::Closed), but for batches and snapshots, which do without
-/// a driver.
+/// [`ErrorKind::Closed`](crate::ErrorKind::Closed). Batches, snapshots and what is read in /proc do
+/// without a driver.
 #[must_use = "a client answers only while its driver is polled: spawn it"]
 pub struct Driver(Pin<Box<dyn Future<Output = ()> + Send>>);
 

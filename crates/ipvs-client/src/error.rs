@@ -177,6 +177,11 @@ impl Error {
         self
     }
 
+    /// Why it failed, in words.
+    pub(crate) fn text(&self) -> &str {
+        &self.0.text
+    }
+
     /// The same failure, understood better.
     pub(crate) fn with_meaning(mut self, kind: ErrorKind, text: &str) -> Self {
         self.0.kind = kind;

@@ -84,10 +84,6 @@ impl Exchange {
                 }
                 true
             }
-            NetlinkPayload::Overrun(_) => {
-                self.fail(Error::overrun(Operation(&self.request)));
-                true
-            }
             _ => false,
         }
     }

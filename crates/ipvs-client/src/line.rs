@@ -7,7 +7,6 @@
 use std::io;
 
 use ipvs_packet::{Reply, Request};
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_sys::{Socket as NetlinkSocket, SocketAddr};
 use nix::sys::socket::{getsockopt, sockopt::SndBuf};
 
@@ -108,7 +107,7 @@ impl Line {
             let behind = message.header.sequence_number.wrapping_sub(first);
             let ours = behind <= self.sequence.wrapping_sub(first);
             let hand_on = |reply| picked.extend(pick(reply));
-            if (ours || is_overrun(&message)) && exchange.take(&message, hand_on) {
+            if ours && exchange.take(&message, hand_on) {
                 return exchange.finish().map(|()| picked);
             }
         }
@@ -137,8 +136,13 @@ impl Line {
         }
         if batch.lost_family() {
             let number = self.family;
-            if self.resolve().is_ok() && self.family != number {
-                batch.again();
+            match self.resolve() {
+                Ok(()) if self.family != number => batch.again(),
+                Ok(()) => {}
+                Err(error) => {
+                    batch.gone(&error);
+                    return false;
+                }
             }
         }
         batch.tell();
@@ -150,7 +154,6 @@ impl Line {
         let mut overrun = false;
         loop {
             match self.inbox.next(&self.netlink) {
-                Ok(Some(message)) if is_overrun(&message) => overrun = true,
                 Ok(Some(message)) => {
                     if batch.take(&message) {
                         return Ok(());
@@ -181,8 +184,4 @@ fn send(netlink: &NetlinkSocket, datagram: &[u8]) -> io::Result<()> {
 
 fn no_answer() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the kernel did not answer")
-}
-
-fn is_overrun<T>(message: &NetlinkMessage<T>) -> bool {
-    matches!(message.payload, NetlinkPayload::Overrun(_))
 }

@@ -45,9 +45,19 @@ impl RuntimeSocket {
     ) -> Poll<io::Result<T>> {
         // First without asking whether it is ready: the answers are there when `send` returns, and an
         // error alone is no readiness in tokio's eyes.
+        #[cfg(feature = "tokio")]
+        let budget = match self {
+            Self::Tokio(_) => Some(std::task::ready!(tokio::task::coop::poll_proceed(context))),
+            #[cfg(feature = "smol")]
+            Self::Smol(_) => None,
+        };
         match uninterrupted(|| call(self.socket_ref())) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            result => return Poll::Ready(result),
+            result => {
+                #[cfg(feature = "tokio")]
+                budget.inspect(|budget| budget.made_progress());
+                return Poll::Ready(result);
+            }
         }
         match self {
             #[cfg(feature = "tokio")]

@@ -8,8 +8,9 @@ use crate::verbs::pick;
 
 /// How often a snapshot is taken at most, until one is consistent.
 pub(crate) const ATTEMPTS: usize = 4;
-/// Lists up to this length come in one datagram, which the kernel fills without letting others
-/// change the list: some 90 destinations fit 32 KiB.
+/// Lists up to this length come in one datagram, which the kernel fills without letting others change
+/// the list by netlink (from Linux 7.1 on, ipvsadm built without it still can): some 90 destinations
+/// fit 32 KiB.
 const ONE_DATAGRAM: usize = 64;
 
 /// The whole table of a network namespace: every service with its destinations.
@@ -57,13 +58,10 @@ impl ServiceSnapshot {
         self.destinations.get(position)
     }
 
-    /// A service and what its list held, and whether that was nothing twice.
-    pub(crate) fn new(
-        entry: ServiceEntry,
-        mut destinations: Vec<DestinationEntry>,
-    ) -> (Self, bool) {
-        let once = sort(&mut destinations);
-        (Self { entry, destinations }, once)
+    /// A service and what its list held.
+    pub(crate) fn new(entry: ServiceEntry, mut destinations: Vec<DestinationEntry>) -> Self {
+        sort(&mut destinations);
+        Self { entry, destinations }
     }
 }
 

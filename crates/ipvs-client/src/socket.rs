@@ -4,7 +4,7 @@ use std::{io, os::fd::AsFd, sync::Arc};
 
 use ipvs_packet::{Command, FAMILY_NAME, Reply, Request};
 use netlink_packet_core::NlasIterator;
-use netlink_sys::{Socket as NetlinkSocket, protocols::NETLINK_GENERIC};
+use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_GENERIC};
 
 use crate::{
     Error,
@@ -100,6 +100,8 @@ impl Socket {
 fn create() -> io::Result<NetlinkSocket> {
     let mut netlink = NetlinkSocket::new(NETLINK_GENERIC)?;
     netlink.bind_auto()?;
+    // So that nobody else can send to it, who would be believed.
+    netlink.connect(&SocketAddr::new(0, 0))?;
     // Errors carry the kernel's words, and of the request they answer only the header, so that many
     // fit the receive buffer. Kernels before 4.12 have neither.
     for result in [netlink.set_ext_ack(true), netlink.set_cap_ack(true)] {
@@ -151,4 +153,23 @@ pub(crate) fn family_number(replies: Result<Vec<Reply>, Error>) -> Result<u16, E
         // 0 would send every request to netlink itself, which acknowledges it and does nothing.
         .filter(|&number| number != 0)
         .ok_or_else(|| Error::malformed(LOOKING_UP, "the kernel did not tell its number"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "these are tests")]
+
+    use super::*;
+
+    #[test]
+    fn nobody_but_the_kernel_is_heard() {
+        let ours = create().unwrap();
+        let mut address = SocketAddr::new(0, 0);
+        ours.get_address(&mut address).unwrap();
+        let stranger = NetlinkSocket::new(NETLINK_GENERIC).unwrap();
+        let error = stranger.send_to(b"believe me", &address, 0).unwrap_err();
+        // The second is what others than root get for trying.
+        let refusals = [io::ErrorKind::ConnectionRefused, io::ErrorKind::PermissionDenied];
+        assert!(refusals.contains(&error.kind()), "{error}");
+    }
 }

@@ -4,10 +4,13 @@ use ipvs_packet::{DestinationKey, ServiceKey};
 
 use crate::{Error, ErrorKind};
 
-/// How many lists a snapshot reads, and how many datagrams a batch sends, before other tasks may run:
-/// a millisecond's worth. Giving way each time would cost more than the reading.
-pub(crate) const LISTS_AT_A_TIME: usize = 32;
-pub(crate) const DATAGRAMS_AT_A_TIME: usize = 4;
+/// How many entries a snapshot reads, and how many writes a batch carries out, before other tasks may
+/// run: some hundred microseconds' worth on most machines. Giving way more often would cost more
+/// than it is good for.
+#[cfg(feature = "_async")]
+pub(crate) const AT_A_TIME: usize = 512;
+/// What a list costs besides its entries, in entries.
+pub(crate) const LIST: usize = 16;
 
 /// What calls keep of the replies.
 #[allow(clippy::needless_pass_by_value, reason = "all are used alike")]
@@ -375,8 +378,10 @@ macro_rules! verbs {
             ///
             /// Batches and snapshots of one client are carried out one after the other; other calls
             /// need not wait for them. A datagram of writes is executed within the system call that
-            /// sends it, so this keeps its thread for milliseconds at a time. Dropped half-way,
-            /// what was sent takes effect, and the rest is not sent.
+            /// sends it, and other tasks have their turn after every 512 writes: the thread is kept
+            /// for as long as the kernel takes for these, less than a millisecond as a rule, more
+            /// where it has to load modules or fill large tables (mh). Dropped half-way, what was
+            /// sent takes effect, and the rest is not sent.
             ///
             /// Requests that only read get [`Invalid`](crate::ErrorKind::Invalid). Where the kernel
             /// dropped answers, which takes a receive buffer made too small,
@@ -395,9 +400,9 @@ macro_rules! verbs {
             ) -> Vec<Result<(), Error>> {
                 let mut line = self.bulk()$($wait)*;
                 let mut batch = line.batch(writes, options);
-                let mut datagrams = 0;
+                let mut work = 0;
                 while line.run_next(&mut batch) {
-                    pause(&mut datagrams, verbs::DATAGRAMS_AT_A_TIME)$($wait)*;
+                    pause(&mut work, batch.in_datagram())$($wait)*;
                 }
                 batch.finish()
             }
@@ -408,23 +413,27 @@ macro_rules! verbs {
             /// [`Snapshot::consistent`].
             ///
             /// Batches and snapshots of one client are carried out one after the other; other calls
-            /// need not wait for them.
+            /// need not wait for them. Other tasks have their turn after every few lists; one list
+            /// is read at once.
             ///
             /// Equivalent to `ipvsadm -L`.
             pub $($async)? fn snapshot(&self) -> Result<Snapshot, Error> {
                 let mut line = self.bulk()$($wait)*;
                 let mut attempts = snapshot::ATTEMPTS;
+                let mut work = 0;
                 loop {
                     let services = line.run(&Request::ListServices, snapshot::listed)?;
+                    pause(&mut work, services.len())$($wait)*;
                     let mut taking = Taking::new(services);
-                    let mut lists = 0;
                     while let Some(key) = taking.next() {
-                        pause(&mut lists, verbs::LISTS_AT_A_TIME)$($wait)*;
                         let list = Request::ListDestinations(key);
-                        let long = taking.put(line.run(&list, pick::destination)?);
-                        if long {
+                        let destinations = line.run(&list, pick::destination)?;
+                        let length = destinations.len();
+                        if taking.put(destinations) {
+                            pause(&mut work, length)$($wait)*;
                             taking.compare(&key, line.run(&list, pick::destination)?);
                         }
+                        pause(&mut work, verbs::LIST + length)$($wait)*;
                     }
                     let after = line.run(&Request::ListServices, pick::service_settings)?;
                     let snapshot = taking.finish(after);
@@ -456,7 +465,7 @@ macro_rules! verbs {
                             result => result?,
                         };
                     }
-                    visit(ServiceSnapshot::new(entry, destinations).0);
+                    visit(ServiceSnapshot::new(entry, destinations));
                 }
                 Ok(())
             }

@@ -54,7 +54,7 @@ pub(crate) fn first(datagram: &[u8]) -> io::Result<NetlinkMessage<&[u8]>> {
     let payload = match message.payload {
         NetlinkPayload::Error(error) => NetlinkPayload::Error(error),
         NetlinkPayload::Done(done) => NetlinkPayload::Done(done),
-        NetlinkPayload::Overrun(bytes) => NetlinkPayload::Overrun(bytes),
+        // The kernel tells of an overrun by ENOBUFS.
         _ => NetlinkPayload::Noop,
     };
     Ok(NetlinkMessage::new(header, payload))
