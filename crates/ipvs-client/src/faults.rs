@@ -1,5 +1,5 @@
-//! The driver against a scripted kernel: each way in which answers go wrong, and that every call
-//! still ends with the truth.
+//! The driver and the line against scripted kernels: each way in which answers go wrong, and that
+//! every call still ends with the truth.
 
 #![allow(clippy::unwrap_used, clippy::type_complexity, reason = "these are tests")]
 
@@ -18,12 +18,14 @@ use ipvs_packet::{
     ServiceKey, UnknownAttributes, Version,
 };
 use netlink_packet_core::{Emitable, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_MULTIPART};
-use netlink_sys::{AsyncSocket, Socket, SocketAddr};
+use netlink_sys::{AsyncSocket, Socket, SocketAddr, protocols::NETLINK_USERSOCK};
+use nix::sys::socket::MsgFlags;
 
 use crate::{
-    Driver, Error, ErrorKind,
+    BatchOptions, Driver, Error, ErrorKind,
     driver::{self, Link},
     error::errno,
+    line::Line,
 };
 
 const FAMILY: u16 = 34;
@@ -550,5 +552,105 @@ fn ten_thousand_calls_at_once_each_get_their_own_answer() {
         assert!(
             matches!(&replies.unwrap()[..], [Reply::Service(entry)] if *entry.service.key() == key)
         );
+    }
+}
+
+/// A line, and the socket that plays its kernel: what this sends before a call is what arrives.
+struct Script {
+    line: Line,
+    kernel: Socket,
+    to: SocketAddr,
+}
+
+impl Script {
+    fn new() -> Self {
+        let mut kernel = Socket::new(NETLINK_USERSOCK).unwrap();
+        let mut netlink = Socket::new(NETLINK_USERSOCK).unwrap();
+        let to = netlink.bind_auto().unwrap();
+        let mut line = Line::new(netlink, FAMILY);
+        line.kernel = kernel.bind_auto().unwrap();
+        Self { line, kernel, to }
+    }
+
+    fn arrives(&self, datagram: Arrival) {
+        self.kernel.send_to(&datagram.unwrap(), &self.to, 0).unwrap();
+    }
+
+    /// More than a line has room for, so that it is cut: as bad as one that the kernel dropped.
+    fn is_dropped(&self) {
+        self.arrives(Ok(vec![0; 40_000]));
+    }
+
+    fn batch(&mut self, writes: &[Request]) -> Vec<Option<ErrorKind>> {
+        let mut batch = self.line.batch(writes, BatchOptions::new());
+        while self.line.run_next(&mut batch) {}
+        batch.finish().into_iter().map(|outcome| outcome.err().map(|error| error.kind())).collect()
+    }
+}
+
+/// The request that a line sends as its nth.
+fn nth(sequence: u32, request: Request) -> Sent {
+    Sent { sequence, flags: request.flags(), request }
+}
+
+#[test]
+fn a_line_waits_for_no_answer() {
+    let mut script = Script::new();
+    let result = script.line.run(&Request::GetInfo, Some);
+    assert_eq!(kind(result), ErrorKind::Malformed);
+}
+
+#[test]
+fn a_list_that_breaks_off_leaves_nothing_behind() {
+    let mut script = Script::new();
+    let first = nth(1, Request::ListServices);
+    script.arrives(Ok(first.entry(&service())));
+    script.arrives(Ok(first.entry(&service())[..30].to_vec()));
+    script.arrives(Ok(first.entry(&service())));
+    script.arrives(first.done(0));
+    assert_eq!(kind(script.line.run(&Request::ListServices, Some)), ErrorKind::Malformed);
+    // The kernel lists nothing else while it is at it, and it goes on as it is read.
+    let left =
+        script.line.netlink().recv_from(&mut Vec::with_capacity(64), MsgFlags::MSG_DONTWAIT.bits());
+    assert_eq!(left.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    let second = nth(2, Request::ListServices);
+    script.arrives(Ok(second.entry(&service())));
+    script.arrives(second.done(0));
+    assert_eq!(script.line.run(&Request::ListServices, Some).unwrap(), [service()]);
+}
+
+#[test]
+fn a_list_of_which_something_was_dropped_is_not_believed() {
+    let mut script = Script::new();
+    let first = nth(1, Request::ListServices);
+    script.arrives(Ok(first.entry(&service())));
+    script.is_dropped();
+    script.arrives(first.done(0));
+    // The second try finds nothing.
+    assert_eq!(kind(script.line.run(&Request::ListServices, Some)), ErrorKind::Malformed);
+}
+
+#[test]
+fn a_batch_whose_answers_were_dropped_believes_only_what_came() {
+    let mut script = Script::new();
+    script.is_dropped();
+    script.arrives(nth(2, Request::Flush).error(errno::EXIST));
+    let kinds = script.batch(&[Request::Flush, Request::Flush, Request::Flush]);
+    let overrun = Some(ErrorKind::Overrun);
+    assert_eq!(kinds, [overrun, Some(ErrorKind::AlreadyExists), overrun]);
+}
+
+#[test]
+fn a_batch_without_its_last_answer_is_not_taken_for_done() {
+    let mut script = Script::new();
+    script.arrives(nth(2, Request::Flush).error(errno::EXIST));
+    let kinds = script.batch(&vec![Request::Flush; 200]);
+    for (position, kind) in kinds.into_iter().enumerate() {
+        let expected = match position {
+            1 => ErrorKind::AlreadyExists,
+            0..128 => ErrorKind::Malformed,
+            _ => ErrorKind::NotSent,
+        };
+        assert_eq!(kind, Some(expected), "{position}");
     }
 }

@@ -24,6 +24,8 @@ use crate::{
 /// A socket and the state of the talk over it.
 pub(crate) struct Line {
     netlink: NetlinkSocket,
+    /// Whom requests go to.
+    pub(crate) kernel: SocketAddr,
     /// The number that the kernel gave to the family.
     pub(crate) family: u16,
     sequence: u32,
@@ -33,7 +35,14 @@ pub(crate) struct Line {
 
 impl Line {
     pub(crate) fn new(netlink: NetlinkSocket, family: u16) -> Self {
-        Self { netlink, family, sequence: 0, outgoing: Vec::new(), inbox: Inbox::default() }
+        Self {
+            netlink,
+            kernel: SocketAddr::new(0, 0),
+            family,
+            sequence: 0,
+            outgoing: Vec::new(),
+            inbox: Inbox::default(),
+        }
     }
 
     #[cfg(feature = "_async")]
@@ -92,7 +101,7 @@ impl Line {
             self.sequence = self.sequence.wrapping_add(1);
             wire::append(&mut self.outgoing, family, self.sequence, request.flags(), request);
         }
-        send(&self.netlink, &self.outgoing).map_err(fail)?;
+        send(&self.netlink, self.kernel, &self.outgoing).map_err(fail)?;
         loop {
             let message = match self.inbox.next(&self.netlink) {
                 Ok(Some(message)) => message,
@@ -150,7 +159,7 @@ impl Line {
     }
 
     fn run_datagram(&mut self, batch: &mut Batch<'_, '_>) -> io::Result<()> {
-        send(&self.netlink, batch.datagram())?;
+        send(&self.netlink, self.kernel, batch.datagram())?;
         let mut overrun = false;
         loop {
             match self.inbox.next(&self.netlink) {
@@ -177,8 +186,7 @@ impl std::fmt::Debug for Line {
     }
 }
 
-fn send(netlink: &NetlinkSocket, datagram: &[u8]) -> io::Result<()> {
-    let kernel = SocketAddr::new(0, 0);
+fn send(netlink: &NetlinkSocket, kernel: SocketAddr, datagram: &[u8]) -> io::Result<()> {
     uninterrupted(|| netlink.send_to(datagram, &kernel, 0)).map(drop)
 }
 
