@@ -178,3 +178,38 @@ fn plain<const WIDE: bool>(nest: &[u8]) -> Option<[u64; NUMBERS.len()]> {
     }
     rest.is_empty().then_some(values)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attribute::{Reader, Writer};
+
+    /// Reads a `STATS` or `STATS64` nest, and whether it was read at once.
+    fn read(nest: &[u8], wide: bool) -> (Statistics, bool) {
+        let attribute = Reader::new(nest, 0, Space::Message).next().unwrap().unwrap();
+        let mut unknown = UnknownAttributes::new();
+        let statistics = Statistics::parse(&attribute, wide, &mut unknown).unwrap();
+        assert!(unknown.is_empty());
+        let at_once = if wide { plain::<true> } else { plain::<false> }(attribute.value);
+        (statistics, at_once.is_some())
+    }
+
+    #[test]
+    fn both_ways_read_the_same() {
+        let statistics = Statistics::of_values([1, 22, 333, 1 << 40, 1 << 41, 6, 7, 8, 9, 10]);
+        let mut nests = [0; 4 + 88 + 4 + 120];
+        let mut writer = Writer::request(&mut nests);
+        statistics.put(1, 2, &UnknownAttributes::new(), &mut writer);
+        for (nest, wide) in [(&nests[..92], false), (&nests[92..], true)] {
+            assert_eq!(read(nest, wide), (statistics, true));
+            // With an attribute that only pads, in front and behind.
+            let length = u16::try_from(nest.len() + 4).unwrap().to_ne_bytes();
+            let number = [nest[2], nest[3]];
+            let pad = [4u16.to_ne_bytes(), PAD.to_ne_bytes()].concat();
+            let front = [&length[..], &number, &pad, &nest[4..]].concat();
+            let behind = [&length[..], &number, &nest[4..], &pad].concat();
+            assert_eq!(read(&front, wide), (statistics, false));
+            assert_eq!(read(&behind, wide), (statistics, false));
+        }
+    }
+}
