@@ -32,7 +32,7 @@ use ipvs_client::{
         ServiceKey, Weight,
     },
 };
-use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_REQUEST, NlasIterator};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NlasIterator};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
 use netns_link::{Links, NetNs};
 use nlrs::{

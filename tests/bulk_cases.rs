@@ -18,7 +18,7 @@ use ipvs_client::{
 };
 use kernel_tests::{Outcome, client_case, key};
 use libtest_mimic::{Failed, Trial};
-use netlink_packet_core::{Emitable, NlasIterator};
+use netlink_packet_core::NlasIterator;
 use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_GENERIC};
 use netns_link::{Links, NetNs};
 

@@ -3,22 +3,15 @@
 
 use ipvs_packet::{Command, Reply, Request};
 use libfuzzer_sys::fuzz_target;
-use netlink_packet_core::Emitable;
-
-fn bytes(message: &impl Emitable) -> Vec<u8> {
-    let mut bytes = vec![0xa5; message.buffer_len()];
-    message.emit(&mut bytes);
-    bytes
-}
 
 fuzz_target!(|data: &[u8]| {
     if let [command, payload @ ..] = data {
         let command = Command(*command);
         if let Ok(request) = Request::parse(command, payload) {
-            assert_eq!(Request::parse(command, &bytes(&request)), Ok(request));
+            assert_eq!(Request::parse(command, &request.to_bytes()), Ok(request));
         }
         if let Ok(reply) = Reply::parse(command, payload, None) {
-            assert_eq!(Reply::parse(command, &bytes(&reply), None), Ok(reply));
+            assert_eq!(Reply::parse(command, &reply.to_bytes(), None), Ok(reply));
         }
     }
 });

@@ -1,7 +1,7 @@
 //! Many writes in few system calls.
 
 use ipvs_packet::Request;
-use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 
 use crate::{
     Error, ErrorKind,

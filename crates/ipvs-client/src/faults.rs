@@ -17,7 +17,7 @@ use ipvs_packet::{
     Command, Destination, DestinationEntry, Info, Reply, Request, Service, ServiceEntry,
     ServiceKey, UnknownAttributes, Version,
 };
-use netlink_packet_core::{Emitable, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_MULTIPART};
+use netlink_packet_core::{NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_MULTIPART};
 use netlink_sys::{AsyncSocket, Socket, SocketAddr, protocols::NETLINK_USERSOCK};
 use nix::sys::socket::MsgFlags;
 

@@ -4,7 +4,7 @@ use std::{convert::Infallible, io};
 
 use ipvs_packet::{FAMILY_VERSION, Request};
 use netlink_packet_core::{
-    DecodeError, Emitable, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    DecodeError, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
     NetlinkPayload, Parseable,
 };
 

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use netlink_packet_core::DecodeError;
-
 use crate::{Command, number};
 
 /// Why a message could not be read: which command, which attribute, at which offset, and what is
@@ -64,12 +62,6 @@ impl fmt::Display for ParseError {
 }
 
 impl std::error::Error for ParseError {}
-
-impl From<ParseError> for DecodeError {
-    fn from(error: ParseError) -> Self {
-        Self::from(error.to_string())
-    }
-}
 
 /// What is wrong with an attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

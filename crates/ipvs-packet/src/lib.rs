@@ -7,7 +7,6 @@
 //!
 //! ```
 //! use ipvs_packet::{Destination, Reply, Request, Service, ServiceKey, Weight};
-//! use netlink_packet_core::Emitable;
 //!
 //! // ipvsadm -A -t 10.0.0.185:80
 //! let key: ServiceKey = "-t 10.0.0.185:80".parse()?;
@@ -19,8 +18,7 @@
 //! let add_destination = Request::NewDestination(key, destination);
 //!
 //! // What goes behind the netlink and generic netlink headers.
-//! let mut payload = vec![0; add_service.buffer_len()];
-//! add_service.emit(&mut payload);
+//! let payload = add_service.to_bytes();
 //! assert_eq!(Request::parse(add_service.command(), &payload)?, add_service);
 //! # let _ = add_destination;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -140,6 +138,10 @@
   ```
 "##
 )]
+//! - `netlink-packet`: rust-netlink's traits (`Emitable` and `ParseableParametrized` of
+//!   netlink-packet-core 0.9, `GenlFamily` of netlink-packet-generic 0.5), for a program that already
+//!   runs a netlink-proto connection. The example `netlink_proto` is such a program. These crates
+//!   break their API now and then, and this feature follows them in any release.
 //! - `proptest`: module `strategy`, which makes every value of this crate for the property tests of
 //!   what stands on it. proptest itself needs Rust 1.88.
 
@@ -153,6 +155,8 @@ mod error;
 mod key;
 mod message;
 mod name;
+#[cfg(feature = "netlink-packet")]
+mod netlink_packet;
 mod netmask;
 mod number;
 #[cfg(feature = "serde")]

@@ -1,18 +1,20 @@
 //! Whole messages: what user space sends and what the kernel answers, by command.
 
-use netlink_packet_core::{
-    DecodeError, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, ParseableParametrized,
-};
-use netlink_packet_generic::{GenlFamily, GenlHeader};
-
 use crate::{
     AddressFamily, Command, DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey,
-    FAMILY_NAME, FAMILY_VERSION, Info, Level, ParseError, Service, ServiceEntry, ServiceKey,
-    SyncDaemon, Timeouts, UnknownAttributes,
+    Info, Level, ParseError, Service, ServiceEntry, ServiceKey, SyncDaemon, Timeouts,
+    UnknownAttributes,
     attribute::{Attribute, Length, Reader, Sink, Writer},
     error::Space,
     number::message::{DAEMON, DEST, SERVICE},
 };
+
+/// A message from user space: `NLM_F_REQUEST`.
+const NLM_F_REQUEST: u16 = 0x001;
+/// The kernel is to acknowledge the message: `NLM_F_ACK`.
+const NLM_F_ACK: u16 = 0x004;
+/// The kernel is to list everything: `NLM_F_DUMP`, which is `NLM_F_ROOT | NLM_F_MATCH`.
+const NLM_F_DUMP: u16 = 0x300;
 
 /// What user space asks of the kernel.
 ///
@@ -165,6 +167,30 @@ impl Request {
         })
     }
 
+    /// How many bytes the payload takes: what follows the generic netlink header.
+    pub fn buffer_len(&self) -> usize {
+        let mut length = Length::default();
+        self.put(&mut length);
+        length.0
+    }
+
+    /// Writes the payload into the first [`buffer_len`](Self::buffer_len) bytes of a buffer.
+    /// Allocates nothing.
+    ///
+    /// # Panics
+    ///
+    /// If the buffer is shorter than `buffer_len`.
+    pub fn emit(&self, buffer: &mut [u8]) {
+        self.put(&mut Writer::request(buffer));
+    }
+
+    /// The payload in a buffer of its own.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.buffer_len()];
+        self.emit(&mut bytes);
+        bytes
+    }
+
     #[inline]
     fn put(&self, out: &mut impl Sink) {
         match self {
@@ -194,38 +220,6 @@ impl Request {
             | Self::Flush => {}
             Self::Other { payload, .. } => out.put_encoded(payload),
         }
-    }
-}
-
-impl Emitable for Request {
-    fn buffer_len(&self) -> usize {
-        let mut length = Length::default();
-        self.put(&mut length);
-        length.0
-    }
-
-    fn emit(&self, buffer: &mut [u8]) {
-        self.put(&mut Writer::request(buffer));
-    }
-}
-
-impl GenlFamily for Request {
-    fn family_name() -> &'static str {
-        FAMILY_NAME
-    }
-
-    fn command(&self) -> u8 {
-        Self::command(self).0
-    }
-
-    fn version(&self) -> u8 {
-        FAMILY_VERSION
-    }
-}
-
-impl ParseableParametrized<[u8], GenlHeader> for Request {
-    fn parse_with_param(payload: &[u8], header: GenlHeader) -> Result<Self, DecodeError> {
-        Ok(Self::parse(Command(header.cmd), payload)?)
     }
 }
 
@@ -311,6 +305,30 @@ impl Reply {
         })
     }
 
+    /// How many bytes the payload takes: what follows the generic netlink header.
+    pub fn buffer_len(&self) -> usize {
+        let mut length = Length::default();
+        self.put(&mut length);
+        length.0
+    }
+
+    /// Writes the payload into the first [`buffer_len`](Self::buffer_len) bytes of a buffer.
+    /// Allocates nothing.
+    ///
+    /// # Panics
+    ///
+    /// If the buffer is shorter than `buffer_len`.
+    pub fn emit(&self, buffer: &mut [u8]) {
+        self.put(&mut Writer::reply(buffer));
+    }
+
+    /// The payload in a buffer of its own.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.buffer_len()];
+        self.emit(&mut bytes);
+        bytes
+    }
+
     #[inline]
     fn put(&self, out: &mut impl Sink) {
         match self {
@@ -336,38 +354,6 @@ impl Reply {
             }
             Self::Other { payload, .. } => out.put_encoded(payload),
         }
-    }
-}
-
-impl Emitable for Reply {
-    fn buffer_len(&self) -> usize {
-        let mut length = Length::default();
-        self.put(&mut length);
-        length.0
-    }
-
-    fn emit(&self, buffer: &mut [u8]) {
-        self.put(&mut Writer::reply(buffer));
-    }
-}
-
-impl GenlFamily for Reply {
-    fn family_name() -> &'static str {
-        FAMILY_NAME
-    }
-
-    fn command(&self) -> u8 {
-        Self::command(self).0
-    }
-
-    fn version(&self) -> u8 {
-        FAMILY_VERSION
-    }
-}
-
-impl ParseableParametrized<[u8], GenlHeader> for Reply {
-    fn parse_with_param(payload: &[u8], header: GenlHeader) -> Result<Self, DecodeError> {
-        Ok(Self::parse(Command(header.cmd), payload, None)?)
     }
 }
 
@@ -665,9 +651,7 @@ mod tests {
         assert_eq!(kept(Level::Service), [(13 | 0x8000, &[1, 2, 3][..])]);
         assert_eq!(kept(Level::Statistics64), [(12, &[9][..])]);
         let reply = Reply::Service(entry.clone());
-        let mut bytes = vec![0; reply.buffer_len()];
-        reply.emit(&mut bytes);
-        assert_eq!(service(&bytes), entry);
+        assert_eq!(service(&reply.to_bytes()), entry);
     }
 
     #[test]
@@ -739,12 +723,8 @@ mod tests {
         let plain = service.clone();
         service.flags |= ServiceFlags::HASHED;
         assert_eq!(service, plain);
-        let bytes = |request: Request| {
-            let mut bytes = vec![0; request.buffer_len()];
-            request.emit(&mut bytes);
-            bytes
-        };
-        assert_eq!(bytes(Request::NewService(service)), bytes(Request::NewService(plain)));
+        let bytes = |service| Request::NewService(service).to_bytes();
+        assert_eq!(bytes(service), bytes(plain));
     }
 
     #[test]

@@ -13,7 +13,6 @@ use ipvs_packet::{
     DaemonEntry, Destination, DestinationEntry, Info, Level, Reply, Request, Service, ServiceEntry,
     ServiceKey, SyncDaemon, SyncId, Timeouts, UnknownAttributes, Version,
 };
-use netlink_packet_core::Emitable;
 
 struct Counting;
 
@@ -104,8 +103,7 @@ fn an_unknown_attribute_is_allocated() {
     let mut entry = ServiceEntry::new(service());
     entry.unknown.push(Level::Service, 13, &[1]).unwrap();
     let reply = Reply::Service(entry);
-    let mut buffer = vec![0; reply.buffer_len()];
-    reply.emit(&mut buffer);
+    let buffer = reply.to_bytes();
     let (count, read) = allocations(|| Reply::parse(reply.command(), &buffer, None));
     assert!(count > 0);
     assert_eq!(read, Ok(reply));

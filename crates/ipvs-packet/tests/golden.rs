@@ -12,7 +12,6 @@ use ipvs_packet::{
     ServiceFlags, ServiceKey, SyncDaemon, SyncId, Thresholds, Timeouts, Tunnel, TunnelFlags,
     TunnelType, UnknownAttributes, Version, Weight,
 };
-use netlink_packet_core::Emitable;
 use support::{DIRECTORY, Golden, Message};
 
 mod support;
@@ -36,7 +35,7 @@ fn requests_are_ipvsadms() {
             assert_eq!(captured.command, ours.command().0, "{}", golden.name);
             assert_eq!(
                 hex(&corrected(golden, captured)),
-                hex(&bytes(&ours)),
+                hex(&ours.to_bytes()),
                 "{}: ipvsadm's on the left, {ours:?} on the right",
                 golden.name
             );
@@ -113,7 +112,7 @@ fn replies_are_read_as_what_was_set() {
             seen[usize::from(captured.command)] += 1;
             // And written again as the kernel writes it, but for the padding attributes that some
             // kernels put before 64-bit values.
-            let written = bytes(&reply);
+            let written = reply.to_bytes();
             if !golden.kernel.starts_with("6.1.") {
                 assert_eq!(hex(&written), hex(&captured.payload), "{}", golden.name);
             }
@@ -179,17 +178,11 @@ fn every_damage_is_safe() {
 fn preserve(is_request: bool, command: Command, payload: &[u8]) {
     if is_request {
         if let Ok(request) = Request::parse(command, payload) {
-            assert_eq!(Request::parse(command, &bytes(&request)), Ok(request), "{payload:?}");
+            assert_eq!(Request::parse(command, &request.to_bytes()), Ok(request), "{payload:?}");
         }
     } else if let Ok(reply) = Reply::parse(command, payload, None) {
-        assert_eq!(Reply::parse(command, &bytes(&reply), None), Ok(reply), "{payload:?}");
+        assert_eq!(Reply::parse(command, &reply.to_bytes(), None), Ok(reply), "{payload:?}");
     }
-}
-
-fn bytes(message: &impl Emitable) -> Vec<u8> {
-    let mut bytes = vec![0; message.buffer_len()];
-    message.emit(&mut bytes);
-    bytes
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -4,7 +4,6 @@ use ipvs_packet::{
     Command, DestinationKey, EngineName, InterfaceName, Netmask, Reply, Request, SchedulerName,
     ServiceKey, Version, strategy,
 };
-use netlink_packet_core::Emitable;
 use proptest::{collection::vec, prelude::*};
 
 fn config() -> ProptestConfig {
@@ -14,22 +13,24 @@ fn config() -> ProptestConfig {
 }
 
 /// The bytes of a message, which must fill exactly what it announces, whatever stood there before.
-fn bytes(message: &impl Emitable) -> Vec<u8> {
-    let mut bytes = vec![0; message.buffer_len()];
-    message.emit(&mut bytes);
-    let mut over_garbage = vec![0xa5; bytes.len()];
-    message.emit(&mut over_garbage);
-    assert_eq!(bytes, over_garbage);
-    bytes
+macro_rules! bytes {
+    ($message:expr) => {{
+        let bytes = $message.to_bytes();
+        assert_eq!(bytes.len(), $message.buffer_len());
+        let mut longer = vec![0xa5; bytes.len() + 1];
+        $message.emit(&mut longer);
+        assert_eq!(longer, [&bytes[..], &[0xa5]].concat());
+        bytes
+    }};
 }
 
 /// What is read is read again as the same, if it can be read at all.
 fn preserve(command: Command, payload: &[u8]) -> Result<(), TestCaseError> {
     if let Ok(request) = Request::parse(command, payload) {
-        prop_assert_eq!(Request::parse(command, &bytes(&request)), Ok(request));
+        prop_assert_eq!(Request::parse(command, &bytes!(request)), Ok(request));
     }
     if let Ok(reply) = Reply::parse(command, payload, None) {
-        prop_assert_eq!(Reply::parse(command, &bytes(&reply), None), Ok(reply));
+        prop_assert_eq!(Reply::parse(command, &bytes!(reply), None), Ok(reply));
     }
     Ok(())
 }
@@ -39,12 +40,12 @@ proptest! {
 
     #[test]
     fn requests_survive(request in strategy::request()) {
-        prop_assert_eq!(Request::parse(request.command(), &bytes(&request)), Ok(request));
+        prop_assert_eq!(Request::parse(request.command(), &bytes!(request)), Ok(request));
     }
 
     #[test]
     fn replies_survive(reply in strategy::reply()) {
-        prop_assert_eq!(Reply::parse(reply.command(), &bytes(&reply), None), Ok(reply));
+        prop_assert_eq!(Reply::parse(reply.command(), &bytes!(reply), None), Ok(reply));
     }
 
     #[test]
@@ -58,7 +59,7 @@ proptest! {
         changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         length in any::<prop::sample::Index>(),
     ) {
-        preserve(request.command(), &changed(bytes(&request), &changes, length))?;
+        preserve(request.command(), &changed(bytes!(request), &changes, length))?;
     }
 
     #[test]
@@ -67,7 +68,7 @@ proptest! {
         changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         length in any::<prop::sample::Index>(),
     ) {
-        preserve(reply.command(), &changed(bytes(&reply), &changes, length))?;
+        preserve(reply.command(), &changed(bytes!(reply), &changes, length))?;
     }
 
     #[test]
