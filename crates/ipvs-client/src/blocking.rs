@@ -19,11 +19,11 @@ use ipvs_packet::{
 };
 
 use crate::{
-    BatchOptions, Error, ErrorKind, Socket,
+    BatchOptions, Error, ErrorKind, ServiceSnapshot, Snapshot, Socket,
     line::Line,
     namespace::Namespace,
     observe::observe,
-    snapshot::{self, ServiceSnapshot, Snapshot, Taking},
+    snapshot::{self, Taking},
     verbs::{self, no_destination, only, pick, verbs},
 };
 

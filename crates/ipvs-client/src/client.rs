@@ -20,7 +20,7 @@ use netlink_sys::Socket as NetlinkSocket;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
-    Driver, Error, ErrorKind, Socket,
+    Driver, Error, ErrorKind, ServiceSnapshot, Snapshot, Socket,
     batch::BatchOptions,
     driver::{self, Link},
     line::Line,
@@ -28,7 +28,7 @@ use crate::{
     observe::observe,
     retry::{Next, Tries},
     runtime::RuntimeSocket,
-    snapshot::{self, ServiceSnapshot, Snapshot, Taking},
+    snapshot::{self, Taking},
     socket::{CONTROL_FAMILY, family_number, family_request},
     verbs::{self, no_destination, only, pick, verbs},
 };

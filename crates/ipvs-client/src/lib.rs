@@ -37,7 +37,8 @@
 //!   `net.ipv4.vs.*` by [`Client::sysctl`], [`Client::set_sysctl`], [`Client::sysctls`] and
 //!   [`Client::set_kube_proxy_sysctls`]. These are not async, but [`Connections::stream`] is.
 //!
-//! The messages are those of [`ipvs_packet`], here as [`packet`].
+//! The messages are those of [`ipvs_packet`], here as [`packet`]; snapshots and connections are values
+//! of [`ipvs_table`], here as [`table`].
 //!
 //! # What is certain
 //!
@@ -101,22 +102,25 @@ mod socket;
 mod sysctl;
 mod totals;
 mod verbs;
+#[cfg(feature = "tokio")]
 mod watch;
 mod wire;
 
 pub use ipvs_packet as packet;
+pub use ipvs_table::{
+    self as table, Activity, Connection, ConnectionOrigin, ConnectionState, Differences,
+    EngineData, ServiceSnapshot, Snapshot, TableChange, Traffic,
+};
 
 #[cfg(feature = "tokio")]
 pub use crate::watch::Watch;
 pub use crate::{
     batch::BatchOptions,
-    connections::{Connection, ConnectionOrigin, ConnectionState, Connections, EngineData},
+    connections::Connections,
     error::{Error, ErrorKind},
-    snapshot::{ServiceSnapshot, Snapshot},
     socket::Socket,
     sysctl::{DefenseMode, SyncThreshold, Sysctl, SysctlChange, SysctlInfo, SysctlValue},
     totals::CpuTotals,
-    watch::{Activity, Differences, TableChange, Traffic},
 };
 #[cfg(feature = "_async")]
 pub use crate::{client::Client, connection_stream::ConnectionStream, driver::Driver};

@@ -1,8 +1,9 @@
-//! All services with all destinations, as one value.
+//! How a snapshot of the table is taken.
 
 use std::{collections::BTreeMap, ops::Bound};
 
-use ipvs_packet::{DestinationEntry, DestinationKey, Reply, Service, ServiceEntry, ServiceKey};
+use ipvs_packet::{DestinationEntry, Reply, Service, ServiceKey};
+use ipvs_table::{ServiceSnapshot, Snapshot};
 
 use crate::verbs::pick;
 
@@ -13,124 +14,77 @@ pub(crate) const ATTEMPTS: usize = 4;
 /// fit 32 KiB.
 const ONE_DATAGRAM: usize = 64;
 
-/// The whole table of a network namespace: every service with its destinations.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Snapshot {
-    /// The services by their keys, in order.
-    pub services: BTreeMap<ServiceKey, ServiceSnapshot>,
-    /// Whether no change by others was noticed while the snapshot was taken.
-    ///
-    /// The kernel lists in steps and never says that others changed the table in between, so a
-    /// snapshot looks twice: at the services before and after, and at each list of destinations
-    /// that does not come in one step. `false` when after four attempts the two still differed;
-    /// then services or destinations may be missing, or differ in age.
-    pub consistent: bool,
-}
-
-impl Snapshot {
-    /// An empty table: what to compare the first snapshot with, so that everything is new.
-    pub const fn empty() -> Self {
-        Self { services: BTreeMap::new(), consistent: true }
-    }
-
-    /// A service with its destinations.
-    pub fn service(&self, key: &ServiceKey) -> Option<&ServiceSnapshot> {
-        self.services.get(key)
-    }
-}
-
-/// A service with its destinations.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ServiceSnapshot {
-    /// The service with its statistics.
-    pub entry: ServiceEntry,
-    /// The destinations with their connections and statistics, in order of their keys.
-    pub destinations: Vec<DestinationEntry>,
-}
-
-impl ServiceSnapshot {
-    /// A destination.
-    pub fn destination(&self, key: &DestinationKey) -> Option<&DestinationEntry> {
-        let position =
-            self.destinations.binary_search_by_key(key, |entry| entry.destination.key).ok()?;
-        self.destinations.get(position)
-    }
-
-    /// A service and what its list held.
-    pub(crate) fn new(entry: ServiceEntry, mut destinations: Vec<DestinationEntry>) -> Self {
-        sort(&mut destinations);
-        Self { entry, destinations }
-    }
-}
-
 /// What a snapshot keeps of a list of services.
 pub(crate) fn listed(reply: Reply) -> Option<(ServiceKey, ServiceSnapshot)> {
     let entry = pick::service(reply)?;
-    Some((*entry.service.key(), ServiceSnapshot { entry, destinations: Vec::new() }))
+    Some((*entry.service.key(), ServiceSnapshot::new(entry, Vec::new())))
 }
 
 /// A snapshot that is being taken.
 pub(crate) struct Taking {
-    services: BTreeMap<ServiceKey, ServiceSnapshot>,
+    snapshot: Snapshot,
     /// The service whose destinations were asked for last; those behind it have none yet.
     last: Option<ServiceKey>,
-    consistent: bool,
 }
 
 impl Taking {
     /// Begins with a list of services.
     pub(crate) fn new(entries: Vec<(ServiceKey, ServiceSnapshot)>) -> Self {
-        let count = entries.len();
-        let services: BTreeMap<_, _> = entries.into_iter().collect();
-        let consistent = services.len() == count;
-        Self { services, last: None, consistent }
+        let mut snapshot = Snapshot::new();
+        for (key, service) in entries {
+            if snapshot.services.insert(key, service).is_some() {
+                snapshot.uncertain.insert(key);
+            }
+        }
+        Self { snapshot, last: None }
     }
 
     /// The next service whose destinations are wanted.
     pub(crate) fn next(&mut self) -> Option<ServiceKey> {
         let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
-        self.last = self.services.range((after, Bound::Unbounded)).next().map(|(key, _)| *key);
+        self.last =
+            self.snapshot.services.range((after, Bound::Unbounded)).next().map(|(key, _)| *key);
         self.last
     }
 
     /// Takes in its destinations. Returns whether to look at them twice.
-    pub(crate) fn put(&mut self, mut destinations: Vec<DestinationEntry>) -> bool {
-        let long = destinations.len() > ONE_DATAGRAM;
-        self.consistent &= sort(&mut destinations);
-        if let Some(service) = self.last.and_then(|key| self.services.get_mut(&key)) {
-            service.destinations = destinations;
+    pub(crate) fn put(&mut self, destinations: Vec<DestinationEntry>) -> bool {
+        let count = destinations.len();
+        if let Some(key) = self.last
+            && let Some(service) = self.snapshot.services.get_mut(&key)
+        {
+            *service = ServiceSnapshot::new(service.entry.clone(), destinations);
+            if service.destinations.len() != count {
+                self.snapshot.uncertain.insert(key);
+            }
         }
-        long
+        count > ONE_DATAGRAM
     }
 
     /// The second look at the destinations of a service.
-    pub(crate) fn compare(&mut self, key: &ServiceKey, mut again: Vec<DestinationEntry>) {
-        let once = sort(&mut again);
-        let same = self.services.get(key).is_some_and(|service| {
-            let first = service.destinations.iter().map(|entry| &entry.destination);
-            first.eq(again.iter().map(|entry| &entry.destination))
-        });
-        self.consistent &= once && same;
+    pub(crate) fn compare(&mut self, key: &ServiceKey, again: Vec<DestinationEntry>) {
+        let count = again.len();
+        let Some(service) = self.snapshot.services.get(key) else { return };
+        let again = ServiceSnapshot::new(service.entry.clone(), again);
+        let settings = |service: &ServiceSnapshot| -> Vec<_> {
+            service.destinations.iter().map(|entry| entry.destination.clone()).collect()
+        };
+        if again.destinations.len() != count || settings(service) != settings(&again) {
+            self.snapshot.uncertain.insert(*key);
+        }
     }
 
     /// Ends with the second look at the services.
-    pub(crate) fn finish(mut self, mut again: Vec<Service>) -> Snapshot {
-        again.sort_unstable_by_key(|service| *service.key());
-        let first = self.services.values().map(|service| &service.entry.service);
-        self.consistent &= first.eq(&again);
-        Snapshot { services: self.services, consistent: self.consistent }
+    pub(crate) fn finish(mut self, again: Vec<Service>) -> Snapshot {
+        let again: BTreeMap<_, _> =
+            again.into_iter().map(|service| (*service.key(), service)).collect();
+        let seen = &self.snapshot.services;
+        let changed =
+            seen.iter().filter(|(key, service)| again.get(key) != Some(&service.entry.service));
+        let changed: Vec<_> = changed.map(|(key, _)| *key).collect();
+        let new = again.keys().filter(|key| !seen.contains_key(key));
+        let uncertain: Vec<_> = changed.into_iter().chain(new.copied()).collect();
+        self.snapshot.uncertain.extend(uncertain);
+        self.snapshot
     }
-}
-
-/// Sorts destinations by their keys. Returns whether none came twice; the second is left out.
-fn sort(destinations: &mut Vec<DestinationEntry>) -> bool {
-    let count = destinations.len();
-    // The kernel lists the newest first, which most often is the last in order.
-    destinations.reverse();
-    destinations.sort_by_key(|entry| entry.destination.key);
-    destinations.dedup_by_key(|entry| entry.destination.key);
-    destinations.shrink_to_fit();
-    destinations.len() == count
 }

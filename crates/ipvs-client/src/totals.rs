@@ -6,7 +6,6 @@ use ipvs_packet::Statistics;
 
 use crate::{
     Error,
-    connections::hexadecimal,
     namespace::Namespace,
     observe::{open, refused},
 };
@@ -161,6 +160,12 @@ fn statistics(counters: [u64; 5], rates: [u64; 5]) -> Statistics {
         incoming_byte_rate: rates[3],
         outgoing_byte_rate: rates[4],
     }
+}
+
+/// A number as the kernel's `%X` writes it, of 64 bits at most.
+fn hexadecimal(text: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok().filter(|text| !text.starts_with('+'))?;
+    u64::from_str_radix(text, 16).ok()
 }
 
 #[cfg(test)]

@@ -410,7 +410,7 @@ macro_rules! verbs {
             /// All services with all destinations: one list of services, one of destinations for
             /// each of them, and another of services to see that nothing changed meanwhile. Where
             /// something did, it is taken again, up to four times; see
-            /// [`Snapshot::consistent`].
+            /// [`Snapshot::uncertain`].
             ///
             /// Batches and snapshots of one client are carried out one after the other; other calls
             /// need not wait for them. Other tasks have their turn after every few lists; one list
@@ -438,7 +438,7 @@ macro_rules! verbs {
                     let after = line.run(&Request::ListServices, pick::service_settings)?;
                     let snapshot = taking.finish(after);
                     attempts -= 1;
-                    if snapshot.consistent || attempts == 0 {
+                    if snapshot.is_certain() || attempts == 0 {
                         return Ok(snapshot);
                     }
                 }

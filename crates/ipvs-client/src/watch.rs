@@ -1,469 +1,76 @@
-//! What changes, since IPVS tells of nothing by itself: the difference of two snapshots.
+//! Differences as they come, since IPVS reports none by itself.
 
-use std::{cmp::Ordering, fmt, time::Duration};
+use std::time::{Duration, Instant};
 
-use ipvs_packet::{Destination, DestinationEntry, DestinationKey, Service, ServiceKey, Statistics};
+use futures_util::{Stream, stream};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::snapshot::{ServiceSnapshot, Snapshot};
+use crate::{Client, Differences, Error, Snapshot};
 
-/// What differs between two snapshots of one table.
-#[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct Differences {
-    /// The time between the two.
-    pub elapsed: Duration,
-    /// Whether both were [consistent](Snapshot::consistent). Otherwise something may be told as
-    /// removed that was only missed.
-    pub consistent: bool,
-    /// What became of services and destinations, in order of the services' keys, then of the
-    /// destinations'. What was changed and changed back in between does not show.
-    pub changes: Vec<TableChange>,
-    /// What went through services and destinations that were there before and after, in the same
-    /// order; those through which nothing went are left out.
-    pub activity: Vec<Activity>,
+/// Looks at the table time and again and tells what differs: see [`Client::watch`].
+#[derive(Debug)]
+pub struct Watch {
+    client: Client,
+    ticks: Interval,
+    last: Snapshot,
+    taken: Option<Instant>,
 }
 
-impl Differences {
-    /// Compares two snapshots that were taken so much time apart.
-    pub fn between(before: &Snapshot, after: &Snapshot, elapsed: Duration) -> Self {
-        let mut differences =
-            Self { elapsed, consistent: before.consistent && after.consistent, ..Self::default() };
-        let (old, new) = (before.services.values(), after.services.values());
-        for pair in merged(old, new, |service| *service.entry.service.key()) {
-            match pair {
-                Pair::New(new) => {
-                    differences.changes.push(TableChange::ServiceAdded(new.clone()));
-                }
-                Pair::Old(old) => {
-                    differences.changes.push(TableChange::ServiceRemoved(old.clone()));
-                }
-                Pair::Both(old, new) => differences.compare_services(old, new),
-            }
-        }
-        differences
+impl Watch {
+    /// Waits for its time, looks at the table, and tells what differs from the last time.
+    ///
+    /// The first call looks at once and tells every service as added. Differences are told
+    /// also if there are none, so that a caller sees the time go by.
+    ///
+    /// A call may be cancelled; the next one then compares with the same last snapshot.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::snapshot`]. The next call looks again.
+    pub async fn next(&mut self) -> Result<Differences, Error> {
+        self.ticks.tick().await;
+        let taken = Instant::now();
+        let snapshot = self.client.snapshot().await?;
+        let elapsed = self.taken.map_or(Duration::ZERO, |last| taken - last);
+        let differences = Differences::between(&self.last, &snapshot, elapsed);
+        self.last = snapshot;
+        self.taken = Some(taken);
+        Ok(differences)
     }
 
-    /// Whether nothing differs.
-    pub fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.activity.is_empty()
+    /// The table as it was last seen; empty before the first call of [`next`](Self::next).
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.last
     }
 
-    fn compare_services(&mut self, old: &ServiceSnapshot, new: &ServiceSnapshot) {
-        let key = *new.entry.service.key();
-        if old.entry.service != new.entry.service {
-            self.changes.push(TableChange::ServiceChanged {
-                before: old.entry.service.clone(),
-                after: new.entry.service.clone(),
-            });
-        }
-        self.compare_statistics(key, None, old.entry.statistics, new.entry.statistics);
-        let (old, new) = (old.destinations.iter(), new.destinations.iter());
-        for pair in merged(old, new, |entry| entry.destination.key) {
-            match pair {
-                Pair::New(new) => {
-                    self.changes.push(TableChange::DestinationAdded(key, new.clone()));
-                }
-                Pair::Old(old) => {
-                    self.changes.push(TableChange::DestinationRemoved(key, old.clone()));
-                }
-                Pair::Both(old, new) => {
-                    if old.destination != new.destination {
-                        self.changes.push(TableChange::DestinationChanged {
-                            service: key,
-                            before: old.destination.clone(),
-                            after: new.destination.clone(),
-                        });
-                    }
-                    let destination = Some(new.destination.key);
-                    self.compare_statistics(key, destination, old.statistics, new.statistics);
-                }
-            }
-        }
-    }
-
-    fn compare_statistics(
-        &mut self,
-        service: ServiceKey,
-        destination: Option<DestinationKey>,
-        old: Statistics,
-        new: Statistics,
-    ) {
-        let (old, new) = (Traffic::from(old), Traffic::from(new));
-        let reset = new.zip(old).values().into_iter().any(|(new, old)| new < old);
-        let traffic = match reset {
-            true => new,
-            false => new.zip(old).map(|(new, old)| new - old),
-        };
-        if reset || traffic != Traffic::default() {
-            let seconds = self.elapsed.as_secs_f64();
-            let rates = traffic.map(|count| match seconds > 0.0 {
-                true => count as f64 / seconds,
-                false => 0.0,
-            });
-            self.activity.push(Activity { service, destination, traffic, rates, reset });
-        }
+    /// The same as a stream, which never ends: after an error it goes on.
+    pub fn stream(self) -> impl Stream<Item = Result<Differences, Error>> + Send {
+        stream::unfold(self, |mut watch| async {
+            let next = watch.next().await;
+            Some((next, watch))
+        })
     }
 }
 
-/// What became of a service or destination.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TableChange {
-    /// It is there, and was not before; with its destinations.
-    ServiceAdded(ServiceSnapshot),
-    /// It was there, and is gone; with the destinations that it had.
-    ServiceRemoved(ServiceSnapshot),
-    /// Its settings are others.
-    ServiceChanged {
-        /// As it was.
-        before: Service,
-        /// As it is.
-        after: Service,
-    },
-    /// A destination came to a service that was there before.
-    DestinationAdded(ServiceKey, DestinationEntry),
-    /// A destination went from a service that is still there.
-    DestinationRemoved(ServiceKey, DestinationEntry),
-    /// A destination's settings are others; its weight, as a rule.
-    DestinationChanged {
-        /// The service.
-        service: ServiceKey,
-        /// As it was.
-        before: Destination,
-        /// As it is.
-        after: Destination,
-    },
-}
-
-impl TableChange {
-    /// The service that it is about.
-    pub fn service(&self) -> &ServiceKey {
-        match self {
-            Self::ServiceAdded(service) | Self::ServiceRemoved(service) => {
-                service.entry.service.key()
-            }
-            Self::ServiceChanged { after, .. } => after.key(),
-            Self::DestinationAdded(service, _)
-            | Self::DestinationRemoved(service, _)
-            | Self::DestinationChanged { service, .. } => service,
-        }
-    }
-}
-
-/// `service -t 10.0.0.185:80 added`, `destination 172.17.0.3:80 of -t 10.0.0.185:80 changed`.
-impl fmt::Display for TableChange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let service = self.service();
-        match self {
-            Self::ServiceAdded(_) => write!(f, "service {service} added"),
-            Self::ServiceRemoved(_) => write!(f, "service {service} removed"),
-            Self::ServiceChanged { .. } => write!(f, "service {service} changed"),
-            Self::DestinationAdded(_, entry) => {
-                write!(f, "destination {} of {service} added", entry.destination.key)
-            }
-            Self::DestinationRemoved(_, entry) => {
-                write!(f, "destination {} of {service} removed", entry.destination.key)
-            }
-            Self::DestinationChanged { after, .. } => {
-                write!(f, "destination {} of {service} changed", after.key)
-            }
-        }
-    }
-}
-
-/// What went through a service or destination between two snapshots.
-///
-/// The kernel brings its counters up to date every two seconds. Over less time than that they stand
-/// still or jump; over more, rates are off by up to two seconds' traffic.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Activity {
-    /// The service.
-    pub service: ServiceKey,
-    /// The destination; `None` for the service as a whole.
-    pub destination: Option<DestinationKey>,
-    /// How much went through.
-    pub traffic: Traffic<u64>,
-    /// The same by the second: the counters' difference over the time between the snapshots. (The
-    /// kernel's own rates, in the entries' statistics, are averages that fade over some ten
-    /// seconds.)
-    pub rates: Traffic<f64>,
-    /// Whether a counter went back: they were zeroed, or it was removed and made again. Then the
-    /// traffic is what was counted since.
-    pub reset: bool,
-}
-
-/// Traffic, counted or by the second.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Traffic<T> {
-    /// Connections scheduled.
-    pub connections: T,
-    /// Packets from clients.
-    pub incoming_packets: T,
-    /// Packets to clients; 0 in direct routing and tunnelling.
-    pub outgoing_packets: T,
-    /// Bytes from clients.
-    pub incoming_bytes: T,
-    /// Bytes to clients; 0 in direct routing and tunnelling.
-    pub outgoing_bytes: T,
-}
-
-impl<T> Traffic<T> {
-    fn map<U>(self, mut change: impl FnMut(T) -> U) -> Traffic<U> {
-        Traffic {
-            connections: change(self.connections),
-            incoming_packets: change(self.incoming_packets),
-            outgoing_packets: change(self.outgoing_packets),
-            incoming_bytes: change(self.incoming_bytes),
-            outgoing_bytes: change(self.outgoing_bytes),
-        }
-    }
-
-    fn zip<U>(self, other: Traffic<U>) -> Traffic<(T, U)> {
-        Traffic {
-            connections: (self.connections, other.connections),
-            incoming_packets: (self.incoming_packets, other.incoming_packets),
-            outgoing_packets: (self.outgoing_packets, other.outgoing_packets),
-            incoming_bytes: (self.incoming_bytes, other.incoming_bytes),
-            outgoing_bytes: (self.outgoing_bytes, other.outgoing_bytes),
-        }
-    }
-
-    fn values(self) -> [T; 5] {
-        [
-            self.connections,
-            self.incoming_packets,
-            self.outgoing_packets,
-            self.incoming_bytes,
-            self.outgoing_bytes,
-        ]
-    }
-}
-
-/// The counters, without the kernel's rates.
-impl From<Statistics> for Traffic<u64> {
-    fn from(statistics: Statistics) -> Self {
-        Self {
-            connections: statistics.connections,
-            incoming_packets: statistics.incoming_packets,
-            outgoing_packets: statistics.outgoing_packets,
-            incoming_bytes: statistics.incoming_bytes,
-            outgoing_bytes: statistics.outgoing_bytes,
-        }
-    }
-}
-
-/// What has the same key in two sequences.
-enum Pair<'a, T> {
-    Old(&'a T),
-    New(&'a T),
-    Both(&'a T, &'a T),
-}
-
-/// Goes along two sequences in order of a key.
-fn merged<'a, T: 'a, K: Ord>(
-    old: impl Iterator<Item = &'a T>,
-    new: impl Iterator<Item = &'a T>,
-    key: impl Fn(&T) -> K,
-) -> impl Iterator<Item = Pair<'a, T>> {
-    let (mut old, mut new) = (old.peekable(), new.peekable());
-    std::iter::from_fn(move || {
-        let order = match (old.peek(), new.peek()) {
-            (Some(old), Some(new)) => key(old).cmp(&key(new)),
-            (Some(_), None) => Ordering::Less,
-            (None, _) => Ordering::Greater,
-        };
-        match order {
-            Ordering::Less => old.next().map(Pair::Old),
-            Ordering::Greater => new.next().map(Pair::New),
-            Ordering::Equal => Some(Pair::Both(old.next()?, new.next()?)),
-        }
-    })
-}
-
-#[cfg(feature = "tokio")]
-mod polling {
-    use std::time::{Duration, Instant};
-
-    use futures_util::{Stream, stream};
-    use tokio::time::{Interval, MissedTickBehavior, interval};
-
-    use super::Differences;
-    use crate::{Client, Error, Snapshot};
-
-    /// Looks at the table time and again and tells what differs: see [`Client::watch`].
-    #[derive(Debug)]
-    pub struct Watch {
-        client: Client,
-        ticks: Interval,
-        last: Snapshot,
-        taken: Option<Instant>,
-    }
-
-    impl Watch {
-        /// Waits for its time, looks at the table, and tells what differs from the last time.
-        ///
-        /// The first call looks at once and tells every service as added. Differences are told
-        /// also if there are none, so that a caller sees the time go by.
-        ///
-        /// A call may be cancelled; the next one then compares with the same last snapshot.
-        ///
-        /// # Errors
-        ///
-        /// As for [`Client::snapshot`]. The next call looks again.
-        pub async fn next(&mut self) -> Result<Differences, Error> {
-            self.ticks.tick().await;
-            let taken = Instant::now();
-            let snapshot = self.client.snapshot().await?;
-            let elapsed = self.taken.map_or(Duration::ZERO, |last| taken - last);
-            let differences = Differences::between(&self.last, &snapshot, elapsed);
-            self.last = snapshot;
-            self.taken = Some(taken);
-            Ok(differences)
-        }
-
-        /// The table as it was last seen; empty before the first call of [`next`](Self::next).
-        pub fn snapshot(&self) -> &Snapshot {
-            &self.last
-        }
-
-        /// The same as a stream, which never ends: after an error it goes on.
-        pub fn stream(self) -> impl Stream<Item = Result<Differences, Error>> + Send {
-            stream::unfold(self, |mut watch| async {
-                let next = watch.next().await;
-                Some((next, watch))
-            })
-        }
-    }
-
-    impl Client {
-        /// Watches the table by taking a [snapshot](Self::snapshot) once in a while: IPVS tells of
-        /// no change by itself.
-        ///
-        /// At least a millisecond is between two looks. Should one take longer than that, the next
-        /// is as much later. Two seconds or more make sense for traffic, since that is how often
-        /// the kernel brings its counters up to date.
-        ///
-        /// Snapshots of a large table take time and memory: two are held while they are compared.
-        ///
-        /// On other runtimes, and with the blocking client, compare snapshots yourself by
-        /// [`Differences::between`].
-        ///
-        /// # Panics
-        ///
-        /// Outside of a tokio runtime with time enabled.
-        pub fn watch(&self, period: Duration) -> Watch {
-            let mut ticks = interval(period.max(Duration::from_millis(1)));
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            Watch { client: self.clone(), ticks, last: Snapshot::empty(), taken: None }
-        }
-    }
-}
-
-#[cfg(feature = "tokio")]
-pub use polling::Watch;
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use ipvs_packet::{SchedulerName, ServiceEntry, Weight};
-
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn service(key: &str, destinations: &[(&str, u64)]) -> ServiceSnapshot {
-        let mut entry = ServiceEntry::new(Service::new(key.parse().unwrap()));
-        entry.statistics.connections = destinations.iter().map(|(_, count)| count).sum();
-        let mut destinations: Vec<_> = destinations
-            .iter()
-            .map(|(address, connections)| {
-                let mut entry = DestinationEntry::new(Destination::new(address.parse().unwrap()));
-                entry.statistics.connections = *connections;
-                entry.statistics.incoming_bytes = connections * 100;
-                entry
-            })
-            .collect();
-        destinations.sort_by_key(|entry| entry.destination.key);
-        ServiceSnapshot { entry, destinations }
-    }
-
-    fn snapshot(services: impl IntoIterator<Item = ServiceSnapshot>) -> Snapshot {
-        let services: BTreeMap<_, _> =
-            services.into_iter().map(|service| (*service.entry.service.key(), service)).collect();
-        Snapshot { services, consistent: true }
-    }
-
-    #[test]
-    fn nothing_differs() {
-        let same = snapshot([service("-t 10.0.0.1:80", &[("172.17.0.3:80", 4)])]);
-        let differences = Differences::between(&same, &same, SECOND);
-        assert!(differences.is_empty() && differences.consistent);
-        assert_eq!(differences.elapsed, SECOND);
-    }
-
-    #[test]
-    fn comings_goings_and_changes() {
-        let before = snapshot([
-            service("-t 10.0.0.1:80", &[("172.17.0.3:80", 0), ("172.17.0.4:80", 0)]),
-            service("-t 10.0.0.2:80", &[]),
-            service("-t 10.0.0.3:80", &[]),
-        ]);
-        let mut changed = service("-t 10.0.0.1:80", &[("172.17.0.4:80", 0), ("172.17.0.5:80", 9)]);
-        changed.destinations[0].destination.weight = Weight::ZERO;
-        let mut other = service("-t 10.0.0.3:80", &[]);
-        other.entry.service.scheduler = SchedulerName::RR;
-        let after = snapshot([changed, other, service("-u 10.0.0.4:53", &[("172.17.0.3:53", 7)])]);
-        let differences = Differences::between(&before, &after, SECOND);
-        let told: Vec<_> = differences.changes.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            told,
-            [
-                "destination 172.17.0.3:80 of -t 10.0.0.1:80 removed",
-                "destination 172.17.0.4:80 of -t 10.0.0.1:80 changed",
-                "destination 172.17.0.5:80 of -t 10.0.0.1:80 added",
-                "service -t 10.0.0.2:80 removed",
-                "service -t 10.0.0.3:80 changed",
-                "service -u 10.0.0.4:53 added",
-            ]
-        );
-        let TableChange::DestinationChanged { before, after, .. } = &differences.changes[1] else {
-            panic!("{:?}", differences.changes[1]);
-        };
-        assert_eq!((before.weight, after.weight), (Weight::ONE, Weight::ZERO));
-        // What is new has no traffic yet: its counters may be older than it.
-        let active: Vec<_> = differences.activity.iter().map(|it| it.destination).collect();
-        assert_eq!(active, [None]);
-    }
-
-    #[test]
-    fn traffic_and_rates() {
-        let at = |first, second| {
-            snapshot([service("-f 7", &[("172.17.0.3:80", first), ("172.17.0.4:80", second)])])
-        };
-        let differences = Differences::between(&at(10, 5), &at(13, 5), 2 * SECOND);
-        assert!(differences.changes.is_empty());
-        let [whole, first] = differences.activity[..] else { panic!("{differences:?}") };
-        assert_eq!((whole.destination, whole.traffic.connections), (None, 3));
-        assert_eq!(first.destination, Some("172.17.0.3:80".parse().unwrap()));
-        assert_eq!((first.traffic.connections, first.traffic.incoming_bytes), (3, 300));
-        assert_eq!((first.rates.connections, first.rates.incoming_bytes), (1.5, 150.0));
-        assert!(!first.reset);
-
-        let zeroed = Differences::between(&at(10, 5), &at(2, 0), Duration::ZERO);
-        assert_eq!(zeroed.activity.len(), 3);
-        assert!(zeroed.activity.iter().all(|activity| activity.reset));
-        assert_eq!(zeroed.activity[1].traffic.connections, 2);
-        assert_eq!(zeroed.activity[2].traffic, Traffic::default());
-        assert_eq!(zeroed.activity[1].rates, Traffic::default());
-    }
-
-    #[test]
-    fn an_inconsistent_snapshot_is_told() {
-        let whole = snapshot([]);
-        let half = Snapshot { consistent: false, ..snapshot([]) };
-        assert!(!Differences::between(&whole, &half, SECOND).consistent);
-        assert!(!Differences::between(&half, &whole, SECOND).consistent);
+impl Client {
+    /// Watches the table by taking a [snapshot](Self::snapshot) once in a while: IPVS tells of
+    /// no change by itself.
+    ///
+    /// At least a millisecond is between two looks. Should one take longer than that, the next
+    /// is as much later. Two seconds or more make sense for traffic, since that is how often
+    /// the kernel brings its counters up to date.
+    ///
+    /// Snapshots of a large table take time and memory: two are held while they are compared.
+    ///
+    /// On other runtimes, and with the blocking client, compare snapshots yourself by
+    /// [`Differences::between`].
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with time enabled.
+    pub fn watch(&self, period: Duration) -> Watch {
+        let mut ticks = interval(period.max(Duration::from_millis(1)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Watch { client: self.clone(), ticks, last: Snapshot::new(), taken: None }
     }
 }

@@ -1,0 +1,532 @@
+//! Connections, as the kernel lists them in /proc.
+
+use std::{
+    borrow::Cow,
+    error, fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
+    time::Duration,
+};
+
+use ipvs_packet::{EngineName, Protocol};
+
+/// One entry of the kernel's connection table: a line of /proc/net/ip_vs_conn, as
+/// `ipvsadm -L -n -c` shows it.
+///
+/// Addresses and ports are the client's, the one to which it connected, and the real server's. Of
+/// the three, only the real server's may be of another family (tunnelled).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Connection {
+    /// The transport protocol; 0 (`IPPROTO_IP`) in the templates of services of a firewall mark.
+    pub protocol: Protocol,
+    /// The client. In a [template](Self::is_template), its network and port 0.
+    pub client: SocketAddr,
+    /// The virtual address; in the templates of services of a firewall mark, [the
+    /// mark](Self::mark) in the disguise of an address.
+    pub virtual_address: SocketAddr,
+    /// The real server. Port 0 in templates that hold for every port.
+    pub destination: SocketAddr,
+    /// Its state.
+    pub state: ConnectionState,
+    /// How long until it times out if no packet comes, in whole seconds; 0 when that is due. The
+    /// kernel's defaults are 900 s for established TCP, 120 s for closing TCP, 300 s for UDP
+    /// ([`Timeouts`](ipvs_packet::Timeouts)); of a template, what is left of the service's timeout.
+    pub expires: Duration,
+    /// What a persistence engine read out of the traffic, in templates of services that have one.
+    pub engine: Option<EngineData>,
+    /// Whether the connection was made here or came from a sync daemon. Only
+    /// /proc/net/ip_vs_conn_sync says so.
+    pub origin: Option<ConnectionOrigin>,
+}
+
+impl Connection {
+    /// Whether this is a persistence template, which stands for no connection but says where the
+    /// next ones of a client go.
+    ///
+    /// The kernel does not say so; their client has port 0, as otherwise only an FTP data
+    /// connection has whose port is not known yet, and that is in state `LISTEN`.
+    pub fn is_template(&self) -> bool {
+        self.client.port() == 0 && self.state != ConnectionState::LISTEN
+    }
+
+    /// The firewall mark of the service, in the templates of such services. (Their connections do
+    /// not tell it: they have the address to which the client connected.)
+    pub fn mark(&self) -> Option<NonZeroU32> {
+        if self.protocol != Protocol(0) {
+            return None;
+        }
+        let [a, b, c, d] = match self.virtual_address.ip() {
+            IpAddr::V4(address) => address.octets(),
+            IpAddr::V6(address) => {
+                let [a, b, c, d, ..] = address.octets();
+                [a, b, c, d]
+            }
+        };
+        NonZeroU32::new(u32::from_be_bytes([a, b, c, d]))
+    }
+
+    /// Reads a line of /proc/net/ip_vs_conn, without its end.
+    ///
+    /// # Errors
+    ///
+    /// [`MalformedConnection`] names the first column that is missing or cannot be read.
+    pub fn parse(line: &[u8]) -> Result<Self, MalformedConnection> {
+        Self::parse_columns(line, false).map_err(MalformedConnection)
+    }
+
+    /// Reads a line of /proc/net/ip_vs_conn_sync, without its end: it has the connection's origin.
+    ///
+    /// # Errors
+    ///
+    /// As for [`parse`](Self::parse).
+    pub fn parse_with_origin(line: &[u8]) -> Result<Self, MalformedConnection> {
+        Self::parse_columns(line, true).map_err(MalformedConnection)
+    }
+
+    fn parse_columns(line: &[u8], has_origin: bool) -> Result<Self, &'static str> {
+        let mut columns = Columns(line);
+        let protocol = columns.next().and_then(protocol).ok_or("Pro")?;
+        let client_address = columns.next().and_then(address).ok_or("FromIP")?;
+        let client_port = columns.next().and_then(port).ok_or("FPrt")?;
+        let virtual_address = columns.next().and_then(address).ok_or("ToIP")?;
+        let virtual_port = columns.next().and_then(port).ok_or("TPrt")?;
+        let destination_address = columns.next().and_then(address).ok_or("DestIP")?;
+        let destination_port = columns.next().and_then(port).ok_or("DPrt")?;
+        let state = columns.next().and_then(ConnectionState::parse).ok_or("State")?;
+        let origin = match has_origin {
+            true => Some(columns.next().and_then(ConnectionOrigin::parse).ok_or("Origin")?),
+            false => None,
+        };
+        let expires = columns.next().and_then(seconds).ok_or("Expires")?;
+        Ok(Self {
+            protocol,
+            client: SocketAddr::new(client_address, client_port),
+            virtual_address: SocketAddr::new(virtual_address, virtual_port),
+            destination: SocketAddr::new(destination_address, destination_port),
+            state,
+            expires,
+            engine: EngineData::parse(columns.0)?,
+            origin,
+        })
+    }
+}
+
+/// The state of a connection, by the kernel's name for it. Each protocol has its own; templates
+/// have [`NONE`](Self::NONE) and [`ASSURED`](Self::ASSURED) since Linux 4.19, before that any.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionState(Cow<'static, str>);
+
+macro_rules! states {
+    ($($(#[$doc:meta])* $const:ident;)*) => {
+        impl ConnectionState {
+            $(
+                $(#[$doc])*
+                pub const $const: Self = Self(Cow::Borrowed(stringify!($const)));
+            )*
+
+            /// Those that have a constant need no memory.
+            fn known(name: &str) -> Option<Self> {
+                match name {
+                    $(stringify!($const) => Some(Self::$const),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+states! {
+    /// No packet has set a state yet; also an unassured template.
+    NONE;
+    /// A template whose connection got past its handshake.
+    ASSURED;
+    /// TCP, SCTP: open in both directions.
+    ESTABLISHED;
+    /// TCP: the real server sent SYN. (In FTP's active data connections.)
+    SYN_SENT;
+    /// TCP: the client sent SYN.
+    SYN_RECV;
+    /// TCP: one side sent FIN.
+    FIN_WAIT;
+    /// TCP: both sides sent FIN.
+    TIME_WAIT;
+    /// TCP: reset.
+    CLOSE;
+    /// TCP: the client sent FIN.
+    CLOSE_WAIT;
+    /// TCP: the last acknowledgement is awaited.
+    LAST_ACK;
+    /// TCP: a data connection of FTP that is awaited.
+    LISTEN;
+    /// TCP: the answer to SYN, where `net.ipv4.vs.secure_tcp` is on.
+    SYNACK;
+    /// UDP: its only state.
+    UDP;
+    /// ICMP: its only state.
+    ICMP;
+    /// SCTP: the client sent INIT.
+    INIT1;
+    /// SCTP: the real server sent INIT.
+    INIT;
+    /// SCTP: the client sent COOKIE-ECHO.
+    COOKIE_SENT;
+    /// SCTP: COOKIE-ACK was sent.
+    COOKIE_REPLIED;
+    /// SCTP: a cookie is awaited.
+    COOKIE_WAIT;
+    /// SCTP: the real server sent its cookie.
+    COOKIE;
+    /// SCTP: the cookie was echoed.
+    COOKIE_ECHOED;
+    /// SCTP: SHUTDOWN was sent.
+    SHUTDOWN_SENT;
+    /// SCTP: SHUTDOWN was received.
+    SHUTDOWN_RECEIVED;
+    /// SCTP: SHUTDOWN-ACK was sent.
+    SHUTDOWN_ACK_SENT;
+    /// SCTP: refused.
+    REJECTED;
+    /// SCTP: over.
+    CLOSED;
+}
+
+impl ConnectionState {
+    /// The kernel's name.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    fn parse(column: &[u8]) -> Option<Self> {
+        let name = std::str::from_utf8(column).ok()?;
+        Some(Self::known(name).unwrap_or_else(|| Self(Cow::Owned(name.to_owned()))))
+    }
+}
+
+impl fmt::Display for ConnectionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for ConnectionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a persistence engine keeps in a template.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EngineData {
+    /// The engine.
+    pub name: EngineName,
+    /// Its data, at most 255 bytes, as it came in a packet: for `sip`, the Call-ID. Bytes, since a
+    /// client chooses them; what follows a NUL the kernel does not tell.
+    pub data: Vec<u8>,
+}
+
+impl EngineData {
+    fn parse(rest: &[u8]) -> Result<Option<Self>, &'static str> {
+        let Some(rest) = rest.strip_prefix(b" ") else { return Ok(None) };
+        // The data may hold blanks too, so that only the first one counts.
+        let end = rest.iter().position(|&byte| byte == b' ').ok_or("PEData")?;
+        let name = std::str::from_utf8(&rest[..end]).map_err(|_| "PEName")?;
+        let name = EngineName::new(name).map_err(|_| "PEName")?;
+        Ok(Some(Self { name, data: rest[end + 1..].to_vec() }))
+    }
+}
+
+/// Where a connection was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConnectionOrigin {
+    /// Here. (`LOCAL`)
+    Local,
+    /// On another director; a backup sync daemon took it over. (`SYNC`, `IP_VS_CONN_F_SYNC`)
+    Sync,
+}
+
+impl ConnectionOrigin {
+    fn parse(column: &[u8]) -> Option<Self> {
+        match column {
+            b"LOCAL" => Some(Self::Local),
+            b"SYNC" => Some(Self::Sync),
+            _ => None,
+        }
+    }
+}
+
+/// A line of the connection table that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MalformedConnection(&'static str);
+
+impl MalformedConnection {
+    /// The column that is missing or malformed, by its name in the table's header: `FromIP`.
+    pub fn column(&self) -> &'static str {
+        self.0
+    }
+}
+
+impl fmt::Display for MalformedConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "column {} is missing or cannot be read", self.0)
+    }
+}
+
+impl error::Error for MalformedConnection {}
+
+/// Columns between blanks, and what is left of the line behind those that were taken.
+struct Columns<'a>(&'a [u8]);
+
+impl<'a> Iterator for Columns<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let start = self.0.iter().position(|&byte| byte != b' ')?;
+        let rest = &self.0[start..];
+        let end = rest.iter().position(|&byte| byte == b' ').unwrap_or(rest.len());
+        let (column, rest) = rest.split_at(end);
+        self.0 = rest;
+        Some(column)
+    }
+}
+
+/// As the kernel's `ip_vs_proto_name` writes it.
+fn protocol(column: &[u8]) -> Option<Protocol> {
+    Some(match column {
+        b"TCP" => Protocol::TCP,
+        b"UDP" => Protocol::UDP,
+        b"SCTP" => Protocol::SCTP,
+        b"IP" => Protocol(0),
+        b"ICMP" => Protocol(1),
+        b"ICMPv6" => Protocol(58),
+        other => Protocol(digits(other.strip_prefix(b"IP_")?)?.try_into().ok()?),
+    })
+}
+
+/// Eight hexadecimal digits, or an IPv6 address in full.
+fn address(column: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(column).ok()?;
+    if column.contains(&b':') {
+        return text.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+    }
+    let number = hexadecimal(column).filter(|_| column.len() == 8)?;
+    Some(Ipv4Addr::from(u32::try_from(number).ok()?).into())
+}
+
+fn port(column: &[u8]) -> Option<u16> {
+    hexadecimal(column)?.try_into().ok()
+}
+
+/// The kernel counts the ticks that are left without a sign: of a connection whose time is over but
+/// which is still there, 2^64 ticks less a few are left. No timeout is half as long.
+fn seconds(column: &[u8]) -> Option<Duration> {
+    const OVERDUE: u64 = (1 << 63) / 1000;
+    Some(Duration::from_secs(match digits(column)? {
+        OVERDUE.. => 0,
+        seconds => seconds,
+    }))
+}
+
+fn digits(text: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok().filter(|text| !text.starts_with('+'))?;
+    text.parse().ok()
+}
+
+/// A number as the kernel's `%X` writes it, of 64 bits at most.
+fn hexadecimal(text: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok().filter(|text| !text.starts_with('+'))?;
+    u64::from_str_radix(text, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "these are tests")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn one(line: &str) -> Connection {
+        Connection::parse(line.as_bytes()).expect("the line is well-formed")
+    }
+
+    #[test]
+    fn plain_connection() {
+        let connection = one("TCP AC110005 B9C4 0A0000B9 0050 AC110004 0050 ESTABLISHED     899");
+        assert_eq!(connection.protocol, Protocol::TCP);
+        assert_eq!(connection.client, "172.17.0.5:47556".parse().unwrap());
+        assert_eq!(connection.virtual_address, "10.0.0.185:80".parse().unwrap());
+        assert_eq!(connection.destination, "172.17.0.4:80".parse().unwrap());
+        assert_eq!(connection.state, ConnectionState::ESTABLISHED);
+        assert_eq!(connection.expires, Duration::from_secs(899));
+        assert_eq!((connection.engine.clone(), connection.origin), (None, None));
+        assert!(!connection.is_template());
+        assert_eq!(connection.mark(), None);
+    }
+
+    #[test]
+    fn mixed_families() {
+        let connection = one("UDP 2001:0db8:0000:0000:0000:0000:0000:0005 CD01 \
+             2001:0db8:0000:0000:0000:0000:0000:0185 0035 AC110004 0035 UDP             300");
+        assert_eq!(connection.client, "[2001:db8::5]:52481".parse().unwrap());
+        assert_eq!(connection.destination, "172.17.0.4:53".parse().unwrap());
+        assert_eq!(connection.state, ConnectionState::UDP);
+    }
+
+    #[test]
+    fn templates() {
+        let template = one("TCP AC110000 0000 0A0000B9 0050 AC110004 0050 ASSURED         359");
+        assert!(template.is_template());
+        assert_eq!(template.mark(), None);
+        let marked = one("IP  AC110005 0000 0000000A 0000 AC110004 0000 NONE             47");
+        assert!(marked.is_template());
+        assert_eq!(marked.mark(), NonZeroU32::new(10));
+        let marked = one("IP  fd00:0172:0017:0000:0000:0000:0000:0005 0000 \
+             0000:000a:0000:0000:0000:0000:0000:0000 0000 \
+             fd00:0172:0017:0000:0000:0000:0000:0004 0000 ASSURED          47");
+        assert_eq!(marked.mark(), NonZeroU32::new(10));
+        let ftp = one("TCP AC110005 0000 0A0000B9 0014 AC110004 0014 LISTEN           47");
+        assert!(!ftp.is_template());
+    }
+
+    #[test]
+    fn overdue_is_zero() {
+        // -3 ticks of 250 a second.
+        let overdue =
+            one("TCP AC110005 B9C4 0A0000B9 0050 AC110004 0050 CLOSE   73786976294838206");
+        assert_eq!(overdue.expires, Duration::ZERO);
+    }
+
+    #[test]
+    fn unknown_names_survive() {
+        let connection = one("IP_300 AC110005 B9C4 0A0000B9 0050 AC110004 0050 STRANGE! 9");
+        assert_eq!(connection.protocol, Protocol(300));
+        assert_eq!(connection.state.name(), "STRANGE!");
+    }
+
+    #[test]
+    fn engine_data_reaches_to_the_end_of_the_line() {
+        let line = "UDP AC110005 0000 0A0000B9 13C4 AC110004 13C4 NONE            298 sip ";
+        for data in [&b"a84b4c76e66710@pc33"[..], b" two  blanks ", b"\xff\xfe\r", b""] {
+            let connection = Connection::parse(&[line.as_bytes(), data].concat()).unwrap();
+            let engine = connection.engine.unwrap();
+            assert_eq!((engine.name, engine.data.as_slice()), (EngineName::SIP, data));
+        }
+    }
+
+    #[test]
+    fn origin() {
+        let lines = [
+            "TCP AC110005 B9C4 0A0000B9 0050 AC110004 0050 ESTABLISHED LOCAL      899",
+            "TCP AC110005 B9C5 0A0000B9 0050 AC110004 0050 TIME_WAIT   SYNC       119",
+        ];
+        let origins = lines
+            .map(|line| Connection::parse_with_origin(line.as_bytes()).unwrap().origin.unwrap());
+        assert_eq!(origins, [ConnectionOrigin::Local, ConnectionOrigin::Sync]);
+    }
+
+    #[test]
+    fn the_malformed_column_is_named() {
+        for (bad, column) in [
+            ("", "Pro"),
+            ("QUIC AC110005 B9C4 0A0000B9 0050 AC110004 0050 ESTABLISHED 899", "Pro"),
+            ("TCP AC11000 B9C4 0A0000B9 0050 AC110004 0050 ESTABLISHED 899", "FromIP"),
+            ("TCP AC110005 +9C4 0A0000B9 0050 AC110004 0050 ESTABLISHED 899", "FPrt"),
+            ("TCP AC110005 B9C4 ::1:z 0050 AC110004 0050 ESTABLISHED 899", "ToIP"),
+            ("TCP AC110005 B9C4 0A0000B9 10050 AC110004 0050 ESTABLISHED 899", "TPrt"),
+            ("TCP AC110005 B9C4 0A0000B9 0050", "DestIP"),
+            ("TCP AC110005 B9C4 0A0000B9 0050 AC110004 0050", "State"),
+            ("TCP AC110005 B9C4 0A0000B9 0050 AC110004 0050 ESTABLISHED -1", "Expires"),
+            ("TCP AC110005 B9C4 0A0000B9 0050 AC110004 0050 ESTABLISHED 899 sip", "PEData"),
+            ("TCP AC110005 B9C4 0A0000B9 0050 AC110004 0050 ESTABLISHED 899  sip x", "PEName"),
+        ] {
+            let error = Connection::parse(bad.as_bytes()).unwrap_err();
+            assert_eq!(error.column(), column, "{bad}");
+        }
+    }
+
+    /// A line as the kernel's `ip_vs_conn_seq_show` and `ip_vs_conn_sync_seq_show` write it.
+    fn line_of(connection: &Connection) -> Vec<u8> {
+        let protocol = match connection.protocol {
+            Protocol(0) => "IP".to_owned(),
+            Protocol(1) => "ICMP".to_owned(),
+            Protocol(58) => "ICMPv6".to_owned(),
+            other => other.to_string(),
+        };
+        let address = |address: SocketAddr| match address.ip() {
+            IpAddr::V4(ip) => format!("{:08X} {:04X}", ip.to_bits(), address.port()),
+            IpAddr::V6(ip) => {
+                let groups = ip.segments().map(|group| format!("{group:04x}"));
+                format!("{} {:04X}", groups.join(":"), address.port())
+            }
+        };
+        let origin = connection.origin.map_or(String::new(), |origin| {
+            format!("{:<6} ", if origin == ConnectionOrigin::Local { "LOCAL" } else { "SYNC" })
+        });
+        let mut line = format!(
+            "{protocol:<3} {} {} {} {:<11} {origin}{:>7}",
+            address(connection.client),
+            address(connection.virtual_address),
+            address(connection.destination),
+            connection.state,
+            connection.expires.as_secs(),
+        )
+        .into_bytes();
+        if let Some(engine) = &connection.engine {
+            line.extend_from_slice(format!(" {} ", engine.name).as_bytes());
+            line.extend_from_slice(&engine.data);
+        }
+        line
+    }
+
+    fn connections() -> impl Strategy<Value = Connection> {
+        let engine =
+            ("[a-z]{1,15}", prop::collection::vec(1u8.., 0..255)).prop_map(|(name, mut data)| {
+                data.retain(|&byte| byte != b'\n');
+                EngineData { name: name.parse().unwrap(), data }
+            });
+        let tail = prop_oneof![
+            prop::option::of(engine).prop_map(|engine| (engine, None)),
+            any::<bool>().prop_map(|local| {
+                let origin = if local { ConnectionOrigin::Local } else { ConnectionOrigin::Sync };
+                (None, Some(origin))
+            }),
+        ];
+        let address =
+            || (any::<IpAddr>(), any::<u16>()).prop_map(|(ip, port)| SocketAddr::new(ip, port));
+        let numbers = (any::<u16>(), 0u64..1 << 50);
+        (numbers, address(), address(), address(), "[A-Z_0-9!]{1,20}", tail).prop_map(
+            |((protocol, seconds), client, virtual_address, destination, state, tail)| Connection {
+                protocol: Protocol(protocol),
+                client,
+                virtual_address,
+                destination,
+                state: ConnectionState::parse(state.as_bytes()).unwrap(),
+                expires: Duration::from_secs(seconds),
+                engine: tail.0,
+                origin: tail.1,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn lines_read_back_equal(connection in connections()) {
+            let line = line_of(&connection);
+            let read = match connection.origin {
+                Some(_) => Connection::parse_with_origin(&line),
+                None => Connection::parse(&line),
+            };
+            prop_assert!(line.len() < 1024);
+            prop_assert_eq!(read, Ok(connection));
+        }
+
+        #[test]
+        fn any_bytes_are_safe(bytes in prop::collection::vec(any::<u8>(), 0..300), n in 0usize..99) {
+            let _ = Connection::parse(&bytes);
+            let _ = Connection::parse_with_origin(&bytes);
+            let good = b"TCP AC110005 B9C4 0A0000B9 0050 AC110004 0050 ESTABLISHED 899 sip x";
+            let _ = Connection::parse(&good[..n.min(good.len())]);
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! All services with all destinations, as one value.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipvs_packet::{DestinationEntry, DestinationKey, ServiceEntry, ServiceKey};
+
+/// The whole table of a network namespace: every service with its destinations.
+///
+/// Collected from [`ServiceSnapshot`]s; of two with one key the last one counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The services by their keys, in order.
+    pub services: BTreeMap<ServiceKey, ServiceSnapshot>,
+    /// The services that the snapshot is not sure of, because others changed them each time that
+    /// they were looked at. Such a service may be in `services` or not; there it may lack
+    /// destinations, or have some that are gone.
+    ///
+    /// The kernel lists in steps and never says that others changed the table in between.
+    pub uncertain: BTreeSet<ServiceKey>,
+}
+
+impl Snapshot {
+    /// An empty table: what to compare the first snapshot with, so that everything is new.
+    pub const fn new() -> Self {
+        Self { services: BTreeMap::new(), uncertain: BTreeSet::new() }
+    }
+
+    /// A service with its destinations.
+    pub fn service(&self, key: &ServiceKey) -> Option<&ServiceSnapshot> {
+        self.services.get(key)
+    }
+
+    /// Whether the snapshot is sure of every service: none is [uncertain](Self::uncertain).
+    pub fn is_certain(&self) -> bool {
+        self.uncertain.is_empty()
+    }
+}
+
+impl FromIterator<ServiceSnapshot> for Snapshot {
+    fn from_iter<I: IntoIterator<Item = ServiceSnapshot>>(services: I) -> Self {
+        let services = services.into_iter().map(|service| (*service.entry.service.key(), service));
+        Self { services: services.collect(), uncertain: BTreeSet::new() }
+    }
+}
+
+/// A service with its destinations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServiceSnapshot {
+    /// The service with its statistics.
+    pub entry: ServiceEntry,
+    /// The destinations with their connections and statistics, in order of their keys, each once.
+    pub destinations: Vec<DestinationEntry>,
+}
+
+impl ServiceSnapshot {
+    /// A service and its destinations, in any order. Of two with one key, the last one counts, as
+    /// the kernel lists the newest first.
+    pub fn new(entry: ServiceEntry, mut destinations: Vec<DestinationEntry>) -> Self {
+        // Reversed, since a list is most often in descending order.
+        destinations.reverse();
+        destinations.sort_by_key(|entry| entry.destination.key);
+        destinations.dedup_by_key(|entry| entry.destination.key);
+        destinations.shrink_to_fit();
+        Self { entry, destinations }
+    }
+
+    /// A destination.
+    pub fn destination(&self, key: &DestinationKey) -> Option<&DestinationEntry> {
+        let position =
+            self.destinations.binary_search_by_key(key, |entry| entry.destination.key).ok()?;
+        self.destinations.get(position)
+    }
+}
