@@ -4,7 +4,7 @@ use std::{cmp::Ordering, collections::BTreeSet, fmt, time::Duration};
 
 use ipvs_packet::{Destination, DestinationEntry, DestinationKey, Service, ServiceKey, Statistics};
 
-use crate::{ServiceSnapshot, Snapshot};
+use crate::{DestinationChanges, ServiceChanges, ServiceSnapshot, Snapshot};
 
 /// What differs between two snapshots of one table.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -61,10 +61,16 @@ impl Differences {
         for pair in merged(old, new, |entry| entry.destination.key) {
             match pair {
                 Pair::New(new) => {
-                    self.changes.push(TableChange::DestinationAdded(key, new.clone()));
+                    self.changes.push(TableChange::DestinationAdded {
+                        service: key,
+                        destination: new.clone(),
+                    });
                 }
                 Pair::Old(old) => {
-                    self.changes.push(TableChange::DestinationRemoved(key, old.clone()));
+                    self.changes.push(TableChange::DestinationRemoved {
+                        service: key,
+                        destination: old.clone(),
+                    });
                 }
                 Pair::Both(old, new) => {
                     if old.destination != new.destination {
@@ -121,9 +127,19 @@ pub enum TableChange {
         after: Service,
     },
     /// A destination came to a service that was there before.
-    DestinationAdded(ServiceKey, DestinationEntry),
+    DestinationAdded {
+        /// The service.
+        service: ServiceKey,
+        /// The destination.
+        destination: DestinationEntry,
+    },
     /// A destination went from a service that is still there.
-    DestinationRemoved(ServiceKey, DestinationEntry),
+    DestinationRemoved {
+        /// The service.
+        service: ServiceKey,
+        /// The destination as it was.
+        destination: DestinationEntry,
+    },
     /// A destination's settings are others; its weight, as a rule.
     DestinationChanged {
         /// The service.
@@ -143,29 +159,34 @@ impl TableChange {
                 service.entry.service.key()
             }
             Self::ServiceChanged { after, .. } => after.key(),
-            Self::DestinationAdded(service, _)
-            | Self::DestinationRemoved(service, _)
+            Self::DestinationAdded { service, .. }
+            | Self::DestinationRemoved { service, .. }
             | Self::DestinationChanged { service, .. } => service,
         }
     }
 }
 
-/// `service -t 10.0.0.185:80 added`, `destination 172.17.0.3:80 of -t 10.0.0.185:80 changed`.
+/// `service -t 10.0.0.185:80 added`, `service -t 10.0.0.185:80 changed: scheduler sh -> wrr`,
+/// `destination 172.17.0.3:80 of -t 10.0.0.185:80 changed: weight 1 -> 0`.
 impl fmt::Display for TableChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let service = self.service();
         match self {
             Self::ServiceAdded(_) => write!(f, "service {service} added"),
             Self::ServiceRemoved(_) => write!(f, "service {service} removed"),
-            Self::ServiceChanged { .. } => write!(f, "service {service} changed"),
-            Self::DestinationAdded(_, entry) => {
-                write!(f, "destination {} of {service} added", entry.destination.key)
+            Self::ServiceChanged { before, after } => {
+                let changes = ServiceChanges::between(before, after);
+                write!(f, "service {service} changed: {changes}")
             }
-            Self::DestinationRemoved(_, entry) => {
-                write!(f, "destination {} of {service} removed", entry.destination.key)
+            Self::DestinationAdded { destination, .. } => {
+                write!(f, "destination {} of {service} added", destination.destination.key)
             }
-            Self::DestinationChanged { after, .. } => {
-                write!(f, "destination {} of {service} changed", after.key)
+            Self::DestinationRemoved { destination, .. } => {
+                write!(f, "destination {} of {service} removed", destination.destination.key)
+            }
+            Self::DestinationChanged { before, after, .. } => {
+                let changes = DestinationChanges::between(before, after);
+                write!(f, "destination {} of {service} changed: {changes}", after.key)
             }
         }
     }
@@ -336,10 +357,10 @@ mod tests {
             told,
             [
                 "destination 172.17.0.3:80 of -t 10.0.0.1:80 removed",
-                "destination 172.17.0.4:80 of -t 10.0.0.1:80 changed",
+                "destination 172.17.0.4:80 of -t 10.0.0.1:80 changed: weight 1 -> 0",
                 "destination 172.17.0.5:80 of -t 10.0.0.1:80 added",
                 "service -t 10.0.0.2:80 removed",
-                "service -t 10.0.0.3:80 changed",
+                "service -t 10.0.0.3:80 changed: scheduler wlc -> rr",
                 "service -u 10.0.0.4:53 added",
             ]
         );

@@ -6,10 +6,12 @@
 //! - [`Snapshot`]: every service with its destinations. `ipvs-client` reads them from the kernel;
 //!   anybody can make one.
 //! - [`Differences`]: what differs between two snapshots, and the traffic between them.
+//! - [`ServiceChanges`] and [`DestinationChanges`]: what differs between two settings, in words.
 //! - [`Connection`]: one entry of the connection table.
 
 #![forbid(unsafe_code)]
 
+mod changes;
 mod connection;
 mod differences;
 mod snapshot;
@@ -17,6 +19,7 @@ mod snapshot;
 pub use ipvs_packet as packet;
 
 pub use crate::{
+    changes::{DestinationChanges, ServiceChanges},
     connection::{Connection, ConnectionOrigin, ConnectionState, EngineData, MalformedConnection},
     differences::{Activity, Differences, TableChange, Traffic},
     snapshot::{ServiceSnapshot, Snapshot},
