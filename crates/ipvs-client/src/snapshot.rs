@@ -50,9 +50,8 @@ impl Taking {
     /// Takes in its destinations. Returns whether to look at them twice.
     pub(crate) fn put(&mut self, destinations: Vec<DestinationEntry>) -> bool {
         let count = destinations.len();
-        if let Some(key) = self.last
-            && let Some(service) = self.snapshot.services.get_mut(&key)
-        {
+        let service = self.last.and_then(|key| self.snapshot.services.get_mut(&key));
+        if let (Some(key), Some(service)) = (self.last, service) {
             *service = ServiceSnapshot::new(service.entry.clone(), destinations);
             if service.destinations.len() != count {
                 self.snapshot.uncertain.insert(key);
