@@ -1,0 +1,229 @@
+//! What a Service can choose for itself, by annotations.
+//!
+//! | annotation | value | default |
+//! |---|---|---|
+//! | `lvs-kube-proxy/scheduler` | the name of a scheduler: `rr`, `wrr`, `lc`, `wlc`, `sh`, `mh`, … | the proxy's |
+//! | `lvs-kube-proxy/scheduler-flags` | of `sh-port`, `sh-fallback`, `mh-port`, `mh-fallback`, divided by commas | `mh-port` with the scheduler `mh`, else none |
+//! | `lvs-kube-proxy/forwarding` | `masquerade`, `direct` or `tunnel` | `masquerade` |
+//! | `lvs-kube-proxy/weights` | `WHAT=WEIGHT`, divided by commas; WHAT is an address, a network, `node:NAME` or `zone:NAME`, WEIGHT is 0 to 65535 | 1 for every endpoint |
+//!
+//! The first entry of `weights` that fits an endpoint counts. `direct` and `tunnel` leave ports as
+//! they are, so endpoints with another port than the address that clients use (node ports, most
+//! often) are masqueraded all the same.
+//!
+//! A wrong value is a notice, and the default is taken: it never costs the service.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use lvs::client::packet::{SchedulerName, ServiceFlags};
+
+use crate::settings::Settings;
+
+/// The annotation for the scheduler.
+pub const SCHEDULER: &str = "lvs-kube-proxy/scheduler";
+/// The annotation for the scheduler's flags.
+pub const SCHEDULER_FLAGS: &str = "lvs-kube-proxy/scheduler-flags";
+/// The annotation for the forwarding method.
+pub const FORWARDING: &str = "lvs-kube-proxy/forwarding";
+/// The annotation for the weights.
+pub const WEIGHTS: &str = "lvs-kube-proxy/weights";
+
+/// The greatest weight that an annotation can give. Weights are multiplied in some schedulers.
+const MAX_WEIGHT: u32 = 65_535;
+
+/// How a service is balanced.
+#[derive(Clone, Debug)]
+pub(crate) struct Choice {
+    pub(crate) scheduler: String,
+    pub(crate) flags: ServiceFlags,
+    pub(crate) forwarding: Forwarding,
+    weights: Vec<(Selector, u32)>,
+}
+
+/// How packets reach an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Forwarding {
+    Masquerade,
+    Direct,
+    Tunnel,
+}
+
+#[derive(Clone, Debug)]
+enum Selector {
+    Network(IpNet),
+    Node(String),
+    Zone(String),
+}
+
+impl Choice {
+    /// Reads a service's annotations. What is wrong with them is said in `notices`.
+    pub(crate) fn read(
+        annotations: &BTreeMap<String, String>,
+        settings: &Settings,
+        notices: &mut Vec<String>,
+    ) -> Self {
+        let value = |name: &str| annotations.get(name).map(|value| value.trim());
+        let mut wrong = |name: &str, value: &str, reason: &str| {
+            notices.push(format!("annotation {name}: {value:?} {reason}; the default is used"));
+        };
+
+        let mut scheduler = settings.scheduler.clone();
+        if let Some(name) = value(SCHEDULER) {
+            if SchedulerName::new(name).is_err() {
+                wrong(SCHEDULER, name, "is not the name of a scheduler");
+            } else if settings.refused_schedulers.contains(name) {
+                wrong(SCHEDULER, name, "is not a scheduler of this node's kernel");
+            } else {
+                name.clone_into(&mut scheduler);
+            }
+        }
+
+        let default_flags = match scheduler.as_str() {
+            "mh" => ServiceFlags::MH_PORT,
+            _ => ServiceFlags::empty(),
+        };
+        let flags = match value(SCHEDULER_FLAGS) {
+            None => default_flags,
+            Some(text) => flags(text, &scheduler).unwrap_or_else(|reason| {
+                wrong(SCHEDULER_FLAGS, text, reason);
+                default_flags
+            }),
+        };
+
+        let forwarding = match value(FORWARDING) {
+            None | Some("masquerade") => Forwarding::Masquerade,
+            Some("direct") => Forwarding::Direct,
+            Some("tunnel") => Forwarding::Tunnel,
+            Some(text) => {
+                wrong(FORWARDING, text, "is not masquerade, direct or tunnel");
+                Forwarding::Masquerade
+            }
+        };
+
+        let weights = match value(WEIGHTS) {
+            None => Vec::new(),
+            Some(text) => weights(text).unwrap_or_else(|reason| {
+                wrong(WEIGHTS, text, reason);
+                Vec::new()
+            }),
+        };
+        Self { scheduler, flags, forwarding, weights }
+    }
+
+    /// The weight of an endpoint.
+    pub(crate) fn weight(&self, address: IpAddr, node: Option<&str>, zone: Option<&str>) -> u32 {
+        let fits = |selector: &Selector| match selector {
+            Selector::Network(network) => network.contains(&address),
+            Selector::Node(name) => node == Some(name),
+            Selector::Zone(name) => zone == Some(name),
+        };
+        self.weights.iter().find(|(selector, _)| fits(selector)).map_or(1, |(_, weight)| *weight)
+    }
+}
+
+fn flags(text: &str, scheduler: &str) -> Result<ServiceFlags, &'static str> {
+    let mut flags = ServiceFlags::empty();
+    for name in words(text) {
+        let (owner, flag) = match name {
+            "sh-port" => ("sh", ServiceFlags::SH_PORT),
+            "sh-fallback" => ("sh", ServiceFlags::SH_FALLBACK),
+            "mh-port" => ("mh", ServiceFlags::MH_PORT),
+            "mh-fallback" => ("mh", ServiceFlags::MH_FALLBACK),
+            _ => return Err("is not of sh-port, sh-fallback, mh-port and mh-fallback"),
+        };
+        if owner != scheduler {
+            return Err("is for another scheduler");
+        }
+        flags |= flag;
+    }
+    Ok(flags)
+}
+
+fn weights(text: &str) -> Result<Vec<(Selector, u32)>, &'static str> {
+    let entry = |word: &str| {
+        let (what, weight) = word.rsplit_once('=').ok_or("lacks a weight: WHAT=WEIGHT")?;
+        let selector = match what.trim().split_once(':') {
+            Some(("node", name)) => Selector::Node(name.to_owned()),
+            Some(("zone", name)) => Selector::Zone(name.to_owned()),
+            _ => Selector::Network(network(what.trim()).ok_or(
+                "names something that is neither an address, a network, node:NAME nor zone:NAME",
+            )?),
+        };
+        match weight.trim().parse() {
+            Ok(weight) if weight <= MAX_WEIGHT => Ok((selector, weight)),
+            _ => Err("has a weight that is not 0 to 65535"),
+        }
+    };
+    words(text).map(entry).collect()
+}
+
+/// An address or a network.
+fn network(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|word| !word.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(annotations: &[(&str, &str)]) -> (Choice, Vec<String>) {
+        let annotations =
+            annotations.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let mut notices = Vec::new();
+        let choice = Choice::read(&annotations.collect(), &Settings::default(), &mut notices);
+        (choice, notices)
+    }
+
+    #[track_caller]
+    fn wrong(name: &str, value: &str) {
+        let (choice, notices) = read(&[(name, value)]);
+        assert_eq!(notices.len(), 1, "{notices:?}");
+        assert!(notices[0].contains(name) && notices[0].contains(value), "{notices:?}");
+        let (default, none) = read(&[]);
+        assert_eq!(none, [""; 0]);
+        assert_eq!(format!("{choice:?}"), format!("{default:?}"));
+    }
+
+    #[test]
+    fn schedulers_and_flags() {
+        let (choice, notices) = read(&[(SCHEDULER, " sh "), (SCHEDULER_FLAGS, "sh-port")]);
+        assert_eq!((choice.scheduler.as_str(), choice.flags), ("sh", ServiceFlags::SH_PORT));
+        assert_eq!(notices, [""; 0]);
+        // As kube-proxy does for mh, unless the service says otherwise.
+        assert_eq!(read(&[(SCHEDULER, "mh")]).0.flags, ServiceFlags::MH_PORT);
+        assert_eq!(read(&[(SCHEDULER, "mh"), (SCHEDULER_FLAGS, "")]).0.flags.bits(), 0);
+        wrong(SCHEDULER, "");
+        wrong(SCHEDULER, "a-name-of-16-byt");
+        wrong(SCHEDULER_FLAGS, "sh-port");
+        wrong(SCHEDULER_FLAGS, "fast");
+    }
+
+    #[test]
+    fn weights_by_address_node_and_zone() {
+        let (choice, notices) =
+            read(&[(WEIGHTS, "10.42.1.5=7, node:node-b=0,zone:z2=3,10.42.0.0/16=2,fd42::/16=9")]);
+        assert_eq!(notices, [""; 0]);
+        let weight =
+            |address: &str, node, zone| choice.weight(address.parse().unwrap(), node, zone);
+        assert_eq!(weight("10.42.1.5", Some("node-b"), None), 7);
+        assert_eq!(weight("10.42.1.6", Some("node-b"), Some("z2")), 0);
+        assert_eq!(weight("10.42.1.6", Some("node-c"), Some("z2")), 3);
+        assert_eq!(weight("10.42.1.6", None, None), 2);
+        assert_eq!(weight("10.43.1.6", None, None), 1);
+        assert_eq!(weight("fd42::1", None, None), 9);
+        for text in ["3", "=3", "a=3", "10.0.0.0/33=1", "10.0.0.1=-1", "10.0.0.1=65536", "node:a"] {
+            wrong(WEIGHTS, text);
+        }
+    }
+
+    #[test]
+    fn forwarding() {
+        assert_eq!(read(&[(FORWARDING, "direct")]).0.forwarding, Forwarding::Direct);
+        wrong(FORWARDING, "dsr");
+    }
+}

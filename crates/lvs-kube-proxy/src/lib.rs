@@ -1,0 +1,32 @@
+//! A service proxy for Kubernetes on IPVS, the kernel's load balancer: what kube-proxy's IPVS mode
+//! does, on the crate [`lvs`].
+//!
+//! The way from objects to virtual services is pure: [`translate`] turns one Service and its
+//! EndpointSlices into virtual services, and [`State`] keeps what all of them come to, one event at
+//! a time.
+//!
+//! # What differs from kube-proxy
+//!
+//! | case | kube-proxy | here |
+//! |---|---|---|
+//! | external IPs | always served | served if [`Settings::external_ips`] is on |
+//! | a loopback, link-local or multicast address as external or load-balancer address | served | refused, with a notice |
+//! | two services that claim one address and port | each takes it from the other in every run | the cluster address comes first, then load-balancer addresses, external ones, node ports; then the name. The other one is a notice |
+//! | policy `Local` without an endpoint here | endpoints of other nodes | the same, or refused: [`WithoutLocal`] |
+//! | a source range that cannot be read | left out | lets nobody in |
+//! | schedulers, forwarding, weights | one scheduler for the node, masquerade, 1 | by [`annotation`]s, for each service |
+
+#![forbid(unsafe_code)]
+
+pub mod annotation;
+pub mod manifest;
+pub mod object;
+mod settings;
+mod state;
+mod translate;
+
+pub use crate::{
+    settings::{NodePortAddresses, Settings, ThisNode, WithoutLocal},
+    state::{Event, State, Update},
+    translate::{HealthCheck, Target, TargetKind, Translation, translate},
+};

@@ -1,0 +1,212 @@
+//! Kubernetes objects as text: YAML (and so JSON) manifests, any number of documents in one file.
+
+use std::fmt;
+
+use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::object::{EndpointSlice, Metadata, Node, Service};
+
+/// The namespace of objects that do not say theirs, as with kubectl.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// An object that matters to a service proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// A Service.
+    Service(Service),
+    /// An EndpointSlice.
+    Slice(EndpointSlice),
+    /// A Node.
+    Node(Node),
+}
+
+/// Reads manifests. Objects of other kinds are left out, and so are empty documents; a `List` is
+/// what it holds.
+///
+/// # Errors
+///
+/// The text is not YAML, or a field is not of the type that it has in Kubernetes. Nothing of the
+/// text is used then.
+pub fn parse(text: &str) -> Result<Vec<Object>, ManifestError> {
+    let mut objects = Vec::new();
+    for (line, document) in documents(text) {
+        parse_document(document, &mut objects).map_err(|error| ManifestError {
+            reason: format!("document that begins on line {line}: {error}"),
+        })?;
+    }
+    Ok(objects)
+}
+
+/// Why a manifest cannot be read, with line and column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestError {
+    reason: String,
+}
+
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for ManifestError {}
+
+/// The documents of a file, each with the number of its first line.
+fn documents(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let is_marker = |line: &str| {
+        line.strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\n', '\r']))
+    };
+    let mut starts = vec![(1, 0)];
+    let mut offset = 0;
+    for (number, line) in (1..).zip(text.split_inclusive('\n')) {
+        if is_marker(line) {
+            starts.push((number, offset));
+        }
+        offset += line.len();
+    }
+    let ends: Vec<_> = starts.iter().skip(1).map(|(_, start)| *start).chain([text.len()]).collect();
+    starts.into_iter().zip(ends).map(move |((line, start), end)| (line, &text[start..end]))
+}
+
+fn parse_document(text: &str, objects: &mut Vec<Object>) -> Result<(), serde_saphyr::Error> {
+    // The kind is looked up first: a value that is kept until its kind is known loses its place.
+    match read::<Option<Head>>(text)?.unwrap_or_default().kind.as_str() {
+        "Service" => Document::Service(read(text)?).collect(objects),
+        "EndpointSlice" => Document::EndpointSlice(read(text)?).collect(objects),
+        "Node" => Document::Node(read(text)?).collect(objects),
+        "List" => read::<List>(text)?.items.into_iter().for_each(|item| item.collect(objects)),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn read<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
+    // The parser's limits are for files from anywhere. These are the node's owner's, and a slice or
+    // a list of tens of thousands is one that somebody has.
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: usize::MAX,
+            max_nodes: usize::MAX,
+            max_total_scalar_bytes: usize::MAX,
+        },
+    };
+    serde_saphyr::from_str_with_options(text, options)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Head {
+    kind: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct List {
+    items: Vec<Document>,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "kind")]
+enum Document {
+    Service(Box<Service>),
+    EndpointSlice(Box<EndpointSlice>),
+    Node(Box<Node>),
+    #[serde(other)]
+    Other,
+}
+
+impl Document {
+    fn collect(self, objects: &mut Vec<Object>) {
+        let namespaced = |metadata: &mut Metadata| {
+            if metadata.namespace.is_empty() {
+                DEFAULT_NAMESPACE.clone_into(&mut metadata.namespace);
+            }
+        };
+        match self {
+            Self::Service(mut service) => {
+                namespaced(&mut service.metadata);
+                objects.push(Object::Service(*service));
+            }
+            Self::EndpointSlice(mut slice) => {
+                namespaced(&mut slice.metadata);
+                objects.push(Object::Slice(*slice));
+            }
+            Self::Node(node) => objects.push(Object::Node(*node)),
+            Self::Other => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_lists_and_what_is_not_ours() {
+        let objects = parse(
+            "\
+# A comment, then an empty document.
+---
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  clusterIP: 10.0.0.185
+  ports: [{port: 80}]
+  externalIPs: null
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: other}
+data: {kind: Service}
+---
+kind: List
+items:
+- kind: EndpointSlice
+  metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}
+  addressType: IPv4
+  ports: [{name: '', port: 8080}]
+  endpoints: null
+- {kind: Pod}
+- kind: Node
+  metadata: {name: node-a}
+",
+        )
+        .unwrap();
+        let [Object::Service(service), Object::Slice(slice), Object::Node(node)] = &objects[..]
+        else {
+            panic!("{objects:?}")
+        };
+        assert_eq!(service.metadata.object_name().to_string(), "default/web");
+        assert_eq!(service.spec.cluster_ip.as_deref(), Some("10.0.0.185"));
+        assert_eq!(slice.metadata.object_name().to_string(), "shop/web-1");
+        assert_eq!(slice.ports[0].name.as_deref(), Some(""));
+        assert_eq!(node.metadata.name, "node-a");
+    }
+
+    #[test]
+    fn an_error_says_where() {
+        let text = "kind: Pod\n---\nkind: Service\nspec:\n  ports: [{port: eighty}]\n";
+        let error = parse(text).unwrap_err().to_string();
+        assert!(error.contains("begins on line 2") && error.contains("line 4"), "{error}");
+        assert!(parse("kind: Service\n  spec: {").is_err());
+        assert!(parse("just a word").is_err());
+        assert_eq!(parse("").unwrap(), []);
+    }
+
+    #[test]
+    fn a_long_file() {
+        let text: String = (0..3000)
+            .map(|number| format!("---\nkind: Service\nmetadata: {{name: s{number}}}\n"))
+            .collect();
+        assert_eq!(parse(&text).unwrap().len(), 3000);
+    }
+
+    #[test]
+    fn json_is_yaml() {
+        let text = r#"{"kind": "Service", "metadata": {"name": "web"}, "spec": {"ports": null}}"#;
+        assert_eq!(parse(text).unwrap().len(), 1);
+    }
+}

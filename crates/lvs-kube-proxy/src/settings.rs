@@ -1,0 +1,126 @@
+//! What the translation depends on besides the objects.
+
+use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
+
+use ipnet::IpNet;
+
+/// How services are translated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The scheduler of services that choose none. `--ipvs-scheduler`, `rr` by default.
+    pub scheduler: String,
+    /// Schedulers that this node's kernel was found not to have: services that choose them get the
+    /// default.
+    pub refused_schedulers: BTreeSet<String>,
+    /// On which of the node's addresses node ports are served; empty is on all.
+    /// `--nodeport-addresses`.
+    pub node_port_addresses: Vec<NodePortAddresses>,
+    /// Whether `spec.externalIPs` counts. Off by default: whoever may write a Service could take
+    /// traffic for any address, and Kubernetes itself is going to drop it.
+    pub external_ips: bool,
+    /// What an address with policy `Local` does when this node has no endpoint.
+    pub without_local: WithoutLocal,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            scheduler: "rr".to_owned(),
+            refused_schedulers: BTreeSet::new(),
+            node_port_addresses: Vec::new(),
+            external_ips: false,
+            without_local: WithoutLocal::FallBack,
+        }
+    }
+}
+
+/// What an address with policy `Local` does when this node has no endpoint of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithoutLocal {
+    /// It leads to the endpoints of other nodes, as with kube-proxy, if the service can be reached
+    /// from outside. Pods of this node reach the address so. Clients outside get answers from an
+    /// address that they do not know; a load balancer that heeds the health check sends none.
+    FallBack,
+    /// It refuses connections, as the policy says.
+    Refuse,
+}
+
+/// An entry of `--nodeport-addresses`. Reads `primary` or a network: `192.0.2.0/24`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// The node's first address of each family.
+    Primary,
+    /// The node's addresses in this network. A network of one family leaves the other family as it
+    /// is.
+    Network(IpNet),
+}
+
+impl NodePortAddresses {
+    fn concerns(&self, ipv4: bool) -> bool {
+        match self {
+            Self::Primary => true,
+            Self::Network(network) => network.addr().is_ipv4() == ipv4,
+        }
+    }
+}
+
+impl FromStr for NodePortAddresses {
+    type Err = ipnet::AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.trim() {
+            "primary" => Ok(Self::Primary),
+            network => network.parse().map(Self::Network),
+        }
+    }
+}
+
+impl fmt::Display for NodePortAddresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Primary => f.write_str("primary"),
+            Self::Network(network) => network.fmt(f),
+        }
+    }
+}
+
+/// The node that the proxy runs on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ThisNode {
+    /// Its name, by which endpoints say that they are here.
+    pub name: String,
+    /// Its zone: the label `topology.kubernetes.io/zone`.
+    pub zone: Option<String>,
+    /// All addresses of its links, but for those that the proxy itself has added.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The addresses by which the cluster knows it, the first of each family.
+    pub primary: Vec<IpAddr>,
+}
+
+impl ThisNode {
+    /// The addresses on which node ports are served.
+    pub(crate) fn node_port_addresses(&self, settings: &Settings, ipv4: bool) -> BTreeSet<IpAddr> {
+        let wanted: Vec<_> =
+            settings.node_port_addresses.iter().filter(|entry| entry.concerns(ipv4)).collect();
+        let chosen = |address: &IpAddr| {
+            wanted.is_empty()
+                || wanted.iter().any(|entry| match entry {
+                    NodePortAddresses::Primary => self.primary.contains(address),
+                    NodePortAddresses::Network(network) => network.contains(address),
+                })
+        };
+        self.addresses
+            .iter()
+            .filter(|address| address.is_ipv4() == ipv4 && is_reachable(address) && chosen(address))
+            .copied()
+            .collect()
+    }
+}
+
+/// Neither loopback nor link-local IPv6.
+fn is_reachable(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !address.is_loopback(),
+        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+    }
+}

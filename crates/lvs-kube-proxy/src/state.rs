@@ -1,0 +1,413 @@
+//! What all objects together come to, kept up to date one event at a time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use lvs::client::packet::{Protocol, ServiceKey};
+
+use crate::{
+    object::{EndpointSlice, Node, ObjectName, Service},
+    settings::{Settings, ThisNode},
+    translate::{HealthCheck, Target, TargetKind, Translation, is_proxied, translate},
+};
+
+/// The label of services that another proxy takes care of, whatever its value.
+const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+/// The label of slices of headless services.
+const HEADLESS: &str = "service.kubernetes.io/headless";
+/// The label of slices that names their service.
+const OWNER: &str = "kubernetes.io/service-name";
+/// The label of nodes that names their zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// What a source says. Events of different objects may come in any order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// All Services that there are. Others are gone.
+    Services(Vec<Service>),
+    /// All EndpointSlices that there are. Others are gone.
+    Slices(Vec<EndpointSlice>),
+    /// A Service is new or has changed.
+    Service(Service),
+    /// A Service is gone.
+    ServiceGone(ObjectName),
+    /// An EndpointSlice is new or has changed.
+    Slice(EndpointSlice),
+    /// An EndpointSlice is gone.
+    SliceGone(ObjectName),
+    /// The proxy's own Node is new or has changed.
+    Node(Node),
+}
+
+/// What has changed since the last time that it was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Update {
+    /// The virtual services that may have changed, appeared or gone.
+    pub keys: BTreeSet<ServiceKey>,
+    /// The Services whose endpoints or addresses may have changed.
+    pub services: BTreeSet<ObjectName>,
+    /// What could not be used and had not been said before.
+    pub notices: Vec<String>,
+}
+
+impl Update {
+    /// Whether nothing has changed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// All objects and what they come to. Holds no socket and no clock; only [`update`](Self::update)
+/// translates, and only what events have touched since.
+#[derive(Clone, Debug)]
+pub struct State {
+    node: ThisNode,
+    settings: Settings,
+    services: BTreeMap<ObjectName, Service>,
+    /// The slices of a service by their names.
+    slices: BTreeMap<ObjectName, BTreeMap<String, EndpointSlice>>,
+    /// Whose slice it is.
+    owners: BTreeMap<ObjectName, ObjectName>,
+    services_are_listed: bool,
+    slices_are_listed: bool,
+    touched: BTreeSet<ObjectName>,
+    translations: BTreeMap<ObjectName, Translation>,
+    /// Who wants a virtual service, best first, and which of its targets that is.
+    claims: BTreeMap<ServiceKey, BTreeMap<(TargetKind, ObjectName), usize>>,
+    /// How many claims there are on each address.
+    addresses: BTreeMap<IpAddr, usize>,
+    /// Who wants a port for health checks.
+    health_ports: BTreeMap<u16, BTreeSet<ObjectName>>,
+    /// What was said of each service.
+    said: BTreeMap<ObjectName, BTreeSet<String>>,
+}
+
+impl State {
+    /// Nothing yet, on a node.
+    pub fn new(node: ThisNode, settings: Settings) -> Self {
+        Self {
+            node,
+            settings,
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            services_are_listed: false,
+            slices_are_listed: false,
+            touched: BTreeSet::new(),
+            translations: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            health_ports: BTreeMap::new(),
+            said: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in an event.
+    pub fn apply(&mut self, event: Event) {
+        match event {
+            Event::Services(services) => {
+                self.services_are_listed = true;
+                let mut gone: BTreeSet<_> = self.services.keys().cloned().collect();
+                for service in services {
+                    gone.remove(&service.metadata.object_name());
+                    self.set_service(service);
+                }
+                gone.iter().for_each(|name| self.remove_service(name));
+            }
+            Event::Slices(slices) => {
+                self.slices_are_listed = true;
+                let mut gone: BTreeSet<_> = self.owners.keys().cloned().collect();
+                for slice in slices {
+                    gone.remove(&slice.metadata.object_name());
+                    self.set_slice(slice);
+                }
+                gone.iter().for_each(|name| self.remove_slice(name));
+            }
+            Event::Service(service) => self.set_service(service),
+            Event::ServiceGone(name) => self.remove_service(&name),
+            Event::Slice(slice) => self.set_slice(slice),
+            Event::SliceGone(name) => self.remove_slice(&name),
+            Event::Node(node) => self.set_node_object(&node),
+        }
+    }
+
+    /// Whether both lists have come: before that, what is missing here may well be wanted.
+    pub fn is_complete(&self) -> bool {
+        self.services_are_listed && self.slices_are_listed
+    }
+
+    /// The node.
+    pub fn node(&self) -> &ThisNode {
+        &self.node
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Changes the node's addresses: those of all its links but the ones that the proxy has added.
+    pub fn set_node_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        if self.node.addresses != addresses {
+            self.node.addresses = addresses;
+            self.touch_all();
+        }
+    }
+
+    /// Changes the settings.
+    pub fn set_settings(&mut self, settings: Settings) {
+        if self.settings != settings {
+            self.settings = settings;
+            self.touch_all();
+        }
+    }
+
+    /// Whether events have come that were not translated yet.
+    pub fn is_touched(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
+    /// Translates what events have touched, and says what that changes.
+    pub fn update(&mut self) -> Update {
+        let mut update =
+            Update { services: std::mem::take(&mut self.touched), ..Update::default() };
+        for name in &update.services {
+            self.retract(name, &mut update.keys);
+            let Some(service) = self.services.get(name) else {
+                self.said.remove(name);
+                continue;
+            };
+            let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
+            let translation = translate(service, slices, &self.node, &self.settings);
+            self.claim(name, translation, &mut update.keys);
+        }
+        let mut concerned = update.services.clone();
+        for key in &update.keys {
+            let claims = self.claims.get(key).into_iter().flat_map(BTreeMap::keys);
+            concerned.extend(claims.map(|(_, name)| name.clone()));
+        }
+        for name in &concerned {
+            self.say(name, &mut update.notices);
+        }
+        update
+    }
+
+    /// The virtual service with this key and whose it is, if one is wanted.
+    pub fn target(&self, key: &ServiceKey) -> Option<(&ObjectName, &Target)> {
+        let ((_, name), position) = self.claims.get(key)?.first_key_value()?;
+        Some((name, self.translations.get(name)?.targets.get(*position)?))
+    }
+
+    /// All virtual services that are wanted, by key, each with the name of its Service.
+    pub fn targets(&self) -> impl Iterator<Item = (&ObjectName, &Target)> {
+        self.claims.keys().filter_map(|key| self.target(key))
+    }
+
+    /// How many virtual services are wanted.
+    pub fn target_count(&self) -> usize {
+        self.claims.len()
+    }
+
+    /// The addresses that must be local to the node for packets to reach IPVS, without those that
+    /// it has by itself.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.keys().copied().filter(|address| !self.node.addresses.contains(address))
+    }
+
+    /// Whether this address must be local to the node and is not so by itself.
+    pub fn wants_address(&self, address: &IpAddr) -> bool {
+        self.addresses.contains_key(address) && !self.node.addresses.contains(address)
+    }
+
+    /// The health checks by their ports, each with the name of its service.
+    pub fn health_checks(&self) -> impl Iterator<Item = (&ObjectName, &HealthCheck)> {
+        self.health_ports.values().filter_map(|names| {
+            let name = names.first()?;
+            Some((name, self.translations.get(name)?.health_check.as_ref()?))
+        })
+    }
+
+    /// The endpoints of this node that are behind a service.
+    pub fn local_endpoints(&self) -> BTreeSet<(Protocol, SocketAddr)> {
+        self.translations.values().flat_map(|service| &service.local_endpoints).copied().collect()
+    }
+
+    /// What a Service comes to by itself.
+    pub fn translation(&self, name: &ObjectName) -> Option<&Translation> {
+        self.translations.get(name)
+    }
+
+    /// What every Service comes to by itself.
+    pub fn translations(&self) -> impl Iterator<Item = (&ObjectName, &Translation)> {
+        self.translations.iter()
+    }
+
+    fn set_service(&mut self, service: Service) {
+        let name = service.metadata.object_name();
+        if service.metadata.labels.contains_key(OTHER_PROXY) || !is_proxied(&service) {
+            self.remove_service(&name);
+        } else if self.services.get(&name) != Some(&service) {
+            self.touched.insert(name.clone());
+            self.services.insert(name, service);
+        }
+    }
+
+    fn remove_service(&mut self, name: &ObjectName) {
+        if self.services.remove(name).is_some() {
+            self.touched.insert(name.clone());
+        }
+    }
+
+    fn set_slice(&mut self, slice: EndpointSlice) {
+        let name = slice.metadata.object_name();
+        let labels = &slice.metadata.labels;
+        let owner = labels.get(OWNER).filter(|owner| !owner.is_empty());
+        let owner = owner.map(|owner| ObjectName::new(name.namespace.clone(), owner));
+        let Some(owner) = owner.filter(|_| !labels.contains_key(HEADLESS)) else {
+            return self.remove_slice(&name);
+        };
+        if self.owners.get(&name).is_some_and(|before| *before != owner) {
+            self.remove_slice(&name);
+        }
+        let slices = self.slices.entry(owner.clone()).or_default();
+        if slices.get(&name.name) != Some(&slice) {
+            slices.insert(name.name.clone(), slice);
+            self.touched.insert(owner.clone());
+            self.owners.insert(name, owner);
+        }
+    }
+
+    fn remove_slice(&mut self, name: &ObjectName) {
+        let Some(owner) = self.owners.remove(name) else { return };
+        if let Some(slices) = self.slices.get_mut(&owner) {
+            slices.remove(&name.name);
+            if slices.is_empty() {
+                self.slices.remove(&owner);
+            }
+        }
+        self.touched.insert(owner);
+    }
+
+    fn set_node_object(&mut self, node: &Node) {
+        if node.metadata.name != self.node.name {
+            return;
+        }
+        let zone = node.metadata.labels.get(ZONE).cloned();
+        let primary = primary_addresses(node);
+        if (&zone, &primary) != (&self.node.zone, &self.node.primary) {
+            self.node.zone = zone;
+            self.node.primary = primary;
+            self.touch_all();
+        }
+    }
+
+    fn touch_all(&mut self) {
+        self.touched.extend(self.services.keys().cloned());
+    }
+
+    /// Withdraws all that a service claims.
+    fn retract(&mut self, name: &ObjectName, keys: &mut BTreeSet<ServiceKey>) {
+        let Some(translation) = self.translations.remove(name) else { return };
+        for target in translation.targets {
+            let key = *target.key();
+            keys.insert(key);
+            let Some(claims) = self.claims.get_mut(&key) else { continue };
+            if claims.remove(&(target.kind, name.clone())).is_none() {
+                continue;
+            }
+            if claims.is_empty() {
+                self.claims.remove(&key);
+            }
+            if let Some(address) = target.address()
+                && let Some(count) = self.addresses.get_mut(&address)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    self.addresses.remove(&address);
+                }
+            }
+        }
+        if let Some(HealthCheck { port, .. }) = translation.health_check
+            && let Some(names) = self.health_ports.get_mut(&port)
+        {
+            names.remove(name);
+            if names.is_empty() {
+                self.health_ports.remove(&port);
+            }
+        }
+    }
+
+    fn claim(
+        &mut self,
+        name: &ObjectName,
+        translation: Translation,
+        keys: &mut BTreeSet<ServiceKey>,
+    ) {
+        for (position, target) in translation.targets.iter().enumerate() {
+            let key = *target.key();
+            keys.insert(key);
+            let claims = self.claims.entry(key).or_default();
+            // Of two ports of a service with one number, the first one counts.
+            if claims.contains_key(&(target.kind, name.clone())) {
+                continue;
+            }
+            claims.insert((target.kind, name.clone()), position);
+            if let Some(address) = target.address() {
+                *self.addresses.entry(address).or_default() += 1;
+            }
+        }
+        if let Some(HealthCheck { port, .. }) = translation.health_check {
+            self.health_ports.entry(port).or_default().insert(name.clone());
+        }
+        self.translations.insert(name.clone(), translation);
+    }
+
+    /// Adds what is to be said of a service and was not said before.
+    fn say(&mut self, name: &ObjectName, notices: &mut Vec<String>) {
+        let Some(translation) = self.translations.get(name) else { return };
+        let mut texts: BTreeSet<String> = translation.notices.iter().cloned().collect();
+        for target in &translation.targets {
+            let kind = target.kind;
+            match self.claims.get(target.key()).and_then(BTreeMap::first_key_value) {
+                Some(((_, winner), _)) if winner != name => {
+                    let key = target.key();
+                    texts.insert(format!(
+                        "service {name}: {kind} {key} is not served: it belongs to service {winner}"
+                    ));
+                }
+                _ => {}
+            }
+        }
+        if let Some(HealthCheck { port, .. }) = translation.health_check
+            && let Some(winner) = self.health_ports.get(&port).and_then(BTreeSet::first)
+            && winner != name
+        {
+            texts.insert(format!(
+                "service {name}: health check port {port} is not served: it belongs to service \
+                 {winner}"
+            ));
+        }
+        match texts.is_empty() {
+            true => {
+                self.said.remove(name);
+            }
+            false => {
+                let before = self.said.insert(name.clone(), texts.clone()).unwrap_or_default();
+                notices.extend(texts.difference(&before).cloned());
+            }
+        }
+    }
+}
+
+/// The first address of each family by which the cluster knows a node: internal ones before others.
+fn primary_addresses(node: &Node) -> Vec<IpAddr> {
+    let of_kind = |kind| {
+        let addresses = node.status.addresses.iter().filter(move |address| address.kind == kind);
+        addresses.filter_map(|address| address.address.parse::<IpAddr>().ok())
+    };
+    let all: Vec<_> = of_kind("InternalIP").chain(of_kind("ExternalIP")).collect();
+    let first = |ipv4: bool| all.iter().find(|address| address.is_ipv4() == ipv4).copied();
+    first(true).into_iter().chain(first(false)).collect()
+}

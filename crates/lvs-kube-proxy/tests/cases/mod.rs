@@ -1,0 +1,279 @@
+//! Reads `conformance.yaml`: objects in, table out.
+
+use std::{collections::BTreeSet, fmt::Write as _};
+
+use lvs::{
+    VirtualService,
+    client::packet::{AddressFamily, ForwardMethod, Protocol, ServiceFlags, ServiceKey},
+};
+use lvs_kube_proxy::{
+    Event, Settings, ThisNode, WithoutLocal,
+    manifest::{self, Object},
+};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+/// A case.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Case {
+    /// Its number, or its name.
+    #[serde(deserialize_with = "text")]
+    pub(crate) case: String,
+    /// What it is about.
+    pub(crate) what: String,
+    #[serde(default)]
+    settings: CaseSettings,
+    #[serde(default)]
+    service: Value,
+    endpoints: Option<Vec<Value>>,
+    slices: Option<Vec<Value>>,
+    /// The virtual services that are expected.
+    pub(crate) table: Vec<String>,
+    addresses: Option<Vec<String>>,
+    /// Health checks, as port and number of endpoints.
+    #[serde(default)]
+    pub(crate) health: Vec<String>,
+    /// Parts of the notices that are expected.
+    #[serde(default)]
+    pub(crate) notices: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct CaseSettings {
+    scheduler: String,
+    #[serde(rename = "externalIPs")]
+    external_ips: bool,
+    node_port_addresses: Vec<String>,
+    without_local: String,
+    zone: Option<String>,
+}
+
+impl Default for CaseSettings {
+    fn default() -> Self {
+        Self {
+            scheduler: "rr".to_owned(),
+            external_ips: false,
+            node_port_addresses: Vec::new(),
+            without_local: "fall back".to_owned(),
+            zone: Some("z1".to_owned()),
+        }
+    }
+}
+
+/// All cases.
+pub(crate) fn all() -> Vec<Case> {
+    serde_saphyr::from_str(include_str!("../conformance.yaml")).unwrap()
+}
+
+impl Case {
+    /// The settings that it asks for.
+    pub(crate) fn settings(&self) -> Settings {
+        let addresses = &self.settings.node_port_addresses;
+        Settings {
+            scheduler: self.settings.scheduler.clone(),
+            external_ips: self.settings.external_ips,
+            node_port_addresses: addresses.iter().map(|entry| entry.parse().unwrap()).collect(),
+            without_local: match self.settings.without_local.as_str() {
+                "refuse" => WithoutLocal::Refuse,
+                _ => WithoutLocal::FallBack,
+            },
+            ..Settings::default()
+        }
+    }
+
+    /// The frame's node.
+    pub(crate) fn node(&self) -> ThisNode {
+        let addresses = ["127.0.0.1", "::1", "192.0.2.11", "10.42.1.1"].into_iter();
+        let addresses = addresses.chain(["2001:db8:77::11", "fd42:1::1", "fe80::11"]);
+        ThisNode {
+            name: "node-a".to_owned(),
+            zone: self.settings.zone.clone(),
+            addresses: addresses.map(|address| address.parse().unwrap()).collect(),
+            primary: vec!["192.0.2.11".parse().unwrap(), "2001:db8:77::11".parse().unwrap()],
+        }
+    }
+
+    /// The addresses that are to be made local.
+    pub(crate) fn addresses(&self) -> BTreeSet<String> {
+        match &self.addresses {
+            Some(addresses) => addresses.iter().cloned().collect(),
+            None => BTreeSet::from(["10.96.7.20".to_owned()]),
+        }
+    }
+
+    /// The objects, as a manifest.
+    pub(crate) fn manifest(&self) -> String {
+        let mut service = json!({
+            "kind": "Service",
+            "apiVersion": "v1",
+            "metadata": {"namespace": "shop", "name": "web"},
+            "spec": {
+                "clusterIP": "10.96.7.20",
+                "ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
+            },
+        });
+        merge(&mut service, &self.service);
+        let one = || vec![json!({"endpoints": self.endpoints.clone().unwrap_or_default()})];
+        let slices = self.slices.clone().unwrap_or_else(one);
+        let slices =
+            slices.into_iter().enumerate().map(|(number, slice)| self::slice(number, &slice));
+        std::iter::once(service).chain(slices).map(|object| format!("---\n{object}\n")).collect()
+    }
+
+    /// The objects, as a source gives them.
+    pub(crate) fn events(&self) -> Vec<Event> {
+        let (mut services, mut slices) = (Vec::new(), Vec::new());
+        for object in manifest::parse(&self.manifest()).unwrap() {
+            match object {
+                Object::Service(service) => services.push(service),
+                Object::Slice(slice) => slices.push(slice),
+                Object::Node(_) => {}
+            }
+        }
+        vec![Event::Services(services), Event::Slices(slices)]
+    }
+}
+
+/// Virtual services in the cases' notation, sorted.
+pub(crate) fn table_lines<'a>(
+    services: impl IntoIterator<Item = &'a VirtualService>,
+) -> Vec<String> {
+    let mut lines: Vec<_> = services.into_iter().map(table_line).collect();
+    lines.sort();
+    lines
+}
+
+fn table_line(service: &VirtualService) -> String {
+    let settings = service.service();
+    let (protocol, address) = match settings.key() {
+        ServiceKey::Address { protocol, address, port } => {
+            let name = match *protocol {
+                Protocol::TCP => "TCP",
+                Protocol::UDP => "UDP",
+                _ => "SCTP",
+            };
+            (name, std::net::SocketAddr::new(*address, *port))
+        }
+        key => panic!("{key}"),
+    };
+    let mut line = format!("{protocol} {address} {}", settings.scheduler);
+    let scheduler_flags = settings.flags - ServiceFlags::PERSISTENT;
+    if scheduler_flags.bits() != 0 {
+        write!(line, " flags {:#x}", scheduler_flags.bits()).unwrap();
+    }
+    if settings.flags.contains(ServiceFlags::PERSISTENT) {
+        let full = match settings.key().family() {
+            AddressFamily::Ipv4 => 32,
+            AddressFamily::Ipv6 => 128,
+        };
+        write!(line, " persistent {} mask {full}", settings.timeout).unwrap();
+    }
+    line += " ->";
+    for destination in service.destinations() {
+        match destination.forward {
+            ForwardMethod::DIRECT_ROUTE => line += " direct",
+            ForwardMethod::TUNNEL => line += " tunnel",
+            _ => {}
+        }
+        write!(line, " {}", destination.key).unwrap();
+        if destination.weight.get() != 1 {
+            write!(line, " weight {}", destination.weight.get()).unwrap();
+        }
+    }
+    line
+}
+
+fn slice(number: usize, case: &Value) -> Value {
+    let mut slice = json!({
+        "kind": "EndpointSlice",
+        "apiVersion": "discovery.k8s.io/v1",
+        "metadata": {
+            "namespace": "shop",
+            "name": format!("web-{number}"),
+            "labels": {"kubernetes.io/service-name": "web"},
+        },
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+    });
+    for (name, value) in case.as_object().unwrap() {
+        match name.as_str() {
+            "endpoints" => {
+                let endpoints = value.as_array().unwrap().iter().map(endpoint);
+                slice["endpoints"] = endpoints.collect();
+            }
+            "labels" => merge(&mut slice["metadata"]["labels"], value),
+            "ports" | "addressType" => slice[name] = value.clone(),
+            other => panic!("{other}"),
+        }
+    }
+    slice
+}
+
+fn endpoint(case: &Value) -> Value {
+    let words: Vec<&str> = match case {
+        Value::Array(words) => words.iter().map(|word| word.as_str().unwrap()).collect(),
+        word => vec![word.as_str().unwrap()],
+    };
+    let address = words[0];
+    let mut endpoint = json!({"addresses": [address], "conditions": {}});
+    let node =
+        [("1", "node-a"), ("2", "node-b"), ("3", "node-c")].into_iter().find(|(digit, _)| {
+            address.starts_with(&format!("10.42.{digit}."))
+                || address.starts_with(&format!("fd42:{digit}::"))
+        });
+    if let Some((_, node)) = node {
+        endpoint["nodeName"] = json!(node);
+    }
+    for word in &words[1..] {
+        match word.split_once(':') {
+            Some(("zone", zone)) => endpoint["hints"]["forZones"] = json!([{"name": zone}]),
+            Some(("node", node)) => endpoint["hints"]["forNodes"] = json!([{"name": node}]),
+            Some(("also", address)) => {
+                endpoint["addresses"].as_array_mut().unwrap().push(json!(address));
+            }
+            _ => {
+                let (condition, value) = match *word {
+                    "not-ready" => ("ready", false),
+                    "serving" => ("serving", true),
+                    "not-serving" => ("serving", false),
+                    "terminating" => ("terminating", true),
+                    "no-node" => {
+                        endpoint.as_object_mut().unwrap().remove("nodeName");
+                        continue;
+                    }
+                    other => panic!("{other}"),
+                };
+                endpoint["conditions"][condition] = json!(value);
+            }
+        }
+    }
+    endpoint
+}
+
+/// Lays `over` over a value: maps are merged, anything else is replaced.
+fn merge(value: &mut Value, over: &Value) {
+    match over {
+        Value::Null => {}
+        Value::Object(fields) => {
+            if !value.is_object() {
+                *value = Value::Object(Map::new());
+            }
+            for (name, field) in fields {
+                match field {
+                    Value::Object(_) => merge(&mut value[name], field),
+                    field => value[name] = field.clone(),
+                }
+            }
+        }
+        other => *value = other.clone(),
+    }
+}
+
+fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::String(text) => text,
+        other => other.to_string(),
+    })
+}
