@@ -41,21 +41,12 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 
     heading("The firewall's rule");
     let (vip, mark) = (scene.vip, arguments.mark);
-    let iptables = |program: &str, rule: &str| {
-        let words: Vec<&str> =
-            [program, "-t", "mangle"].into_iter().chain(rule.split(' ')).collect();
-        testbed::run(scene.host.namespace(), "iptables", &words)
-    };
     let rule = format!(
-        "-A PREROUTING -d {vip} -p tcp -m multiport --dports 80,443 -j MARK --set-mark {mark}"
+        "-t mangle -A PREROUTING -d {vip} -p tcp -m multiport --dports 80,443 -j MARK --set-mark \
+         {mark}"
     );
-    command(format_args!("iptables -t mangle {rule}"));
-    // The package has one program for each of the kernel's two ways; here, one may be missing.
-    let program = match iptables("iptables-legacy", "-S PREROUTING") {
-        Ok(_) => "iptables-legacy",
-        Err(_) => "iptables",
-    };
-    iptables(program, &rule)?;
+    command(format_args!("iptables {rule}"));
+    testbed::iptables(scene.host.namespace(), &rule)?;
 
     heading("The service of the mark");
     let service = VirtualService::firewall_mark(mark)

@@ -15,6 +15,9 @@ mod observe_cases;
 mod scene;
 mod testbed_cases;
 mod traffic_cases;
+mod trouble_cases;
+
+use std::collections::HashSet;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -47,7 +50,27 @@ fn main() {
     }
     // Before the others: their sockets keep their namespaces, and those the modules, for minutes.
     cases.splice(0..0, guest_cases);
+    cases.push(documents_name_cases(&cases));
     libtest_mimic::run(&arguments, cases).exit();
+}
+
+/// The documents name cases as their proof; each must be one.
+fn documents_name_cases(cases: &[Trial]) -> Trial {
+    let known: HashSet<String> = cases.iter().map(|case| case.name().to_owned()).collect();
+    Trial::test("documents_name_cases", move || {
+        let document = include_str!("../docs/troubleshooting.md");
+        let named = document
+            .lines()
+            .filter(|line| line.starts_with("Case"))
+            .flat_map(|line| line.split('`').skip(1).step_by(2));
+        let mut count = 0;
+        for name in named {
+            count += 1;
+            assert!(known.contains(name), "docs/troubleshooting.md names no case: {name}");
+        }
+        assert_eq!(count, document.lines().filter(|line| line.starts_with("## ")).count() + 2);
+        Ok(())
+    })
 }
 
 fn ignored(cases: Vec<Trial>) -> Vec<Trial> {
@@ -63,6 +86,7 @@ fn all_cases() -> Vec<Trial> {
         observe_cases::cases(),
         testbed_cases::cases(),
         traffic_cases::cases(),
+        trouble_cases::cases(),
     ]
     .into_iter()
     .flatten()

@@ -17,6 +17,6 @@ pub use crate::{
     docker::{Container, DockerHost, Family},
     error::Error,
     nginx::Nginx,
-    process::{Process, program, run},
+    process::{Process, iptables, program, run},
     server::{Server, page},
 };

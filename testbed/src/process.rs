@@ -70,6 +70,25 @@ pub fn run(namespace: &NetNs, package: &str, words: &[&str]) -> Result<String, E
     String::from_utf8(output.stdout).map_err(|error| failed(error.to_string()))
 }
 
+/// Gives a namespace's IPv4 firewall a rule, as `iptables` takes it.
+///
+/// Debian's package has one program for each of the kernel's two ways to filter, of which a kernel may
+/// have one only.
+///
+/// # Errors
+/// As [`run`].
+pub fn iptables(namespace: &NetNs, rule: &str) -> Result<(), Error> {
+    const PACKAGE: &str = "iptables";
+    let table = match rule.split_once("-t ") {
+        Some((_, rest)) => rest.split(' ').next().unwrap_or_default(),
+        None => "filter",
+    };
+    let legacy = run(namespace, PACKAGE, &["iptables-legacy", "-t", table, "-S"]).is_ok();
+    let program = if legacy { "iptables-legacy" } else { "iptables" };
+    let words: Vec<&str> = [program].into_iter().chain(rule.split(' ')).collect();
+    run(namespace, PACKAGE, &words).map(drop)
+}
+
 /// Where a program is: in PATH, or where Debian has those of the administrator, which are not in
 /// an ordinary user's PATH.
 ///

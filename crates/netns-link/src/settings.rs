@@ -73,7 +73,8 @@ impl Setting {
 
     /// `net.ipv4.conf.INTERFACE.rp_filter`: whether the route back to a packet's source is
     /// checked. 0 (the default): no; 1: it must lead to the same interface; 2: to any. The greater
-    /// one of `all` and the interface counts. A tunnelled real server needs 0 or 2.
+    /// one of `all` and the interface counts. A tunnelled real server needs 0 on the tunnel's link
+    /// and on `all`; 2 is enough only where the tunnel's link has an address.
     ///
     /// # Errors
     /// If no link can have the name.

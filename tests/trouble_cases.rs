@@ -1,0 +1,175 @@
+//! What goes wrong on a real host, and what helps: each section of docs/troubleshooting.md is a case
+//! here, in which a path fails first and works after the remedy.
+
+use std::{net::SocketAddr, time::Duration};
+
+use ipvs_client::Sysctl;
+use kernel_tests::{Outcome, block_on, needing};
+use libtest_mimic::{Failed, Trial};
+use lvs::{RealServer, VirtualService};
+use netns_link::{Address, NetNs, Setting, prepare_real_server};
+use testbed::{Family, http_get, iptables, tcp_exchange};
+
+use crate::scene::{LIMIT, Scene};
+
+/// How long a path that does not work is waited for.
+const SHORT: Duration = Duration::from_millis(400);
+
+/// Every case by its name.
+pub(crate) fn cases() -> Vec<Trial> {
+    let case = |name: &str, run: fn() -> Outcome| Trial::test(format!("trouble_{name}"), run);
+    let needed = [("iptables", "iptables")];
+    vec![
+        case("address_not_local", || block_on(address_not_local())),
+        case("not_forwarding", || block_on(not_forwarding())),
+        case("reverse_path_filter", || block_on(reverse_path_filter())),
+        needing(&needed, case("input_policy", || block_on(input_policy()))),
+        needing(&needed, case("source_nat", || block_on(source_nat()))),
+        case("no_way_back", || block_on(no_way_back())),
+        needing(&needed, case("full_packets_in_a_tunnel", || block_on(full_packets_in_a_tunnel()))),
+    ]
+}
+
+/// Packets to an address that the director does not have are none of IPVS's.
+async fn address_not_local() -> Outcome {
+    let scene = nat_scene().await?;
+    let client = scene.container.namespace();
+    let dummy = scene.host.links().find("dummy0").await?.ok_or("no dummy0")?;
+    scene.host.links().remove_address(&dummy, Address::host(scene.address.ip())).await?;
+    fails(&scene, client).await?;
+    scene.host.links().add_address(&dummy, Address::host(scene.address.ip())).await?;
+    works(&scene, client).await
+}
+
+/// By NAT the answers are forwarded by the director, which hosts do not do by default.
+async fn not_forwarding() -> Outcome {
+    let scene = nat_scene().await?;
+    let outside = scene.host.external_client("outside").await?;
+    Setting::ip_forward().write(scene.host.namespace(), 0)?;
+    fails(&scene, outside.namespace()).await?;
+    Setting::ip_forward().write(scene.host.namespace(), 1)?;
+    works(&scene, outside.namespace()).await
+}
+
+/// The client that sent a tunnelled packet is not reached through the tunnel. The loose check (2) helps
+/// only where the tunnel's link has an address.
+async fn reverse_path_filter() -> Outcome {
+    let scene = Scene::new(Family::Ipv4).await?;
+    let client = scene.container.namespace();
+    // The director must not ask for the pods' link-layer addresses in the virtual address's name.
+    Setting::arp_announce("all")?.write(scene.host.namespace(), 2)?;
+    let filter = |value: u8| {
+        scene
+            .pods
+            .iter()
+            .try_for_each(|pod| Setting::rp_filter("all")?.write(pod.namespace(), value))
+    };
+    for pod in &scene.pods {
+        let _ = prepare_real_server(pod.namespace(), "dummy1", &[scene.address.ip()]).await?;
+        pod.open_tunnel().await?;
+    }
+    let real_servers = scene.pods.iter().map(|pod| RealServer::tunnel(pod.address()));
+    VirtualService::tcp(scene.address)
+        .scheduler("rr")
+        .real_servers(real_servers)
+        .build()?
+        .apply(&scene.client)
+        .await?;
+    for value in [1, 2] {
+        filter(value)?;
+        fails(&scene, client).await?;
+    }
+    filter(0)?;
+    works(&scene, client).await?;
+    for pod in &scene.pods {
+        let tunnel = pod.links().find("tunl0").await?.ok_or("no tunl0")?;
+        pod.links().add_address(&tunnel, Address::host([192, 0, 2, 1].into())).await?;
+    }
+    filter(1)?;
+    fails(&scene, client).await?;
+    filter(2)?;
+    works(&scene, client).await
+}
+
+/// IPVS stands behind the director's INPUT chain.
+async fn input_policy() -> Outcome {
+    let scene = nat_scene().await?;
+    let client = scene.container.namespace();
+    iptables(scene.host.namespace(), "-P INPUT DROP")?;
+    fails(&scene, client).await?;
+    iptables(scene.host.namespace(), "-A INPUT -d 10.0.0.185 -p tcp --dport 80 -j ACCEPT")?;
+    works(&scene, client).await
+}
+
+/// Netfilter does not translate what IPVS balances, unless `net.ipv4.vs.conntrack` is on.
+async fn source_nat() -> Outcome {
+    let scene = Scene::new(Family::Ipv4).await?;
+    scene.host.forward()?;
+    // So that the pods' answers do not come back by themselves.
+    scene.host.unfilter_bridge()?;
+    scene.service("rr").apply(&scene.client).await?;
+    let client = scene.container.namespace();
+    iptables(scene.host.namespace(), "-t nat -A POSTROUTING -d 172.17.0.0/16 -j MASQUERADE")?;
+    fails(&scene, client).await?;
+    scene.client.set_sysctl(Sysctl::CONNTRACK, true)?;
+    works(&scene, client).await
+}
+
+/// By NAT a real server must answer through the director.
+async fn no_way_back() -> Outcome {
+    let scene = nat_scene().await?;
+    // Switched in the bridge, the answer does not come through the director.
+    scene.host.unfilter_bridge()?;
+    fails(&scene, scene.container.namespace()).await?;
+    for pod in &scene.pods {
+        pod.reach_through(scene.container.address(), scene.host.address()).await?;
+    }
+    works(&scene, scene.container.namespace()).await
+}
+
+/// A full-size packet does not fit the tunnel, and the client does not hear of it.
+async fn full_packets_in_a_tunnel() -> Outcome {
+    const ECHO: u16 = 7;
+    let scene = Scene::new(Family::Ipv4).await?;
+    let client = scene.container.namespace();
+    Setting::arp_announce("all")?.write(scene.host.namespace(), 2)?;
+    let address = SocketAddr::new(scene.address.ip(), ECHO);
+    let mut servers = Vec::new();
+    for pod in &scene.pods {
+        let _ = prepare_real_server(pod.namespace(), "dummy1", &[address.ip()]).await?;
+        pod.open_tunnel().await?;
+        servers.push(pod.serve_tcp(ECHO)?);
+    }
+    let real_servers = scene.pods.iter().map(|pod| RealServer::tunnel(pod.address()));
+    VirtualService::tcp(address).real_servers(real_servers).build()?.apply(&scene.client).await?;
+    iptables(client, "-A INPUT -p icmp -j DROP")?;
+    let full = "x".repeat(4000);
+    assert!(tcp_exchange(client, address, "small", LIMIT).await.is_ok());
+    let hangs = tcp_exchange(client, address, &full, SHORT).await;
+    assert!(hangs.is_err_and(|error| error.is_timeout()));
+    scene.client.set_sysctl(Sysctl::PMTU_DISC, false)?;
+    let _ = tcp_exchange(client, address, &full, LIMIT).await?;
+    Ok(())
+}
+
+/// The walkthrough's host with its service, by NAT, and all that makes it work.
+async fn nat_scene() -> Result<Scene, Failed> {
+    let scene = Scene::new(Family::Ipv4).await?;
+    scene.host.forward()?;
+    scene.host.filter_bridge()?;
+    scene.service("rr").apply(&scene.client).await?;
+    Ok(scene)
+}
+
+async fn works(scene: &Scene, from: &NetNs) -> Outcome {
+    assert_eq!(scene.fetch(from, 4).await?.len(), 2, "both pods answer");
+    Ok(())
+}
+
+async fn fails(scene: &Scene, from: &NetNs) -> Outcome {
+    for _ in 0..2 {
+        let answer = http_get(from, scene.address, SHORT).await;
+        assert!(answer.is_err(), "the path works although it should not: {answer:?}");
+    }
+    Ok(())
+}
