@@ -144,6 +144,8 @@ impl Run<'_> {
         let base = base_directory(options.memory);
         let helper = std::env::current_exe().context("find the path of", "this program")?;
         let input = Feed::wanted();
+        // Given up last: a signal that comes now takes effect when nothing is left.
+        let mut signals = Signals::block()?;
         let job = Job::create(&base)?;
         job.put(&Order {
             write: written_through(options, self.command, &helper)?,
@@ -174,7 +176,6 @@ impl Run<'_> {
             input: input_end.as_ref().map(inherit).transpose()?,
         };
         drop((output_end, errors_end, input_end));
-        let mut signals = Signals::block()?;
         let words = match self.engine {
             Engine::Uml(kernel) => kernel.words(&job, options, &lines),
             Engine::Qemu(machine) => {
@@ -259,6 +260,14 @@ impl Engine {
 /// An engine's processes, ended when dropped.
 struct Process {
     group: Pid,
+    _orphans: Orphans,
+}
+
+/// While this lives, orphans among this process's descendants become its children. Otherwise they
+/// would be the children of the machine's init, and some inits never wait for theirs.
+struct Orphans {
+    /// Whether it was so before.
+    before: bool,
 }
 
 impl Process {
@@ -270,9 +279,7 @@ impl Process {
         words: Vec<OsString>,
         log: OwnedFd,
     ) -> Result<Self, Error> {
-        // Else the engine's helpers would be the children of the machine's init, and some inits never
-        // ask for theirs.
-        prctl::set_child_subreaper(true).context("take", "the kernel's orphans")?;
+        let orphans = Orphans::take()?;
         let log_copy = log.try_clone().context("copy", "a pipe")?;
         let child = process::Command::new(helper)
             .arg0(LAUNCHER)
@@ -289,7 +296,7 @@ impl Process {
             .stderr(log_copy)
             .spawn()
             .context("start", helper.display())?;
-        Ok(Self { group: Pid::from_raw(child.id() as i32) })
+        Ok(Self { group: Pid::from_raw(child.id() as i32), _orphans: orphans })
     }
 }
 
@@ -301,6 +308,20 @@ impl Drop for Process {
         let _ = signal::killpg(self.group, Signal::SIGKILL);
         let _ = waitpid(self.group, None);
         while waitpid(Pid::from_raw(-self.group.as_raw()), None).is_ok() {}
+    }
+}
+
+impl Orphans {
+    fn take() -> Result<Self, Error> {
+        let before = prctl::get_child_subreaper().context("ask for", "the parent of orphans")?;
+        prctl::set_child_subreaper(true).context("take", "the kernel's orphans")?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Orphans {
+    fn drop(&mut self) {
+        let _ = prctl::set_child_subreaper(self.before);
     }
 }
 

@@ -57,9 +57,11 @@ impl Outcome {
     }
 }
 
-/// The signals that a supervised run looks at itself, from before its process is started.
+/// The signals that a supervised run looks at itself, from before its process is started. When this
+/// is dropped, the thread's signal mask is what it was before.
 pub(crate) struct Signals {
     descriptor: SignalFd,
+    before: SigSet,
 }
 
 /// Why waiting ended.
@@ -104,10 +106,10 @@ impl Signals {
     /// Blocks the signals. A process that is started from now on inherits that.
     pub(crate) fn block() -> Result<Self, Error> {
         let set: SigSet = ENDING.into_iter().chain([Signal::SIGCHLD]).collect();
-        set.thread_block().context("block", "signals")?;
         let descriptor = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .context("make a descriptor for", "signals")?;
-        Ok(Self { descriptor })
+        let before = set.thread_swap_mask(SigmaskHow::SIG_BLOCK).context("block", "signals")?;
+        Ok(Self { descriptor, before })
     }
 
     /// Waits for a process that leads a process group, moving data until it has ended and each
@@ -177,6 +179,13 @@ impl Signals {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(error).context("wait for", "output and signals"),
         }
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        // One that came too late to be looked at takes effect now.
+        let _ = self.before.thread_set_mask();
     }
 }
 

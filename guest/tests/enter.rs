@@ -2,12 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io::{Read, Write};
-use std::process::{self, Command, Stdio};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read, Write},
+    process::{self, Command, Stdio},
+    time::Duration,
+};
 
-use guest::{Choice, Options};
+use libtest_mimic::{Arguments, Failed, Trial};
+use nix::sys::prctl;
+
+use guest::{Choice, ErrorKind, Options};
 
 /// Set in the process that enters.
 const ENTERS: &str = "LVS_GUEST_TEST_ENTERS";
@@ -18,13 +24,46 @@ fn main() {
         look(&guest::enter_or_exit());
     }
     guest::assume_role();
-    compare();
-    println!("test enter ... ok");
-    println!("1 passed, 0 failed");
+    let mut arguments = Arguments::from_args();
+    // A process that enters has one thread.
+    arguments.test_threads = Some(1);
+    let case = |name: &str, case: fn()| {
+        Trial::test(name, move || {
+            case();
+            Ok::<(), Failed>(())
+        })
+    };
+    let cases = vec![
+        case("enter_hands_everything_on", enter_hands_everything_on),
+        case("a_failed_enter_leaves_the_process_as_it_was", a_failed_enter_leaves_no_trace),
+    ];
+    libtest_mimic::run(&arguments, cases).exit();
+}
+
+fn a_failed_enter_leaves_no_trace() {
+    let state = || {
+        let descriptors = fs::read_dir("/proc/self/fd").unwrap().count();
+        let directory = std::env::current_dir().unwrap();
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+        let blocked = status.lines().find(|line| line.starts_with("SigBlk:")).map(str::to_owned);
+        (blocked, prctl::get_child_subreaper().unwrap(), descriptors, directory)
+    };
+    let guest = Options { choice: Choice::Guest, ..Options::default() };
+    let late = Options { time_limit: Some(Duration::from_millis(1)), ..guest.clone() };
+    let crashed =
+        Options { uml: Some("/bin/true".into()), uml_modules: Some("/".into()), ..guest.clone() };
+    let small = Options { memory: 1, ..guest };
+    let before = state();
+    for (options, kind) in
+        [(late, ErrorKind::TimeLimit), (crashed, ErrorKind::Guest), (small, ErrorKind::Setting)]
+    {
+        assert_eq!(guest::enter(&options).unwrap_err().kind(), kind);
+        assert_eq!(state(), before, "after {kind:?}");
+    }
 }
 
 /// Starts this program again and compares what it finds with what it was given.
-fn compare() {
+fn enter_hands_everything_on() {
     let arguments = ["", "two words", "line\nbreak", "'\"$HOME\\"];
     let value = "a=b\n'\"\\";
     let mut child = Command::new(std::env::current_exe().unwrap())
