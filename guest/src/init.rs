@@ -3,36 +3,47 @@
 //!
 //! Nothing that is installed is needed in the guest.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, IsTerminal, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, symlink};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{self, Child, ChildStdin, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    ffi::OsStr,
+    fs::{self, File, OpenOptions},
+    io::{self, IsTerminal, Read, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{
+            ffi::OsStrExt,
+            fs::{OpenOptionsExt, symlink},
+            process::CommandExt,
+        },
+    },
+    path::{Path, PathBuf},
+    process::{self, Child, ChildStdin, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::reboot::{RebootMode, reboot};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::termios::{self, SetArg};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{self, AccessFlags, Pid};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
+    mount::{MntFlags, MsFlags, mount, umount2},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        reboot::{RebootMode, reboot},
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+        termios::{self, SetArg},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{self, AccessFlags, Pid},
+};
 
-use crate::error::{Context, Error};
-use crate::job::{Command, End, Files, Order, Report};
-use crate::modules::{self, Modules};
-use crate::native;
-use crate::netlink;
+use crate::{
+    error::{Context, Error},
+    job::{Command, End, Files, Order, Report},
+    modules::{self, Modules},
+    native, netlink,
+};
 
 /// The parameter on the kernel's command line that names the job's directory. The kernel hands
 /// parameters that it does not know to init as variables.

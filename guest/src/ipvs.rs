@@ -1,7 +1,9 @@
 use std::io;
 
-use crate::error::{Context, Error};
-use crate::netlink;
+use crate::{
+    error::{Context, Error},
+    netlink,
+};
 
 /// `IPVS_GENL_NAME`.
 const FAMILY: &str = "IPVS";

@@ -95,16 +95,13 @@ mod runner;
 mod supervise;
 mod uml;
 
-use std::ffi::OsString;
-use std::fmt;
-use std::process;
+use std::{ffi::OsString, fmt, process};
+
+use crate::{error::Context, job::Command};
 
 pub use crate::error::{Error, ErrorKind};
 pub use crate::options::{Choice, Kernel, Options};
 pub use crate::supervise::Outcome;
-
-use crate::error::Context;
-use crate::job::Command;
 
 /// Where a process runs, once [`enter`] has returned.
 #[derive(Clone, Debug, PartialEq, Eq)]

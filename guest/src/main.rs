@@ -2,11 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use std::ffi::OsString;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::Parser;
+
 use guest::{Choice, Kernel, Options};
 
 const USAGE: &str = "cargo guest [OPTIONS] -- COMMAND [ARGUMENTS]...";

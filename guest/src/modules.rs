@@ -1,12 +1,16 @@
 //! Loading kernel modules without kmod: a module is named in `modules.dep` with all that it needs,
 //! or by other names in `modules.alias`.
 
-use std::fs::{self, File};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
 
-use nix::errno::Errno;
-use nix::kmod::{self, ModuleInitFlags};
+use nix::{
+    errno::Errno,
+    kmod::{self, ModuleInitFlags},
+};
 
 /// Parameters that a module is loaded with. Loaded on demand, dummy would make a link of its own,
 /// and the first one asked for would then be the second.

@@ -1,16 +1,17 @@
-use std::fs;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process;
+use std::{fs, os::unix::process::CommandExt, path::Path, process};
 
-use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
-use nix::sys::utsname::uname;
+use nix::{
+    errno::Errno,
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+    sys::utsname::uname,
+};
 
-use crate::error::{Context, Error};
-use crate::job::Command;
-use crate::netlink;
+use crate::{
+    error::{Context, Error},
+    job::Command,
+    netlink,
+};
 
 /// The running kernel's release, as `uname -r` prints it.
 pub(crate) fn release() -> Result<String, Error> {

@@ -1,9 +1,4 @@
-use std::env;
-use std::ffi::OsString;
-use std::fmt;
-use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::Duration;
+use std::{env, ffi::OsString, fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use crate::error::Error;
 

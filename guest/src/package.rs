@@ -1,21 +1,27 @@
 //! Debian's packages of kernels, had without root.
 
-use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::{self, Command, Stdio};
-use std::time::Instant;
+use std::{
+    ffi::OsStr,
+    fs::{self, DirBuilder, File},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    process::{self, Command, Stdio},
+    time::Instant,
+};
 
-use nix::fcntl::{Flock, FlockArg};
-use nix::unistd::{self, AccessFlags, Uid};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    unistd::{self, AccessFlags, Uid},
+};
 
-use crate::error::{Context, Error};
-use crate::options::{Kernel, Options};
-use crate::qemu::{self, Machine};
-use crate::runner::Engine;
-use crate::uml::Uml;
+use crate::{
+    error::{Context, Error},
+    options::{Kernel, Options},
+    qemu::{self, Machine},
+    runner::Engine,
+    uml::Uml,
+};
 
 const UML: &str = "user-mode-linux";
 /// Where the package of User-Mode Linux has its kernel and its modules.

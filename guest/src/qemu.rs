@@ -1,24 +1,28 @@
 //! QEMU, which runs the kernels that Debian makes for real machines.
 
-use std::ffi::OsString;
-use std::fs;
-use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::symlink;
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
-use std::process::{self, Stdio};
-use std::time::Duration;
+use std::{
+    ffi::OsString,
+    fs, io,
+    os::{
+        fd::AsRawFd,
+        unix::{fs::symlink, net::UnixListener},
+    },
+    path::{Path, PathBuf},
+    process::{self, Stdio},
+    time::Duration,
+};
 
 use nix::unistd::{self, AccessFlags, Uid};
 
-use crate::error::{Context, Error};
-use crate::init;
-use crate::initramfs::Initramfs;
-use crate::job::Job;
-use crate::modules::Modules;
-use crate::options::Options;
-use crate::runner::Lines;
+use crate::{
+    error::{Context, Error},
+    init,
+    initramfs::Initramfs,
+    job::Job,
+    modules::Modules,
+    options::Options,
+    runner::Lines,
+};
 
 /// In MiB: with less the kernel has no room for itself and its initramfs.
 pub(crate) const LEAST_MEMORY: u32 = 128;

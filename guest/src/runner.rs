@@ -1,30 +1,41 @@
 //! Running a command in a guest of its own, whatever the guest's kernel runs on.
 
-use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::{CommandExt, parent_id};
-use std::path::{Path, PathBuf};
-use std::process::{self, Stdio};
-use std::time::{Duration, Instant};
+use std::{
+    ffi::{OsStr, OsString},
+    fs, io,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            ffi::OsStrExt,
+            process::{CommandExt, parent_id},
+        },
+    },
+    path::{Path, PathBuf},
+    process::{self, Stdio},
+    time::{Duration, Instant},
+};
 
-use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{self, SigSet, Signal};
-use nix::sys::statvfs::{FsFlags, statvfs};
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{self, AccessFlags, Pid};
+use nix::{
+    sys::{
+        prctl,
+        resource::{Resource, setrlimit},
+        signal::{self, SigSet, Signal},
+        statvfs::{FsFlags, statvfs},
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::{self, AccessFlags, Pid},
+};
 
-use crate::error::{Context, Error};
-use crate::init;
-use crate::job::{self, Command, Files, Job, Order, Report};
-use crate::options::Options;
-use crate::package;
-use crate::qemu::{self, Accelerator, Machine};
-use crate::supervise::{End, Feed, Outcome, Signals, Stream};
-use crate::uml::{self, Uml};
+use crate::{
+    error::{Context, Error},
+    init,
+    job::{self, Command, Files, Job, Order, Report},
+    options::Options,
+    package,
+    qemu::{self, Accelerator, Machine},
+    supervise::{End, Feed, Outcome, Signals, Stream},
+    uml::{self, Uml},
+};
 
 /// The name under which the launcher is started.
 const LAUNCHER: &str = "lvs-guest-launcher";

@@ -1,19 +1,25 @@
 //! User-Mode Linux: Linux as an ordinary program.
 
-use std::ffi::OsString;
-use std::io;
-use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
-use std::process;
+use std::{
+    ffi::OsString,
+    io,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+    process,
+};
 
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
 
-use crate::error::{Context, Error};
-use crate::init;
-use crate::job::Job;
-use crate::options::Options;
-use crate::runner::Lines;
+use crate::{
+    error::{Context, Error},
+    init,
+    job::Job,
+    options::Options,
+    runner::Lines,
+};
 
 /// In MiB: less does not boot.
 pub(crate) const LEAST_MEMORY: u32 = 32;
