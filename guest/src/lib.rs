@@ -81,27 +81,30 @@
 #![forbid(unsafe_code)]
 
 mod error;
-mod init;
-mod initramfs;
+mod host;
+mod inside;
 mod ipvs;
-mod job;
 mod modules;
-mod native;
 mod netlink;
 mod options;
-mod package;
-mod qemu;
-mod runner;
-mod supervise;
-mod uml;
+mod order;
 
 use std::{ffi::OsString, fmt, process};
 
-use crate::{error::Context, job::Command};
+use nix::sys::utsname::uname;
 
-pub use crate::error::{Error, ErrorKind};
-pub use crate::options::{Choice, Kernel, Options};
-pub use crate::supervise::Outcome;
+use crate::{
+    error::Context,
+    host::{launcher, native, run},
+    inside::init,
+    order::Command,
+};
+
+pub use crate::{
+    error::{Error, ErrorKind},
+    host::supervise::Outcome,
+    options::{Choice, Kernel, Options},
+};
 
 /// Where a process runs, once [`enter`] has returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,7 +158,7 @@ pub fn enter(options: &Options) -> Result<Place, Error> {
     let mut words = std::env::args_os();
     let name = words.next().unwrap_or_else(|| program.clone().into_os_string());
     let command = Command::here(program.into_os_string(), name, words.collect())?;
-    runner::run(options, &command)?.exit()
+    run::run(options, &command)?.exit()
 }
 
 /// [`enter`] with [`Options::from_env`]; prints an error to standard error and exits with its
@@ -182,7 +185,7 @@ pub fn run(
     let command = Command::here(program.clone(), program, arguments)?;
     match settle(options)? {
         Some(_) => Err(native::become_command(&command)),
-        None => runner::run(options, &command),
+        None => run::run(options, &command),
     }
 }
 
@@ -192,7 +195,7 @@ pub fn run(
 /// [`enter`] begins with it. It is for programs that call [`run`].
 pub fn assume_role() {
     init::assume_role();
-    runner::assume_role();
+    launcher::assume_role();
 }
 
 /// Prints an error to standard error and exits with its [`Error::exit_code`].
@@ -203,7 +206,7 @@ pub fn fail(error: &Error) -> ! {
 
 /// Tries to stay on the kernel that runs this process; `None` if that takes a guest.
 fn settle(options: &Options) -> Result<Option<Place>, Error> {
-    let release = native::release()?;
+    let release = release()?;
     if init::is_guest() && options.choice != Choice::Host {
         ipvs::probe()?;
         return Ok(Some(Place::Guest { release }));
@@ -222,4 +225,10 @@ fn settle(options: &Options) -> Result<Option<Place>, Error> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// The running kernel's release, as `uname -r` prints it.
+fn release() -> Result<String, Error> {
+    let name = uname().context("ask for the name of", "the kernel")?;
+    Ok(name.release().to_string_lossy().into_owned())
 }

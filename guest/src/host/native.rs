@@ -4,20 +4,13 @@ use nix::{
     errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
-    sys::utsname::uname,
 };
 
 use crate::{
     error::{Context, Error},
-    job::Command,
     netlink,
+    order::Command,
 };
-
-/// The running kernel's release, as `uname -r` prints it.
-pub(crate) fn release() -> Result<String, Error> {
-    let name = uname().context("ask for the name of", "the kernel")?;
-    Ok(name.release().to_string_lossy().into_owned())
-}
 
 /// Moves this process into a network and a mount namespace of its own, with `lo` up, a `/sys` that
 /// shows this network namespace's links, and a `/run/netns` for its own names.

@@ -16,12 +16,10 @@ use nix::unistd::{self, AccessFlags, Uid};
 
 use crate::{
     error::{Context, Error},
-    init,
-    initramfs::Initramfs,
-    job::Job,
+    host::{engine::Lines, initramfs::Initramfs, job::Job},
+    inside,
     modules::Modules,
     options::Options,
-    runner::Lines,
 };
 
 /// In MiB: with less the kernel has no room for itself and its initramfs.
@@ -108,9 +106,9 @@ impl Machine {
     fn write_initramfs(&self, helper: &Path, job: &Path) -> Result<(), Error> {
         let path = job.join(INITRAMFS);
         let mut archive = Initramfs::create(&path).context("make", path.display())?;
-        archive.add_program(Path::new(init::FIRST_STAGE), helper)?;
-        let directory = Path::new(init::FIRST_MODULES);
-        for directory in [directory, Path::new(init::HOST)] {
+        archive.add_program(Path::new(inside::FIRST_STAGE), helper)?;
+        let directory = Path::new(inside::FIRST_MODULES);
+        for directory in [directory, Path::new(inside::HOST)] {
             archive.add_directory(directory).context("write", path.display())?;
         }
         let modules = Modules::new(self.modules.join(&self.release));
@@ -174,14 +172,14 @@ impl Machine {
             format!(
                 "rdinit={} {}={job_text} console=ttyS0 panic=-1 mitigations=off \
                  initcall_blacklist={SKIPPED} {loudness}",
-                init::FIRST_STAGE,
-                init::JOB,
+                inside::FIRST_STAGE,
+                inside::JOB,
             ),
         );
         add("-chardev", format!("socket,id=files,path={job_text}/{SOCKET}"));
         add(
             "-device",
-            format!("vhost-user-fs-pci,queue-size=1024,chardev=files,tag={}", init::TAG),
+            format!("vhost-user-fs-pci,queue-size=1024,chardev=files,tag={}", inside::TAG),
         );
         // The kernel log, which QEMU's own words go to as well.
         add("-chardev", "file,id=log,path=/proc/self/fd/1".to_owned());

@@ -15,10 +15,9 @@ use nix::{
 
 use crate::{
     error::{Context, Error},
-    init,
-    job::Job,
+    host::{engine::Lines, job::Job},
+    inside,
     options::Options,
-    runner::Lines,
 };
 
 /// In MiB: less does not boot.
@@ -88,7 +87,7 @@ fn kernel_arguments(job: &Path, options: &Options, lines: &Lines) -> Vec<OsStrin
         // Else /dev/shm is hidden when the kernel looks for init there.
         "devtmpfs.mount=0".into(),
         joined("init=", &job.join("init")),
-        joined(&format!("{}=", init::JOB), job),
+        joined(&format!("{}=", inside::JOB), job),
         format!("mem={}M", options.memory).into(),
         // The kernel log is the console. There are no terminals, and no programs started for them.
         "con=null".into(),

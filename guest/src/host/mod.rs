@@ -1,0 +1,17 @@
+//! What runs on this machine.
+
+pub(crate) mod launcher;
+pub(crate) mod native;
+pub(crate) mod run;
+pub(crate) mod supervise;
+
+mod cache;
+mod engine;
+mod fetch;
+mod initramfs;
+mod job;
+mod kernel;
+mod qemu;
+mod streams;
+mod uml;
+mod visible;

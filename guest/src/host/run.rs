@@ -1,0 +1,205 @@
+//! Running a command in a guest of its own, whatever the guest's kernel runs on.
+
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::{
+        statvfs::{FsFlags, statvfs},
+        wait::WaitStatus,
+    },
+    unistd::{self, AccessFlags},
+};
+
+use crate::{
+    error::{Context, Error},
+    host::{
+        engine::{Engine, Lines},
+        job::Job,
+        kernel,
+        launcher::Process,
+        qemu::{self, Accelerator, Machine},
+        streams::{Feed, Stream},
+        supervise::{End, Outcome, Signals},
+        uml,
+        visible::{self, SHARED_MEMORY},
+    },
+    options::Options,
+    order::{self, Command, Order, Report},
+};
+
+/// How much of the kernel log is shown after a crash.
+const LOG_LINES: usize = 60;
+
+/// Runs a command in a guest of its own.
+pub(crate) fn run(options: &Options, command: &Command) -> Result<Outcome, Error> {
+    let least = if options.kernel.is_qemu() { qemu::LEAST_MEMORY } else { uml::LEAST_MEMORY };
+    if options.memory < least {
+        let value = options.memory.to_string();
+        let expected = "more MiB (32 for User-Mode Linux, 128 for QEMU)";
+        return Err(Error::Setting { name: "LVS_GUEST_MEMORY", value, expected });
+    }
+    let started = Instant::now();
+    let engine = kernel::find(options)?;
+    let run = Run { options, command, engine: &engine, started };
+    let outcome = match &engine {
+        Engine::Uml(_) => run.attempt(None, None, &mut false),
+        Engine::Qemu(machine) => run.attempt_fast(machine),
+    };
+    if options.verbose {
+        eprintln!("guest: {:.3} s from start to end", started.elapsed().as_secs_f64());
+    }
+    outcome
+}
+
+/// What the attempts to run one command have in common.
+struct Run<'a> {
+    options: &'a Options,
+    command: &'a Command,
+    engine: &'a Engine,
+    started: Instant,
+}
+
+impl Run<'_> {
+    /// With KVM where it works, else without. Some machines offer a KVM that hangs or dies: a guest
+    /// that does not speak within seconds is given up, and the next ones do not try.
+    fn attempt_fast(&self, machine: &Machine) -> Result<Outcome, Error> {
+        if !machine.may_use_kvm() {
+            return self.attempt(Some(Accelerator::Tcg), None, &mut false);
+        }
+        let mut begun = false;
+        match self.attempt(Some(Accelerator::Kvm), Some(qemu::KVM_PATIENCE), &mut begun) {
+            Err(error @ (Error::TimeLimit { .. } | Error::Crash { .. })) if !begun => {
+                let what = error.to_string();
+                let line = what.lines().next().unwrap_or_default();
+                eprintln!("guest: KVM does not work here ({line}), going on without it");
+                machine.note_bad_kvm();
+                self.attempt(Some(Accelerator::Tcg), None, &mut false)
+            }
+            result => result,
+        }
+    }
+
+    /// Runs the command once. `begun` tells whether the guest came as far as starting it; a guest
+    /// that does not within the patience is ended.
+    fn attempt(
+        &self,
+        accelerator: Option<Accelerator>,
+        patience: Option<Duration>,
+        begun: &mut bool,
+    ) -> Result<Outcome, Error> {
+        let options = self.options;
+        let base = base_directory(options.memory);
+        let helper = std::env::current_exe().context("find the path of", "this program")?;
+        let input = Feed::wanted();
+        // Given up last: a signal that comes now takes effect when nothing is left.
+        let mut signals = Signals::block()?;
+        let job = Job::create(&base)?;
+        job.put(&Order {
+            write: visible::written_through(options, self.command, &helper)?,
+            show: visible::shown(&helper),
+            command: self.command.clone(),
+            modules: self.engine.modules().to_owned(),
+            files: self.engine.files(),
+            helper: helper.clone(),
+            host_name: unistd::gethostname().unwrap_or_default(),
+            input,
+        })?;
+
+        let (output, output_end) = pipe()?;
+        let (errors, errors_end) = pipe()?;
+        let (log, log_end) = pipe()?;
+        let (input_end, feed) = if input {
+            let (input_end, feed) = pipe()?;
+            (Some(input_end), Some(feed))
+        } else {
+            (None, None)
+        };
+        // A copy made by dup is inherited by the kernel, these are not: the pipes end with the
+        // kernel.
+        let inherit = |end: &OwnedFd| unistd::dup(end).context("copy", "a pipe");
+        let lines = Lines {
+            output: inherit(&output_end)?,
+            errors: inherit(&errors_end)?,
+            input: input_end.as_ref().map(inherit).transpose()?,
+        };
+        drop((output_end, errors_end, input_end));
+        let words = match self.engine {
+            Engine::Uml(kernel) => kernel.words(&job, options, &lines),
+            Engine::Qemu(machine) => {
+                machine.prepare(&helper, job.path(), &lines)?;
+                machine.words(&job, options, &lines, accelerator.unwrap_or(Accelerator::Tcg))
+            }
+        };
+        let process = Process::start(&helper, self.engine, &job, &base, words, log_end)?;
+        drop(lines);
+        let mut feed = feed.map(Feed::new).transpose()?;
+        let mut streams =
+            [Stream::output(output)?, Stream::errors(errors)?, Stream::log(log, options.verbose)?];
+        let limit = options.time_limit;
+        let deadline = limit.map(|limit| self.started + limit);
+        let early = patience.map(|patience| Instant::now() + patience);
+        let first = [early, deadline].into_iter().flatten().min();
+        let mut end = signals.supervise(process.group, &mut streams, feed.as_mut(), first)?;
+        *begun = streams[0].count() > 0;
+        if *begun && first != deadline && matches!(end, End::TimeLimit) {
+            end = signals.supervise(process.group, &mut streams, feed.as_mut(), deadline)?;
+        }
+        let status = match end {
+            End::Process(status) => status,
+            End::Signal(signal) => return Ok(Outcome::Signal(signal as i32)),
+            End::TimeLimit => {
+                let limit = if first == deadline || *begun { limit } else { patience };
+                return Err(Error::TimeLimit { limit: limit.unwrap_or_default() });
+            }
+        };
+        let [output, errors, log] = &streams;
+        let Some(report) = Report::read(job.path()) else {
+            return Err(Error::Crash { end: describe(status), log: log.last_lines(LOG_LINES) });
+        };
+        let written = report.written.iter().sum::<u64>();
+        let lost = written.saturating_sub(output.count() + errors.count());
+        match report.end {
+            order::End::Failed(words) => Err(Error::Init { words }),
+            order::End::NotRun(errno) => Err(Error::Command {
+                program: self.command.program.to_string_lossy().into_owned(),
+                source: io::Error::from_raw_os_error(errno),
+            }),
+            _ if lost > 0 => Err(Error::Lost { bytes: lost }),
+            order::End::Signal(number) => Ok(Outcome::Signal(number)),
+            order::End::Exit(status) => Ok(Outcome::Exit(status)),
+        }
+    }
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
+    unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("make", "a pipe")
+}
+
+/// Where the job and the guest's memory go: in memory if there is room.
+fn base_directory(memory: u32) -> PathBuf {
+    let temporary = std::env::temp_dir();
+    let candidates = [Path::new(SHARED_MEMORY), &temporary, Path::new("/tmp")];
+    let fitting = candidates.into_iter().find(|path| {
+        let plain = path.as_os_str().as_bytes().iter().all(|byte| byte.is_ascii_graphic());
+        let room = statvfs(*path).is_ok_and(|system| {
+            let free = system.blocks_available() * system.fragment_size();
+            // The kernel is run from the file that is its memory.
+            free >> 20 > memory.into() && !system.flags().contains(FsFlags::ST_NOEXEC)
+        });
+        plain && path.is_absolute() && room && unistd::access(*path, AccessFlags::W_OK).is_ok()
+    });
+    fitting.unwrap_or(Path::new("/tmp")).to_owned()
+}
+
+fn describe(status: WaitStatus) -> String {
+    match status {
+        WaitStatus::Exited(_, status) => format!("its process exited with status {status}"),
+        WaitStatus::Signaled(_, signal, _) => format!("its process was ended by {signal}"),
+        status => format!("its process: {status:?}"),
+    }
+}

@@ -1,0 +1,181 @@
+//! The guest's root: this machine's files with a layer in memory over them.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    unistd,
+};
+
+use crate::{
+    error::{Context, Error},
+    inside::{MODPROBE, MODULES, OWN, OWN_DIRECTORIES, TAG, own},
+    modules::Modules,
+    netlink,
+    order::{Files, Order},
+};
+
+/// Where the new root is put together: a directory that every Linux has.
+const SCRATCH: &str = "/proc";
+
+/// Makes the guest's root, this machine's files with a layer in memory over them, and moves there.
+pub(super) fn make(order: &Order, modules: &Path, release: &str) -> Result<(), Error> {
+    let scratch = Path::new(SCRATCH);
+    mount_own("tmpfs", SCRATCH, Some("mode=755"))?;
+    for name in ["upper", "work", "root"] {
+        let path = scratch.join(name);
+        fs::create_dir(&path).context("make the directory", path.display())?;
+    }
+    let root = &scratch.join("root");
+    if has_layer(order, release) {
+        Modules::new(modules).load("overlay").context("load the module", "overlay")?;
+        let layers = format!("lowerdir=/,upperdir={SCRATCH}/upper,workdir={SCRATCH}/work");
+        mount(Some("overlay"), root, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
+            .context("mount", "the overlay")?;
+    } else {
+        make_plain_root(root)?;
+    }
+    // The new root goes over the old one, which is then below it in the same place, and let go.
+    std::env::set_current_dir(root).context("enter", root.display())?;
+    unistd::pivot_root(".", ".").context("change to", root.display())?;
+    umount2(".", MntFlags::MNT_DETACH).context("let go of", "the old root")?;
+    std::env::set_current_dir("/").context("enter", "/")
+}
+
+/// Whether the kernel can have a layer over this machine's files: up to 5.10, an overlay over hostfs
+/// loses files.
+fn has_layer(order: &Order, release: &str) -> bool {
+    order.files == Files::Virtiofs || !release.starts_with("5.")
+}
+
+/// Makes a root in memory with this machine's directories in it, which can only be read.
+fn make_plain_root(root: &Path) -> Result<(), Error> {
+    mount(Some("tmpfs"), root, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+        .context("mount", root.display())?;
+    for entry in fs::read_dir("/").context("read", "/")?.flatten() {
+        let (path, new) = (entry.path(), root.join(entry.file_name()));
+        match entry.file_type() {
+            Ok(kind) if kind.is_symlink() => {
+                let target = fs::read_link(&path).context("read", path.display())?;
+                symlink(target, &new).context("make", path.display())?;
+            }
+            Ok(kind)
+                if kind.is_dir()
+                    && OWN_DIRECTORIES.iter().all(|hidden| path != Path::new(hidden)) =>
+            {
+                fs::create_dir(&new).context("make the directory", path.display())?;
+                let (kind, flags) = (Some("hostfs"), MsFlags::MS_RDONLY);
+                mount(kind, &new, kind, flags, Some(&path)).context("mount", path.display())?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Gives the guest its own system directories, and what is written straight through.
+pub(super) fn furnish(
+    job: &Path,
+    order: &Order,
+    modules: &Path,
+    release: &str,
+) -> Result<(), Error> {
+    mount_own("proc", "/proc", None)?;
+    mount_own("sysfs", "/sys", None)?;
+    mount_own("devtmpfs", "/dev", None)?;
+    mount_own("devpts", "/dev/pts", Some("ptmxmode=666"))?;
+    mount_own("tmpfs", "/dev/shm", Some("mode=1777"))?;
+    mount_own("tmpfs", "/run", Some("mode=755"))?;
+    mount_own("tmpfs", "/tmp", Some("mode=1777"))?;
+    for path in ["/run/netns", "/run/lock", OWN] {
+        fs::create_dir(path).context("make the directory", path)?;
+    }
+    for (link, target) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
+        let link = Path::new("/dev").join(link);
+        symlink(format!("/proc/self/fd{target}"), &link).context("make", link.display())?;
+    }
+    let host = &HostFiles::new(order.files)?;
+    host.show(job, &own("job"), MsFlags::empty())?;
+    host.show(modules, Path::new(MODULES), MsFlags::MS_RDONLY)?;
+    // What the guest is for. Asking for the family loads it, but not up to 5.10.
+    Modules::new(MODULES).load("ip_vs").context("load the module", "ip_vs")?;
+    if has_layer(order, release) {
+        // Where other programs look for them.
+        host.show(modules, &Path::new("/lib/modules").join(release), MsFlags::MS_RDONLY)?;
+    }
+    for path in &order.show {
+        host.show(path, path, MsFlags::MS_RDONLY)?;
+    }
+    for path in &order.write {
+        host.show(path, path, MsFlags::empty())?;
+    }
+    // The helper's directory need not be seen elsewhere.
+    if let (Some(directory), Some(name)) = (order.helper.parent(), order.helper.file_name()) {
+        host.show(directory, &own("program"), MsFlags::MS_RDONLY)?;
+        symlink(own("program").join(name), MODPROBE).context("make", MODPROBE)?;
+    }
+    fs::write("/proc/sys/kernel/modprobe", MODPROBE).context("write", "kernel.modprobe")?;
+    unistd::sethostname(&order.host_name).context("set", "the host name")?;
+    netlink::loopback_up().context("bring up", "lo")
+}
+
+/// Mounts a file system of the kernel's own.
+fn mount_own(kind: &str, path: &str, data: Option<&str>) -> Result<(), Error> {
+    fs::create_dir_all(path).context("make the directory", path)?;
+    mount(Some(kind), path, Some(kind), MsFlags::empty(), data).context("mount", path)
+}
+
+/// This machine's files, while the guest's root is furnished.
+enum HostFiles {
+    Hostfs,
+    /// All of them are to be seen here.
+    Virtiofs(PathBuf),
+}
+
+impl HostFiles {
+    fn new(files: Files) -> Result<Self, Error> {
+        if files == Files::Hostfs {
+            return Ok(Self::Hostfs);
+        }
+        let path = own("host");
+        fs::create_dir(&path).context("make the directory", path.display())?;
+        mount_host(&path)?;
+        Ok(Self::Virtiofs(path))
+    }
+
+    /// Shows one of this machine's directories in the guest.
+    fn show(&self, host: &Path, path: &Path, flags: MsFlags) -> Result<(), Error> {
+        let none: Option<&str> = None;
+        fs::create_dir_all(path).context("make the directory", path.display())?;
+        match self {
+            Self::Hostfs => mount(Some("hostfs"), path, Some("hostfs"), flags, Some(host)),
+            Self::Virtiofs(all) => {
+                let source = all.join(host.strip_prefix("/").unwrap_or(host));
+                let again = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags;
+                mount(Some(&source), path, none, MsFlags::MS_BIND, none)
+                    .and_then(|()| mount(none, path, none, again, none))
+            }
+        }
+        .context("mount", path.display())
+    }
+}
+
+impl Drop for HostFiles {
+    fn drop(&mut self) {
+        // The command is to see what is shown only.
+        if let Self::Virtiofs(path) = self {
+            let _ = umount2(path.as_path(), MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+/// Mounts all of this machine's files in a guest of QEMU.
+pub(super) fn mount_host(path: &Path) -> Result<(), Error> {
+    let none: Option<&str> = None;
+    mount(Some(TAG), path, Some("virtiofs"), MsFlags::empty(), none)
+        .context("mount this machine's files at", path.display())
+}
