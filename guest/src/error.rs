@@ -68,6 +68,8 @@ pub enum Error {
         program: String,
         /// The errno.
         source: io::Error,
+        /// Whether it is there on this machine, and the guest cannot see it or what it needs.
+        is_hidden: bool,
     },
     /// The time limit was reached and the guest was ended.
     TimeLimit {
@@ -190,7 +192,16 @@ impl fmt::Display for Error {
                  directory that can",
                 path.display()
             ),
-            Self::Command { program, source } => write!(f, "cannot run {program}: {source}"),
+            Self::Command { program, source, is_hidden: false } => {
+                write!(f, "cannot run {program}: {source}")
+            }
+            Self::Command { program, source, is_hidden: true } => write!(
+                f,
+                "cannot run {program}: {source}: it is there on this machine, but the guest cannot \
+                 see it or its interpreter: the guest has a /dev, /proc, /run, /sys and /tmp of its \
+                 own; --write DIRECTORY or LVS_GUEST_WRITE=DIRECTORY shows a directory of this \
+                 machine's there"
+            ),
             Self::TimeLimit { limit } => write!(
                 f,
                 "the time limit of {} s was reached and the command was ended: \

@@ -26,7 +26,10 @@
 //! The process is root. It sees this machine's files: what it writes goes to a layer in memory and
 //! is gone afterwards, except below the working directory, cargo's target directory and
 //! [`Options::write`], where it is written straight through, with the rights of the user who started
-//! it. `/tmp`, `/run` and `/dev/shm` are empty at first. A working directory that holds system
+//! it. `/dev`, `/proc`, `/run`, `/sys` and `/tmp` are the guest's own and do not show this machine's
+//! files, with two exceptions below `/dev/shm`, `/run` and `/tmp`: the directories of the program and
+//! of `PATH` and similar variables can be read, and a directory that any other variable names
+//! (`TMPDIR`, `XDG_RUNTIME_DIR`) is there, empty and writable. A working directory that holds system
 //! directories (`/`, `/usr`, `/etc`) is not written through. There is a network with nothing but
 //! `lo`, and one CPU. Kernel modules load by themselves. A terminal as standard input becomes
 //! `/dev/null`; a pipe or file is passed on (and read ahead, as ssh does). The guest ends when the

@@ -9,6 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::{
+    errno::Errno,
+    unistd::{self, AccessFlags},
+};
+
 use crate::error::{Context, Error};
 
 /// A command and its surroundings.
@@ -31,10 +36,14 @@ pub(crate) struct Order {
     pub(crate) modules: PathBuf,
     /// How the guest sees this machine's files.
     pub(crate) files: Files,
-    /// Directories and files that are written straight through.
+    /// Directories that are written straight through.
     pub(crate) write: Vec<PathBuf>,
-    /// Directories that the guest would hide, and that are to be seen all the same.
+    /// Directories that the guest would hide, and that are to be read there all the same.
     pub(crate) show: Vec<PathBuf>,
+    /// The same of single programs.
+    pub(crate) show_files: Vec<PathBuf>,
+    /// Directories that the guest would hide, and that are to be there, empty, with this mode.
+    pub(crate) make: Vec<(PathBuf, u32)>,
     /// The program that serves as init and modprobe.
     pub(crate) helper: PathBuf,
     pub(crate) host_name: OsString,
@@ -81,6 +90,25 @@ impl Command {
         let environment = std::env::vars_os().collect();
         Ok(Self { program, name, arguments, environment, directory })
     }
+
+    /// The path of the program, as execvp finds it.
+    pub(crate) fn look_up(&self) -> io::Result<PathBuf> {
+        if self.program.as_bytes().contains(&b'/') {
+            return Ok(PathBuf::from(&self.program));
+        }
+        let path = self.environment.iter().find(|(name, _)| name == "PATH");
+        let path = path.map_or(OsStr::new("/bin:/usr/bin"), |(_, path)| path);
+        let mut result = Err(Errno::ENOENT.into());
+        for candidate in std::env::split_paths(path).map(|path| path.join(&self.program)) {
+            if unistd::access(&candidate, AccessFlags::X_OK).is_ok() && !candidate.is_dir() {
+                return Ok(candidate);
+            }
+            if candidate.exists() {
+                result = Err(Errno::EACCES.into());
+            }
+        }
+        result
+    }
 }
 
 impl Order {
@@ -107,6 +135,11 @@ impl Order {
         }
         self.write.iter().for_each(|path| field("write", path.as_os_str()));
         self.show.iter().for_each(|path| field("show", path.as_os_str()));
+        self.show_files.iter().for_each(|path| field("show-file", path.as_os_str()));
+        for (path, mode) in &self.make {
+            field("make", path.as_os_str());
+            field("mode", OsStr::new(&mode.to_string()));
+        }
         field("helper", self.helper.as_os_str());
         field("host-name", &self.host_name);
         if self.input {
@@ -129,6 +162,8 @@ impl Order {
             files: Files::Hostfs,
             write: Vec::new(),
             show: Vec::new(),
+            show_files: Vec::new(),
+            make: Vec::new(),
             helper: PathBuf::new(),
             host_name: OsString::new(),
             input: false,
@@ -151,6 +186,13 @@ impl Order {
                 b"virtiofs" => order.files = Files::Virtiofs,
                 b"write" => order.write.push(value.into()),
                 b"show" => order.show.push(value.into()),
+                b"show-file" => order.show_files.push(value.into()),
+                b"make" => order.make.push((value.into(), 0o700)),
+                b"mode" => {
+                    if let Some((_, mode)) = order.make.last_mut() {
+                        *mode = value.to_str().and_then(|mode| mode.parse().ok()).unwrap_or(*mode);
+                    }
+                }
                 b"helper" => order.helper = value.into(),
                 b"host-name" => order.host_name = value,
                 b"input" => order.input = true,
@@ -230,6 +272,8 @@ mod tests {
             files: Files::Virtiofs,
             write: vec!["/w".into(), "/x y".into()],
             show: vec!["/tmp/s".into()],
+            show_files: vec!["/tmp/f".into()],
+            make: vec![("/tmp/m".into(), 0o700), ("/tmp/n".into(), 0o1777)],
             helper: "/h".into(),
             host_name: "name".into(),
             input: true,
@@ -254,5 +298,19 @@ mod tests {
         for text in ["", "exit", "exit 1", "exit 1 2", "exit 1 2 3", "exit x 2 3\n", "no 1 2 3\n"] {
             assert_eq!(Report::parse(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_program_is_looked_up_as_a_shell_does() {
+        let look_up = |program: &str, path: &str| {
+            let environment = vec![("PATH".into(), path.into())];
+            let directory = PathBuf::from("/");
+            let (name, program, arguments) = (program.into(), program.into(), Vec::new());
+            Command { program, name, arguments, environment, directory }.look_up()
+        };
+        assert_eq!(look_up("sh", "/nowhere:/bin").unwrap(), Path::new("/bin/sh"));
+        assert_eq!(look_up("./sh", "/bin").unwrap(), Path::new("./sh"));
+        assert_eq!(look_up("sh", "/nowhere").unwrap_err().raw_os_error(), Some(2));
+        assert_eq!(look_up("passwd", "/etc:/nowhere").unwrap_err().raw_os_error(), Some(13));
     }
 }

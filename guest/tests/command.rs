@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{Read, Write},
     os::unix::{
-        fs::MetadataExt,
+        fs::{MetadataExt, PermissionsExt, symlink},
         process::{CommandExt, ExitStatusExt},
     },
     path::{Path, PathBuf},
@@ -159,6 +159,97 @@ fn a_directory_is_written_through_on_request_only() {
         assert_eq!(output.status.code(), Some(125), "{wrong}");
         assert!(errors(&output).contains(wrong), "{output:?}");
     }
+}
+
+#[test]
+fn directories_that_variables_name_are_there() {
+    // As libpam-tmpdir and logind make them: below directories of which the guest has its own.
+    let temporary = Scratch::new("variables");
+    let shared = Scratch::within(Path::new("/dev/shm"), "variables");
+    let (tmpdir, runtime) = (temporary.0.join("user/1000"), shared.0.join("user"));
+    for path in [&tmpdir, &runtime] {
+        fs::create_dir_all(path).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    let link = temporary.0.join("link");
+    symlink("/usr", &link).unwrap();
+    let file = temporary.0.join("file");
+    fs::write(&file, "").unwrap();
+    let script = r#"for d in "$TMPDIR" "$XDG_RUNTIME_DIR" "$LINK"; do
+                        stat -c %a "$d"; echo x > "$d/made" && cat "$d/made"; done
+                    mktemp -d | sed 's/[^/]*$//'; ls "$FILE" "$NONE" 2>/dev/null; ls /tmp"#;
+    let output = guest()
+        .args(["sh", "-c", script])
+        .env("TMPDIR", &tmpdir)
+        .env("XDG_RUNTIME_DIR", &runtime)
+        .env("LINK", &link)
+        .env("FILE", &file)
+        .env("NONE", temporary.0.join("none"))
+        .output()
+        .unwrap();
+    let name = temporary.0.file_name().unwrap().to_str().unwrap();
+    let expected = format!("700\nx\n700\nx\n755\nx\n{}/\n{name}\n", tmpdir.display());
+    assert_eq!(said(&output), expected, "{output:?}");
+    assert_eq!(fs::read_dir(&tmpdir).unwrap().count(), 0, "the guest wrote to this machine");
+    assert_eq!(fs::read_dir(&runtime).unwrap().count(), 0, "the guest wrote to this machine");
+}
+
+#[test]
+fn programs_below_tmp_run() {
+    let directory = Scratch::new("programs");
+    let script = |path: &Path| {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "#!/bin/sh\necho $0; cat ${0%/*}/beside; touch /tmp/new && echo new\n")
+            .unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let tool = directory.0.join("bin/tool");
+    script(&tool);
+    fs::write(directory.0.join("bin/beside"), "beside\n").unwrap();
+    let link = directory.0.join("links/tool");
+    fs::create_dir(directory.0.join("links")).unwrap();
+    symlink(&tool, &link).unwrap();
+    let path = format!("{}:/usr/bin:/bin", directory.0.join("bin").display());
+    for name in [tool.to_str().unwrap(), "tool"] {
+        let output = guest().arg(name).env("PATH", &path).output().unwrap();
+        assert_eq!(said(&output), format!("{}\nbeside\nnew\n", tool.display()), "{output:?}");
+    }
+    let output = guest().arg(&link).output().unwrap();
+    assert_eq!(said(&output), format!("{}\nnew\n", link.display()), "{output:?}");
+
+    // In /tmp itself: the guest's own /tmp is there all the same, with the program in it. So it is
+    // with a program that puts itself into a guest.
+    let alone = Alone(Path::new("/tmp").join(format!("guest-test-{}-alone", std::process::id())));
+    script(&alone.0);
+    let output = guest().arg(&alone.0).output().unwrap();
+    assert_eq!(said(&output), format!("{}\nnew\n", alone.0.display()), "{output:?}");
+    fs::copy(env!("CARGO_BIN_EXE_guest"), &alone.0).unwrap();
+    let output = Command::new(&alone.0)
+        .args(["--place", "guest", "--", "sh", "-c", "ls /tmp; touch /tmp/new; ls /tmp"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let name = alone.0.file_name().unwrap().to_str().unwrap();
+    assert_eq!(said(&output), format!("{name}\n{name}\nnew\n"), "{output:?}");
+}
+
+#[test]
+fn a_program_that_the_guest_cannot_start_is_told_from_one_that_is_not_there() {
+    let directory = Scratch::new("interpreter");
+    let (shell, script) = (directory.0.join("a/sh"), directory.0.join("b/script"));
+    for path in [&shell, &script] {
+        fs::create_dir(path.parent().unwrap()).unwrap();
+    }
+    symlink("/bin/sh", &shell).unwrap();
+    fs::write(&script, format!("#!{}\necho ran\n", shell.display())).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let output = guest().arg(&script).output().unwrap();
+    assert_eq!(output.status.code(), Some(127), "{output:?}");
+    for word in [script.to_str().unwrap(), "its own", "/tmp", "--write", "LVS_GUEST_WRITE"] {
+        assert!(errors(&output).contains(word), "{word} in {}", errors(&output));
+    }
+    let output = guest_with(&["--write", directory.0.to_str().unwrap()]).arg(&script).output();
+    assert_eq!(said(&output.unwrap()), "ran\n");
 }
 
 #[test]
@@ -534,10 +625,11 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir()
-            .canonicalize()
-            .unwrap()
-            .join(format!("guest-test-{}-{name}", std::process::id()));
+        Self::within(&std::env::temp_dir().canonicalize().unwrap(), name)
+    }
+
+    fn within(directory: &Path, name: &str) -> Self {
+        let path = directory.join(format!("guest-test-{}-{name}", std::process::id()));
         fs::create_dir(&path).unwrap();
         Self(path)
     }
@@ -546,5 +638,14 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A file of a test's own, gone with it.
+struct Alone(PathBuf);
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
     }
 }

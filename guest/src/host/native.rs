@@ -48,5 +48,9 @@ fn permitted(step: &'static str, result: nix::Result<()>) -> Result<(), Error> {
 pub(crate) fn become_command(command: &Command) -> Error {
     let source =
         process::Command::new(&command.program).arg0(&command.name).args(&command.arguments).exec();
-    Error::Command { program: command.program.to_string_lossy().into_owned(), source }
+    Error::Command {
+        program: command.program.to_string_lossy().into_owned(),
+        source,
+        is_hidden: false,
+    }
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     sys::{
         statvfs::{FsFlags, statvfs},
         wait::WaitStatus,
@@ -26,7 +27,7 @@ use crate::{
         streams::{Feed, Stream},
         supervise::{End, Outcome, Signals},
         uml,
-        visible::{self, SHARED_MEMORY},
+        visible::{SHARED_MEMORY, Visible},
     },
     options::Options,
     order::{self, Command, Order, Report},
@@ -99,9 +100,12 @@ impl Run<'_> {
         // Given up last: a signal that comes now takes effect when nothing is left.
         let mut signals = Signals::block()?;
         let job = Job::create(&base)?;
+        let visible = Visible::new(options, self.command, &helper)?;
         job.put(&Order {
-            write: visible::written_through(options, self.command, &helper)?,
-            show: visible::shown(&helper),
+            write: visible.write,
+            show: visible.show,
+            show_files: visible.show_files,
+            make: visible.make,
             command: self.command.clone(),
             modules: self.engine.modules().to_owned(),
             files: self.engine.files(),
@@ -168,6 +172,9 @@ impl Run<'_> {
             order::End::NotRun(errno) => Err(Error::Command {
                 program: self.command.program.to_string_lossy().into_owned(),
                 source: io::Error::from_raw_os_error(errno),
+                // What cannot be found there can be found here.
+                is_hidden: errno == Errno::ENOENT as i32
+                    && self.command.look_up().is_ok_and(|path| path.exists()),
             }),
             _ if lost > 0 => Err(Error::Lost { bytes: lost }),
             order::End::Signal(number) => Ok(Outcome::Signal(number)),

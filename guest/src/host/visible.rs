@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -14,9 +15,69 @@ use crate::{
 
 pub(super) const SHARED_MEMORY: &str = "/dev/shm";
 
+/// What a command in a guest has of this machine's directories, besides what it can read anyway.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Visible {
+    /// Directories that are written straight through.
+    pub(super) write: Vec<PathBuf>,
+    /// Directories that are read, where the guest has its own.
+    pub(super) show: Vec<PathBuf>,
+    /// Programs in a directory that is the guest's own.
+    pub(super) show_files: Vec<PathBuf>,
+    /// Directories that are there, empty, with these modes, where the guest has its own.
+    pub(super) make: Vec<(PathBuf, u32)>,
+}
+
+impl Visible {
+    /// Written through is what is asked for, the working directory and cargo's target directory.
+    /// What the command needs to start is read: the directories of its program, of this program, and
+    /// those in which variables such as `PATH` say that something is found. The other directories
+    /// that variables name, `TMPDIR` and `XDG_RUNTIME_DIR` among them, are to put things in: they
+    /// are empty.
+    pub(super) fn new(options: &Options, command: &Command, helper: &Path) -> Result<Self, Error> {
+        let mut visible =
+            Self { write: written_through(options, command, helper)?, ..Self::default() };
+        let program = command.look_up().map(|path| command.directory.join(path));
+        for path in program.iter().map(PathBuf::as_path).chain([helper]).flat_map(with_target) {
+            visible.show_program(path);
+        }
+        let directories =
+            |path: PathBuf| with_target(&path).into_iter().filter(|path| path.is_dir());
+        let (lists, values): (Vec<_>, Vec<_>) = command
+            .environment
+            .iter()
+            .partition(|(name, _)| name.as_encoded_bytes().ends_with(b"PATH"));
+        for path in lists.iter().flat_map(|(_, list)| std::env::split_paths(list)) {
+            visible.show.extend(directories(path).filter(|path| is_hidden(path)));
+        }
+        visible.show.retain(|path| !visible.write.iter().any(|write| path.starts_with(write)));
+        keep_outermost(&mut visible.show);
+        for path in values.into_iter().flat_map(|(_, value)| directories(PathBuf::from(value))) {
+            let seen = [&visible.write, &visible.show].into_iter().flatten();
+            if is_hidden(&path) && !seen.into_iter().any(|seen| path.starts_with(seen)) {
+                let mode = fs::metadata(&path).context("find", path.display())?.permissions();
+                visible.make.push((path, mode.mode() & 0o7777));
+            }
+        }
+        visible.make.sort();
+        visible.make.dedup();
+        Ok(visible)
+    }
+
+    fn show_program(&mut self, path: PathBuf) {
+        let Some(directory) = path.parent() else { return };
+        if is_hidden(directory) {
+            self.show.push(directory.to_owned());
+        } else if is_hidden(&path) && path.is_file() && !self.write.iter().any(|w| w == directory) {
+            self.show_files.push(path);
+            self.show_files.dedup();
+        }
+    }
+}
+
 /// What the guest writes straight through: what is asked for, the working directory and cargo's
 /// target directory.
-pub(super) fn written_through(
+fn written_through(
     options: &Options,
     command: &Command,
     helper: &Path,
@@ -34,9 +95,7 @@ pub(super) fn written_through(
     let target = helper.ancestors().find(|path| path.join("CACHEDIR.TAG").is_file());
     let implied = [Some(command.directory.as_path()), target];
     paths.extend(implied.into_iter().flatten().filter(|path| !is_system(path)).map(Path::to_owned));
-    // The outer ones first, which have the inner ones in them.
-    paths.sort();
-    paths.dedup_by(|inner, outer| inner.starts_with(outer));
+    keep_outermost(&mut paths);
     Ok(paths)
 }
 
@@ -52,10 +111,32 @@ fn is_system(path: &Path) -> bool {
         || below("/dev") && !below(SHARED_MEMORY)
 }
 
-/// Where this program is, if the guest has something of its own there.
-pub(super) fn shown(helper: &Path) -> Vec<PathBuf> {
-    let hidden = OWN_DIRECTORIES.iter().any(|directory| helper.starts_with(directory));
-    helper.parent().filter(|_| hidden).map(Path::to_owned).into_iter().collect()
+/// Whether a path is below a directory of which the guest has its own, and the machine's could be
+/// seen instead: not what the kernel shows of itself.
+fn is_hidden(path: &Path) -> bool {
+    let shown = [Path::new(SHARED_MEMORY)].into_iter();
+    OWN_DIRECTORIES
+        .iter()
+        .map(Path::new)
+        .filter(|own| !["/dev", "/proc", "/sys"].map(Path::new).contains(own))
+        .chain(shown)
+        .any(|own| path.starts_with(own) && path != own)
+}
+
+/// An absolute path, and what it comes to when links are followed, if that differs.
+fn with_target(path: &Path) -> Vec<PathBuf> {
+    if !path.is_absolute() {
+        return Vec::new();
+    }
+    let mut paths = vec![path.to_owned()];
+    paths.extend(fs::canonicalize(path).ok().filter(|target| target != path));
+    paths
+}
+
+/// Leaves out directories that are in others. The outer ones come first.
+fn keep_outermost(paths: &mut Vec<PathBuf>) {
+    paths.sort();
+    paths.dedup_by(|inner, outer| inner.starts_with(outer));
 }
 
 #[cfg(test)]

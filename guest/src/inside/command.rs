@@ -2,12 +2,11 @@
 
 use std::{
     collections::VecDeque,
-    ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{self, IsTerminal, Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::OpenOptionsExt, process::CommandExt},
+        unix::{fs::OpenOptionsExt, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::{self, Child, ChildStdin, Stdio},
@@ -25,7 +24,7 @@ use nix::{
         termios::{self, SetArg},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{self, AccessFlags, Pid},
+    unistd::Pid,
 };
 
 use crate::{
@@ -140,7 +139,7 @@ fn open_line(path: &Path, options: &mut OpenOptions) -> Result<File, Error> {
 }
 
 fn start(command: &Command, input: bool) -> io::Result<Child> {
-    process::Command::new(look_up(command)?)
+    process::Command::new(command.look_up()?)
         .arg0(&command.name)
         .args(&command.arguments)
         .env_clear()
@@ -150,25 +149,6 @@ fn start(command: &Command, input: bool) -> io::Result<Child> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-}
-
-/// The path of a command's program, as execvp finds it.
-fn look_up(command: &Command) -> io::Result<PathBuf> {
-    if command.program.as_bytes().contains(&b'/') {
-        return Ok(PathBuf::from(&command.program));
-    }
-    let path = command.environment.iter().find(|(name, _)| name == "PATH");
-    let path = path.map_or(OsStr::new("/bin:/usr/bin"), |(_, path)| path);
-    let mut result = Err(Errno::ENOENT.into());
-    for candidate in std::env::split_paths(path).map(|path| path.join(&command.program)) {
-        if unistd::access(&candidate, AccessFlags::X_OK).is_ok() && !candidate.is_dir() {
-            return Ok(candidate);
-        }
-        if candidate.exists() {
-            result = Err(Errno::EACCES.into());
-        }
-    }
-    result
 }
 
 /// Takes note of ended processes; every orphan of the guest is init's.
@@ -304,19 +284,5 @@ mod tests {
             assert!(pieces.is_last);
             assert_eq!(pieces.pending, expected);
         }
-    }
-
-    #[test]
-    fn a_program_is_looked_up_as_a_shell_does() {
-        let look_up = |program: &str, path: &str| {
-            let environment = vec![("PATH".into(), path.into())];
-            let directory = PathBuf::from("/");
-            let (name, program, arguments) = (program.into(), program.into(), Vec::new());
-            look_up(&Command { program, name, arguments, environment, directory })
-        };
-        assert_eq!(look_up("sh", "/nowhere:/bin").unwrap(), Path::new("/bin/sh"));
-        assert_eq!(look_up("./sh", "/bin").unwrap(), Path::new("./sh"));
-        assert_eq!(look_up("sh", "/nowhere").unwrap_err().raw_os_error(), Some(2));
-        assert_eq!(look_up("passwd", "/etc:/nowhere").unwrap_err().raw_os_error(), Some(13));
     }
 }

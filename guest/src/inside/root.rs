@@ -1,8 +1,8 @@
 //! The guest's root: this machine's files with a layer in memory over them.
 
 use std::{
-    fs,
-    os::unix::fs::symlink,
+    fs::{self, File, Permissions},
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
 };
 
@@ -107,8 +107,16 @@ pub(super) fn furnish(
         // Where other programs look for them.
         host.show(modules, &Path::new("/lib/modules").join(release), MsFlags::MS_RDONLY)?;
     }
+    for (path, mode) in &order.make {
+        fs::create_dir_all(path).context("make the directory", path.display())?;
+        fs::set_permissions(path, Permissions::from_mode(*mode))
+            .context("set the mode of", path.display())?;
+    }
     for path in &order.show {
         host.show(path, path, MsFlags::MS_RDONLY)?;
+    }
+    for path in &order.show_files {
+        host.show_file(path)?;
     }
     for path in &order.write {
         host.show(path, path, MsFlags::empty())?;
@@ -161,6 +169,22 @@ impl HostFiles {
             }
         }
         .context("mount", path.display())
+    }
+
+    /// Shows one of this machine's files in the guest, in the same place.
+    fn show_file(&self, path: &Path) -> Result<(), Error> {
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+            return Ok(());
+        };
+        fs::create_dir_all(directory).context("make the directory", directory.display())?;
+        File::create(path).context("make", path.display())?;
+        // Only directories can be mounted from this machine; what is bound stays.
+        let all = own("directory");
+        self.show(directory, &all, MsFlags::MS_RDONLY)?;
+        let none: Option<&str> = None;
+        mount(Some(&all.join(name)), path, none, MsFlags::MS_BIND, none)
+            .context("mount", path.display())?;
+        umount2(&all, MntFlags::MNT_DETACH).context("let go of", all.display())
     }
 }
 
