@@ -3,6 +3,7 @@
 use crate::{
     InvalidValue,
     error::{ParseError, Problem, Space},
+    number::{daemon, destination, info, message, service, statistics},
 };
 
 /// Size of an attribute's header, and what every attribute is padded to.
@@ -256,12 +257,19 @@ impl<'a> Attribute<'a> {
 /// Where in a reply an unknown attribute stood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Level {
-    /// Beside the `SERVICE`, `DEST` or `DAEMON` nest, or among the attributes of a reply without
-    /// nest.
-    Message,
+    /// Beside the `SERVICE` nest.
+    ServiceMessage,
+    /// Beside the `DEST` nest.
+    DestinationMessage,
+    /// Beside the `DAEMON` nest.
+    DaemonMessage,
+    /// Beside the timeouts, in the reply to `GET_CONFIG`.
+    Timeouts,
+    /// Beside version and size, in the reply to `GET_INFO`.
+    Info,
     /// In the `SERVICE` nest.
     Service,
     /// In the `DEST` nest.
@@ -275,8 +283,12 @@ pub enum Level {
 }
 
 impl Level {
-    pub(crate) const ALL: [Self; 6] = [
-        Self::Message,
+    pub(crate) const ALL: [Self; 10] = [
+        Self::ServiceMessage,
+        Self::DestinationMessage,
+        Self::DaemonMessage,
+        Self::Timeouts,
+        Self::Info,
         Self::Service,
         Self::Destination,
         Self::Daemon,
@@ -284,14 +296,25 @@ impl Level {
         Self::Statistics64,
     ];
 
-    fn space(self) -> Space {
-        match self {
-            Self::Message => Space::Message,
-            Self::Service => Space::Service,
-            Self::Destination => Space::Destination,
-            Self::Daemon => Space::Daemon,
-            Self::Statistics | Self::Statistics64 => Space::Statistics,
-        }
+    /// Whether this crate reads attributes of that number at the level.
+    fn knows(self, number: u16) -> bool {
+        let name = match self {
+            Self::ServiceMessage => return number == message::SERVICE,
+            Self::DestinationMessage => return number == message::DEST,
+            Self::DaemonMessage => return number == message::DAEMON,
+            Self::Timeouts => {
+                return matches!(
+                    number,
+                    message::TIMEOUT_TCP | message::TIMEOUT_TCP_FIN | message::TIMEOUT_UDP
+                );
+            }
+            Self::Info => info::name(number),
+            Self::Service => service::name(number),
+            Self::Destination => destination::name(number),
+            Self::Daemon => daemon::name(number),
+            Self::Statistics | Self::Statistics64 => statistics::name(number),
+        };
+        name.is_some()
     }
 }
 
@@ -330,7 +353,7 @@ impl UnknownAttributes {
     /// than 16 KiB in all, since a nest cannot hold more than 64 KiB. A level that the message does
     /// not have is not written: an entry for a destination has no [`Level::Service`].
     pub fn push(&mut self, level: Level, number: u16, value: &[u8]) -> Result<(), InvalidValue> {
-        if level.space().attribute_name(number & NUMBER_MASK).is_some() {
+        if level.knows(number & NUMBER_MASK) {
             return Err(InvalidValue::new(
                 "unknown attribute",
                 number & NUMBER_MASK,
@@ -399,7 +422,11 @@ mod tests {
     fn known_numbers_are_no_unknown_attributes() {
         let mut unknown = UnknownAttributes::new();
         for (level, number) in [
-            (Level::Message, 6),
+            (Level::ServiceMessage, 1),
+            (Level::DestinationMessage, 2 | NESTED),
+            (Level::DaemonMessage, 3),
+            (Level::Timeouts, 6),
+            (Level::Info, 2),
             (Level::Service, 12),
             (Level::Destination, 15 | NESTED),
             (Level::Daemon, 8),
@@ -412,8 +439,14 @@ mod tests {
         }
         unknown.push(Level::Service, 13, &[1]).unwrap();
         unknown.push(Level::Daemon, 9, &[]).unwrap();
+        // Numbers that mean something elsewhere.
+        unknown.push(Level::ServiceMessage, 2, &[]).unwrap();
+        unknown.push(Level::Info, 3, &[]).unwrap();
         assert!(!unknown.is_empty());
-        assert_eq!(format!("{unknown:?}"), "{(Service, 13): [1], (Daemon, 9): []}");
+        assert_eq!(
+            format!("{unknown:?}"),
+            "{(ServiceMessage, 2): [], (Info, 3): [], (Service, 13): [1], (Daemon, 9): []}"
+        );
     }
 
     #[test]
@@ -422,6 +455,6 @@ mod tests {
         unknown.push(Level::Service, 13, &[0; LIMIT - 8]).unwrap();
         unknown.push(Level::Service, 13, &[]).unwrap();
         assert_eq!(unknown.push(Level::Service, 13, &[]).unwrap_err().rule(), LIMIT_RULE);
-        unknown.push(Level::Message, 13, &[]).unwrap();
+        unknown.push(Level::ServiceMessage, 13, &[]).unwrap();
     }
 }

@@ -222,7 +222,9 @@ impl fmt::Debug for DaemonRole {
 /// The kernel stores and echoes any 32-bit number but sends only its lowest 8 bits, so an entry read
 /// from it may hold more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SyncId(u32);
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(transparent))]
+pub struct SyncId(pub(crate) u32);
 
 impl SyncId {
     /// The number.

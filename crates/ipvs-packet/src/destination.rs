@@ -3,6 +3,8 @@
 
 use std::{fmt, num::NonZeroU16};
 
+#[cfg(feature = "serde")]
+use crate::serialize::is_default;
 use crate::{
     AddressFamily, DestinationKey, InvalidValue, Level, ParseError, Statistics, UnknownAttributes,
     attribute::{Attribute, Reader, Sink},
@@ -349,9 +351,12 @@ impl fmt::Display for Weight {
 /// At `upper` connections it gets no new ones until they fall below `lower`, or below three quarters
 /// of `upper` where `lower` is 0. `IPVS_DEST_ATTR_U_THRESH`, `_L_THRESH`, `ipvsadm -x`, `-y`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct Thresholds {
-    upper: u32,
-    lower: u32,
+    pub(crate) upper: u32,
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub(crate) lower: u32,
 }
 
 impl Thresholds {
@@ -391,10 +396,15 @@ impl Thresholds {
 /// How packets to a tunnelled destination are wrapped. `ipvsadm --tun-type`, since Linux 5.3; the
 /// kernel keeps it for other forwarding methods too, without effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct Tunnel {
-    kind: TunnelType,
-    port: u16,
-    flags: TunnelFlags,
+    #[cfg_attr(feature = "serde", serde(rename = "type"))]
+    pub(crate) kind: TunnelType,
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "is_default"))]
+    pub(crate) port: u16,
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "is_default"))]
+    pub(crate) flags: TunnelFlags,
 }
 
 impl Tunnel {

@@ -114,8 +114,11 @@
 //!   `flag-3`, and read but not written `sh-fallback`, `sh-port`, `mh-fallback`, `mh-port`; of a tunnel
 //!   `checksum`, `remote-checksum`) and one number for the bits that have none. A netmask is a mask for
 //!   IPv4 and a number for IPv6. Unknown attributes are lists of level, number and hexadecimal bytes.
-//!   What has its default may be left out, fields that do not exist are refused, and so is what a
-//!   constructor refuses. The formats must be self-describing (JSON, YAML, TOML).
+//!   What has its default may be left out. Whatever a kernel reports can be written and read again.
+//!   Fields that do not exist are refused, and so is what no kernel can report. A kernel can report
+//!   more than it should be asked for, namely a sync id above 255, thresholds out of range or order,
+//!   and GUE without a port: the constructors refuse these, reading takes them. The formats must be
+//!   self-describing (JSON, YAML, TOML).
 //!
 #![cfg_attr(
     feature = "serde",

@@ -284,15 +284,15 @@ impl Reply {
         let reader = Reader::new(payload, 0, Space::Message);
         Ok(match command {
             Command::NEW_SERVICE => {
-                let nest = only_nest(reader, SERVICE, &mut unknown)?;
+                let nest = only_nest(reader, SERVICE, Level::ServiceMessage, &mut unknown)?;
                 Self::Service(ServiceEntry::parse(&nest, unknown)?)
             }
             Command::NEW_DEST => {
-                let nest = only_nest(reader, DEST, &mut unknown)?;
+                let nest = only_nest(reader, DEST, Level::DestinationMessage, &mut unknown)?;
                 Self::Destination(DestinationEntry::parse(&nest, service_family, unknown)?)
             }
             Command::NEW_DAEMON => {
-                let nest = only_nest(reader, DAEMON, &mut unknown)?;
+                let nest = only_nest(reader, DAEMON, Level::DaemonMessage, &mut unknown)?;
                 Self::Daemon(DaemonEntry::parse(&nest, unknown)?)
             }
             Command::SET_CONFIG => Self::Timeouts(Timeouts::parse(reader, &mut unknown)?, unknown),
@@ -334,23 +334,23 @@ impl Reply {
         match self {
             Self::Service(entry) => {
                 out.nest(SERVICE, |out| entry.put(out));
-                out.put_encoded(entry.unknown.encoded(Level::Message));
+                out.put_encoded(entry.unknown.encoded(Level::ServiceMessage));
             }
             Self::Destination(entry) => {
                 out.nest(DEST, |out| entry.put(out));
-                out.put_encoded(entry.unknown.encoded(Level::Message));
+                out.put_encoded(entry.unknown.encoded(Level::DestinationMessage));
             }
             Self::Daemon(entry) => {
                 out.nest(DAEMON, |out| entry.put(out));
-                out.put_encoded(entry.unknown.encoded(Level::Message));
+                out.put_encoded(entry.unknown.encoded(Level::DaemonMessage));
             }
             Self::Timeouts(timeouts, unknown) => {
                 timeouts.put(out);
-                out.put_encoded(unknown.encoded(Level::Message));
+                out.put_encoded(unknown.encoded(Level::Timeouts));
             }
             Self::Info(info, unknown) => {
                 info.put(out);
-                out.put_encoded(unknown.encoded(Level::Message));
+                out.put_encoded(unknown.encoded(Level::Info));
             }
             Self::Other { payload, .. } => out.put_encoded(payload),
         }
@@ -381,6 +381,7 @@ impl<'a> Nests<'a> {
 fn only_nest<'a>(
     mut reader: Reader<'a>,
     number: u16,
+    level: Level,
     unknown: &mut UnknownAttributes,
 ) -> Result<Attribute<'a>, ParseError> {
     let mut nest = None;
@@ -389,7 +390,7 @@ fn only_nest<'a>(
         if attribute.number == number {
             nest = Some(attribute);
         } else {
-            unknown.keep(Level::Message, &attribute)?;
+            unknown.keep(level, &attribute)?;
         }
     }
     nest.ok_or_else(|| reader.missing(number))
@@ -647,7 +648,7 @@ mod tests {
             [attribute(2, &[4]), attribute(1, &nest.concat().concat()), attribute(0, &[])].concat();
         let entry = service(&payload);
         let kept = |level| entry.unknown.iter(level).collect::<Vec<_>>();
-        assert_eq!(kept(Level::Message), [(2, &[4][..]), (0, &[])]);
+        assert_eq!(kept(Level::ServiceMessage), [(2, &[4][..]), (0, &[])]);
         assert_eq!(kept(Level::Service), [(13 | 0x8000, &[1, 2, 3][..])]);
         assert_eq!(kept(Level::Statistics64), [(12, &[9][..])]);
         let reply = Reply::Service(entry.clone());

@@ -60,11 +60,8 @@ through!(
     Service => ServiceForm,
     Destination => DestinationForm,
     SyncDaemon => SyncDaemonForm,
-    Thresholds => ThresholdsForm,
-    Tunnel => TunnelForm,
     UnknownAttributes => Vec<UnknownForm>,
     Weight => u32,
-    SyncId => u32,
     Ipv6Prefix => u8,
     Netmask => WordOrNumber,
     ServiceFlags => Vec<WordOrNumber>,
@@ -291,22 +288,6 @@ impl TryFrom<u32> for Weight {
     }
 }
 
-impl From<&SyncId> for u32 {
-    fn from(id: &SyncId) -> Self {
-        id.get()
-    }
-}
-
-impl TryFrom<u32> for SyncId {
-    type Error = InvalidValue;
-
-    fn try_from(id: u32) -> Result<Self, InvalidValue> {
-        u8::try_from(id)
-            .map(Self::from)
-            .map_err(|_| InvalidValue::new("sync id", id, "must be 0 to 255"))
-    }
-}
-
 impl From<&Ipv6Prefix> for u8 {
     fn from(prefix: &Ipv6Prefix) -> Self {
         prefix.get()
@@ -351,7 +332,7 @@ fn is_all_flags(mask: &u32) -> bool {
     *mask == u32::MAX
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
@@ -418,53 +399,6 @@ impl From<DestinationForm> for Destination {
     fn from(form: DestinationForm) -> Self {
         let DestinationForm { key, forward, weight, thresholds, tunnel } = form;
         Self { key, forward, weight, thresholds, tunnel }
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ThresholdsForm {
-    upper: u32,
-    #[serde(default)]
-    lower: u32,
-}
-
-impl From<&Thresholds> for ThresholdsForm {
-    fn from(thresholds: &Thresholds) -> Self {
-        Self { upper: thresholds.upper(), lower: thresholds.lower() }
-    }
-}
-
-impl TryFrom<ThresholdsForm> for Thresholds {
-    type Error = InvalidValue;
-
-    fn try_from(form: ThresholdsForm) -> Result<Self, InvalidValue> {
-        Self::new(form.upper, form.lower)
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TunnelForm {
-    #[serde(rename = "type")]
-    kind: TunnelType,
-    #[serde(default, skip_serializing_if = "is_default")]
-    port: u16,
-    #[serde(default, skip_serializing_if = "is_default")]
-    flags: TunnelFlags,
-}
-
-impl From<&Tunnel> for TunnelForm {
-    fn from(tunnel: &Tunnel) -> Self {
-        Self { kind: tunnel.kind(), port: tunnel.port(), flags: tunnel.flags() }
-    }
-}
-
-impl TryFrom<TunnelForm> for Tunnel {
-    type Error = InvalidValue;
-
-    fn try_from(form: TunnelForm) -> Result<Self, InvalidValue> {
-        Self::new(form.kind, form.port, form.flags)
     }
 }
 

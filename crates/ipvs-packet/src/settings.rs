@@ -46,7 +46,7 @@ impl Timeouts {
                 TIMEOUT_TCP => timeouts.tcp = attribute.u32()?,
                 TIMEOUT_TCP_FIN => timeouts.tcp_fin = attribute.u32()?,
                 TIMEOUT_UDP => timeouts.udp = attribute.u32()?,
-                _ => unknown.keep(Level::Message, &attribute)?,
+                _ => unknown.keep(Level::Timeouts, &attribute)?,
             }
         }
         Ok(timeouts)
@@ -90,7 +90,7 @@ impl Info {
             match attribute.number {
                 VERSION => version = Some(Version(attribute.u32()?)),
                 CONN_TAB_SIZE => size = Some(attribute.u32()?),
-                _ => unknown.keep(Level::Message, &attribute)?,
+                _ => unknown.keep(Level::Info, &attribute)?,
             }
         }
         Ok(Self {

@@ -1,5 +1,5 @@
-//! Strategies that make every value that the constructors of this crate allow, for property tests
-//! (feature `proptest`).
+//! Strategies that make every value that the constructors of this crate allow, and entries as a
+//! kernel may report them, for property tests (feature `proptest`).
 //!
 //! The values with a meaning of their own (limits, named constants, zero) come up often, the rest of
 //! the range now and then.
@@ -203,10 +203,25 @@ pub fn destination() -> BoxedStrategy<Destination> {
         .boxed()
 }
 
-/// A destination with connections, statistics and, now and then, unknown attributes.
+/// A destination with connections, statistics and, now and then, unknown attributes. As a kernel may
+/// report it: thresholds and tunnel can be what their constructors refuse.
 pub fn destination_entry() -> BoxedStrategy<DestinationEntry> {
     let connections = (number(), number(), number());
-    (destination(), connections, statistics(), unknown_attributes(&OF_DESTINATION))
+    let thresholds = prop_oneof![
+        3 => thresholds(),
+        1 => (number(), number()).prop_map(|(upper, lower)| Thresholds { upper, lower }),
+    ];
+    let tunnel = prop_oneof![
+        3 => tunnel(),
+        1 => Just(Tunnel { kind: TunnelType::GUE, ..Tunnel::IPIP }),
+    ];
+    let destination =
+        (destination(), thresholds, tunnel).prop_map(|(mut destination, thresholds, tunnel)| {
+            destination.thresholds = thresholds;
+            destination.tunnel = tunnel;
+            destination
+        });
+    (destination, connections, statistics(), unknown_attributes(&OF_DESTINATION))
         .prop_map(|(destination, (active, inactive, persistent), statistics, unknown)| {
             DestinationEntry {
                 destination,
@@ -252,10 +267,15 @@ pub fn sync_daemon() -> BoxedStrategy<SyncDaemon> {
         .boxed()
 }
 
-/// A sync daemon with, now and then, unknown attributes.
+/// A sync daemon with, now and then, unknown attributes. As a kernel may report it: the sync id can
+/// be any number.
 pub fn daemon_entry() -> BoxedStrategy<DaemonEntry> {
-    (sync_daemon(), unknown_attributes(&OF_DAEMON))
-        .prop_map(|(daemon, unknown)| DaemonEntry { daemon, unknown })
+    let sync_id = prop_oneof![0..=255u32, number()].prop_map(SyncId);
+    (sync_daemon(), sync_id, unknown_attributes(&OF_DAEMON))
+        .prop_map(|(mut daemon, sync_id, unknown)| {
+            daemon.sync_id = sync_id;
+            DaemonEntry { daemon, unknown }
+        })
         .boxed()
 }
 
@@ -294,11 +314,10 @@ pub fn statistics() -> BoxedStrategy<Statistics> {
 }
 
 const OF_SERVICE: [Level; 4] =
-    [Level::Message, Level::Service, Level::Statistics, Level::Statistics64];
+    [Level::ServiceMessage, Level::Service, Level::Statistics, Level::Statistics64];
 const OF_DESTINATION: [Level; 4] =
-    [Level::Message, Level::Destination, Level::Statistics, Level::Statistics64];
-const OF_DAEMON: [Level; 2] = [Level::Message, Level::Daemon];
-const OF_MESSAGE: [Level; 1] = [Level::Message];
+    [Level::DestinationMessage, Level::Destination, Level::Statistics, Level::Statistics64];
+const OF_DAEMON: [Level; 2] = [Level::DaemonMessage, Level::Daemon];
 
 /// Mostly none; else up to four, at any of these levels.
 pub fn unknown_attributes(levels: &[Level]) -> BoxedStrategy<UnknownAttributes> {
@@ -350,9 +369,9 @@ pub fn reply() -> BoxedStrategy<Reply> {
         service_entry().prop_map(Reply::Service),
         destination_entry().prop_map(Reply::Destination),
         daemon_entry().prop_map(Reply::Daemon),
-        (timeouts(), unknown_attributes(&OF_MESSAGE))
+        (timeouts(), unknown_attributes(&[Level::Timeouts]))
             .prop_map(|(timeouts, unknown)| Reply::Timeouts(timeouts, unknown)),
-        (info(), unknown_attributes(&OF_MESSAGE))
+        (info(), unknown_attributes(&[Level::Info]))
             .prop_map(|(info, unknown)| Reply::Info(info, unknown)),
         (unknown_command(), vec(any::<u8>(), 0..40))
             .prop_map(|(command, payload)| Reply::Other { command, payload }),

@@ -1,5 +1,5 @@
-//! The readable forms: what they look like, that they survive in JSON and YAML, and that they refuse
-//! what the constructors refuse.
+//! The readable forms: what they look like, that all that a kernel reports survives in JSON and YAML,
+//! and that they refuse what no kernel reports.
 
 // The lint knows test functions, not the functions that they call.
 #![allow(clippy::unwrap_used)]
@@ -7,11 +7,12 @@
 use std::fmt::Debug;
 
 use ipvs_packet::{
-    DaemonEntry, DaemonRole, Destination, DestinationEntry, ForwardMethod, Info, InterfaceName,
-    Level, Netmask, Protocol, SchedulerName, Service, ServiceEntry, ServiceFlags, Statistics,
-    SyncDaemon, SyncId, Thresholds, Timeouts, Tunnel, TunnelFlags, Version, Weight, strategy,
+    AddressFamily, Command, DaemonEntry, DaemonRole, Destination, DestinationEntry, ForwardMethod,
+    Info, InterfaceName, Level, Netmask, Protocol, Reply, SchedulerName, Service, ServiceEntry,
+    ServiceFlags, Statistics, SyncDaemon, SyncId, Thresholds, Timeouts, Tunnel, TunnelFlags,
+    Version, Weight, strategy,
 };
-use proptest::prelude::*;
+use proptest::{collection::vec, prelude::*, sample::Index};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
@@ -29,13 +30,134 @@ fn survives<T: Serialize + DeserializeOwned + PartialEq + Debug>(
     value: &T,
 ) -> Result<(), TestCaseError> {
     let json = serde_json::to_string(value).unwrap();
-    prop_assert_eq!(&serde_json::from_str::<T>(&json).unwrap(), value, "{}", json);
+    match serde_json::from_str::<T>(&json) {
+        Ok(read) => prop_assert_eq!(&read, value, "{}", json),
+        Err(error) => return Err(TestCaseError::fail(format!("{error} in {json}"))),
+    }
     let yaml = serde_saphyr::to_string(value).unwrap();
     match serde_saphyr::from_str::<T>(&yaml) {
         Ok(read) => prop_assert_eq!(&read, value, "{}", yaml),
         Err(error) => return Err(TestCaseError::fail(format!("{error} in {yaml}"))),
     }
     Ok(())
+}
+
+/// What a kernel reports can be written and read again, whatever it is.
+fn reported_survives(reply: &Reply) -> Result<(), TestCaseError> {
+    match reply {
+        Reply::Service(entry) => survives(entry),
+        Reply::Destination(entry) => survives(entry),
+        Reply::Daemon(entry) => survives(entry),
+        Reply::Timeouts(timeouts, unknown) => survives(&(*timeouts, unknown.clone())),
+        Reply::Info(info, unknown) => survives(&(*info, unknown.clone())),
+        // No form: nobody knows what it says.
+        _ => Ok(()),
+    }
+}
+
+/// A reply as a kernel could send it: its command and its payload. All of the fields that a number
+/// can be in have any number, and at each level there are attributes that nobody knows.
+fn reported() -> impl Strategy<Value = (Command, Vec<u8>)> {
+    let numbers = || vec(prop_oneof![Just(0), 0..512u32, any::<u32>()], 12);
+    let family = || any::<bool>();
+    let unknown = |known: &'static [u16]| {
+        vec((any::<u16>(), vec(any::<u8>(), 0..6)), 0..3).prop_map(|attributes| {
+            let attributes = attributes.into_iter().map(|(number, value)| {
+                // As often as not a number that means something elsewhere.
+                (if number & 0x100 == 0 { number & 0x800f } else { number }, value)
+            });
+            let unknown = attributes.filter(|(number, _)| !known.contains(&(number & 0x3fff)));
+            unknown.flat_map(|(number, value)| attribute(number, &value)).collect::<Vec<u8>>()
+        })
+    };
+    let service = (family(), numbers(), unknown(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]))
+        .prop_map(|(is_ipv6, n, unknown)| {
+            let netmask = if is_ipv6 { n[5] % 128 + 1 } else { n[5] };
+            let identity = if n[6] % 4 == 0 {
+                u32(5, n[0])
+            } else {
+                [u16(2, n[0]), address(3, &n), u16(4, n[1])].concat()
+            };
+            let flags = [n[2].to_ne_bytes(), n[3].to_ne_bytes()].concat();
+            let parts = [
+                u16(1, if is_ipv6 { 10 } else { 2 }),
+                identity,
+                attribute(6, b"mh\0"),
+                attribute(7, &flags),
+                u32(8, n[4]),
+                u32(9, netmask),
+                unknown,
+            ];
+            parts.concat()
+        });
+    let destination = (
+        family(),
+        numbers(),
+        unknown(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
+        unknown(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
+    )
+        .prop_map(|(is_ipv6, n, unknown, of_statistics)| {
+            let parts = [
+                address(1, &n),
+                u16(2, n[0]),
+                u32(3, n[1]),
+                u32(4, n[2] >> 1),
+                u32(5, n[3]),
+                u32(6, n[4]),
+                u32(7, n[5]),
+                u16(11, if is_ipv6 { 10 } else { 2 }),
+                attribute(13, &[n[6] as u8 & n[7] as u8]),
+                u16(14, n[8]),
+                u16(15, n[9]),
+                attribute(12, &of_statistics),
+                unknown,
+            ];
+            parts.concat()
+        });
+    let daemon = (numbers(), unknown(&[1, 2, 3, 4, 5, 6, 7, 8])).prop_map(|(n, unknown)| {
+        let parts = [
+            u32(1, n[0]),
+            attribute(2, b"eth0\0"),
+            u32(3, n[1]),
+            u16(4, n[2]),
+            attribute(5, &(n[3] >> 4 | 0xe000_0000).to_be_bytes()),
+            u16(7, n[4]),
+            attribute(8, &[n[5] as u8]),
+            unknown,
+        ];
+        parts.concat()
+    });
+    let timeouts = numbers().prop_map(|n| [u32(4, n[0]), u32(5, n[1]), u32(6, n[2])].concat());
+    let info = numbers().prop_map(|n| [u32(1, n[0]), u32(2, n[1])].concat());
+    prop_oneof![
+        (Just(Command::NEW_SERVICE), service.prop_map(|it| attribute(1, &it)), unknown(&[1])),
+        (Just(Command::NEW_DEST), destination.prop_map(|it| attribute(2, &it)), unknown(&[2])),
+        (Just(Command::NEW_DAEMON), daemon.prop_map(|it| attribute(3, &it)), unknown(&[3])),
+        (Just(Command::SET_CONFIG), timeouts, unknown(&[4, 5, 6])),
+        (Just(Command::SET_INFO), info, unknown(&[1, 2])),
+    ]
+    .prop_map(|(command, known, unknown)| (command, [known, unknown].concat()))
+}
+
+fn attribute(number: u16, value: &[u8]) -> Vec<u8> {
+    let mut bytes = (value.len() as u16 + 4).to_ne_bytes().to_vec();
+    bytes.extend(number.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+fn u16(number: u16, value: u32) -> Vec<u8> {
+    attribute(number, &(value as u16).to_ne_bytes())
+}
+
+fn u32(number: u16, value: u32) -> Vec<u8> {
+    attribute(number, &value.to_ne_bytes())
+}
+
+fn address(number: u16, words: &[u32]) -> Vec<u8> {
+    let bytes: Vec<u8> = words[8..12].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    attribute(number, &bytes)
 }
 
 fn refuses<T: DeserializeOwned + Debug>(form: serde_json::Value, because: &str) {
@@ -69,6 +191,35 @@ proptest! {
     fn settings_survive(timeouts in strategy::timeouts(), info in strategy::info()) {
         survives(&timeouts)?;
         survives(&info)?;
+    }
+
+    #[test]
+    fn what_is_reported_survives((command, payload) in reported()) {
+        let reply = Reply::parse(command, &payload, None);
+        prop_assert!(reply.is_ok(), "{reply:?}");
+        reported_survives(&reply.unwrap())?;
+    }
+
+    /// Any bytes that can be read at all.
+    #[test]
+    fn what_is_reported_wrongly_survives(
+        (command, mut payload) in reported(),
+        changes in vec((any::<Index>(), any::<u8>()), 0..4),
+        service_family in any::<Option<bool>>(),
+    ) {
+        for (at, byte) in changes {
+            if !payload.is_empty() {
+                let at = at.index(payload.len());
+                payload[at] = byte;
+            }
+        }
+        let family = service_family.map(|is_ipv6| match is_ipv6 {
+            true => AddressFamily::Ipv6,
+            false => AddressFamily::Ipv4,
+        });
+        if let Ok(reply) = Reply::parse(command, &payload, family) {
+            reported_survives(&reply)?;
+        }
     }
 
     #[test]
@@ -209,12 +360,50 @@ fn settings() {
     looks_like(&ForwardMethod(5), &json!(5));
 }
 
+/// Kernels report values that the constructors refuse.
 #[test]
-fn what_constructors_refuse_is_refused() {
+fn what_kernels_alone_make() {
+    let read = |command, payload: Vec<u8>| Reply::parse(command, &payload, None).unwrap();
+    let daemon = [u32(1, 1), attribute(2, b"eth0\0"), u32(3, 300)].concat();
+    let Reply::Daemon(entry) = read(Command::NEW_DAEMON, attribute(3, &daemon)) else {
+        panic!("no daemon");
+    };
+    looks_like(&entry.daemon.sync_id, &json!(300));
+    looks_like(&entry, &json!({"daemon": {"role": "master", "interface": "eth0", "sync_id": 300}}));
+
+    // Before July 2026 any upper threshold; and half of a change.
+    let destination = [
+        attribute(1, &[172, 17, 0, 3]),
+        u16(2, 0),
+        u32(3, 2),
+        u32(4, 1),
+        u32(5, 1 << 31),
+        u32(6, u32::MAX),
+        u16(11, 2),
+        attribute(13, &[1]),
+    ];
+    let Reply::Destination(entry) = read(Command::NEW_DEST, attribute(2, &destination.concat()))
+    else {
+        panic!("no destination");
+    };
+    looks_like(
+        &entry.destination,
+        &json!({
+            "key": "172.17.0.3:0",
+            "forward": "tunnel",
+            "weight": 1,
+            "thresholds": {"upper": 2_147_483_648_u32, "lower": u32::MAX},
+            "tunnel": {"type": "gue"},
+        }),
+    );
+}
+
+#[test]
+fn what_no_kernel_reports_is_refused() {
     refuses::<Weight>(json!(2_147_483_648_u32), "must be 0 to 2147483647");
-    refuses::<Thresholds>(json!({"upper": 1, "lower": 2}), "must not exceed the upper threshold");
-    refuses::<Thresholds>(json!({"upper": 2_147_483_648_u32}), "must be 0 to 2147483647");
-    refuses::<Tunnel>(json!({"type": "gue"}), "must be 1 to 65535 with GUE");
+    refuses::<Thresholds>(json!({"upper": -1}), "u32");
+    refuses::<Thresholds>(json!({"lower": 1}), "missing field `upper`");
+    refuses::<Thresholds>(json!({"upper": 1, "loser": 1}), "unknown field");
     refuses::<Tunnel>(json!({"type": "gue", "port": 70000}), "u16");
     refuses::<Service>(json!({"key": "-t 10.0.0.185:80", "netmask": 33}), "0 to 32");
     refuses::<Service>(json!({"key": "-f 1 -6", "netmask": 0}), "1 to 128");
@@ -227,7 +416,7 @@ fn what_constructors_refuse_is_refused() {
     refuses::<ServiceFlags>(json!([4_294_967_296_u64]), "32 bits");
     refuses::<TunnelFlags>(json!([65536]), "16 bits");
     refuses::<ForwardMethod>(json!("masq"), "must be masquerade, local, tunnel, direct, bypass");
-    refuses::<SyncId>(json!(256), "must be 0 to 255");
+    refuses::<SyncId>(json!(4_294_967_296_u64), "u32");
     refuses::<InterfaceName>(json!("a/b"), "slash");
     refuses::<SyncDaemon>(
         json!({"role": "master", "interface": "eth0", "group": "10.0.0.1"}),
