@@ -396,15 +396,15 @@ async fn refused_values(_: NetNs, client: Client) -> Outcome {
         let error = client.add_destination(&key, &destination).await.expect_err(address);
         assert_eq!(error.kind(), ErrorKind::Invalid, "{address}: {error}");
     }
-    let error = client.set_timeouts(Timeouts { tcp: u32::MAX, ..Timeouts::default() }).await;
+    let error = client.set_timeouts(Timeouts::new(u32::MAX, 0, 0)).await;
     assert_eq!(error.expect_err("too long").kind(), ErrorKind::Invalid);
     Ok(())
 }
 
 async fn timeouts(_: NetNs, client: Client) -> Outcome {
-    assert_eq!(client.timeouts().await?, Timeouts { tcp: 900, tcp_fin: 120, udp: 300 });
-    client.set_timeouts(Timeouts { tcp: 60, tcp_fin: 0, udp: 5 }).await?;
-    assert_eq!(client.timeouts().await?, Timeouts { tcp: 60, tcp_fin: 120, udp: 5 });
+    assert_eq!(client.timeouts().await?, Timeouts::new(900, 120, 300));
+    client.set_timeouts(Timeouts::new(60, 0, 5)).await?;
+    assert_eq!(client.timeouts().await?, Timeouts::new(60, 120, 5));
     Ok(())
 }
 

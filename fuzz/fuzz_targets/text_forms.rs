@@ -4,7 +4,8 @@
 use std::{fmt::Debug, str::FromStr};
 
 use ipvs_packet::{
-    DestinationKey, EngineName, InterfaceName, Netmask, SchedulerName, ServiceKey, Version,
+    AddressFamily, DaemonRole, DestinationKey, EngineName, ForwardMethod, InterfaceName, Netmask,
+    Protocol, SchedulerName, ServiceKey, SyncId, Timeouts, TunnelType, Version, Weight,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -19,6 +20,14 @@ fuzz_target!(|text: &str| {
     check::<DestinationKey>(text);
     check::<Netmask>(text);
     check::<Version>(text);
+    check::<Timeouts>(text);
+    check::<Weight>(text);
+    check::<SyncId>(text);
+    check::<AddressFamily>(text);
+    check::<Protocol>(text);
+    check::<ForwardMethod>(text);
+    check::<TunnelType>(text);
+    check::<DaemonRole>(text);
     check::<SchedulerName>(text);
     check::<EngineName>(text);
     check::<InterfaceName>(text);

@@ -4,6 +4,7 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     num::{NonZeroU8, NonZeroU16},
+    str::FromStr,
 };
 
 use crate::{
@@ -13,12 +14,15 @@ use crate::{
     number::daemon::{
         MCAST_GROUP, MCAST_GROUP6, MCAST_IFN, MCAST_PORT, MCAST_TTL, STATE, SYNC_ID, SYNC_MAXLEN,
     },
+    open_set::open_set,
 };
 
 const GROUP_RULE: &str = "must be a multicast address";
 
 /// A connection synchronization daemon: the master multicasts its connections, the backup takes
 /// them in. One of each may run at the same time.
+///
+/// It displays as ipvsadm's switches: `--start-daemon master --mcast-interface eth0 --syncid 4`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct SyncDaemon {
@@ -83,6 +87,26 @@ impl SyncDaemon {
             Some(IpAddr::V6(group)) => out.put(MCAST_GROUP6, &group.octets()),
             None => {}
         }
+    }
+}
+
+impl fmt::Display for SyncDaemon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { role, interface, sync_id, max_length, group, port, ttl } = self;
+        write!(f, "--start-daemon {role} --mcast-interface {interface} --syncid {sync_id}")?;
+        if let Some(length) = max_length {
+            write!(f, " --sync-maxlen {length}")?;
+        }
+        if let Some(group) = group {
+            write!(f, " --mcast-group {group}")?;
+        }
+        if let Some(port) = port {
+            write!(f, " --mcast-port {port}")?;
+        }
+        if let Some(ttl) = ttl {
+            write!(f, " --mcast-ttl {ttl}")?;
+        }
+        Ok(())
     }
 }
 
@@ -172,6 +196,8 @@ fn multicast(address: IpAddr, attribute: &Attribute<'_>) -> Result<IpAddr, Parse
 }
 
 /// What a sync daemon does: `IP_VS_STATE_*`, `IPVS_DAEMON_ATTR_STATE`.
+///
+/// It displays and reads as `master`, `backup` or a number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DaemonRole(pub u32);
 
@@ -200,20 +226,10 @@ impl DaemonRole {
     }
 }
 
-impl fmt::Display for DaemonRole {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::MASTER => f.pad("master"),
-            Self::BACKUP => f.pad("backup"),
-            Self(number) => f.pad(&number.to_string()),
-        }
-    }
-}
-
-impl fmt::Debug for DaemonRole {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
+open_set! {
+    DaemonRole(u32), "sync daemon", "",
+    MASTER = "master" | "master",
+    BACKUP = "backup" | "backup",
 }
 
 /// The number by which backups know their masters: 0 to 255. A backup with 0 takes every master's
@@ -239,9 +255,41 @@ impl From<u8> for SyncId {
     }
 }
 
+impl FromStr for SyncId {
+    type Err = InvalidValue;
+
+    /// Reads 0 to 255.
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let id: Result<u8, _> = text.parse();
+        id.map(Self::from).map_err(|_| InvalidValue::new("sync id", text, "must be 0 to 255"))
+    }
+}
+
+impl fmt::Display for SyncId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_daemon_displays_as_ipvsadms_switches() {
+        let interface = InterfaceName::new("eth0").unwrap();
+        let mut daemon = SyncDaemon::new(DaemonRole::MASTER, interface, SyncId::from(4));
+        assert_eq!(daemon.to_string(), "--start-daemon master --mcast-interface eth0 --syncid 4");
+        daemon.max_length = NonZeroU16::new(1472);
+        daemon.set_group("224.0.0.81".parse().ok()).unwrap();
+        daemon.port = NonZeroU16::new(8848);
+        daemon.ttl = NonZeroU8::new(1);
+        assert_eq!(
+            daemon.to_string(),
+            "--start-daemon master --mcast-interface eth0 --syncid 4 --sync-maxlen 1472 \
+             --mcast-group 224.0.0.81 --mcast-port 8848 --mcast-ttl 1"
+        );
+    }
 
     #[test]
     fn groups_are_multicast() {

@@ -1,7 +1,7 @@
 //! Destinations (real servers): the `DEST` nest (`ip_vs_genl_parse_dest`,
 //! `ip_vs_genl_dump_dest`).
 
-use std::{fmt, num::NonZeroU16};
+use std::{fmt, num::NonZeroU16, str::FromStr};
 
 #[cfg(feature = "serde")]
 use crate::serialize::is_default;
@@ -14,6 +14,7 @@ use crate::{
         ACTIVE_CONNS, ADDR, ADDR_FAMILY, FWD_METHOD, INACT_CONNS, L_THRESH, PERSIST_CONNS, PORT,
         STATS, STATS64, TUN_FLAGS, TUN_PORT, TUN_TYPE, U_THRESH, WEIGHT,
     },
+    open_set::open_set,
 };
 
 /// A destination of a service (a real server): what identifies it and how it is set.
@@ -24,8 +25,12 @@ use crate::{
 /// let mut destination = Destination::new("172.17.0.3:80".parse()?);
 /// assert_eq!(destination.forward, ForwardMethod::MASQUERADE);
 /// destination.weight = Weight::new(3)?;
+/// assert_eq!(destination.to_string(), "-r 172.17.0.3:80 -m -w 3");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// It displays as ipvsadm's switches. For what ipvsadm has no switch, the spelling is
+/// `--forward-method 5` and `--tun-flags 0x10`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Destination {
@@ -64,6 +69,52 @@ impl Destination {
         out.put_u32(U_THRESH, self.thresholds.upper);
         out.put_u32(L_THRESH, self.thresholds.lower);
     }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, forward, weight, thresholds, tunnel } = self;
+        write!(f, "-r {key} ")?;
+        match *forward {
+            ForwardMethod::MASQUERADE => f.write_str("-m")?,
+            ForwardMethod::TUNNEL => f.write_str("-i")?,
+            ForwardMethod::DIRECT_ROUTE => f.write_str("-g")?,
+            ForwardMethod(number) => write!(f, "--forward-method {number}")?,
+        }
+        write!(f, " -w {weight}")?;
+        if thresholds.upper != 0 {
+            write!(f, " -x {}", thresholds.upper)?;
+        }
+        if thresholds.lower != 0 {
+            write!(f, " -y {}", thresholds.lower)?;
+        }
+        if *forward == ForwardMethod::TUNNEL || *tunnel != Tunnel::IPIP {
+            write_tunnel(*tunnel, f)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_tunnel(tunnel: Tunnel, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let Tunnel { kind, port, flags } = tunnel;
+    write!(f, " --tun-type {kind}")?;
+    if kind == TunnelType::GUE || port != 0 {
+        write!(f, " --tun-port {port}")?;
+    }
+    if flags.is_empty() && matches!(kind, TunnelType::GUE | TunnelType::GRE) {
+        f.write_str(" --tun-nocsum")?;
+    }
+    if flags.contains(TunnelFlags::CHECKSUM) {
+        f.write_str(" --tun-csum")?;
+    }
+    if flags.contains(TunnelFlags::REMOTE_CHECKSUM) {
+        f.write_str(" --tun-remcsum")?;
+    }
+    let rest = flags - TunnelFlags::CHECKSUM - TunnelFlags::REMOTE_CHECKSUM;
+    if !rest.is_empty() {
+        write!(f, " --tun-flags {:#x}", rest.bits())?;
+    }
+    Ok(())
 }
 
 impl DestinationKey {
@@ -252,6 +303,9 @@ impl DestinationEntry {
 ///
 /// The kernel drops bits above the lowest three, stores 5 to 7, and then delivers such packets
 /// locally.
+///
+/// It displays as the word in ipvsadm's table (`Masq`, `Local`, `Tunnel`, `Route`, `Bypass`) or as a
+/// number. It reads the same, or `masquerade`, `local`, `tunnel`, `direct`, `bypass`, in any case.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ForwardMethod(pub u32);
 
@@ -271,24 +325,14 @@ impl ForwardMethod {
     pub const BYPASS: Self = Self(4);
 }
 
-impl fmt::Display for ForwardMethod {
-    /// The word in ipvsadm's table: `Masq`, `Local`, `Tunnel`, `Route`, `Bypass`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::MASQUERADE => f.pad("Masq"),
-            Self::LOCAL_NODE => f.pad("Local"),
-            Self::TUNNEL => f.pad("Tunnel"),
-            Self::DIRECT_ROUTE => f.pad("Route"),
-            Self::BYPASS => f.pad("Bypass"),
-            Self(number) => f.pad(&number.to_string()),
-        }
-    }
-}
-
-impl fmt::Debug for ForwardMethod {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
+// Shown by the words of ipvsadm's table.
+open_set! {
+    ForwardMethod(u32), "forwarding method", "",
+    MASQUERADE = "Masq" | "masquerade",
+    LOCAL_NODE = "Local" | "local",
+    TUNNEL = "Tunnel" | "tunnel",
+    DIRECT_ROUTE = "Route" | "direct",
+    BYPASS = "Bypass" | "bypass",
 }
 
 /// A destination's share of the connections, relative to the others' of its service: 0 to
@@ -337,6 +381,16 @@ impl Default for Weight {
 impl From<u16> for Weight {
     fn from(weight: u16) -> Self {
         Self(weight.into())
+    }
+}
+
+impl FromStr for Weight {
+    type Err = InvalidValue;
+
+    /// Reads 0 to 2,147,483,647, without separators.
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let refuse = || InvalidValue::new("weight", text, Self::RULE);
+        text.parse().map_err(|_| refuse()).and_then(Self::new)
     }
 }
 
@@ -461,6 +515,8 @@ impl Default for Tunnel {
 
 /// An encapsulation: `IP_VS_CONN_F_TUNNEL_TYPE_*`. The kernel treats numbers without a name as
 /// IPIP.
+///
+/// It displays and reads as ipvsadm's word (`ipip`, `gue`, `gre`) or as a number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TunnelType(pub u8);
 
@@ -473,22 +529,11 @@ impl TunnelType {
     pub const GRE: Self = Self(2);
 }
 
-impl fmt::Display for TunnelType {
-    /// The word that ipvsadm uses: `ipip`, `gue`, `gre`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::IPIP => f.pad("ipip"),
-            Self::GUE => f.pad("gue"),
-            Self::GRE => f.pad("gre"),
-            Self(number) => f.pad(&number.to_string()),
-        }
-    }
-}
-
-impl fmt::Debug for TunnelType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
+open_set! {
+    TunnelType(u8), "tunnel type", "",
+    IPIP = "ipip" | "ipip",
+    GUE = "gue" | "gue",
+    GRE = "gre" | "gre",
 }
 
 bitflags::bitflags! {
@@ -524,6 +569,76 @@ mod tests {
         assert!(Thresholds::new(5, 6).unwrap_err().to_string().contains("upper 5"));
         assert!(Thresholds::new(0, 1).is_err());
         assert!(Thresholds::new(1 << 31, 0).is_err());
+    }
+
+    #[test]
+    fn a_destination_displays_as_ipvsadm_saves_it() {
+        let text = |forward, tunnel, thresholds| {
+            let mut destination = Destination::new("172.17.0.3:80".parse().unwrap());
+            destination.forward = forward;
+            destination.tunnel = tunnel;
+            destination.thresholds = thresholds;
+            destination.to_string()
+        };
+        let gue = |flags| Tunnel::new(TunnelType::GUE, 6080, flags).unwrap();
+        let plain = TunnelFlags::empty();
+        // `ipvsadm -Sn` of version 1.31, without `-a` and the service.
+        for (method, tunnel, expected) in [
+            (ForwardMethod::MASQUERADE, Tunnel::IPIP, "-m -w 1"),
+            (ForwardMethod::DIRECT_ROUTE, Tunnel::IPIP, "-g -w 1"),
+            (ForwardMethod::TUNNEL, Tunnel::IPIP, "-i -w 1 --tun-type ipip"),
+            (ForwardMethod::TUNNEL, Tunnel::gre(plain), "-i -w 1 --tun-type gre --tun-nocsum"),
+            (
+                ForwardMethod::TUNNEL,
+                Tunnel::gre(TunnelFlags::CHECKSUM),
+                "-i -w 1 --tun-type gre --tun-csum",
+            ),
+            (
+                ForwardMethod::TUNNEL,
+                gue(plain),
+                "-i -w 1 --tun-type gue --tun-port 6080 --tun-nocsum",
+            ),
+            (
+                ForwardMethod::TUNNEL,
+                gue(TunnelFlags::REMOTE_CHECKSUM),
+                "-i -w 1 --tun-type gue --tun-port 6080 --tun-remcsum",
+            ),
+        ] {
+            let expected = format!("-r 172.17.0.3:80 {expected}");
+            assert_eq!(text(method, tunnel, Thresholds::NONE), expected);
+        }
+        // What ipvsadm leaves out or cannot name.
+        let thresholds = Thresholds::new(100, 50).unwrap();
+        assert_eq!(
+            text(ForwardMethod::MASQUERADE, Tunnel::IPIP, thresholds),
+            "-r 172.17.0.3:80 -m -w 1 -x 100 -y 50"
+        );
+        let tunnel = Tunnel::new(TunnelType(7), 9, TunnelFlags::from_bits_retain(0x13)).unwrap();
+        assert_eq!(
+            text(ForwardMethod(5), tunnel, Thresholds::NONE),
+            "-r 172.17.0.3:80 --forward-method 5 -w 1 --tun-type 7 --tun-port 9 --tun-csum \
+             --tun-remcsum --tun-flags 0x10"
+        );
+    }
+
+    #[test]
+    fn open_sets_read_both_kinds_of_words() {
+        for (text, method) in [
+            ("Masq", ForwardMethod::MASQUERADE),
+            ("masquerade", ForwardMethod::MASQUERADE),
+            ("ROUTE", ForwardMethod::DIRECT_ROUTE),
+            ("direct", ForwardMethod::DIRECT_ROUTE),
+            ("5", ForwardMethod(5)),
+        ] {
+            assert_eq!(text.parse(), Ok(method));
+        }
+        assert_eq!(
+            "nat".parse::<ForwardMethod>().unwrap_err().to_string(),
+            "forwarding method \"nat\" must be masquerade, local, tunnel, direct, bypass, or a number"
+        );
+        for wrong in ["", "-1", "4294967296", "Masq "] {
+            assert!(wrong.parse::<ForwardMethod>().is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -6,7 +6,9 @@ use crate::{Command, number};
 
 /// Why a message could not be read: which command, which attribute, at which offset, and what is
 /// wrong with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Its `Debug` is its text, for `fn main() -> Result`.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ParseError {
     command: Option<Command>,
     space: Space,
@@ -61,10 +63,16 @@ impl fmt::Display for ParseError {
     }
 }
 
+impl fmt::Debug for ParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl std::error::Error for ParseError {}
 
 /// What is wrong with an attribute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Problem {
     /// The attribute says it is longer than what is there, or its header is cut off.
     Truncated { need: usize, have: usize },
@@ -92,7 +100,7 @@ impl fmt::Display for Problem {
 }
 
 /// Attribute numbers mean different things in different places.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Space {
     Message,
     Info,
@@ -129,7 +137,9 @@ impl fmt::Display for Space {
 }
 
 /// A value that the kernel or its wire format cannot hold, refused when it is made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Its `Debug` is its text, for `fn main() -> Result`.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct InvalidValue {
     what: &'static str,
     value: String,
@@ -153,4 +163,25 @@ impl fmt::Display for InvalidValue {
     }
 }
 
+impl fmt::Debug for InvalidValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl std::error::Error for InvalidValue {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Weight;
+
+    /// `fn main() -> Result<…>` prints `Debug`.
+    #[test]
+    fn debug_is_the_text() {
+        let invalid = Weight::new(1 << 31).unwrap_err();
+        assert_eq!(format!("{invalid:?}"), invalid.to_string());
+        let error = ParseError::new(Space::Service, Some(8), 4, Problem::Missing);
+        assert_eq!(format!("{error:?}"), "IPVS_SVC_ATTR_TIMEOUT at byte 4: missing");
+    }
+}

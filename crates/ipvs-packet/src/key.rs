@@ -12,10 +12,15 @@ use crate::{
     attribute::{Attribute, Reader, Sink},
     error::{ParseError, Problem},
     number::service::{ADDR, AF, FWMARK, PORT, PROTOCOL},
+    open_set::open_set,
 };
 
 /// The address family of a service or destination: `AF_INET` (2) or `AF_INET6` (10).
+///
+/// It displays and reads as `IPv4` or `IPv6`, and reads in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum AddressFamily {
     /// IPv4.
     Ipv4,
@@ -50,10 +55,22 @@ impl AddressFamily {
 
 impl fmt::Display for AddressFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Ipv4 => "IPv4",
             Self::Ipv6 => "IPv6",
         })
+    }
+}
+
+impl FromStr for AddressFamily {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        match text {
+            _ if text.eq_ignore_ascii_case("ipv4") => Ok(Self::Ipv4),
+            _ if text.eq_ignore_ascii_case("ipv6") => Ok(Self::Ipv6),
+            _ => Err(InvalidValue::new("address family", text, "must be IPv4 or IPv6")),
+        }
     }
 }
 
@@ -61,6 +78,9 @@ impl fmt::Display for AddressFamily {
 ///
 /// The kernel balances TCP, UDP and SCTP. Over generic netlink it stores any other 16-bit number
 /// too, without complaint, and such a service never sees a packet.
+///
+/// It displays as `TCP`, `UDP`, `SCTP`, or `IP_99` for another number. It reads the same, in any case,
+/// or a plain number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Protocol(pub u16);
 
@@ -73,21 +93,11 @@ impl Protocol {
     pub const SCTP: Self = Self(132);
 }
 
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::TCP => f.pad("TCP"),
-            Self::UDP => f.pad("UDP"),
-            Self::SCTP => f.pad("SCTP"),
-            Self(number) => write!(f, "IP_{number}"),
-        }
-    }
-}
-
-impl fmt::Debug for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
+open_set! {
+    Protocol(u16), "protocol", "IP_",
+    TCP = "TCP" | "tcp",
+    UDP = "UDP" | "udp",
+    SCTP = "SCTP" | "sctp",
 }
 
 /// What identifies a virtual service: an address to which clients connect, or a firewall mark that

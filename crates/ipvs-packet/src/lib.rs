@@ -162,6 +162,7 @@ mod name;
 mod netlink_packet;
 mod netmask;
 mod number;
+mod open_set;
 #[cfg(feature = "serde")]
 mod serialize;
 mod service;

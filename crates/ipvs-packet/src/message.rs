@@ -20,7 +20,7 @@ const NLM_F_DUMP: u16 = 0x300;
 ///
 /// Reading one ([`parse`](Self::parse)) understands what the kernel would: attributes that the
 /// kernel ignores are ignored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Request {
     /// Add a service. `IPVS_CMD_NEW_SERVICE`, `ipvsadm -A`.
@@ -224,7 +224,7 @@ impl Request {
 }
 
 /// What the kernel answers. An acknowledgement is netlink's own message and has no payload.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 // Entries are moved once, into the caller's list; a box would cost an allocation each.
 #[allow(clippy::large_enum_variant)]

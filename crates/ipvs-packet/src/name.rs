@@ -126,6 +126,12 @@ macro_rules! name {
                 self.as_str() == other
             }
         }
+
+        impl PartialEq<&str> for $type {
+            fn eq(&self, other: &&str) -> bool {
+                self.as_str() == *other
+            }
+        }
     };
 }
 
@@ -217,6 +223,7 @@ mod tests {
         names.dedup();
         // The thirteen of ipvsadm, twos, and none.
         assert_eq!(names.len(), 15);
+        assert_eq!(SchedulerName::WLC, "wlc");
         assert_eq!(&SchedulerName::WLC, "wlc");
     }
 }

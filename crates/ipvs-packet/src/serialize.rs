@@ -143,13 +143,12 @@ impl<'de> Deserialize<'de> for WordOrNumber {
     }
 }
 
-/// Open sets with a word for each constant.
+/// Open sets: each constant by its word.
 macro_rules! words {
-    ($($type:ty as $number:ty, $what:literal: $($word:literal = $constant:expr),*;)*) => {$(
+    ($($type:ident, $what:literal;)*) => {$(
         impl From<&$type> for WordOrNumber {
             fn from(value: &$type) -> Self {
-                let words = [$(($word, $constant.0)),*];
-                words
+                $type::WORDS
                     .iter()
                     .find(|(_, number)| *number == value.0)
                     .map_or(Self::Number(value.0.into()), |(word, _)| Self::word(word))
@@ -160,25 +159,17 @@ macro_rules! words {
             type Error = InvalidValue;
 
             fn try_from(form: WordOrNumber) -> Result<Self, InvalidValue> {
-                let words: &[(&str, $number)] = &[$(($word, $constant.0)),*];
-                form.resolve($what, words, concat!("must be ", $($word, ", ",)* "or a number"))
-                    .map(Self)
+                form.resolve($what, Self::WORDS, Self::RULE).map(Self)
             }
         }
     )*};
 }
 
 words! {
-    Protocol as u16, "protocol":
-        "tcp" = Protocol::TCP, "udp" = Protocol::UDP, "sctp" = Protocol::SCTP;
-    ForwardMethod as u32, "forwarding method":
-        "masquerade" = ForwardMethod::MASQUERADE, "local" = ForwardMethod::LOCAL_NODE,
-        "tunnel" = ForwardMethod::TUNNEL, "direct" = ForwardMethod::DIRECT_ROUTE,
-        "bypass" = ForwardMethod::BYPASS;
-    TunnelType as u8, "tunnel type":
-        "ipip" = TunnelType::IPIP, "gue" = TunnelType::GUE, "gre" = TunnelType::GRE;
-    DaemonRole as u32, "sync daemon":
-        "master" = DaemonRole::MASTER, "backup" = DaemonRole::BACKUP;
+    Protocol, "protocol";
+    ForwardMethod, "forwarding method";
+    TunnelType, "tunnel type";
+    DaemonRole, "sync daemon";
 }
 
 /// A list of the words of the bits that have one, then one number of those that have none.

@@ -1,5 +1,7 @@
 //! Virtual services: the `SERVICE` nest (`ip_vs_genl_parse_service`, `ip_vs_genl_fill_service`).
 
+use std::{fmt, iter};
+
 use bitflags::bitflags;
 
 use crate::{
@@ -18,8 +20,12 @@ use crate::{
 ///
 /// let mut service = Service::new(ServiceKey::tcp("10.0.0.185:80".parse()?));
 /// service.scheduler = SchedulerName::RR;
+/// assert_eq!(service.to_string(), "-t 10.0.0.185:80 -s rr");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// It displays as ipvsadm's switches. The mask of the flags is not shown, nor are timeout and netmask
+/// of a service that is not persistent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Service {
@@ -81,6 +87,31 @@ impl Service {
         Ok(())
     }
 
+    /// The names of the scheduler's flags, as `ipvsadm -b` takes them: `sh-fallback`, `sh-port`,
+    /// `mh-fallback` and `mh-port` with their schedulers, else `flag-1` to `flag-3`. ipvsadm has no
+    /// name for the other flags that the kernel stores; here they go on as `flag-4` (0x40) to
+    /// `flag-29` (0x80000000).
+    pub fn scheduler_flag_names(&self) -> impl Iterator<Item = String> + use<> {
+        let names = match self.scheduler {
+            SchedulerName::SH => ["sh-fallback", "sh-port"],
+            SchedulerName::MH => ["mh-fallback", "mh-port"],
+            _ => ["flag-1", "flag-2"],
+        };
+        let mut bits = self.flags.bits() >> ServiceFlags::SCHEDULER_1.bits().trailing_zeros();
+        let mut number = 0;
+        iter::from_fn(move || {
+            if bits == 0 {
+                return None;
+            }
+            let skipped = bits.trailing_zeros() as usize;
+            number += skipped + 1;
+            // In two steps, since of 32 bits no more than 31 can be shifted out at once.
+            bits = bits >> skipped >> 1;
+            let name = names.get(number - 1);
+            Some(name.map_or_else(|| format!("flag-{number}"), ToString::to_string))
+        })
+    }
+
     /// What a request carries. The kernel owns HASHED, so it is not written.
     #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
@@ -99,6 +130,28 @@ impl Service {
         out.put(FLAGS, &[a, b, c, d, e, f, g, h]);
         out.put_u32(TIMEOUT, self.timeout);
         self.netmask.put(NETMASK, out);
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -s {}", self.key, self.scheduler)?;
+        if self.flags.contains(ServiceFlags::PERSISTENT) {
+            write!(f, " -p {}", self.timeout)?;
+            if self.netmask != Netmask::host(self.key.family()) {
+                write!(f, " -M {}", self.netmask)?;
+            }
+        }
+        if let Some(engine) = self.engine {
+            write!(f, " --pe {engine}")?;
+        }
+        if self.flags.contains(ServiceFlags::ONE_PACKET) {
+            f.write_str(" -o")?;
+        }
+        for (i, name) in self.scheduler_flag_names().enumerate() {
+            write!(f, "{}{name}", if i == 0 { " -b " } else { "," })?;
+        }
+        Ok(())
     }
 }
 
@@ -219,7 +272,7 @@ fn parse_flags(attribute: &Attribute<'_>) -> (ServiceFlags, u32) {
 ///
 /// [`HASHED`](Self::HASHED) belongs to the kernel: it is in every reply, is never written, and
 /// makes no difference to `==` and `Hash`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct ServiceFlags(u32);
 
 bitflags! {
@@ -276,6 +329,14 @@ impl std::hash::Hash for ServiceFlags {
     }
 }
 
+impl fmt::Debug for ServiceFlags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServiceFlags(")?;
+        bitflags::parser::to_writer(self, &mut *f)?;
+        f.write_str(")")
+    }
+}
+
 impl Default for ServiceFlags {
     fn default() -> Self {
         Self::empty()
@@ -295,6 +356,79 @@ mod tests {
         assert_eq!(error.rule(), "must be of the service's address family");
         service.set_netmask("64".parse().unwrap()).unwrap();
         assert_eq!(service.netmask().prefix_length(), Some(64));
+    }
+
+    #[test]
+    fn a_service_displays_as_ipvsadm_saves_it() {
+        let text = |key: &str, change: &dyn Fn(&mut Service)| {
+            let mut service = Service::new(key.parse().unwrap());
+            change(&mut service);
+            service.to_string()
+        };
+        // `ipvsadm -Sn` of version 1.31, without the -A.
+        assert_eq!(
+            text("-t 10.0.0.185:80", &|service| {
+                service.scheduler = SchedulerName::SH;
+                service.flags = ServiceFlags::PERSISTENT
+                    | ServiceFlags::SH_FALLBACK
+                    | ServiceFlags::SH_PORT
+                    | ServiceFlags::HASHED;
+                service.timeout = 300;
+                service.set_netmask("255.255.255.0".parse().unwrap()).unwrap();
+            }),
+            "-t 10.0.0.185:80 -s sh -p 300 -M 255.255.255.0 -b sh-fallback,sh-port"
+        );
+        assert_eq!(
+            text("-u 10.0.0.186:5060", &|service| {
+                service.scheduler = SchedulerName::RR;
+                service.flags = ServiceFlags::PERSISTENT | ServiceFlags::ONE_PACKET;
+                service.timeout = 20;
+                service.engine = Some(EngineName::SIP);
+            }),
+            "-u 10.0.0.186:5060 -s rr -p 20 --pe sip -o"
+        );
+        assert_eq!(
+            text("-f 10 -6", &|service| {
+                service.flags = ServiceFlags::PERSISTENT;
+                service.timeout = 360;
+                service.set_netmask("64".parse().unwrap()).unwrap();
+            }),
+            "-f 10 -6 -s wlc -p 360 -M 64"
+        );
+        assert_eq!(
+            text("-t [::]:80", &|service| {
+                service.flags = ServiceFlags::SCHEDULER_3 | ServiceFlags::from_bits_retain(1 << 31);
+                service.timeout = 1;
+            }),
+            "-t [::]:80 -s wlc -b flag-3,flag-29"
+        );
+    }
+
+    #[test]
+    fn flags_have_the_names_of_their_scheduler() {
+        let names = |scheduler, bits| {
+            let mut service = Service::new("-f 1".parse().unwrap());
+            service.scheduler = scheduler;
+            service.flags = ServiceFlags::from_bits_retain(bits);
+            service.scheduler_flag_names().collect::<Vec<_>>().join(",")
+        };
+        assert_eq!(names(SchedulerName::SH, 0x38), "sh-fallback,sh-port,flag-3");
+        assert_eq!(names(SchedulerName::MH, 0x18), "mh-fallback,mh-port");
+        assert_eq!(names(SchedulerName::RR, 0x2a), "flag-1,flag-3");
+        assert_eq!(names(SchedulerName::RR, 0x8000_0047), "flag-4,flag-29");
+        assert_eq!(names(SchedulerName::RR, 0x7), "");
+    }
+
+    #[test]
+    fn flags_debug_as_words() {
+        let text = |flags: ServiceFlags| format!("{flags:?}");
+        assert_eq!(text(ServiceFlags::empty()), "ServiceFlags()");
+        assert_eq!(
+            text(ServiceFlags::PERSISTENT | ServiceFlags::from_bits_retain(0x148)),
+            "ServiceFlags(PERSISTENT | SCHEDULER_1 | 0x140)"
+        );
+        let flags = crate::TunnelFlags::CHECKSUM | crate::TunnelFlags::from_bits_retain(0x10);
+        assert_eq!(format!("{flags:?}"), "TunnelFlags(CHECKSUM | 0x10)");
     }
 
     #[test]

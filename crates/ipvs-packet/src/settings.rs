@@ -12,11 +12,14 @@ use crate::{
 /// How long idle connections are kept, in seconds, network-namespace wide.
 /// `ipvsadm --set tcp tcpfin udp`, `ipvsadm -L --timeout`.
 ///
+/// They display and read as the three numbers of `ipvsadm --set`: `900 120 300`.
+///
 /// In a request, 0 leaves a timeout as it is. The largest that every kernel takes is 2,147,483
 /// (24 days); what is larger may be answered with EINVAL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
+#[non_exhaustive]
 pub struct Timeouts {
     /// An established TCP connection; the kernel's default is 900. `IPVS_CMD_ATTR_TIMEOUT_TCP`.
     pub tcp: u32,
@@ -27,6 +30,11 @@ pub struct Timeouts {
 }
 
 impl Timeouts {
+    /// In the order of `ipvsadm --set`.
+    pub const fn new(tcp: u32, tcp_fin: u32, udp: u32) -> Self {
+        Self { tcp, tcp_fin, udp }
+    }
+
     #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         out.put_u32(TIMEOUT_TCP, self.tcp);
@@ -53,7 +61,31 @@ impl Timeouts {
     }
 }
 
-/// What `GET_INFO` answers: the first line of `ipvsadm -L`.
+impl fmt::Display for Timeouts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.tcp, self.tcp_fin, self.udp)
+    }
+}
+
+impl FromStr for Timeouts {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let numbers: Result<Vec<u32>, _> = text.split_ascii_whitespace().map(str::parse).collect();
+        match numbers.as_deref() {
+            Ok(&[tcp, tcp_fin, udp]) => Ok(Self::new(tcp, tcp_fin, udp)),
+            _ => Err(InvalidValue::new(
+                "timeouts",
+                text,
+                "must be three numbers of seconds, for TCP, TCP after a FIN, and UDP, such as \
+                 \"900 120 300\"",
+            )),
+        }
+    }
+}
+
+/// What `GET_INFO` answers. It displays as the first line of `ipvsadm -L`: `IP Virtual Server version
+/// 1.2.1 (size=4096)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
@@ -100,6 +132,13 @@ impl Info {
     }
 }
 
+impl fmt::Display for Info {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { version, connection_table_size } = self;
+        write!(f, "IP Virtual Server version {version} (size={connection_table_size})")
+    }
+}
+
 /// A version as the kernel packs it: 0x010201 displays as 1.2.1.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Version(pub u32);
@@ -130,5 +169,24 @@ impl fmt::Display for Version {
 impl fmt::Debug for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_forms_are_ipvsadms() {
+        assert_eq!(" 900  120 300".parse(), Ok(Timeouts::new(900, 120, 300)));
+        assert_eq!(Timeouts::new(900, 120, 300).to_string(), "900 120 300");
+        for wrong in ["", "900 120", "900 120 300 1", "900 120 x", "-1 1 1", "4294967296 1 1"] {
+            let error = wrong.parse::<Timeouts>().unwrap_err();
+            assert!(error.rule().contains("900 120 300"), "{error}");
+        }
+        assert_eq!(
+            Info::new(Version(0x01_0201), 4096).to_string(),
+            "IP Virtual Server version 1.2.1 (size=4096)"
+        );
     }
 }

@@ -49,6 +49,33 @@ fn requests_are_ipvsadms() {
     }
 }
 
+/// What displays as ipvsadm's switches means the same to ipvsadm.
+#[test]
+fn displayed_is_what_ipvsadm_takes() {
+    let mut seen = 0;
+    for golden in golden() {
+        let state = State::before(golden);
+        for request in state.requests(&golden.line) {
+            let line = match &request {
+                Request::NewService(service) => format!("-A {service}"),
+                Request::SetService(service) => format!("-E {service}"),
+                Request::DeleteService(key) => format!("-D {key}"),
+                Request::NewDestination(key, destination) => format!("-a {key} {destination}"),
+                Request::SetDestination(key, destination) => format!("-e {key} {destination}"),
+                Request::DeleteDestination(key, destination) => {
+                    format!("-d {key} -r {destination}")
+                }
+                Request::NewDaemon(daemon) => daemon.to_string(),
+                Request::SetTimeouts(timeouts) => format!("--set {timeouts}"),
+                _ => continue,
+            };
+            assert_eq!(state.requests(&line).last(), Some(&request), "{line}: {}", golden.name);
+            seen += 1;
+        }
+    }
+    assert!(cfg!(miri) || seen > 100, "{seen}");
+}
+
 fn golden() -> &'static [Golden] {
     static GOLDEN: LazyLock<Vec<Golden>> =
         LazyLock::new(|| support::golden(&Path::new(env!("CARGO_MANIFEST_DIR")).join(DIRECTORY)));
@@ -239,7 +266,7 @@ impl State {
             service: None,
             destinations: Vec::new(),
             daemons: Vec::new(),
-            timeouts: Timeouts { tcp: 900, tcp_fin: 120, udp: 300 },
+            timeouts: Timeouts::new(900, 120, 300),
         };
         for line in &golden.before {
             let request = state.requests(line).pop().unwrap();
@@ -327,11 +354,11 @@ impl State {
             }
             "-Z" => requests.push(Request::Zero(key(&words))),
             "-C" => requests.push(Request::Flush),
-            "--set" => requests.push(Request::SetTimeouts(Timeouts {
-                tcp: words[1].parse().unwrap(),
-                tcp_fin: words[2].parse().unwrap(),
-                udp: words[3].parse().unwrap(),
-            })),
+            "--set" => requests.push(Request::SetTimeouts(Timeouts::new(
+                words[1].parse().unwrap(),
+                words[2].parse().unwrap(),
+                words[3].parse().unwrap(),
+            ))),
             "--start-daemon" => requests.push(Request::NewDaemon(daemon(&words))),
             "--stop-daemon" => requests.push(Request::DeleteDaemon(role(words[1]))),
             other => panic!("{other}"),

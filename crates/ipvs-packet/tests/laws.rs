@@ -1,8 +1,9 @@
 //! The laws of the crate: values survive, bytes are safe, text forms survive.
 
 use ipvs_packet::{
-    Command, DestinationKey, EngineName, InterfaceName, Netmask, Reply, Request, SchedulerName,
-    ServiceKey, Version, strategy,
+    AddressFamily, Command, DaemonRole, DestinationKey, EngineName, ForwardMethod, InterfaceName,
+    Netmask, Protocol, Reply, Request, SchedulerName, ServiceKey, SyncId, Timeouts, TunnelType,
+    Version, Weight, strategy,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -97,9 +98,35 @@ proptest! {
         prop_assert_eq!(version.to_string().parse(), Ok(version));
     }
 
+    #[test]
+    fn numbers_survive_as_text(
+        timeouts in strategy::timeouts(),
+        weight in strategy::weight(),
+        sync_id in any::<u8>().prop_map(SyncId::from),
+        family in strategy::family(),
+    ) {
+        prop_assert_eq!(timeouts.to_string().parse(), Ok(timeouts));
+        prop_assert_eq!(weight.to_string().parse(), Ok(weight));
+        prop_assert_eq!(sync_id.to_string().parse(), Ok(sync_id));
+        prop_assert_eq!(family.to_string().parse(), Ok(family));
+    }
+
+    #[test]
+    fn open_sets_survive_as_text(
+        protocol in strategy::protocol(),
+        forward in strategy::forward_method(),
+        tunnel in strategy::tunnel(),
+        role in (0..4u32).prop_map(DaemonRole),
+    ) {
+        prop_assert_eq!(protocol.to_string().parse(), Ok(protocol));
+        prop_assert_eq!(forward.to_string().parse(), Ok(forward));
+        prop_assert_eq!(tunnel.kind().to_string().parse(), Ok(tunnel.kind()));
+        prop_assert_eq!(role.to_string().parse(), Ok(role));
+    }
+
     /// What is read from any text is written in a form that reads as the same.
     #[test]
-    fn any_text_is_safe(text in prop_oneof!["\\PC*", "(-t|-u|-f|--protocol) [0-9a-f:.%/ \\[\\]-]*"]) {
+    fn any_text_is_safe(text in prop_oneof!["\\PC*", "(-t|-u|-f|--protocol) [0-9a-f:.%/ \\[\\]-]*", "[0-9 +-]*", "[A-Za-z]{3,10}_?[0-9]*"]) {
         fn check<T>(text: &str) -> Result<(), TestCaseError>
         where
             T: std::str::FromStr<Err: std::fmt::Debug + PartialEq> + ToString + PartialEq + std::fmt::Debug,
@@ -113,6 +140,14 @@ proptest! {
         check::<DestinationKey>(&text)?;
         check::<Netmask>(&text)?;
         check::<Version>(&text)?;
+        check::<Timeouts>(&text)?;
+        check::<Weight>(&text)?;
+        check::<SyncId>(&text)?;
+        check::<AddressFamily>(&text)?;
+        check::<Protocol>(&text)?;
+        check::<ForwardMethod>(&text)?;
+        check::<TunnelType>(&text)?;
+        check::<DaemonRole>(&text)?;
         check::<SchedulerName>(&text)?;
         check::<EngineName>(&text)?;
         check::<InterfaceName>(&text)?;

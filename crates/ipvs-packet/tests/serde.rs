@@ -346,10 +346,7 @@ fn entries() {
 
 #[test]
 fn settings() {
-    looks_like(
-        &Timeouts { tcp: 900, tcp_fin: 120, udp: 300 },
-        &json!({"tcp": 900, "tcp_fin": 120, "udp": 300}),
-    );
+    looks_like(&Timeouts::new(900, 120, 300), &json!({"tcp": 900, "tcp_fin": 120, "udp": 300}));
     looks_like(
         &Info::new(Version(0x01_0201), 4096),
         &json!({"version": "1.2.1", "connection_table_size": 4096}),
@@ -358,6 +355,7 @@ fn settings() {
     looks_like(&Protocol(99), &json!(99));
     looks_like(&ForwardMethod::DIRECT_ROUTE, &json!("direct"));
     looks_like(&ForwardMethod(5), &json!(5));
+    looks_like(&AddressFamily::Ipv6, &json!("ipv6"));
 }
 
 /// Kernels report values that the constructors refuse.

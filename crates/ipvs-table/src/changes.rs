@@ -1,10 +1,8 @@
 //! What differs between two settings of one service or destination, in words.
 
-use std::{fmt, iter};
+use std::fmt;
 
-use ipvs_packet::{
-    Destination, ForwardMethod, SchedulerName, Service, ServiceFlags, Tunnel, TunnelFlags,
-};
+use ipvs_packet::{Destination, ForwardMethod, Service, ServiceFlags, Tunnel, TunnelFlags};
 
 /// What differs between two settings of a service. It displays as
 /// `scheduler sh -> wrr, persistence 300 s -> none`, and as nothing where
@@ -61,8 +59,8 @@ impl ServiceChanges {
         if other_flags(before) != other_flags(after) {
             changes.push(
                 "scheduler flags",
-                flag_list(scheduler_flags(before)),
-                flag_list(scheduler_flags(after)),
+                flag_list(before.scheduler_flag_names()),
+                flag_list(after.scheduler_flag_names()),
             );
         }
         changes.compare_as("flags mask", before.flags_mask, after.flags_mask, |mask| {
@@ -165,33 +163,6 @@ fn other_flags(service: &Service) -> ServiceFlags {
     service.flags - named
 }
 
-/// The names of a service's scheduler flags, as `ipvsadm -b` takes them: `sh-fallback`, `sh-port`,
-/// `mh-fallback` and `mh-port` with their schedulers, else `flag-1` to `flag-3`. ipvsadm has no
-/// name for the other flags that the kernel stores; here they go on as `flag-4` (0x40) to `flag-29`
-/// (0x80000000).
-pub(crate) fn scheduler_flags(service: &Service) -> impl Iterator<Item = String> + use<> {
-    let names = match service.scheduler {
-        SchedulerName::SH => ["sh-fallback", "sh-port"],
-        SchedulerName::MH => ["mh-fallback", "mh-port"],
-        _ => ["flag-1", "flag-2"],
-    };
-    let mut bits = other_flags(service).bits() >> FIRST_FLAG.trailing_zeros();
-    let mut number = 0;
-    iter::from_fn(move || {
-        if bits == 0 {
-            return None;
-        }
-        let skipped = bits.trailing_zeros() as usize;
-        number += skipped + 1;
-        // In two steps, since of 32 bits no more than 31 can be shifted out at once.
-        bits = bits >> skipped >> 1;
-        Some(names.get(number - 1).map_or_else(|| format!("flag-{number}"), ToString::to_string))
-    })
-}
-
-/// The bit of `flag-1`; that of `flag-29` is the highest.
-pub(crate) const FIRST_FLAG: u32 = ServiceFlags::SCHEDULER_1.bits();
-
 fn flag_list(flags: impl Iterator<Item = String>) -> String {
     let list = flags.collect::<Vec<_>>().join(",");
     if list.is_empty() { "none".to_owned() } else { list }
@@ -234,7 +205,7 @@ mod tests {
 
     use std::num::NonZeroU16;
 
-    use ipvs_packet::{EngineName, Thresholds, TunnelType, Weight, strategy};
+    use ipvs_packet::{EngineName, SchedulerName, Thresholds, TunnelType, Weight, strategy};
     use proptest::prelude::*;
 
     use super::*;
@@ -273,21 +244,6 @@ mod tests {
             ServiceChanges::between(&unused, &plain).to_string(),
             "unused timeout 7 s -> 0 s"
         );
-    }
-
-    #[test]
-    fn flags_have_the_names_of_their_scheduler() {
-        let names = |scheduler, bits| {
-            let mut service = persistent(300);
-            service.scheduler = scheduler;
-            service.flags |= ServiceFlags::from_bits_retain(bits);
-            scheduler_flags(&service).collect::<Vec<_>>().join(",")
-        };
-        assert_eq!(names(SchedulerName::SH, 0x38), "sh-fallback,sh-port,flag-3");
-        assert_eq!(names(SchedulerName::MH, 0x18), "mh-fallback,mh-port");
-        assert_eq!(names(SchedulerName::RR, 0x2a), "flag-1,flag-3");
-        assert_eq!(names(SchedulerName::RR, 0x8000_0047), "flag-4,flag-29");
-        assert_eq!(names(SchedulerName::RR, 0), "");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use ipvs_client::{
     Client, Error, ServiceSnapshot,
-    packet::{AddressFamily, Info, Netmask, SchedulerName, Service, ServiceFlags, ServiceKey},
+    packet::{AddressFamily, Info, Netmask, Service, ServiceFlags, ServiceKey},
 };
 
 /// All services with their destinations. It displays as `ipvsadm -L -n` prints it.
@@ -45,8 +45,7 @@ fn order(key: &ServiceKey) -> impl Ord + use<> {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Info { version, connection_table_size, .. } = self.info;
-        writeln!(f, "IP Virtual Server version {version} (size={connection_table_size})")?;
+        writeln!(f, "{}", self.info)?;
         writeln!(f, "Prot LocalAddress:Port Scheduler Flags")?;
         writeln!(f, "  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn")?;
         for ServiceSnapshot { entry, destinations, .. } in &self.services {
@@ -96,16 +95,6 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
 
 /// The scheduler's flags, by the names that they have for it: ` (sh-fallback,sh-port)`.
 fn write_scheduler_flags(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
-    let names = match service.scheduler {
-        SchedulerName::SH => ["sh-fallback", "sh-port", "flag-3"],
-        SchedulerName::MH => ["mh-fallback", "mh-port", "flag-3"],
-        _ => ["flag-1", "flag-2", "flag-3"],
-    };
-    let flags = [ServiceFlags::SCHEDULER_1, ServiceFlags::SCHEDULER_2, ServiceFlags::SCHEDULER_3];
-    let set: Vec<&str> = flags
-        .into_iter()
-        .zip(names)
-        .filter_map(|(flag, name)| service.flags.contains(flag).then_some(name))
-        .collect();
-    if set.is_empty() { Ok(()) } else { write!(f, " ({})", set.join(",")) }
+    let names: Vec<String> = service.scheduler_flag_names().collect();
+    if names.is_empty() { Ok(()) } else { write!(f, " ({})", names.join(",")) }
 }
