@@ -14,7 +14,7 @@ use std::error::Error;
 
 use clap::Parser;
 use examples::{Options, WebServer, command, fetch, heading, ipvsadm};
-use lvs::{RealServer, Table, VirtualService, client::Client};
+use lvs::{Encapsulation, RealServer, Table, VirtualService, client::Client};
 use netns_link::{prepare_director, prepare_real_server};
 use testbed::DockerHost;
 
@@ -67,7 +67,7 @@ async fn run(options: &Options, gue: bool) -> Result<(), Box<dyn Error>> {
         .scheduler(&options.scheduler)
         .real_servers(options.weighted(&pods).map(|(pod, weight)| {
             let real_server = RealServer::tunnel(pod.address()).weight(weight);
-            if gue { real_server.gue(GUE_PORT) } else { real_server }
+            if gue { real_server.encapsulation(Encapsulation::gue(GUE_PORT)) } else { real_server }
         }))
         .build()?;
     for change in service.apply(&ipvs).await? {

@@ -9,6 +9,7 @@
 
 mod bulk_cases;
 mod client_cases;
+mod lvs_cases;
 mod nat_cases;
 mod netns_link_cases;
 mod observe_cases;
@@ -81,6 +82,7 @@ fn all_cases() -> Vec<Trial> {
     [
         client_cases::cases(),
         bulk_cases::cases(),
+        lvs_cases::cases(),
         nat_cases::cases(),
         netns_link_cases::cases(),
         observe_cases::cases(),

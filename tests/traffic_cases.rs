@@ -10,7 +10,7 @@ use std::{
 use ipvs_client::packet::{DestinationKey, Weight};
 use kernel_tests::{Outcome, block_on, needing};
 use libtest_mimic::{Failed, Trial};
-use lvs::{RealServer, VirtualService, VirtualServiceBuilder};
+use lvs::{Encapsulation, RealServer, VirtualService, VirtualServiceBuilder};
 use netns_link::{NetNs, Setting, prepare_real_server};
 use testbed::{Container, Family, Server, tcp_exchange, udp_exchange};
 use tokio::{
@@ -91,7 +91,7 @@ async fn paths(method: Method, family: Family) -> Outcome {
             Method::Nat => RealServer::nat((pod.address(), port).into()),
             Method::Direct => RealServer::direct(pod.address()),
             Method::Tunnel => RealServer::tunnel(pod.address()),
-            Method::Gue => RealServer::tunnel(pod.address()).gue(GUE),
+            Method::Gue => RealServer::tunnel(pod.address()).encapsulation(Encapsulation::gue(GUE)),
         });
         builder.scheduler("rr").real_servers(real_servers).build()
     };

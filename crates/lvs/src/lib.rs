@@ -44,6 +44,8 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod desired;
+mod encapsulation;
 mod invalid;
 mod real_server;
 mod table;
@@ -53,7 +55,9 @@ pub use ipvs_client as client;
 
 pub use crate::{
     apply::Change,
-    invalid::{Invalid, Rule},
+    desired::Desired,
+    encapsulation::Encapsulation,
+    invalid::{Invalid, Rule, Violation},
     real_server::RealServer,
     table::Table,
     virtual_service::{VirtualService, VirtualServiceBuilder},

@@ -1,16 +1,13 @@
 //! Real servers.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    num::NonZeroU16,
-};
+use std::net::{IpAddr, SocketAddr};
 
 use ipvs_client::packet::{
     AddressFamily, Destination, DestinationKey, ForwardMethod, ServiceKey, Thresholds, Tunnel,
-    TunnelFlags, Weight,
+    TunnelFlags, TunnelType, Weight,
 };
 
-use crate::{Invalid, Rule};
+use crate::{Encapsulation, Rule, Violation, virtual_service::is_reachable};
 
 /// A real server of a [`VirtualService`](crate::VirtualService): where it is, how packets reach it,
 /// and its share of them.
@@ -22,7 +19,10 @@ use crate::{Invalid, Rule};
 /// let neighbour = RealServer::direct("172.17.0.4".parse()?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// The settings of one that is part of a service are in
+/// [`VirtualService::destinations`](crate::VirtualService::destinations).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RealServer {
     address: IpAddr,
     /// Where `None`, the service's port: direct routing and tunnelling leave ports as they are.
@@ -31,14 +31,7 @@ pub struct RealServer {
     weight: u32,
     upper: u32,
     lower: u32,
-    tunnel: TunnelChoice,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TunnelChoice {
-    Ipip,
-    Gue(u16),
-    Gre,
+    encapsulation: Encapsulation,
 }
 
 impl RealServer {
@@ -59,12 +52,17 @@ impl RealServer {
         Self::new(address, None, ForwardMethod::DIRECT_ROUTE)
     }
 
-    /// A real server that packets reach in a tunnel, IP in IP unless [`gue`](Self::gue) or
-    /// [`gre`](Self::gre) say otherwise, and that replies to the client directly.
-    /// `ipvsadm -a -r … -i`.
+    /// A real server that packets reach in a tunnel, IP in IP unless
+    /// [`encapsulation`](Self::encapsulation) says otherwise, and that replies to the client
+    /// directly. `ipvsadm -a -r … -i`.
     ///
     /// It must take the packets out of the tunnel, hold the service's address, and serve the
     /// service's port.
+    ///
+    /// The outer header takes 20 bytes of each packet (IP in IP over IPv4; GRE 24, GUE 32; 20 more
+    /// over IPv6), so a client that fills its packets has to be told to make them shorter. The
+    /// director does so by ICMP. Where a firewall drops that, uploads hang; `net.ipv4.vs.pmtu_disc`
+    /// 0 (`Sysctl::PMTU_DISC`) then lets the packets be split instead.
     pub fn tunnel(address: IpAddr) -> Self {
         Self::new(address, None, ForwardMethod::TUNNEL)
     }
@@ -77,12 +75,16 @@ impl RealServer {
             weight: Weight::ONE.get(),
             upper: 0,
             lower: 0,
-            tunnel: TunnelChoice::Ipip,
+            encapsulation: Encapsulation::IPIP,
         }
     }
 
     /// Its share of the connections relative to the others', 0 to 2,147,483,647; 1 by default. 0
     /// gets no new connections and keeps those that it has. `ipvsadm -w`.
+    ///
+    /// But a client that a persistent service has sent there before keeps coming, unless
+    /// `net.ipv4.vs.expire_quiescent_template` is 1 (`Sysctl::EXPIRE_QUIESCENT_TEMPLATE`), and so
+    /// does one that sends UDP from the same port again.
     #[must_use]
     pub fn weight(mut self, weight: u32) -> Self {
         self.weight = weight;
@@ -98,64 +100,127 @@ impl RealServer {
         self
     }
 
-    /// Tunnels in UDP to this port of the real server (generic UDP encapsulation, since Linux 5.3).
-    /// Without effect but for [`tunnel`](Self::tunnel). `ipvsadm --tun-type gue --tun-port`.
+    /// How a [`tunnel`](Self::tunnel) wraps packets; IP in IP by default. `ipvsadm --tun-type`.
     #[must_use]
-    pub fn gue(mut self, port: u16) -> Self {
-        self.tunnel = TunnelChoice::Gue(port);
+    pub fn encapsulation(mut self, encapsulation: Encapsulation) -> Self {
+        self.encapsulation = encapsulation;
         self
     }
 
-    /// Tunnels in generic routing encapsulation, since Linux 5.3. Without effect but for
-    /// [`tunnel`](Self::tunnel). `ipvsadm --tun-type gre`.
-    #[must_use]
-    pub fn gre(mut self) -> Self {
-        self.tunnel = TunnelChoice::Gre;
-        self
+    /// Where it is.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Its port; `None` for the service's, which direct routing and tunnelling leave as it is.
+    pub fn port(&self) -> Option<u16> {
+        self.port
     }
 
     /// The destination that it is for the kernel, if it fits the service.
-    pub(crate) fn destination(&self, service: &ServiceKey) -> Result<Destination, Invalid> {
+    pub(crate) fn destination(
+        &self,
+        service: &ServiceKey,
+        violations: &mut Vec<Violation>,
+    ) -> Option<Destination> {
         let service_port = match service {
-            ServiceKey::Address { port, .. } => *port,
+            ServiceKey::Address { port, .. } => Some(*port),
             // Marked packets keep whatever port they were sent to.
-            ServiceKey::Mark { .. } => 0,
+            ServiceKey::Mark { .. } => None,
         };
-        let port = self.port.unwrap_or(service_port);
+        let port = self.port.or(service_port).unwrap_or(0);
         let key = DestinationKey { address: self.address, port };
-        let invalid =
-            |rule| Invalid::new(format_args!("real server {key} of service {service}"), rule);
-
-        if !is_unicast(self.address) {
-            return Err(invalid(Rule::RealServerAddress));
-        }
-        if AddressFamily::of(self.address) != service.family()
-            && self.forward != ForwardMethod::TUNNEL
-        {
-            return Err(invalid(Rule::FamilyNeedsTunnel));
-        }
-        if port == 0 && service_port != 0 {
-            return Err(invalid(Rule::RealServerPortZero));
-        }
-        let mut destination = Destination::new(key);
-        destination.forward = self.forward;
-        destination.weight = Weight::new(self.weight).map_err(|_| invalid(Rule::Weight))?;
-        destination.thresholds =
-            Thresholds::new(self.upper, self.lower).map_err(|_| invalid(Rule::Thresholds))?;
-        destination.tunnel = match self.tunnel {
-            TunnelChoice::Ipip => Tunnel::IPIP,
-            TunnelChoice::Gre => Tunnel::gre(TunnelFlags::empty()),
-            TunnelChoice::Gue(port) => match NonZeroU16::new(port) {
-                Some(port) => Tunnel::gue(port, TunnelFlags::empty()),
-                None => return Err(invalid(Rule::GuePort)),
-            },
+        let before = violations.len();
+        let mut violation = |rule, value: &dyn std::fmt::Display| {
+            let object = format_args!("real server {key} of service {service}");
+            violations.push(Violation::new(object, value, rule));
         };
-        Ok(destination)
+
+        let Self { address, forward, .. } = *self;
+        if !is_reachable(address) {
+            violation(Rule::RealServerAddress, &format_args!("address {address}"));
+        }
+        match forward {
+            ForwardMethod::MASQUERADE
+                if port == 0 && service_port.is_some_and(|port| port != 0) =>
+            {
+                violation(Rule::RealServerPortZero, &"port 0");
+            }
+            ForwardMethod::DIRECT_ROUTE | ForwardMethod::TUNNEL
+                if service_port.is_some_and(|service_port| port != service_port) =>
+            {
+                violation(Rule::RealServerPort, &format_args!("port {port}"));
+            }
+            ForwardMethod::MASQUERADE | ForwardMethod::DIRECT_ROUTE | ForwardMethod::TUNNEL => {}
+            other => violation(Rule::Forwarding, &format_args!("forwarding {other}")),
+        }
+        let tunnelled = forward == ForwardMethod::TUNNEL;
+        if AddressFamily::of(address) != service.family() && !tunnelled {
+            let family = AddressFamily::of(address);
+            violation(
+                Rule::FamilyNeedsTunnel,
+                &format_args!("{family}, the service {}", service.family()),
+            );
+        }
+        let weight = Weight::new(self.weight);
+        if weight.is_err() {
+            violation(Rule::Weight, &format_args!("weight {}", self.weight));
+        }
+        let thresholds = Thresholds::new(self.upper, self.lower);
+        if thresholds.is_err() {
+            let Self { upper, lower, .. } = self;
+            violation(Rule::Thresholds, &format_args!("thresholds {upper} and {lower}"));
+        }
+        let encapsulation = self.encapsulation;
+        if encapsulation != Encapsulation::IPIP && !tunnelled {
+            violation(Rule::EncapsulationNeedsTunnel, &encapsulation);
+        }
+        let Encapsulation { kind, port: tunnel_port, flags } = encapsulation;
+        if (kind == TunnelType::GUE) != (tunnel_port != 0) {
+            violation(Rule::EncapsulationPort, &format_args!("{kind} port {tunnel_port}"));
+        }
+        let allowed = match kind {
+            TunnelType::IPIP => TunnelFlags::empty(),
+            TunnelType::GRE => TunnelFlags::CHECKSUM,
+            _ => TunnelFlags::CHECKSUM | TunnelFlags::REMOTE_CHECKSUM,
+        };
+        if !allowed.contains(flags) {
+            violation(
+                Rule::EncapsulationChecksum,
+                &format_args!("{encapsulation}, flags {flags:?}"),
+            );
+        }
+        if kind > TunnelType::GRE {
+            violation(Rule::Encapsulation, &format_args!("encapsulation {kind}"));
+        }
+
+        let tunnel = Tunnel::new(kind, tunnel_port, flags);
+        let (true, Ok(weight), Ok(thresholds), Ok(tunnel)) =
+            (violations.len() == before, weight, thresholds, tunnel)
+        else {
+            return None;
+        };
+        let mut destination = Destination::new(key);
+        destination.forward = forward;
+        destination.weight = weight;
+        destination.thresholds = thresholds;
+        destination.tunnel = tunnel;
+        Some(destination)
     }
 }
 
-fn is_unicast(address: IpAddr) -> bool {
-    let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
-    let mapped = matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some());
-    !(address.is_unspecified() || address.is_multicast() || broadcast || mapped)
+/// The real server that a destination of the kernel's is; whether it makes sense is checked when a
+/// service with it is built.
+impl From<&Destination> for RealServer {
+    fn from(destination: &Destination) -> Self {
+        Self {
+            address: destination.key.address,
+            port: Some(destination.key.port),
+            forward: destination.forward,
+            weight: destination.weight.get(),
+            upper: destination.thresholds.upper(),
+            lower: destination.thresholds.lower(),
+            encapsulation: destination.tunnel.into(),
+        }
+    }
 }
