@@ -40,6 +40,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
+    options.check().await?;
+    examples::legend();
     let (family, address) = options.addresses();
 
     heading("Where the NAT walkthrough ends: two pods behind a virtual service");

@@ -8,8 +8,9 @@ use std::{
     time::Duration,
 };
 
+use anstyle::{AnsiColor, Style};
 use lvs::{
-    Change,
+    Change, VirtualService,
     client::packet::{Destination, ForwardMethod, SchedulerName, Service, ServiceFlags},
 };
 use netns_link::{Address, NetNs};
@@ -28,15 +29,19 @@ struct Readme;
 /// How long a page may take. Nothing waits for it when all goes well.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// Colours, on a terminal and where `NO_COLOR` is not set.
+const HEADING: Style = Style::new().bold();
+const COMMAND: Style = AnsiColor::Cyan.on_default();
+
 /// The flags of the walkthroughs.
 #[derive(clap::Args, Debug)]
 pub struct Options {
     /// How the pod for a new connection is chosen: rr, wrr, lc, wlc, sh, …
     #[arg(long, default_value = "wlc")]
     pub scheduler: String,
-    /// The weights of the two pods; one number is for both
-    #[arg(long, value_delimiter = ',', default_value = "1", num_args = 1..=2)]
-    pub weight: Vec<u32>,
+    /// The weights of the two pods, 0 to 2147483647: two numbers with a comma between, or one for both
+    #[arg(long, default_value = "1", allow_hyphen_values = true, value_parser = weights)]
+    pub weight: [u32; 2],
     /// The same over IPv6
     #[arg(long)]
     pub ipv6: bool,
@@ -46,8 +51,8 @@ pub struct Options {
     /// What fetches the page: in-process, curl, busybox
     #[arg(long, value_delimiter = ',', default_value = "in-process")]
     pub client: Vec<Client>,
-    /// How often each client fetches the page
-    #[arg(long, default_value_t = 4)]
+    /// How often each client fetches the page, at least once
+    #[arg(long, default_value = "4", allow_hyphen_values = true, value_parser = times)]
     pub times: usize,
 }
 
@@ -68,7 +73,38 @@ impl Options {
         &self,
         pods: &'a [Container],
     ) -> impl Iterator<Item = (&'a Container, u32)> + use<'a, '_> {
-        pods.iter().zip(self.weight.iter().copied().cycle())
+        pods.iter().zip(self.weight)
+    }
+
+    /// Refuses what the kernel would refuse, before anything is built.
+    ///
+    /// # Errors
+    /// If there is no such scheduler.
+    pub async fn check(&self) -> Result<(), Box<dyn Error>> {
+        let (_, address) = self.addresses();
+        let client = lvs::client::Client::connect_in(&NetNs::new()?).await?;
+        let service = VirtualService::tcp(address).scheduler(&self.scheduler).build()?;
+        client.add_service(service.service()).await?;
+        Ok(client.flush().await?)
+    }
+}
+
+fn weights(text: &str) -> Result<[u32; 2], String> {
+    let weight = |text: &str| match text.parse() {
+        Ok(weight @ 0..=0x7fff_ffff) => Ok(weight),
+        _ => Err(format!("{text:?} is no weight: 0 to 2147483647")),
+    };
+    match text.split(',').collect::<Vec<_>>()[..] {
+        [both] => Ok([weight(both)?; 2]),
+        [first, second] => Ok([weight(first)?, weight(second)?]),
+        _ => Err("there are two pods: one weight for both, or two weights".to_owned()),
+    }
+}
+
+fn times(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(times @ 1..) => Ok(times),
+        _ => Err("it takes a number, at least 1".to_owned()),
     }
 }
 
@@ -81,14 +117,19 @@ pub fn start<Arguments: clap::Parser>() -> Arguments {
     arguments
 }
 
+/// Says what the lines with `$` are.
+pub fn legend() {
+    println!("A line with $ is the command that does the same; this program does it by netlink.");
+}
+
 /// A heading: what comes next, and why.
 pub fn heading(text: &str) {
-    println!("\n== {text}");
+    anstream::println!("\n{HEADING}== {text}{HEADING:#}");
 }
 
 /// The command that the next step stands for.
 pub fn command(line: impl fmt::Display) {
-    println!("$ {line}");
+    anstream::println!("{COMMAND}$ {line}{COMMAND:#}");
 }
 
 /// The ipvsadm command that a change stands for.

@@ -32,6 +32,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
+    options.check().await?;
+    examples::legend();
     let (family, address) = options.addresses();
 
     heading("A docker host, two pods with a web server, and a client container");

@@ -46,8 +46,9 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let pods_of = async |title: &str, service: VirtualServiceBuilder| {
         heading(title);
         let service = service.build()?;
-        let changes = service.apply(&scene.ipvs).await?;
-        command(ipvsadm(&changes[0]));
+        for change in service.apply(&scene.ipvs).await? {
+            command(ipvsadm(&change));
+        }
         let mut pods = Vec::new();
         for client in clients.map(IpAddr::from) {
             let mut answers = Vec::new();
@@ -59,6 +60,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             pods.push(BTreeSet::from_iter(answers));
         }
         // The next one begins without its connections and templates.
+        command(format_args!("ipvsadm -D {}", service.key()));
         service.remove(&scene.ipvs).await?;
         Ok::<_, Box<dyn Error>>(pods)
     };

@@ -38,6 +38,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn run(options: &Options, gue: bool) -> Result<(), Box<dyn Error>> {
+    options.check().await?;
+    examples::legend();
     let (family, address) = options.addresses();
     let host = DockerHost::new(family).await?;
     let pods = [host.container("pod1", 3).await?, host.container("pod2", 4).await?];

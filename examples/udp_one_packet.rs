@@ -76,6 +76,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         if answers.len() != expected {
             return Err(format!("{} pods answered instead of {expected}", answers.len()).into());
         }
+        command(format_args!("ipvsadm -D {}", service.key()));
         service.remove(&scene.ipvs).await?;
     }
     Ok(())
