@@ -31,13 +31,13 @@ impl CpuTotals {
     ///
     /// Since the namespace was made, or ip_vs was loaded: unlike the total's, they are not zeroed.
     pub fn live(&self) -> Statistics {
-        self.cpus.values().fold(Statistics::default(), |sum, cpu| Statistics {
-            connections: sum.connections.wrapping_add(cpu.connections),
-            incoming_packets: sum.incoming_packets.wrapping_add(cpu.incoming_packets),
-            outgoing_packets: sum.outgoing_packets.wrapping_add(cpu.outgoing_packets),
-            incoming_bytes: sum.incoming_bytes.wrapping_add(cpu.incoming_bytes),
-            outgoing_bytes: sum.outgoing_bytes.wrapping_add(cpu.outgoing_bytes),
-            ..sum
+        self.cpus.values().fold(Statistics::default(), |mut sum, cpu| {
+            sum.connections = sum.connections.wrapping_add(cpu.connections);
+            sum.incoming_packets = sum.incoming_packets.wrapping_add(cpu.incoming_packets);
+            sum.outgoing_packets = sum.outgoing_packets.wrapping_add(cpu.outgoing_packets);
+            sum.incoming_bytes = sum.incoming_bytes.wrapping_add(cpu.incoming_bytes);
+            sum.outgoing_bytes = sum.outgoing_bytes.wrapping_add(cpu.outgoing_bytes);
+            sum
         })
     }
 
@@ -58,11 +58,11 @@ impl CpuTotals {
             let counters = numbers(counters).ok_or(number)?;
             if name == "~" {
                 let rates = lines.rates()?;
-                totals.total = statistics(counters, rates);
+                totals.total = Statistics::new(counters, rates);
                 return Ok(totals);
             }
             let cpu = hexadecimal(name.as_bytes()).and_then(|cpu| u32::try_from(cpu).ok());
-            totals.cpus.insert(cpu.ok_or(number)?, statistics(counters, [0; 5]));
+            totals.cpus.insert(cpu.ok_or(number)?, Statistics::new(counters, [0; 5]));
         }
     }
 }
@@ -78,7 +78,7 @@ fn parse_totals(text: &str) -> Result<Statistics, usize> {
     lines.skip_header()?;
     let counters = lines.next().and_then(numbers).ok_or(lines.number)?;
     let rates = lines.rates()?;
-    Ok(statistics(counters, rates))
+    Ok(Statistics::new(counters, rates))
 }
 
 fn read(namespace: &Namespace, operation: &str, path: &str) -> Result<String, Error> {
@@ -147,21 +147,6 @@ fn numbers(line: &str) -> Option<[u64; 5]> {
     columns?.try_into().ok()
 }
 
-fn statistics(counters: [u64; 5], rates: [u64; 5]) -> Statistics {
-    Statistics {
-        connections: counters[0],
-        incoming_packets: counters[1],
-        outgoing_packets: counters[2],
-        incoming_bytes: counters[3],
-        outgoing_bytes: counters[4],
-        connection_rate: rates[0],
-        incoming_packet_rate: rates[1],
-        outgoing_packet_rate: rates[2],
-        incoming_byte_rate: rates[3],
-        outgoing_byte_rate: rates[4],
-    }
-}
-
 /// A number as the kernel's `%X` writes it, of 64 bits at most.
 fn hexadecimal(text: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(text).ok().filter(|text| !text.starts_with('+'))?;
@@ -196,18 +181,8 @@ CPU    Conns  Packets  Packets            Bytes            Bytes
 
     #[test]
     fn totals() {
-        let expected = Statistics {
-            connections: 8,
-            incoming_packets: 0x44,
-            outgoing_packets: 0x3C,
-            incoming_bytes: 0x1A70,
-            outgoing_bytes: 0x2E18,
-            connection_rate: 4,
-            incoming_packet_rate: 0x1F,
-            outgoing_packet_rate: 0x1E,
-            incoming_byte_rate: 0xC38,
-            outgoing_byte_rate: 0x1703,
-        };
+        let expected =
+            Statistics::new([8, 0x44, 0x3C, 0x1A70, 0x2E18], [4, 0x1F, 0x1E, 0xC38, 0x1703]);
         assert_eq!(parse_totals(STATS), Ok(expected));
     }
 

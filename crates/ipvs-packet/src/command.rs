@@ -10,6 +10,7 @@ pub const FAMILY_VERSION: u8 = 1;
 /// A command number of the family: `IPVS_CMD_*`. Numbers unknown to this crate are kept as they
 /// are.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(clippy::exhaustive_structs, reason = "a number, whatever it means")]
 pub struct Command(pub u8);
 
 macro_rules! commands {

@@ -199,6 +199,7 @@ fn multicast(address: IpAddr, attribute: &Attribute<'_>) -> Result<IpAddr, Parse
 ///
 /// It displays and reads as `master`, `backup` or a number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(clippy::exhaustive_structs, reason = "a number, whatever it means")]
 pub struct DaemonRole(pub u32);
 
 impl DaemonRole {

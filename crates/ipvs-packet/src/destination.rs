@@ -307,6 +307,7 @@ impl DestinationEntry {
 /// It displays as the word in ipvsadm's table (`Masq`, `Local`, `Tunnel`, `Route`, `Bypass`) or as a
 /// number. It reads the same, or `masquerade`, `local`, `tunnel`, `direct`, `bypass`, in any case.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(clippy::exhaustive_structs, reason = "a number, whatever it means")]
 pub struct ForwardMethod(pub u32);
 
 impl ForwardMethod {
@@ -518,6 +519,7 @@ impl Default for Tunnel {
 ///
 /// It displays and reads as ipvsadm's word (`ipip`, `gue`, `gre`) or as a number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(clippy::exhaustive_structs, reason = "a number, whatever it means")]
 pub struct TunnelType(pub u8);
 
 impl TunnelType {

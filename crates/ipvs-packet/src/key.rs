@@ -21,6 +21,10 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[allow(
+    clippy::exhaustive_enums,
+    reason = "IPVS has these two, and a third would concern every user"
+)]
 pub enum AddressFamily {
     /// IPv4.
     Ipv4,
@@ -82,6 +86,7 @@ impl FromStr for AddressFamily {
 /// It displays as `TCP`, `UDP`, `SCTP`, or `IP_99` for another number. It reads the same, in any case,
 /// or a plain number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(clippy::exhaustive_structs, reason = "a number, whatever it means")]
 pub struct Protocol(pub u16);
 
 impl Protocol {
@@ -116,6 +121,7 @@ open_set! {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(clippy::exhaustive_enums, reason = "the kernel knows a service by one or the other")]
 pub enum ServiceKey {
     /// Packets to this protocol, address and port. `IPVS_SVC_ATTR_PROTOCOL`, `_ADDR`, `_PORT`.
     Address {
@@ -302,6 +308,7 @@ impl<'a> ServiceKeyParts<'a> {
 ///
 /// It displays and reads as ipvsadm writes it: `172.17.0.3:80`, `[2001:db8::3]:80`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(clippy::exhaustive_structs, reason = "what the kernel compares, and all of it")]
 pub struct DestinationKey {
     /// The real server's address. `IPVS_DEST_ATTR_ADDR`; its family is
     /// `IPVS_DEST_ATTR_ADDR_FAMILY`.

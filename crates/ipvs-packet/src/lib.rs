@@ -149,6 +149,7 @@
 //!   what stands on it. proptest itself needs Rust 1.88.
 
 #![forbid(unsafe_code)]
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 mod attribute;
 mod command;

@@ -226,8 +226,10 @@ impl Request {
 /// What the kernel answers. An acknowledgement is netlink's own message and has no payload.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-// Entries are moved once, into the caller's list; a box would cost an allocation each.
-#[allow(clippy::large_enum_variant)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "entries are moved once, into the caller's list; a box would cost an allocation each"
+)]
 pub enum Reply {
     /// A service, to `GET_SERVICE`. Its command number is that of `NEW_SERVICE`.
     Service(ServiceEntry),

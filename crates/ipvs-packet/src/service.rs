@@ -179,18 +179,7 @@ impl ServiceEntry {
     pub const fn new(service: Service) -> Self {
         Self {
             service,
-            statistics: Statistics {
-                connections: 0,
-                incoming_packets: 0,
-                outgoing_packets: 0,
-                incoming_bytes: 0,
-                outgoing_bytes: 0,
-                connection_rate: 0,
-                incoming_packet_rate: 0,
-                outgoing_packet_rate: 0,
-                incoming_byte_rate: 0,
-                outgoing_byte_rate: 0,
-            },
+            statistics: Statistics::new([0; 5], [0; 5]),
             unknown: UnknownAttributes::new(),
         }
     }

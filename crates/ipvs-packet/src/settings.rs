@@ -141,6 +141,7 @@ impl fmt::Display for Info {
 
 /// A version as the kernel packs it: 0x010201 displays as 1.2.1.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(clippy::exhaustive_structs, reason = "a number, whatever it means")]
 pub struct Version(pub u32);
 
 impl FromStr for Version {

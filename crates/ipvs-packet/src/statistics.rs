@@ -22,6 +22,7 @@ const NUMBERS: [u16; 10] =
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
+#[non_exhaustive]
 pub struct Statistics {
     /// Connections scheduled. `IPVS_STATS_ATTR_CONNS`.
     pub connections: u64,
@@ -47,6 +48,23 @@ pub struct Statistics {
 }
 
 impl Statistics {
+    /// From the counters and from the rates, each in the kernel's order: connections, packets from
+    /// and to clients, bytes from and to clients.
+    pub const fn new(counters: [u64; 5], rates: [u64; 5]) -> Self {
+        Self {
+            connections: counters[0],
+            incoming_packets: counters[1],
+            outgoing_packets: counters[2],
+            incoming_bytes: counters[3],
+            outgoing_bytes: counters[4],
+            connection_rate: rates[0],
+            incoming_packet_rate: rates[1],
+            outgoing_packet_rate: rates[2],
+            incoming_byte_rate: rates[3],
+            outgoing_byte_rate: rates[4],
+        }
+    }
+
     /// Reads a `STATS` (`wide` false) or `STATS64` nest.
     #[inline]
     pub(crate) fn parse(
@@ -119,31 +137,9 @@ impl Statistics {
         NUMBERS.into_iter().zip(values)
     }
 
-    fn of_values(values: [u64; NUMBERS.len()]) -> Self {
-        let [
-            connections,
-            incoming_packets,
-            outgoing_packets,
-            incoming_bytes,
-            outgoing_bytes,
-            connection_rate,
-            incoming_packet_rate,
-            outgoing_packet_rate,
-            incoming_byte_rate,
-            outgoing_byte_rate,
-        ] = values;
-        Self {
-            connections,
-            incoming_packets,
-            outgoing_packets,
-            incoming_bytes,
-            outgoing_bytes,
-            connection_rate,
-            incoming_packet_rate,
-            outgoing_packet_rate,
-            incoming_byte_rate,
-            outgoing_byte_rate,
-        }
+    /// From all values in the kernel's order.
+    fn of_values([a, b, c, d, e, f, g, h, i, j]: [u64; NUMBERS.len()]) -> Self {
+        Self::new([a, b, c, d, e], [f, g, h, i, j])
     }
 }
 

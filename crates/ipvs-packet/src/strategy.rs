@@ -296,21 +296,8 @@ pub fn info() -> BoxedStrategy<Info> {
 /// Any counters and rates.
 pub fn statistics() -> BoxedStrategy<Statistics> {
     let counter = || prop_oneof![Just(0), any::<u32>().prop_map(u64::from), any::<u64>()];
-    [(); 10]
-        .map(|()| counter())
-        .prop_map(|[a, b, c, d, e, f, g, h, i, j]| Statistics {
-            connections: a,
-            incoming_packets: b,
-            outgoing_packets: c,
-            incoming_bytes: d,
-            outgoing_bytes: e,
-            connection_rate: f,
-            incoming_packet_rate: g,
-            outgoing_packet_rate: h,
-            incoming_byte_rate: i,
-            outgoing_byte_rate: j,
-        })
-        .boxed()
+    let counters = || [(); 5].map(|()| counter());
+    (counters(), counters()).prop_map(|(counters, rates)| Statistics::new(counters, rates)).boxed()
 }
 
 const OF_SERVICE: [Level; 4] =
