@@ -11,6 +11,7 @@ use crate::{
     InterfaceName, InvalidValue, Level, ParseError, UnknownAttributes,
     attribute::{Attribute, Sink},
     error::{Problem, Space},
+    name::Quoted,
     number::daemon::{
         MCAST_GROUP, MCAST_GROUP6, MCAST_IFN, MCAST_PORT, MCAST_TTL, STATE, SYNC_ID, SYNC_MAXLEN,
     },
@@ -93,6 +94,7 @@ impl SyncDaemon {
 impl fmt::Display for SyncDaemon {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { role, interface, sync_id, max_length, group, port, ttl } = self;
+        let interface = Quoted(interface.as_str());
         write!(f, "--start-daemon {role} --mcast-interface {interface} --syncid {sync_id}")?;
         if let Some(length) = max_length {
             write!(f, " --sync-maxlen {length}")?;

@@ -30,7 +30,8 @@ use crate::{
 /// ```
 ///
 /// It displays as ipvsadm's switches. For what ipvsadm has no switch, the spelling is
-/// `--forward-method 5` and `--tun-flags 0x10`.
+/// `--forward-method 5` and `--tun-flags 0x10`. What has no effect is not shown: the tunnel of other
+/// forwarding methods, port and flags of IPIP, and the port of GRE.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Destination {
@@ -58,6 +59,11 @@ impl Destination {
         }
     }
 
+    /// The settings as ipvsadm's switches, without the key: `-m -w 1`.
+    pub fn switches(&self) -> impl fmt::Display + '_ {
+        Switches(self)
+    }
+
     #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         out.put_u16(ADDR_FAMILY, self.key.family().number());
@@ -73,8 +79,16 @@ impl Destination {
 
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, forward, weight, thresholds, tunnel } = self;
-        write!(f, "-r {key} ")?;
+        write!(f, "-r {} {}", self.key, self.switches())
+    }
+}
+
+/// What [`Destination::switches`] returns.
+struct Switches<'a>(&'a Destination);
+
+impl fmt::Display for Switches<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Destination { forward, weight, thresholds, tunnel, .. } = self.0;
         match *forward {
             ForwardMethod::MASQUERADE => f.write_str("-m")?,
             ForwardMethod::TUNNEL => f.write_str("-i")?,
@@ -88,33 +102,30 @@ impl fmt::Display for Destination {
         if thresholds.lower != 0 {
             write!(f, " -y {}", thresholds.lower)?;
         }
-        if *forward == ForwardMethod::TUNNEL || *tunnel != Tunnel::IPIP {
+        if *forward == ForwardMethod::TUNNEL {
             write_tunnel(*tunnel, f)?;
         }
         Ok(())
     }
 }
 
+/// The flags that do not go with a type, or with each other, are written by their number: ipvsadm
+/// refuses them.
 fn write_tunnel(tunnel: Tunnel, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let Tunnel { kind, port, flags } = tunnel;
     write!(f, " --tun-type {kind}")?;
-    if kind == TunnelType::GUE || port != 0 {
+    if kind == TunnelType::IPIP {
+        return Ok(());
+    }
+    if kind != TunnelType::GRE && port != 0 {
         write!(f, " --tun-port {port}")?;
     }
-    if flags.is_empty() && matches!(kind, TunnelType::GUE | TunnelType::GRE) {
-        f.write_str(" --tun-nocsum")?;
+    match flags {
+        flags if flags.is_empty() => f.write_str(" --tun-nocsum"),
+        TunnelFlags::CHECKSUM => f.write_str(" --tun-csum"),
+        TunnelFlags::REMOTE_CHECKSUM if kind != TunnelType::GRE => f.write_str(" --tun-remcsum"),
+        flags => write!(f, " --tun-flags {:#x}", flags.bits()),
     }
-    if flags.contains(TunnelFlags::CHECKSUM) {
-        f.write_str(" --tun-csum")?;
-    }
-    if flags.contains(TunnelFlags::REMOTE_CHECKSUM) {
-        f.write_str(" --tun-remcsum")?;
-    }
-    let rest = flags - TunnelFlags::CHECKSUM - TunnelFlags::REMOTE_CHECKSUM;
-    if !rest.is_empty() {
-        write!(f, " --tun-flags {:#x}", rest.bits())?;
-    }
-    Ok(())
 }
 
 impl DestinationKey {
@@ -618,8 +629,11 @@ mod tests {
         let tunnel = Tunnel::new(TunnelType(7), 9, TunnelFlags::from_bits_retain(0x13)).unwrap();
         assert_eq!(
             text(ForwardMethod(5), tunnel, Thresholds::NONE),
-            "-r 172.17.0.3:80 --forward-method 5 -w 1 --tun-type 7 --tun-port 9 --tun-csum \
-             --tun-remcsum --tun-flags 0x10"
+            "-r 172.17.0.3:80 --forward-method 5 -w 1"
+        );
+        assert_eq!(
+            text(ForwardMethod::TUNNEL, tunnel, Thresholds::NONE),
+            "-r 172.17.0.3:80 -i -w 1 --tun-type 7 --tun-port 9 --tun-flags 0x13"
         );
     }
 

@@ -193,6 +193,19 @@ name! {
     "must not be \".\" or \"..\" nor hold a slash, a colon or white space";
 }
 
+/// A word as a shell reads it: in quotes where it would not leave it alone.
+pub(crate) struct Quoted<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.,:/@%+=".contains(c);
+        match self.0 {
+            text if !text.is_empty() && text.chars().all(plain) => f.write_str(text),
+            text => write!(f, "'{}'", text.replace('\'', r"'\''")),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

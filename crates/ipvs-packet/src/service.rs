@@ -10,6 +10,7 @@ use crate::{
     attribute::{Attribute, Reader, Sink},
     error::Space,
     key::ServiceKeyParts,
+    name::Quoted,
     number::service::{FLAGS, NETMASK, PE_NAME, SCHED_NAME, STATS, STATS64, TIMEOUT},
 };
 
@@ -24,8 +25,9 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// It displays as ipvsadm's switches. The mask of the flags is not shown, nor are timeout and netmask
-/// of a service that is not persistent.
+/// It displays as ipvsadm's switches. Timeout and netmask of a service that is not persistent, which
+/// have no effect, are not shown; a mask of the flags, for which ipvsadm has no switch, as
+/// `--flags-mask 0x1`. Names that a shell would not leave alone are in quotes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Service {
@@ -87,6 +89,11 @@ impl Service {
         Ok(())
     }
 
+    /// The settings as ipvsadm's switches, without the key: `-s wlc -p 360`.
+    pub fn switches(&self) -> impl fmt::Display + '_ {
+        Switches(self)
+    }
+
     /// The names of the scheduler's flags, as `ipvsadm -b` takes them: `sh-fallback`, `sh-port`,
     /// `mh-fallback` and `mh-port` with their schedulers, else `flag-1` to `flag-3`. ipvsadm has no
     /// name for the other flags that the kernel stores; here they go on as `flag-4` (0x40) to
@@ -135,21 +142,34 @@ impl Service {
 
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} -s {}", self.key, self.scheduler)?;
-        if self.flags.contains(ServiceFlags::PERSISTENT) {
-            write!(f, " -p {}", self.timeout)?;
-            if self.netmask != Netmask::host(self.key.family()) {
-                write!(f, " -M {}", self.netmask)?;
+        write!(f, "{} {}", self.key, self.switches())
+    }
+}
+
+/// What [`Service::switches`] returns.
+struct Switches<'a>(&'a Service);
+
+impl fmt::Display for Switches<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(service) = self;
+        write!(f, "-s {}", Quoted(service.scheduler.as_str()))?;
+        if service.flags.contains(ServiceFlags::PERSISTENT) {
+            write!(f, " -p {}", service.timeout)?;
+            if service.netmask != Netmask::host(service.key.family()) {
+                write!(f, " -M {}", service.netmask)?;
             }
         }
-        if let Some(engine) = self.engine {
-            write!(f, " --pe {engine}")?;
+        if let Some(engine) = &service.engine {
+            write!(f, " --pe {}", Quoted(engine.as_str()))?;
         }
-        if self.flags.contains(ServiceFlags::ONE_PACKET) {
+        if service.flags.contains(ServiceFlags::ONE_PACKET) {
             f.write_str(" -o")?;
         }
-        for (i, name) in self.scheduler_flag_names().enumerate() {
+        for (i, name) in service.scheduler_flag_names().enumerate() {
             write!(f, "{}{name}", if i == 0 { " -b " } else { "," })?;
+        }
+        if service.flags_mask != u32::MAX {
+            write!(f, " --flags-mask {:#x}", service.flags_mask)?;
         }
         Ok(())
     }

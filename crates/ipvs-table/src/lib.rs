@@ -1,26 +1,50 @@
-//! A table of Linux IPVS, the kernel's load balancer, as a value.
+//! A table of Linux IPVS, the kernel's load balancer, as a value and as text.
 //!
 //! Pure like [`ipvs_packet`], on which it stands: no I/O, no clock, no unsafe code. Whoever plans,
 //! compares or prints a table can therefore be tested without a kernel.
+//!
+//! Values:
 //!
 //! - [`Snapshot`]: every service with its destinations. `ipvs-client` reads them from the kernel;
 //!   anybody can make one.
 //! - [`Differences`]: what differs between two snapshots, and the traffic between them.
 //! - [`ServiceChanges`] and [`DestinationChanges`]: what differs between two settings, in words.
 //! - [`Connection`]: one entry of the connection table.
+//!
+//! The text of ipvsadm 1.31, the standard tool, read and written:
+//!
+//! - [`Command`]: everything that it can be told by a command line. [`CommandLine`]: a request as
+//!   the command line that makes it.
+//! - [`Rules`]: files of `ipvsadm -S` and `-R`.
+//! - [`Listing`], [`ConnectionListing`], [`TimeoutListing`], [`DaemonListing`]: what `ipvsadm -L`
+//!   prints.
+//! - [`Mistakes`]: everything that is wrong with a text, each with its place.
+//! - [`Names`]: names for hosts and services, looked up by the caller.
 
 #![forbid(unsafe_code)]
 
 mod changes;
+mod command;
 mod connection;
 mod differences;
+mod listing;
+mod mistake;
+mod names;
+mod options;
+mod rules;
 mod snapshot;
+mod words;
 
 pub use ipvs_packet as packet;
 
 pub use crate::{
     changes::{DestinationChanges, ServiceChanges},
+    command::{Command, CommandLine, ListOptions, Listed},
     connection::{Connection, ConnectionOrigin, ConnectionState, EngineData, MalformedConnection},
     differences::{Activity, Differences, TableChange, Traffic},
+    listing::{ConnectionListing, DaemonListing, Listing, TimeoutListing},
+    mistake::{Mistake, Mistakes, Place},
+    names::{Names, Numeric},
+    rules::{Rule, Rules},
     snapshot::{ServiceSnapshot, Snapshot},
 };

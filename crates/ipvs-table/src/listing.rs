@@ -1,0 +1,539 @@
+//! Listings, equal to ipvsadm's.
+
+use std::{fmt, net::IpAddr};
+
+use ipvs_packet::{
+    AddressFamily, DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey,
+    ForwardMethod, Info, Netmask, Protocol, Service, ServiceEntry, ServiceFlags, ServiceKey,
+    Statistics, Timeouts, Tunnel, TunnelFlags, TunnelType,
+};
+
+use crate::{
+    Connection, ListOptions, Names, Numeric, ServiceSnapshot, Snapshot,
+    names::{endpoint, protocol_of},
+};
+
+/// Services with their destinations, as `ipvsadm -L -n` prints them. By [`options`](Self::options),
+/// as the other listings of ipvsadm 1.31: `--stats`, `--rate`, `--thresholds`, `--persistent-conn`,
+/// `--tun-info`, each with or without `--exact`. Where several are given, the first of these counts.
+///
+/// ```
+/// use ipvs_packet::{Destination, DestinationEntry, Info, Service, ServiceEntry, Version};
+/// use ipvs_table::{Listing, ServiceSnapshot, Snapshot};
+///
+/// let service = ServiceEntry::new(Service::new("-t 10.0.0.185:80".parse()?));
+/// let destination = DestinationEntry::new(Destination::new("172.17.0.3:80".parse()?));
+/// let snapshot = Snapshot::from_iter([ServiceSnapshot::new(service, vec![destination])]);
+/// let listing = Listing::of_table(Info::new(Version(0x01_0201), 4096), &snapshot);
+/// assert_eq!(
+///     listing.to_string(),
+///     "\
+/// IP Virtual Server version 1.2.1 (size=4096)
+/// Prot LocalAddress:Port Scheduler Flags
+///   -> RemoteAddress:Port           Forward Weight ActiveConn InActConn
+/// TCP  10.0.0.185:80 wlc
+///   -> 172.17.0.3:80                Masq    1      0          0         
+/// "
+/// );
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # What differs from ipvsadm
+///
+/// Equal byte for byte, except where ipvsadm 1.31 is wrong:
+///
+/// - It cuts counters and rates of real servers to 32 bits.
+/// - It subtracts to compare, so that its order is another one where addresses, or 32-bit words of
+///   IPv6 addresses, are 2^31 or more apart, and where real servers of both families are in one
+///   service. Marks from 2^31 on it prints as negative numbers, and first.
+/// - It knows no word for [`BYPASS`](ForwardMethod::BYPASS), other forwarding methods and other
+///   protocols (`(null)` and `?`); here they are `Bypass` and numbers, and `IP_99`.
+/// - Of scheduler flags it prints those that it knows for the scheduler, and empty brackets where
+///   there are others alone. Here all are printed, by the names of
+///   [`Service::scheduler_flag_names`].
+/// - Flags of a tunnel other than the three that it can set make it read beyond its table.
+/// - Names of IPv6 hosts and their ports are cut to 59 bytes.
+#[derive(Clone)]
+pub struct Listing<'a> {
+    info: Option<Info>,
+    services: Vec<(&'a ServiceEntry, Vec<&'a DestinationEntry>)>,
+    columns: Columns,
+    exact: bool,
+    numeric: bool,
+    names: &'a dyn Names,
+}
+
+/// What is shown of each entry.
+#[derive(Clone, Copy)]
+enum Columns {
+    Statistics,
+    Rates,
+    Thresholds,
+    PersistentConnections,
+    Tunnels,
+    Connections,
+}
+
+impl<'a> Listing<'a> {
+    /// A whole table, in order.
+    pub fn of_table(info: Info, snapshot: &'a Snapshot) -> Self {
+        let services = services_in_order(snapshot.services.values()).into_iter();
+        let services = services
+            .map(|service| (&service.entry, destinations_in_order(&service.destinations)))
+            .collect();
+        Self { info: Some(info), ..Self::new(services) }
+    }
+
+    /// One service, as `ipvsadm -L -n -t 10.0.0.185:80` lists it: without the line of the version.
+    pub fn of_service(service: &'a ServiceSnapshot) -> Self {
+        Self::new(vec![(&service.entry, destinations_in_order(&service.destinations))])
+    }
+
+    /// A whole table in the order in which it is given, for `--nosort`. ipvsadm then prints the
+    /// kernel's order, which only lists of the kernel have; a [`Snapshot`] has its own.
+    pub fn unsorted(
+        info: Info,
+        services: impl IntoIterator<Item = (&'a ServiceEntry, &'a [DestinationEntry])>,
+    ) -> Self {
+        let services = services
+            .into_iter()
+            .map(|(service, destinations)| (service, destinations.iter().collect()))
+            .collect();
+        Self { info: Some(info), ..Self::new(services) }
+    }
+
+    fn new(services: Vec<(&'a ServiceEntry, Vec<&'a DestinationEntry>)>) -> Self {
+        let columns = Columns::Connections;
+        Self { info: None, services, columns, exact: false, numeric: false, names: &Numeric }
+    }
+
+    /// Which columns are shown, and how. What is listed and whether it is sorted is said by the
+    /// listing itself.
+    #[must_use]
+    pub fn options(self, options: &ListOptions) -> Self {
+        let columns = match options {
+            ListOptions { statistics: true, .. } => Columns::Statistics,
+            ListOptions { rates: true, .. } => Columns::Rates,
+            ListOptions { thresholds: true, .. } => Columns::Thresholds,
+            ListOptions { persistent_connections: true, .. } => Columns::PersistentConnections,
+            ListOptions { tunnels: true, .. } => Columns::Tunnels,
+            _ => Columns::Connections,
+        };
+        Self { columns, exact: options.exact, numeric: options.numeric, ..self }
+    }
+
+    /// Where names are looked up, unless the options say `numeric`. By default nowhere.
+    #[must_use]
+    pub fn names(self, names: &'a dyn Names) -> Self {
+        Self { names, ..self }
+    }
+
+    fn write_title(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e] = match self.columns {
+            Columns::Statistics => ["Conns", "InPkts", "OutPkts", "InBytes", "OutBytes"],
+            Columns::Rates => ["CPS", "InPPS", "OutPPS", "InBPS", "OutBPS"],
+            Columns::Thresholds => {
+                return writeln!(
+                    f,
+                    "{LOCAL:<33} Uthreshold Lthreshold ActiveConn InActConn \n{REMOTE}"
+                );
+            }
+            Columns::PersistentConnections => {
+                return writeln!(
+                    f,
+                    "{LOCAL:<33} Weight    PersistConn ActiveConn InActConn \n{REMOTE}"
+                );
+            }
+            Columns::Tunnels => {
+                return writeln!(
+                    f,
+                    "{LOCAL} Scheduler Flags\n{REMOTE:<33} Forward TunnelInfo    Weight \
+                     ActiveConn InActConn"
+                );
+            }
+            Columns::Connections => {
+                return writeln!(
+                    f,
+                    "{LOCAL} Scheduler Flags\n{REMOTE:<33} Forward Weight ActiveConn InActConn"
+                );
+            }
+        };
+        writeln!(f, "{LOCAL:<33} {a:>8} {b:>8} {c:>8} {d:>8} {e:>8}\n{REMOTE}")
+    }
+
+    fn write_service(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        entry: &ServiceEntry,
+        names: &dyn Names,
+    ) -> fmt::Result {
+        let key = match *entry.service.key() {
+            ServiceKey::Address { protocol, address, port } => {
+                let key = format!("{protocol:<4} {}", endpoint(address, port, protocol, names));
+                cut(key, address, 33)
+            }
+            ServiceKey::Mark { mark, family: AddressFamily::Ipv4 } => format!("FWM  {mark}"),
+            ServiceKey::Mark { mark, family: AddressFamily::Ipv6 } => format!("FWM  {mark} IPv6"),
+        };
+        match self.columns {
+            Columns::Statistics => {
+                write!(f, "{key:<33}")?;
+                self.write_numbers(f, &counters(&entry.statistics))
+            }
+            Columns::Rates => {
+                write!(f, "{key:<33}")?;
+                self.write_numbers(f, &rates(&entry.statistics))
+            }
+            _ => {
+                write!(f, "{key} ")?;
+                write_settings(f, &entry.service)
+            }
+        }
+    }
+
+    fn write_destination(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        service: &ServiceKey,
+        entry: &DestinationEntry,
+        names: &dyn Names,
+    ) -> fmt::Result {
+        let DestinationEntry { destination, statistics, .. } = entry;
+        let Destination { key, forward, weight, thresholds, tunnel, .. } = destination;
+        let key =
+            cut(endpoint(key.address, key.port, protocol_of(service), names), key.address, 28);
+        write!(f, "  -> {key:<28}")?;
+        let (active, inactive) = (entry.active_connections, entry.inactive_connections);
+        match self.columns {
+            Columns::Statistics => return self.write_numbers(f, &counters(statistics)),
+            Columns::Rates => {
+                let [connections, incoming, outgoing, incoming_bytes, outgoing_bytes] =
+                    rates(statistics);
+                write!(f, " {connections:>8} {incoming:>8} {outgoing:>8}")?;
+                return self.write_numbers(f, &[incoming_bytes, outgoing_bytes]);
+            }
+            Columns::Thresholds => {
+                write!(f, " {:<10} {:<10}", thresholds.upper(), thresholds.lower())?;
+            }
+            Columns::PersistentConnections => {
+                write!(f, " {weight:<9} {:<11}", entry.persistent_connections)?;
+            }
+            Columns::Tunnels => {
+                let tunnel = match *forward {
+                    ForwardMethod::TUNNEL => tunnel_words(*tunnel),
+                    _ => "n/a".to_owned(),
+                };
+                write!(f, " {forward:<7} {tunnel:<13} {weight:<6}")?;
+            }
+            Columns::Connections => write!(f, " {forward:<7} {weight:<6}")?,
+        }
+        writeln!(f, " {active:<10} {inactive:<10}")
+    }
+
+    /// Numbers to the end of the line.
+    fn write_numbers(&self, f: &mut fmt::Formatter<'_>, numbers: &[u64]) -> fmt::Result {
+        for &number in numbers {
+            if self.exact {
+                write!(f, " {number:>8}")?;
+                continue;
+            }
+            let (divisor, unit) = match number {
+                0..=99_999_999 => {
+                    write!(f, "{number:>9}")?;
+                    continue;
+                }
+                100_000_000..=999_999_999 => (1000, 'K'),
+                1_000_000_000..=99_999_999_999 => (1_000_000, 'M'),
+                100_000_000_000..=99_999_999_999_999 => (1_000_000_000, 'G'),
+                100_000_000_000_000.. => (1_000_000_000_000, 'T'),
+            };
+            write!(f, "{:>8}{unit}", number / divisor)?;
+        }
+        writeln!(f)
+    }
+}
+
+const LOCAL: &str = "Prot LocalAddress:Port";
+const REMOTE: &str = "  -> RemoteAddress:Port";
+
+impl fmt::Display for Listing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(info) = self.info {
+            writeln!(f, "{info}")?;
+        }
+        self.write_title(f)?;
+        let names = if self.numeric { &Numeric } else { self.names };
+        for (service, destinations) in &self.services {
+            self.write_service(f, service, names)?;
+            for destination in destinations {
+                self.write_destination(f, service.service.key(), destination, names)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Listing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listing").field("services", &self.services).finish_non_exhaustive()
+    }
+}
+
+fn write_settings(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
+    write!(f, "{}", service.scheduler)?;
+    let flags = service.scheduler_flag_names().collect::<Vec<_>>().join(",");
+    if !flags.is_empty() {
+        write!(f, " ({flags})")?;
+    }
+    if service.flags.contains(ServiceFlags::PERSISTENT) {
+        write!(f, " persistent {}", service.timeout)?;
+        if service.netmask() != Netmask::host(service.key().family()) {
+            write!(f, " mask {}", service.netmask())?;
+        }
+        if let Some(engine) = &service.engine {
+            write!(f, " pe {engine}")?;
+        }
+    }
+    if service.flags.contains(ServiceFlags::ONE_PACKET) {
+        f.write_str(" ops")?;
+    }
+    writeln!(f)
+}
+
+/// ipvsadm cuts IPv4 endpoints, which only names can make too long, at their columns' end.
+fn cut(mut text: String, address: IpAddr, length: usize) -> String {
+    if address.is_ipv4() {
+        if let Some((end, _)) = text.char_indices().nth(length) {
+            text.truncate(end);
+        }
+    }
+    text
+}
+
+fn counters(statistics: &Statistics) -> [u64; 5] {
+    [
+        statistics.connections,
+        statistics.incoming_packets,
+        statistics.outgoing_packets,
+        statistics.incoming_bytes,
+        statistics.outgoing_bytes,
+    ]
+}
+
+fn rates(statistics: &Statistics) -> [u64; 5] {
+    [
+        statistics.connection_rate,
+        statistics.incoming_packet_rate,
+        statistics.outgoing_packet_rate,
+        statistics.incoming_byte_rate,
+        statistics.outgoing_byte_rate,
+    ]
+}
+
+/// `ipip`, `gue:6080:-c`, `gre:+c`; `r+c` for remote checksums.
+fn tunnel_words(tunnel: Tunnel) -> String {
+    let flags = match tunnel.flags() {
+        flags if flags.is_empty() => "-c".to_owned(),
+        TunnelFlags::CHECKSUM => "+c".to_owned(),
+        TunnelFlags::REMOTE_CHECKSUM => "r+c".to_owned(),
+        flags => format!("{:#x}", flags.bits()),
+    };
+    match tunnel.kind() {
+        TunnelType::GUE => format!("gue:{}:{flags}", tunnel.port()),
+        TunnelType::GRE => format!("gre:{flags}"),
+        kind => kind.to_string(),
+    }
+}
+
+/// By family, protocol, address and port, and then those of firewall marks by mark and family.
+pub(crate) fn services_in_order<'a>(
+    services: impl Iterator<Item = &'a ServiceSnapshot>,
+) -> Vec<&'a ServiceSnapshot> {
+    let mut services: Vec<_> = services.collect();
+    // The order of keys is the same but for the family of addresses, which it looks at later.
+    services.sort_by_key(|service| {
+        let key = *service.entry.service.key();
+        let family = match key {
+            ServiceKey::Address { .. } => Some(key.family()),
+            ServiceKey::Mark { .. } => None,
+        };
+        (family.is_none(), family, key)
+    });
+    services
+}
+
+/// By address and port. An IPv4 address counts as an IPv6 address that begins with it.
+pub(crate) fn destinations_in_order(destinations: &[DestinationEntry]) -> Vec<&DestinationEntry> {
+    let mut destinations: Vec<_> = destinations.iter().collect();
+    destinations.sort_by_key(|entry| {
+        let DestinationKey { address, port } = entry.destination.key;
+        let bits = match address {
+            IpAddr::V4(short) => u128::from(short.to_bits()) << 96,
+            IpAddr::V6(long) => long.to_bits(),
+        };
+        (bits, port, address.is_ipv6())
+    });
+    destinations
+}
+
+/// How `ipvsadm -L -n -c` lists connections: a title, and a row for each, in the order of the
+/// kernel's table. With [`options`](Self::options) that have `persistent_connections`, the data of
+/// persistence engines too.
+///
+/// ```
+/// use ipvs_table::{Connection, ConnectionListing};
+///
+/// let listing = ConnectionListing::default();
+/// let line = b"TCP AC110005 B9C4 0A0000B9 0050 AC110004 0050 ESTABLISHED     899";
+/// assert_eq!(
+///     format!("{}\n{}", listing.title(), listing.row(&Connection::parse(line)?)),
+///     "\
+/// IPVS connection entries
+/// pro expire state       source             virtual            destination
+/// TCP 14:59  ESTABLISHED 172.17.0.5:47556   10.0.0.185:80      172.17.0.4:80"
+/// );
+/// # Ok::<(), ipvs_table::MalformedConnection>(())
+/// ```
+///
+/// What a client wrote into the data of a persistence engine is shown in full and with escapes for
+/// what is not printable ASCII; ipvsadm prints it raw, up to the first blank, and breaks lines of
+/// more than 255 bytes.
+#[derive(Clone, Copy)]
+pub struct ConnectionListing<'a> {
+    engine_data: bool,
+    names: &'a dyn Names,
+}
+
+impl<'a> ConnectionListing<'a> {
+    /// Whether the data of persistence engines are shown, and whether there are names.
+    #[must_use]
+    pub fn options(self, options: &ListOptions) -> Self {
+        let names = if options.numeric { &Numeric } else { self.names };
+        Self { engine_data: options.persistent_connections, names }
+    }
+
+    /// Where names are looked up. By default nowhere.
+    #[must_use]
+    pub fn names(self, names: &'a dyn Names) -> Self {
+        Self { names, ..self }
+    }
+
+    /// The two lines above the rows, without the last line's end.
+    pub fn title(&self) -> &'static str {
+        match self.engine_data {
+            false => {
+                "IPVS connection entries\n\
+                 pro expire state       source             virtual            destination"
+            }
+            true => {
+                "IPVS connection entries\n\
+                 pro expire state       source             virtual            destination        \
+                 pe name          pe_data"
+            }
+        }
+    }
+
+    /// A connection, without the line's end.
+    pub fn row(&self, connection: &'a Connection) -> impl fmt::Display + use<'a> {
+        Row { listing: *self, connection }
+    }
+}
+
+/// Without data of persistence engines, without names.
+impl Default for ConnectionListing<'_> {
+    fn default() -> Self {
+        Self { engine_data: false, names: &Numeric }
+    }
+}
+
+impl fmt::Debug for ConnectionListing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionListing")
+            .field("engine_data", &self.engine_data)
+            .finish_non_exhaustive()
+    }
+}
+
+struct Row<'a> {
+    listing: ConnectionListing<'a>,
+    connection: &'a Connection,
+}
+
+impl fmt::Display for Row<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { listing: ConnectionListing { engine_data, names }, connection } = self;
+        let protocol = match connection.protocol {
+            Protocol(0) => "IP".to_owned(),
+            Protocol(1) => "ICMP".to_owned(),
+            Protocol(58) => "ICMPv6".to_owned(),
+            other => other.to_string(),
+        };
+        let named = [Protocol::TCP, Protocol::UDP, Protocol::SCTP].contains(&connection.protocol);
+        let of_names = if named { connection.protocol } else { Protocol(0) };
+        let [client, virtual_address, destination] =
+            [connection.client, connection.virtual_address, connection.destination]
+                .map(|address| endpoint(address.ip(), address.port(), of_names, *names));
+        let seconds = connection.expires.as_secs();
+        let expires = format!("{:02}:{:02}", seconds / 60, seconds % 60);
+        let state = connection.state.name();
+        write!(f, "{protocol:<3} {expires:<6} {state:<11} {client:<18} {virtual_address:<18} ")?;
+        match &connection.engine {
+            Some(engine) if *engine_data && !engine.data.is_empty() => {
+                let data = engine.data.escape_ascii();
+                write!(f, "{destination:<16} {:<18} {data}", engine.name)
+            }
+            _ => f.write_str(&destination),
+        }
+    }
+}
+
+/// A row of `ipvsadm -L -n -c --persistent-conn`.
+impl fmt::Display for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listing = ConnectionListing { engine_data: true, ..ConnectionListing::default() };
+        listing.row(self).fmt(f)
+    }
+}
+
+/// Timeouts as `ipvsadm -L --timeout` prints them: `Timeout (tcp tcpfin udp): 900 120 300`, with
+/// the line's end.
+#[derive(Clone, Copy, Debug)]
+pub struct TimeoutListing(pub Timeouts);
+
+impl fmt::Display for TimeoutListing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Timeout (tcp tcpfin udp): {}", self.0)
+    }
+}
+
+/// Sync daemons as `ipvsadm -L --daemon` prints them, a line for each: `master sync daemon
+/// (mcast=eth0, syncid=4, maxlen=1472, group=224.0.0.81, port=8848, ttl=1)`. Nothing where none
+/// runs.
+#[derive(Clone, Copy, Debug)]
+pub struct DaemonListing<'a>(pub &'a [DaemonEntry]);
+
+impl fmt::Display for DaemonListing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for DaemonEntry { daemon, .. } in self.0 {
+            let role = match daemon.role {
+                DaemonRole::MASTER | DaemonRole::BACKUP => daemon.role,
+                _ => continue,
+            };
+            write!(f, "{role} sync daemon (mcast={}, syncid={}", daemon.interface, daemon.sync_id)?;
+            if let Some(length) = daemon.max_length {
+                write!(f, ", maxlen={length}")?;
+            }
+            if let Some(group) = daemon.group() {
+                write!(f, ", group={group}")?;
+            }
+            if let Some(port) = daemon.port {
+                write!(f, ", port={port}")?;
+            }
+            if let Some(ttl) = daemon.ttl {
+                write!(f, ", ttl={ttl}")?;
+            }
+            writeln!(f, ")")?;
+        }
+        Ok(())
+    }
+}

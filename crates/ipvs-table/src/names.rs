@@ -1,0 +1,79 @@
+//! Names for addresses and ports, which only the caller can look up.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipvs_packet::{Protocol, ServiceKey};
+
+/// Looks up names of hosts and services, for texts that have names and for listings that are to
+/// have them. This crate does no I/O, so the caller does: in files, by DNS, or not at all.
+///
+/// Each method returns `None` for what has no name, and so do the methods that an implementation
+/// leaves out. [`Numeric`] looks up nothing.
+pub trait Names {
+    /// The address of a host. ipvsadm takes the first IPv4 address only.
+    fn address(&self, host: &str) -> Option<IpAddr> {
+        let _ = host;
+        None
+    }
+
+    /// The port of a service such as `http`.
+    fn port(&self, service: &str, protocol: Protocol) -> Option<u16> {
+        let _ = (service, protocol);
+        None
+    }
+
+    /// The name of a host, for listings without `-n`.
+    fn host(&self, address: IpAddr) -> Option<String> {
+        let _ = address;
+        None
+    }
+
+    /// The name of a service, for listings without `-n`. The protocol is 0 for a real server of a
+    /// firewall mark's service, and ipvsadm then knows no name.
+    fn service(&self, port: u16, protocol: Protocol) -> Option<String> {
+        let _ = (port, protocol);
+        None
+    }
+}
+
+/// No names: only numbers are read and written, as with `ipvsadm -n`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Numeric;
+
+impl Names for Numeric {}
+
+/// The protocol by which ipvsadm looks up the names of ports: of marks it knows none.
+pub(crate) fn protocol_of(key: &ServiceKey) -> Protocol {
+    match *key {
+        ServiceKey::Address { protocol, .. } => protocol,
+        ServiceKey::Mark { .. } => Protocol(0),
+    }
+}
+
+/// An address and a port as ipvsadm writes them, by names where there are some.
+pub(crate) fn endpoint(
+    address: IpAddr,
+    port: u16,
+    protocol: Protocol,
+    names: &dyn Names,
+) -> String {
+    let host = names.host(address).unwrap_or_else(|| numeric(address));
+    let port = names.service(port, protocol).unwrap_or_else(|| port.to_string());
+    match address {
+        IpAddr::V4(_) => format!("{host}:{port}"),
+        IpAddr::V6(_) => format!("[{host}]:{port}"),
+    }
+}
+
+/// An address as C's `inet_ntop` writes it, which has IPv4 in the end of `::172.17.0.3` too.
+fn numeric(address: IpAddr) -> String {
+    match address {
+        IpAddr::V6(long) => match long.segments() {
+            [0, 0, 0, 0, 0, 0, high, low] if high != 0 => {
+                format!("::{}", Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+            }
+            _ => long.to_string(),
+        },
+        IpAddr::V4(short) => short.to_string(),
+    }
+}
