@@ -22,6 +22,7 @@ pub mod annotation;
 pub mod manifest;
 pub mod object;
 mod settings;
+pub mod source;
 mod state;
 mod translate;
 

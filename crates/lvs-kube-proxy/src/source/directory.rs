@@ -1,0 +1,406 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
+    fmt, fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use futures_util::{FutureExt, StreamExt};
+use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchMask};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::Source;
+use crate::{
+    manifest::{self, Object},
+    object::ObjectName,
+    state::Event,
+};
+
+/// How often the directory is looked through, whatever the kernel says of it: it does not see what
+/// other machines write to a shared file system.
+const LOOK: Duration = Duration::from_secs(30);
+/// How often a directory is looked for that is not there or cannot be watched.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long the writing of several files may take until the first one counts.
+const GATHER: Duration = Duration::from_millis(20);
+/// A file that was changed so recently may be half-written, unless the kernel says that it was
+/// closed.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// Manifests in a directory: files that end in `.yaml`, `.yml` or `.json`, watched. Needs no API
+/// server. Subdirectories and names that begin with a dot are left out.
+///
+/// A file counts when its writer has closed it, or has moved it here; a directory of which a
+/// ConfigMap is mounted is right, too. Whoever writes a file of many objects in place risks that the
+/// proxy reads half of it: moving a finished file here does not.
+///
+/// A file that cannot be read is logged, and what it last held goes on to count. While there is such
+/// a file at the start, there is no list of all objects, and nothing is written to the kernel.
+pub struct Directory {
+    path: PathBuf,
+    watch: Option<EventStream<Vec<u8>>>,
+    /// What the kernel has named and was not read yet.
+    changed: BTreeSet<PathBuf>,
+    files: BTreeMap<PathBuf, File>,
+    /// Which files hold an object. Of several, the last one in order of the names counts.
+    places: BTreeMap<Key, BTreeSet<PathBuf>>,
+    is_listed: bool,
+    relist: bool,
+    next_look: Instant,
+    /// The last failure to look through the directory, so that it is logged once.
+    failure: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    stamp: Option<Stamp>,
+    keys: BTreeSet<Key>,
+    /// Whether it could be read the last time.
+    is_good: bool,
+}
+
+/// By what a changed file is known.
+type Stamp = (u64, u64, SystemTime);
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Service(ObjectName),
+    Slice(ObjectName),
+    Node(String),
+}
+
+impl Directory {
+    /// Watches a directory.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, is not a directory or cannot be watched.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, DirectoryError> {
+        let path = path.into();
+        let error = |source| DirectoryError { path: path.clone(), source };
+        fs::read_dir(&path).map_err(error)?;
+        let watch = watch(&path).map_err(error)?;
+        Ok(Self {
+            path,
+            watch: Some(watch),
+            changed: BTreeSet::new(),
+            files: BTreeMap::new(),
+            places: BTreeMap::new(),
+            is_listed: false,
+            relist: true,
+            next_look: Instant::now(),
+            failure: None,
+        })
+    }
+
+    /// Looks through the whole directory.
+    fn look(&mut self, events: &mut Vec<Event>) {
+        if self.watch.is_none() {
+            self.watch = watch(&self.path).ok();
+        }
+        let paths = match manifests(&self.path) {
+            Ok(paths) => paths,
+            Err(source) => return self.fail(source),
+        };
+        let is_watched = self.watch.is_some();
+        self.next_look = Instant::now() + if is_watched { LOOK } else { RETRY };
+        self.failure = None;
+        let gone: Vec<_> =
+            self.files.keys().filter(|path| !paths.contains(*path)).cloned().collect();
+        let (mut changed, mut all_settled) = (BTreeSet::new(), true);
+        for path in paths {
+            let before = self.files.get(&path).and_then(|file| file.stamp);
+            let stamp = stamp(&path);
+            if !self.relist && stamp == before {
+                continue;
+            }
+            if self.is_listed && !stamp.is_none_or(is_settled) {
+                all_settled = false;
+                continue;
+            }
+            changed.insert(path);
+        }
+        if !all_settled {
+            self.next_look = Instant::now() + SETTLED;
+        }
+        changed.extend(gone);
+        self.read(changed, events);
+    }
+
+    fn fail(&mut self, source: io::Error) {
+        self.watch = None;
+        self.next_look = Instant::now() + RETRY;
+        let error = DirectoryError { path: self.path.clone(), source }.to_string();
+        if self.failure.as_ref() != Some(&error) {
+            tracing::error!("{error}; what it held last goes on to count");
+            self.failure = Some(error);
+        }
+    }
+
+    /// Reads files that are new, have changed or are gone, and what else holds an object that one of
+    /// them no longer has.
+    fn read(&mut self, mut waiting: BTreeSet<PathBuf>, events: &mut Vec<Event>) {
+        while let Some(path) = waiting.pop_first() {
+            let stamp = stamp(&path);
+            let objects = match read_file(&path) {
+                Ok(objects) => objects,
+                Err(reason) => {
+                    let file = self.files.entry(path.clone()).or_default();
+                    // Once for each state of the file.
+                    if file.stamp != stamp || stamp.is_none() {
+                        let path = path.display();
+                        tracing::error!("{path}: {reason}; what it held last goes on to count");
+                    }
+                    file.stamp = stamp;
+                    file.is_good = false;
+                    continue;
+                }
+            };
+            let Some(objects) = objects else {
+                let before = self.files.remove(&path).map(|file| file.keys).unwrap_or_default();
+                self.withdraw(&path, before, &mut waiting, events);
+                continue;
+            };
+            let keys: BTreeSet<_> = objects.iter().map(key).collect();
+            let file = File { stamp, keys: keys.clone(), is_good: true };
+            let before = self.files.insert(path.clone(), file).map(|file| file.keys);
+            let gone = before.unwrap_or_default().difference(&keys).cloned().collect();
+            self.withdraw(&path, gone, &mut waiting, events);
+            for object in objects {
+                let key = key(&object);
+                let places = self.places.entry(key).or_default();
+                if places.insert(path.clone()) && places.len() > 1 {
+                    let others: Vec<_> =
+                        places.iter().map(|path| path.display().to_string()).collect();
+                    let name = describe(&object);
+                    let others = others.join(", ");
+                    tracing::warn!("{name} is in several files; the last one counts: {others}");
+                }
+                if places.last() == Some(&path) {
+                    events.push(match object {
+                        Object::Service(service) => Event::Service(service),
+                        Object::Slice(slice) => Event::Slice(slice),
+                        Object::Node(node) => Event::Node(node),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Takes in that a file no longer holds some objects.
+    fn withdraw(
+        &mut self,
+        path: &Path,
+        keys: BTreeSet<Key>,
+        waiting: &mut BTreeSet<PathBuf>,
+        events: &mut Vec<Event>,
+    ) {
+        for key in keys {
+            let Some(places) = self.places.get_mut(&key) else { continue };
+            places.remove(path);
+            if let Some(other) = places.last() {
+                waiting.insert(other.clone());
+                continue;
+            }
+            self.places.remove(&key);
+            match key {
+                Key::Service(name) => events.push(Event::ServiceGone(name)),
+                Key::Slice(name) => events.push(Event::SliceGone(name)),
+                // A node without its object is one without a zone; it is still this node.
+                Key::Node(_) => {}
+            }
+        }
+    }
+
+    /// Turns what all files together hold into lists, if every file could be read.
+    fn list(&mut self, events: &mut Vec<Event>) {
+        let unread: Vec<_> =
+            self.files.iter().filter(|(_, file)| !file.is_good).map(|(path, _)| path).collect();
+        if !unread.is_empty() || self.failure.is_some() {
+            if !self.is_listed {
+                let unread: Vec<_> = unread.iter().map(|path| path.display().to_string()).collect();
+                tracing::warn!(
+                    "nothing is written before these can be read: {}",
+                    unread.join(", ")
+                );
+            }
+            return;
+        }
+        let (mut services, mut slices, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        for event in events.drain(..) {
+            match event {
+                Event::Service(service) => services.push(service),
+                Event::Slice(slice) => slices.push(slice),
+                Event::ServiceGone(_) | Event::SliceGone(_) => {}
+                other => others.push(other),
+            }
+        }
+        events.push(Event::Services(services));
+        events.push(Event::Slices(slices));
+        events.extend(others);
+        self.is_listed = true;
+        self.relist = false;
+    }
+
+    /// Waits until the kernel says that files have changed, or until it is time to look through the
+    /// whole directory.
+    async fn wait(&mut self) {
+        if self.changed.is_empty() {
+            let Some(watch) = &mut self.watch else { return sleep_until(self.next_look).await };
+            tokio::select! {
+                () = sleep_until(self.next_look) => return,
+                event = watch.next() => self.note(event),
+            }
+        }
+        sleep(GATHER).await;
+        while let Some(event) = self.watch.as_mut().and_then(|watch| watch.next().now_or_never()) {
+            self.note(event);
+        }
+    }
+
+    /// Takes in what the kernel says.
+    fn note(&mut self, event: Option<io::Result<EventOwned>>) {
+        let Some(Ok(event)) = event else {
+            self.watch = None;
+            self.next_look = Instant::now();
+            return;
+        };
+        match event.name.map(|name| self.path.join(name)) {
+            Some(path) if is_manifest(&path) => {
+                // A new file is there before anything is in it; a link is whole.
+                if !event.mask.contains(EventMask::CREATE) || path.is_symlink() {
+                    self.changed.insert(path);
+                }
+            }
+            // By `..data` the files of a ConfigMap are replaced, all at once.
+            Some(path) if !is_in_config_map(&path) => {}
+            _ => self.next_look = Instant::now(),
+        }
+    }
+}
+
+impl fmt::Debug for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Directory").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Source for Directory {
+    async fn next(&mut self) -> Vec<Event> {
+        loop {
+            let mut events = Vec::new();
+            if self.relist || self.next_look <= Instant::now() {
+                self.look(&mut events);
+                if self.relist {
+                    self.list(&mut events);
+                }
+            }
+            if !events.is_empty() {
+                return events;
+            }
+            if self.relist {
+                self.next_look = self.next_look.min(Instant::now() + RETRY);
+            }
+            self.wait().await;
+            let changed = std::mem::take(&mut self.changed);
+            self.read(changed, &mut events);
+            if !events.is_empty() {
+                return events;
+            }
+        }
+    }
+
+    fn relist(&mut self) {
+        self.relist = true;
+    }
+}
+
+/// A directory of manifests that cannot be read or watched.
+#[derive(Debug)]
+pub struct DirectoryError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl fmt::Display for DirectoryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "read the directory of manifests {}: {}", self.path.display(), self.source)
+    }
+}
+
+impl std::error::Error for DirectoryError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+fn watch(path: &Path) -> io::Result<EventStream<Vec<u8>>> {
+    let inotify = Inotify::init()?;
+    let mask = WatchMask::CLOSE_WRITE
+        | WatchMask::MOVE
+        | WatchMask::CREATE
+        | WatchMask::DELETE
+        | WatchMask::DELETE_SELF
+        | WatchMask::MOVE_SELF
+        | WatchMask::ONLYDIR;
+    inotify.watches().add(path, mask)?;
+    inotify.into_event_stream(vec![0; 4096])
+}
+
+fn manifests(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let mut paths = BTreeSet::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if is_manifest(&path) {
+            paths.insert(path);
+        }
+    }
+    Ok(paths)
+}
+
+fn is_manifest(path: &Path) -> bool {
+    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let ends_so = path.extension().and_then(OsStr::to_str);
+    !hidden && matches!(ends_so, Some("yaml" | "yml" | "json"))
+}
+
+fn is_in_config_map(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".."))
+}
+
+/// What a file holds; `None` if it is gone.
+fn read_file(path: &Path) -> Result<Option<Vec<Object>>, String> {
+    match fs::read_to_string(path) {
+        Ok(text) => manifest::parse(&text).map(Some).map_err(|error| error.to_string()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.ino(), metadata.len(), metadata.modified().ok()?))
+}
+
+fn is_settled((_, _, modified): Stamp) -> bool {
+    // A clock that was set back must not keep a file out for ever.
+    modified.elapsed().map_or(true, |age| age >= SETTLED)
+}
+
+fn key(object: &Object) -> Key {
+    match object {
+        Object::Service(service) => Key::Service(service.metadata.object_name()),
+        Object::Slice(slice) => Key::Slice(slice.metadata.object_name()),
+        Object::Node(node) => Key::Node(node.metadata.name.clone()),
+    }
+}
+
+fn describe(object: &Object) -> String {
+    match object {
+        Object::Service(service) => format!("service {}", service.metadata.object_name()),
+        Object::Slice(slice) => format!("endpoint slice {}", slice.metadata.object_name()),
+        Object::Node(node) => format!("node {}", node.metadata.name),
+    }
+}

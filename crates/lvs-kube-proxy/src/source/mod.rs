@@ -1,0 +1,23 @@
+//! Where Services and EndpointSlices come from.
+
+mod directory;
+
+use std::future::Future;
+
+pub use directory::{Directory, DirectoryError};
+
+use crate::state::Event;
+
+/// Where objects come from: an API server, or a directory of manifests.
+///
+/// It begins with both lists ([`Event::Services`], [`Event::Slices`]) and goes on with what changes.
+/// What goes wrong is its own to log and to try again: the last good objects stay.
+pub trait Source {
+    /// Waits for the next events; there is at least one. May be dropped at any time without losing
+    /// any.
+    fn next(&mut self) -> impl Future<Output = Vec<Event>>;
+
+    /// Asks for both lists anew. The proxy does so before it carries out what it does not believe:
+    /// that almost everything is gone.
+    fn relist(&mut self);
+}

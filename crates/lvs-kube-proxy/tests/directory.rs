@@ -1,0 +1,200 @@
+//! A directory of manifests, followed.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
+
+use lvs_kube_proxy::{
+    Event, Settings, State, ThisNode,
+    source::{Directory, Source},
+};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+/// Nothing waits for it when all goes well.
+const LIMIT: Duration = Duration::from_secs(20);
+/// How long nothing is to come.
+const QUIET: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn files_come_change_and_go() {
+    let directory = TempDir::new().unwrap();
+    write(directory.path(), "a.yaml", &service("a", 1));
+    write(directory.path(), "b.yml", &(service("b", 2) + &slice("b", "10.42.0.2")));
+    write(directory.path(), "ignored.txt", "kind: [");
+    write(directory.path(), ".hidden.yaml", "kind: [");
+    let mut source = Directory::open(directory.path()).unwrap();
+    let mut state = State::new(ThisNode::default(), Settings::default());
+
+    step(&mut source, &mut state).await;
+    assert!(state.is_complete());
+    assert_eq!(table(&state), ["10.96.0.1", "10.96.0.2 10.42.0.2"]);
+
+    write(directory.path(), "b.yml", &(service("b", 2) + &slice("b", "10.42.0.3")));
+    step(&mut source, &mut state).await;
+    assert_eq!(table(&state), ["10.96.0.1", "10.96.0.2 10.42.0.3"]);
+
+    let moved = service("c", 3);
+    write(directory.path(), "c.part", &moved);
+    fs::rename(directory.path().join("c.part"), directory.path().join("c.json")).unwrap();
+    step(&mut source, &mut state).await;
+    assert_eq!(table(&state).len(), 3);
+
+    fs::remove_file(directory.path().join("a.yaml")).unwrap();
+    step(&mut source, &mut state).await;
+    assert_eq!(table(&state), ["10.96.0.2 10.42.0.3", "10.96.0.3"]);
+    assert!(timeout(QUIET, source.next()).await.is_err(), "at rest nothing comes");
+}
+
+#[tokio::test]
+async fn a_broken_file_keeps_what_it_held() {
+    let directory = TempDir::new().unwrap();
+    write(directory.path(), "a.yaml", &service("a", 1));
+    let mut source = Directory::open(directory.path()).unwrap();
+    let mut state = State::new(ThisNode::default(), Settings::default());
+    step(&mut source, &mut state).await;
+
+    write(directory.path(), "a.yaml", "kind: Service\nspec: [");
+    assert!(timeout(QUIET, source.next()).await.is_err());
+    // Not even by a list: it waits until the file is whole again.
+    source.relist();
+    assert!(timeout(QUIET, source.next()).await.is_err());
+    write(directory.path(), "a.yaml", &service("a", 4));
+    let events = timeout(LIMIT, source.next()).await.unwrap();
+    assert!(matches!(events[0], Event::Services(_)) || events.len() == 1, "{events:?}");
+    events.into_iter().for_each(|event| state.apply(event));
+    state.update();
+    assert_eq!(table(&state), ["10.96.0.4"]);
+}
+
+#[tokio::test]
+async fn nothing_is_complete_before_every_file_is_read() {
+    let directory = TempDir::new().unwrap();
+    write(directory.path(), "a.yaml", &service("a", 1));
+    write(directory.path(), "b.yaml", "kind: Service\nspec: [");
+    let mut source = Directory::open(directory.path()).unwrap();
+    let mut state = State::new(ThisNode::default(), Settings::default());
+    step(&mut source, &mut state).await;
+    assert!(!state.is_complete());
+    write(directory.path(), "b.yaml", &service("b", 2));
+    while !state.is_complete() {
+        step(&mut source, &mut state).await;
+    }
+    assert_eq!(table(&state), ["10.96.0.1", "10.96.0.2"]);
+}
+
+/// An object in two files: the last one counts, and the other one when that is gone.
+#[tokio::test]
+async fn the_same_object_twice() {
+    let directory = TempDir::new().unwrap();
+    write(directory.path(), "a.yaml", &service("web", 1));
+    write(directory.path(), "b.yaml", &service("web", 2));
+    let mut source = Directory::open(directory.path()).unwrap();
+    let mut state = State::new(ThisNode::default(), Settings::default());
+    step(&mut source, &mut state).await;
+    assert_eq!(table(&state), ["10.96.0.2"]);
+    fs::remove_file(directory.path().join("b.yaml")).unwrap();
+    step(&mut source, &mut state).await;
+    assert_eq!(table(&state), ["10.96.0.1"]);
+}
+
+/// As a ConfigMap is mounted: files are links into a directory that is replaced in one step.
+#[tokio::test]
+async fn a_config_map() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    for (version, number) in [("..1", 1), ("..2", 2)] {
+        fs::create_dir(path.join(version)).unwrap();
+        fs::write(path.join(version).join("a.yaml"), service("a", number)).unwrap();
+    }
+    symlink("..1", path.join("..data")).unwrap();
+    symlink("..data/a.yaml", path.join("a.yaml")).unwrap();
+    let mut source = Directory::open(path).unwrap();
+    let mut state = State::new(ThisNode::default(), Settings::default());
+    step(&mut source, &mut state).await;
+    assert_eq!(table(&state), ["10.96.0.1"]);
+
+    symlink("..2", path.join("..new")).unwrap();
+    fs::rename(path.join("..new"), path.join("..data")).unwrap();
+    step(&mut source, &mut state).await;
+    assert_eq!(table(&state), ["10.96.0.2"]);
+}
+
+/// The directory goes and comes back: what it held counts meanwhile.
+#[tokio::test]
+async fn a_directory_that_goes_and_comes_back() {
+    let parent = TempDir::new().unwrap();
+    let path = parent.path().join("manifests");
+    fs::create_dir(&path).unwrap();
+    write(&path, "a.yaml", &service("a", 1));
+    let mut source = Directory::open(&path).unwrap();
+    let mut state = State::new(ThisNode::default(), Settings::default());
+    step(&mut source, &mut state).await;
+    let away = parent.path().join("away");
+    fs::rename(&path, &away).unwrap();
+    assert!(timeout(QUIET, source.next()).await.is_err());
+    write(&away, "a.yaml", &service("a", 2));
+    fs::rename(&away, &path).unwrap();
+    step(&mut source, &mut state).await;
+    assert_eq!(table(&state), ["10.96.0.2"]);
+
+    let error = Directory::open(parent.path().join("none")).unwrap_err().to_string();
+    assert!(error.contains("none") && error.contains("No such file"), "{error}");
+}
+
+/// An interrupted wait loses no event.
+#[tokio::test]
+async fn a_wait_may_be_given_up() {
+    let directory = TempDir::new().unwrap();
+    let mut source = Directory::open(directory.path()).unwrap();
+    let mut state = State::new(ThisNode::default(), Settings::default());
+    step(&mut source, &mut state).await;
+    for number in 1..30 {
+        write(directory.path(), &format!("{number}.yaml"), &service(&format!("s{number}"), number));
+        let wait = Duration::from_millis(u64::from(number));
+        if let Ok(events) = timeout(wait, source.next()).await {
+            events.into_iter().for_each(|event| state.apply(event));
+        }
+    }
+    while let Ok(events) = timeout(QUIET, source.next()).await {
+        events.into_iter().for_each(|event| state.apply(event));
+    }
+    state.update();
+    assert_eq!(table(&state).len(), 29);
+}
+
+async fn step(source: &mut Directory, state: &mut State) {
+    let events = timeout(LIMIT, source.next()).await.unwrap();
+    assert!(!events.is_empty());
+    events.into_iter().for_each(|event| state.apply(event));
+    state.update();
+}
+
+fn table(state: &State) -> Vec<String> {
+    let line = |target: &lvs_kube_proxy::Target| {
+        let address = target.address().unwrap().to_string();
+        let servers = target.virtual_service.destinations().iter();
+        servers.fold(address, |line, server| format!("{line} {}", server.key.address))
+    };
+    state.targets().map(|(_, target)| line(target)).collect()
+}
+
+fn write(directory: &Path, name: &str, text: &str) {
+    fs::write(directory.join(name), text).unwrap();
+}
+
+fn service(name: &str, number: u8) -> String {
+    format!(
+        "---\nkind: Service\nmetadata: {{name: {name}}}\n\
+         spec: {{clusterIP: 10.96.0.{number}, ports: [{{port: 80}}]}}\n"
+    )
+}
+
+fn slice(owner: &str, address: &str) -> String {
+    format!(
+        "---\nkind: EndpointSlice\n\
+         metadata: {{name: {owner}-1, labels: {{kubernetes.io/service-name: {owner}}}}}\n\
+         addressType: IPv4\nports: [{{name: '', port: 8080}}]\n\
+         endpoints: [{{addresses: [{address}]}}]\n"
+    )
+}
