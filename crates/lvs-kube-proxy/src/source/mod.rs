@@ -1,9 +1,13 @@
 //! Where Services and EndpointSlices come from.
 
+#[cfg(feature = "kubernetes")]
+mod api_server;
 mod directory;
 
 use std::future::Future;
 
+#[cfg(feature = "kubernetes")]
+pub use api_server::{ApiServer, ApiServerError};
 pub use directory::{Directory, DirectoryError};
 
 use crate::state::Event;

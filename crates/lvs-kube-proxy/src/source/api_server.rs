@@ -1,0 +1,338 @@
+use std::{borrow::Cow, collections::BTreeMap, fmt, path::Path, time::Duration};
+
+use futures_util::{
+    FutureExt, Stream, StreamExt,
+    stream::{BoxStream, SelectAll},
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{
+    Api, Client, Config, Resource,
+    api::ListParams,
+    config::{KubeConfigOptions, Kubeconfig},
+    core::{ApiResource, DynamicResourceScope, GroupVersionKind},
+    runtime::{WatchStreamExt, watcher},
+};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+
+use super::Source;
+use crate::{
+    object::{EndpointSlice, Metadata, Node, Service},
+    state::Event,
+};
+
+/// Services of other proxies are not asked for.
+const SERVICES: &str = "!service.kubernetes.io/service-proxy-name";
+/// Nor are headless ones, where the server can tell.
+const WITH_ADDRESS: &str = "spec.clusterIP!=None";
+/// Nor slices of headless services.
+const SLICES: &str = "!service.kubernetes.io/headless";
+/// The waits between attempts to reach a server that has not answered yet.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
+
+/// A Kubernetes API server: lists, then watches. EndpointSlices are those of `discovery.k8s.io/v1`, or
+/// of `v1beta1` where the server has only these (Kubernetes 1.17 to 1.20).
+///
+/// A server that cannot be reached is tried again, at longer and longer intervals, and so is a watch
+/// that ends; what was known stays known. After "410 Gone" there is a fresh list.
+pub struct ApiServer {
+    client: Client,
+    node: String,
+    watches: SelectAll<BoxStream<'static, Told>>,
+    /// Objects of a list that is not whole yet.
+    services: Vec<Service>,
+    slices: Vec<EndpointSlice>,
+    /// What last failed, by what was asked for: each failure is logged once.
+    failures: BTreeMap<&'static str, String>,
+}
+
+/// What one of the watches says.
+enum Told {
+    Service(Result<watcher::Event<Watched<Service>>, watcher::Error>),
+    Slice(Result<watcher::Event<Watched<EndpointSlice>>, watcher::Error>),
+    Node(Result<watcher::Event<Watched<Node>>, watcher::Error>),
+}
+
+impl ApiServer {
+    /// Reads how to reach the server: from a kubeconfig file, or, without one, what Kubernetes gives
+    /// to a pod. `node` is the name of the Node whose zone and addresses count. Sends nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read or is not a kubeconfig, or this is not a pod.
+    pub async fn new(
+        kubeconfig: Option<&Path>,
+        node: impl Into<String>,
+    ) -> Result<Self, ApiServerError> {
+        let config = match kubeconfig {
+            Some(path) => {
+                let error = |reason: &dyn fmt::Display| ApiServerError {
+                    reason: format!("read kubeconfig {}: {reason}", path.display()),
+                };
+                let file = Kubeconfig::read_from(path).map_err(|reason| error(&reason))?;
+                Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                    .await
+                    .map_err(|reason| error(&reason))?
+            }
+            None => Config::incluster().map_err(|reason| ApiServerError {
+                reason: format!("this is not a pod, so --kubeconfig is needed: {reason}"),
+            })?,
+        };
+        let server = config.cluster_url.to_string();
+        let client = Client::try_from(config).map_err(|reason| ApiServerError {
+            reason: format!("prepare the client of {server}: {reason}"),
+        })?;
+        Ok(Self {
+            client,
+            node: node.into(),
+            watches: SelectAll::new(),
+            services: Vec::new(),
+            slices: Vec::new(),
+            failures: BTreeMap::new(),
+        })
+    }
+
+    /// Begins all watches, once the server has said what it has.
+    async fn begin(&mut self) {
+        let mut wait = FIRST_WAIT;
+        let (version, by_address) = loop {
+            match self.ask().await {
+                Ok(answer) => break answer,
+                Err(error) => self.fail("the server's versions", &error),
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LONGEST_WAIT);
+        };
+        self.succeed("the server's versions");
+        (self.services, self.slices) = (Vec::new(), Vec::new());
+
+        let mut config = watcher::Config::default().labels(SERVICES);
+        if by_address {
+            config = config.fields(WITH_ADDRESS);
+        }
+        let services = self.watch(&resource("", "v1", "Service", "services"), config);
+        self.watches.push(services.map(Told::Service).boxed());
+
+        let slices = resource("discovery.k8s.io", version, "EndpointSlice", "endpointslices");
+        let config = watcher::Config::default().labels(SLICES);
+        self.watches.push(self.watch(&slices, config).map(Told::Slice).boxed());
+
+        let config = watcher::Config::default().fields(&format!("metadata.name={}", self.node));
+        let nodes = self.watch(&resource("", "v1", "Node", "nodes"), config);
+        self.watches.push(nodes.map(Told::Node).boxed());
+    }
+
+    /// Which version of EndpointSlices the server has, and whether it selects services by their
+    /// address.
+    async fn ask(&self) -> Result<(&'static str, bool), kube::Error> {
+        let groups = self.client.list_api_groups().await?.groups;
+        let versions = groups.iter().filter(|group| group.name == "discovery.k8s.io");
+        let has_v1 =
+            versions.flat_map(|group| &group.versions).any(|version| version.version == "v1");
+
+        let services = resource("", "v1", "Service", "services");
+        let api: Api<Watched<Service>> = Api::all_with(self.client.clone(), &services);
+        let by_address = match api.list(&ListParams::default().fields(WITH_ADDRESS).limit(1)).await
+        {
+            Ok(_) => true,
+            Err(kube::Error::Api(status)) if status.code == 400 => false,
+            Err(error) => return Err(error),
+        };
+        Ok((if has_v1 { "v1" } else { "v1beta1" }, by_address))
+    }
+
+    fn watch<T: Object>(
+        &self,
+        resource: &ApiResource,
+        config: watcher::Config,
+    ) -> impl Stream<Item = Result<watcher::Event<Watched<T>>, watcher::Error>> + Send + use<T>
+    {
+        let api: Api<Watched<T>> = Api::all_with(self.client.clone(), resource);
+        watcher(api, config).default_backoff()
+    }
+
+    fn take_in(&mut self, told: Told, events: &mut Vec<Event>) {
+        match told {
+            Told::Service(Ok(event)) => {
+                self.succeed("services");
+                match event {
+                    watcher::Event::Init => self.services.clear(),
+                    watcher::Event::InitApply(service) => self.services.push(service.object),
+                    watcher::Event::InitDone => {
+                        events.push(Event::Services(std::mem::take(&mut self.services)));
+                    }
+                    watcher::Event::Apply(service) => events.push(Event::Service(service.object)),
+                    watcher::Event::Delete(service) => {
+                        events.push(Event::ServiceGone(service.object.metadata.object_name()));
+                    }
+                }
+            }
+            Told::Slice(Ok(event)) => {
+                self.succeed("endpoint slices");
+                match event {
+                    watcher::Event::Init => self.slices.clear(),
+                    watcher::Event::InitApply(slice) => self.slices.push(slice.object),
+                    watcher::Event::InitDone => {
+                        events.push(Event::Slices(std::mem::take(&mut self.slices)));
+                    }
+                    watcher::Event::Apply(slice) => events.push(Event::Slice(slice.object)),
+                    watcher::Event::Delete(slice) => {
+                        events.push(Event::SliceGone(slice.object.metadata.object_name()));
+                    }
+                }
+            }
+            Told::Node(Ok(event)) => {
+                self.succeed("this node");
+                if let watcher::Event::InitApply(node) | watcher::Event::Apply(node) = event {
+                    events.push(Event::Node(node.object));
+                }
+            }
+            Told::Service(Err(error)) => self.fail("services", &error),
+            Told::Slice(Err(error)) => self.fail("endpoint slices", &error),
+            Told::Node(Err(error)) => self.fail("this node", &error),
+        }
+    }
+
+    fn fail(&mut self, what: &'static str, error: &dyn std::error::Error) {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(error) = source {
+            let reason = error.to_string();
+            if !text.contains(&reason) {
+                text = format!("{text}: {reason}");
+            }
+            source = error.source();
+        }
+        let before = self.failures.insert(what, text.clone());
+        if before.as_ref() != Some(&text) {
+            tracing::warn!("ask the API server for {what}: {text}; it is tried again");
+        }
+    }
+
+    fn succeed(&mut self, what: &'static str) {
+        if self.failures.remove(what).is_some() {
+            tracing::info!("the API server answers again: {what}");
+        }
+    }
+}
+
+impl fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiServer").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl Source for ApiServer {
+    async fn next(&mut self) -> Vec<Event> {
+        loop {
+            if self.watches.is_empty() {
+                self.begin().await;
+            }
+            let mut events = Vec::new();
+            let mut next = self.watches.next().await;
+            // What else is there already belongs to the same run.
+            while let Some(told) = next {
+                self.take_in(told, &mut events);
+                next = self.watches.next().now_or_never().flatten();
+            }
+            if !events.is_empty() {
+                return events;
+            }
+        }
+    }
+
+    fn relist(&mut self) {
+        self.watches.clear();
+    }
+}
+
+/// An API server that cannot be asked, by what was configured.
+#[derive(Debug)]
+pub struct ApiServerError {
+    reason: String,
+}
+
+impl fmt::Display for ApiServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for ApiServerError {}
+
+fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
+}
+
+/// One of our objects. Only what they hold is decoded and kept.
+trait Object: DeserializeOwned + Clone + fmt::Debug + Send + 'static {
+    fn metadata(&self) -> &Metadata;
+}
+
+impl Object for Service {
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+}
+
+impl Object for EndpointSlice {
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+}
+
+impl Object for Node {
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+}
+
+/// An object with the metadata that a watch goes by.
+#[derive(Clone, Debug)]
+struct Watched<T> {
+    object: T,
+    metadata: ObjectMeta,
+}
+
+impl<'de, T: Object> Deserialize<'de> for Watched<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let object = T::deserialize(deserializer)?;
+        let Metadata { name, namespace, resource_version, .. } = object.metadata();
+        let metadata = ObjectMeta {
+            name: Some(name.clone()),
+            namespace: Some(namespace.clone()),
+            resource_version: Some(resource_version.clone()),
+            ..ObjectMeta::default()
+        };
+        Ok(Self { object, metadata })
+    }
+}
+
+impl<T> Resource for Watched<T> {
+    type DynamicType = ApiResource;
+    type Scope = DynamicResourceScope;
+
+    fn kind(resource: &ApiResource) -> Cow<'_, str> {
+        resource.kind.as_str().into()
+    }
+
+    fn group(resource: &ApiResource) -> Cow<'_, str> {
+        resource.group.as_str().into()
+    }
+
+    fn version(resource: &ApiResource) -> Cow<'_, str> {
+        resource.version.as_str().into()
+    }
+
+    fn plural(resource: &ApiResource) -> Cow<'_, str> {
+        resource.plural.as_str().into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}

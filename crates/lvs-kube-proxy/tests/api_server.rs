@@ -1,0 +1,205 @@
+//! The source on a real API server: etcd, kube-apiserver and kube-controller-manager, which
+//! `cluster/build` makes and `cluster/start` starts on loopback addresses, with RBAC and the rights of
+//! `system:kube-proxy`.
+//!
+//! It takes minutes to build them the first time, so it runs where `LVS_CLUSTER=1` says so:
+//!
+//! ```sh
+//! LVS_CLUSTER=1 cargo test -p lvs-kube-proxy --features kubernetes --test api_server
+//! ```
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use lvs_kube_proxy::{
+    Settings, State, ThisNode,
+    source::{ApiServer, Source},
+};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+/// Longer than every back-off.
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn lists_watches_and_comes_back() {
+    if std::env::var_os("LVS_CLUSTER").is_none_or(|value| value != "1") {
+        eprintln!("not run: LVS_CLUSTER=1 is not set");
+        return;
+    }
+    let cluster = Cluster::start();
+    let node = ThisNode { name: "node-a".to_owned(), ..ThisNode::default() };
+    let mut state = State::new(node, Settings::default());
+    let kubeconfig = cluster.path("proxy.kubeconfig");
+    let mut source = ApiServer::new(Some(&kubeconfig), "node-a").await.unwrap();
+
+    // The API server's own service.
+    until(&mut source, &mut state, |state| state.is_complete()).await;
+    assert_eq!(lines(&state), ["-t 10.0.0.1:443"]);
+
+    cluster.apply(
+        "
+apiVersion: v1
+kind: Node
+metadata: {name: node-a, labels: {topology.kubernetes.io/zone: z1}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {clusterIP: 10.0.0.185, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: headless}
+spec: {clusterIP: None, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: other, labels: {service.kubernetes.io/service-proxy-name: other}}
+spec: {clusterIP: 10.0.0.186, ports: [{port: 80}]}
+",
+    );
+    cluster.apply(&slice("172.17.0.3"));
+    let web = ["-t 10.0.0.1:443", "-t 10.0.0.185:80 172.17.0.3:8080"];
+    until(&mut source, &mut state, |state| lines(state) == web && state.node().zone.is_some())
+        .await;
+
+    // The server goes and comes back; what changed meanwhile is there.
+    cluster.run("stop", &["apiserver"]);
+    assert!(timeout(Duration::from_secs(2), source.next()).await.is_err(), "nothing is said");
+    cluster.run("start", &["apiserver"]);
+    cluster.apply(&slice("172.17.0.4"));
+    let web = ["-t 10.0.0.1:443", "-t 10.0.0.185:80 172.17.0.4:8080"];
+    until(&mut source, &mut state, |state| lines(state) == web).await;
+
+    // A watch that begins where etcd has forgotten: 410 Gone, and a fresh list.
+    cluster.run("stop", &["apiserver"]);
+    assert!(timeout(Duration::from_secs(2), source.next()).await.is_err());
+    cluster.run("start", &["apiserver"]);
+    cluster.kubectl(&["delete", "service", "web"], "");
+    for address in ["172.17.0.5", "172.17.0.6"] {
+        cluster.apply(&slice(address));
+    }
+    cluster.compact();
+    cluster.run("stop", &["apiserver"]);
+    cluster.run("start", &["apiserver"]);
+    until(&mut source, &mut state, |state| lines(state) == ["-t 10.0.0.1:443"]).await;
+
+    // Asked for, the lists come anew.
+    source.relist();
+    let mut fresh = State::new(ThisNode::default(), Settings::default());
+    until(&mut source, &mut fresh, State::is_complete).await;
+    assert_eq!(lines(&fresh), ["-t 10.0.0.1:443"]);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_said() {
+    let error = ApiServer::new(Some(Path::new("/none/such")), "node-a").await.unwrap_err();
+    assert!(error.to_string().contains("/none/such"), "{error}");
+    let error = ApiServer::new(None, "node-a").await.unwrap_err();
+    assert!(error.to_string().contains("--kubeconfig"), "{error}");
+}
+
+fn slice(address: &str) -> String {
+    format!(
+        "
+apiVersion: discovery.k8s.io/v1beta1
+kind: EndpointSlice
+metadata: {{name: web-1, labels: {{kubernetes.io/service-name: web}}}}
+addressType: IPv4
+ports: [{{name: '', port: 8080}}]
+endpoints: [{{addresses: [{address}], conditions: {{ready: true}}}}]
+"
+    )
+}
+
+async fn until(source: &mut ApiServer, state: &mut State, done: impl Fn(&State) -> bool) {
+    let wait = async {
+        while !done(state) {
+            source.next().await.into_iter().for_each(|event| state.apply(event));
+            state.update();
+        }
+    };
+    if timeout(LIMIT, wait).await.is_err() {
+        panic!("it did not come to that: {:?}", lines(state));
+    }
+}
+
+fn lines(state: &State) -> Vec<String> {
+    let line = |target: &lvs_kube_proxy::Target| {
+        let servers = target.virtual_service.destinations().iter();
+        servers.fold(target.key().to_string(), |line, server| format!("{line} {}", server.key))
+    };
+    state.targets().map(|(_, target)| line(target)).collect()
+}
+
+struct Cluster {
+    state: TempDir,
+    programs: PathBuf,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        let programs = output(Command::new(script("build")));
+        let cluster = Self { state: TempDir::new().unwrap(), programs: programs.trim().into() };
+        cluster.run("start", &["10.0.0.0/16"]);
+        cluster
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.state.path().join(name)
+    }
+
+    fn run(&self, name: &str, words: &[&str]) {
+        let mut command = Command::new(script(name));
+        command.arg(self.state.path()).args(words);
+        output(command);
+    }
+
+    fn apply(&self, manifest: &str) {
+        self.kubectl(&["apply", "--validate=false", "-f", "-"], manifest);
+    }
+
+    fn kubectl(&self, words: &[&str], input: &str) {
+        let file = self.path("input.yaml");
+        std::fs::write(&file, input).unwrap();
+        let mut command = Command::new(self.programs.join("kubectl"));
+        command.arg("--kubeconfig").arg(self.path("admin.kubeconfig")).args(words);
+        command.stdin(std::fs::File::open(file).unwrap());
+        output(command);
+    }
+
+    /// Lets etcd forget all but the last revision.
+    fn compact(&self) {
+        let ask = |path: &str, body: &str| {
+            let mut command = Command::new("curl");
+            command.args(["-sf", &format!("http://127.0.0.1:2379/v3/kv/{path}"), "-d", body]);
+            output(command)
+        };
+        let answer: serde_json::Value =
+            serde_json::from_str(&ask("range", r#"{"key": "YQ=="}"#)).unwrap();
+        let revision = answer["header"]["revision"].as_str().unwrap();
+        ask("compaction", &format!(r#"{{"revision": "{revision}", "physical": true}}"#));
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = Command::new(script("stop")).arg(self.state.path()).status();
+    }
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster").join(name)
+}
+
+fn output(mut command: Command) -> String {
+    let output = command.stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
