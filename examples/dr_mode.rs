@@ -55,7 +55,7 @@ async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
         println!("{} at {at}, process {}", pod.name(), server.pid());
         servers.push(server);
     }
-    let dummy = host.links().create_dummy("dummy0").await?;
+    let dummy = host.links().create_dummy("dummy0").await?.link;
     host.links().add_address(&dummy, Address::host(address.ip()).nodad()).await?;
     host.links().up(&dummy).await?;
     host.forward()?;
@@ -94,7 +94,7 @@ async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
         }
 
         command("ip link add dummy1 type dummy");
-        let dummy = host.links().create_dummy("dummy1").await?;
+        let dummy = host.links().create_dummy("dummy1").await?.link;
         command(format_args!("ip link set dummy1 netns {name}"));
         host.links().move_to(&dummy, &namespace).await?;
         let dummy = pod.links().find("dummy1").await?.ok_or("dummy1 did not arrive")?;

@@ -258,7 +258,7 @@ impl Scene {
         host.forward()?;
         host.filter_bridge()?;
         let vip = IpAddr::from([10, 0, 0, 185]);
-        let dummy = host.links().create_dummy("dummy0").await?;
+        let dummy = host.links().create_dummy("dummy0").await?.link;
         host.links().add_address(&dummy, Address::host(vip)).await?;
         let ipvs = lvs::client::Client::connect_in(host.namespace()).await?;
         Ok(Self { host, pods: containers, client, ipvs, vip })

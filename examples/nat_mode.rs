@@ -58,7 +58,7 @@ async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
 
     heading("The virtual address, on a dummy link");
     command("ip link add dummy0 type dummy");
-    let dummy = host.links().create_dummy("dummy0").await?;
+    let dummy = host.links().create_dummy("dummy0").await?.link;
     command(format_args!("ip addr add {} dev dummy0", address.ip()));
     host.links().add_address(&dummy, Address::host(address.ip()).nodad()).await?;
     if options.ipv6 {

@@ -45,7 +45,7 @@ async fn run(options: &Options, gue: bool) -> Result<(), Box<dyn Error>> {
     let pods = [host.container("pod1", 3).await?, host.container("pod2", 4).await?];
     let container = host.container("client", 5).await?;
     let vips = [address.ip()];
-    prepare_director(host.namespace(), "dummy0", &vips).await?;
+    prepare_director(host.namespace(), "dummy0", &vips)?;
 
     heading("The end of the tunnel in each pod, and the virtual address");
     let mut servers = Vec::new();
@@ -60,7 +60,7 @@ async fn run(options: &Options, gue: bool) -> Result<(), Box<dyn Error>> {
             pod.open_gue(GUE_PORT)?;
         }
         // As for direct routing: see the example dr_mode. It is gone with the pod.
-        let _ = prepare_real_server(pod.namespace(), "dummy1", &vips).await?;
+        let _ = prepare_real_server(pod.namespace(), "dummy1", &vips)?;
     }
 
     heading("The virtual service and its real servers");

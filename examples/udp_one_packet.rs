@@ -38,7 +38,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let mut servers = Vec::new();
     for pod in &scene.pods {
         // Gone with the pod.
-        let _ = prepare_real_server(pod.namespace(), "dummy1", &[scene.vip]).await?;
+        let _ = prepare_real_server(pod.namespace(), "dummy1", &[scene.vip])?;
         servers.push(pod.serve_udp(address)?);
     }
     let service = || {

@@ -38,7 +38,7 @@ async fn watch(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let pods = [host.container("pod1", 3).await?, host.container("pod2", 4).await?];
     let _servers = [pods[0].serve_http(80)?, pods[1].serve_http(80)?];
     let address: SocketAddr = "10.0.0.185:80".parse()?;
-    let dummy = host.links().create_dummy("dummy0").await?;
+    let dummy = host.links().create_dummy("dummy0").await?.link;
     host.links().add_address(&dummy, Address::host(address.ip())).await?;
     let client = Client::connect_in(host.namespace()).await?;
     let service = |weights: [u32; 2]| {

@@ -198,7 +198,7 @@ fn flood() -> Result<(usize, bool), Failed> {
 
 async fn batch_that_ends_with_a_daemon(namespace: NetNs, client: Client) -> Outcome {
     let links = Links::connect(&namespace)?;
-    links.up(&links.create_dummy("sync0").await?).await?;
+    links.up(&links.create_dummy("sync0").await?.link).await?;
     let start = Request::NewDaemon(SyncDaemon::new(DaemonRole::BACKUP, "sync0".parse()?, 1.into()));
     let stop = Request::DeleteDaemon(DaemonRole::BACKUP);
     // The kernel forgets to acknowledge the stop; the batch ends all the same.

@@ -410,7 +410,7 @@ async fn timeouts(_: NetNs, client: Client) -> Outcome {
 
 async fn daemons(namespace: NetNs, client: Client) -> Outcome {
     let links = netns_link::Links::connect(&namespace)?;
-    let link = links.create_dummy("sync0").await?;
+    let link = links.create_dummy("sync0").await?.link;
     links.up(&link).await?;
     for role in [DaemonRole::MASTER, DaemonRole::BACKUP] {
         let error = client.stop_daemon(role).await.expect_err("none runs");

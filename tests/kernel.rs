@@ -12,6 +12,8 @@ mod client_cases;
 mod lvs_cases;
 mod nat_cases;
 mod netns_link_cases;
+mod netns_privilege_cases;
+mod netns_route_cases;
 mod observe_cases;
 mod scene;
 mod testbed_cases;
@@ -24,6 +26,7 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     guest::assume_role();
+    netns_privilege_cases::assume_part();
     let mut arguments = Arguments::from_args();
     // One after the other: kernels up to 7.0 have one table of services for all network namespaces,
     // so that changes in one namespace disturb a long listing in another.
@@ -85,6 +88,8 @@ fn all_cases() -> Vec<Trial> {
         lvs_cases::cases(),
         nat_cases::cases(),
         netns_link_cases::cases(),
+        netns_privilege_cases::cases(),
+        netns_route_cases::cases(),
         observe_cases::cases(),
         testbed_cases::cases(),
         traffic_cases::cases(),

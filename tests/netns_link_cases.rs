@@ -12,8 +12,8 @@ use std::{
 
 use libtest_mimic::{Failed, Trial};
 use netns_link::{
-    Address, Error, ErrorKind, Link, Links, NetNs, RealServerArp, Setting, prepare_director,
-    prepare_real_server,
+    Address, DummyLink, Error, ErrorKind, Link, Links, NetNs, RealServerArp, Setting,
+    prepare_director, prepare_real_server,
 };
 
 /// Every case by its name.
@@ -24,23 +24,23 @@ pub(crate) fn cases() -> Vec<Trial> {
         case("netns_named_as_ip_netns", netns_named_as_ip_netns),
         case("netns_from_pid_and_spawn", netns_from_pid_and_spawn),
         case("netns_sockets_stay_inside", netns_sockets_stay_inside),
-        async_case("link_dummy_create_and_delete", link_dummy_create_and_delete),
-        async_case("link_of_another_kind_is_left_alone", link_of_another_kind_is_left_alone),
-        async_case("link_settings", link_settings),
-        async_case("link_moves_to_a_namespace", link_moves_to_a_namespace),
-        async_case("address_add_and_remove_twice", address_add_and_remove_twice),
-        async_case("address_reconcile", address_reconcile),
-        async_case("address_reconcile_1000", address_reconcile_1000),
-        async_case("address_local", address_local),
-        async_case("link_gone_in_the_middle", link_gone_in_the_middle),
-        async_case("listing_by_many_at_once", listing_by_many_at_once),
-        async_case("listing_while_it_changes", listing_while_it_changes),
-        case("links_outlive_their_runtime", links_outlive_their_runtime),
-        async_case("settings_are_of_the_namespace", settings_are_of_the_namespace),
-        async_case("real_server_arp_and_undo", real_server_arp_and_undo),
-        async_case("real_server_setup_and_undo", real_server_setup_and_undo),
-        async_case("real_server_setup_fails_whole", real_server_setup_fails_whole),
-        async_case("director_has_exactly_the_vips", director_has_exactly_the_vips),
+        async_case("netns_link_dummy_create_and_delete", link_dummy_create_and_delete),
+        async_case("netns_link_of_another_kind_is_left_alone", link_of_another_kind_is_left_alone),
+        async_case("netns_link_settings", link_settings),
+        async_case("netns_link_moves_to_a_namespace", link_moves_to_a_namespace),
+        async_case("netns_address_add_and_remove_twice", address_add_and_remove_twice),
+        async_case("netns_address_reconcile", address_reconcile),
+        async_case("netns_address_reconcile_1000", address_reconcile_1000),
+        async_case("netns_address_local", address_local),
+        async_case("netns_link_gone_in_the_middle", link_gone_in_the_middle),
+        async_case("netns_listing_by_many_at_once", listing_by_many_at_once),
+        async_case("netns_listing_while_it_changes", listing_while_it_changes),
+        case("netns_links_outlive_their_runtime", links_outlive_their_runtime),
+        async_case("netns_settings_are_of_the_namespace", settings_are_of_the_namespace),
+        async_case("netns_real_server_arp_and_undo", real_server_arp_and_undo),
+        async_case("netns_real_server_setup_and_undo", real_server_setup_and_undo),
+        async_case("netns_real_server_setup_fails_whole", real_server_setup_fails_whole),
+        async_case("netns_director_has_exactly_the_vips", director_has_exactly_the_vips),
     ]
 }
 
@@ -140,13 +140,15 @@ fn netns_sockets_stay_inside() -> Result<(), Failed> {
 }
 
 async fn link_dummy_create_and_delete(_: NetNs, links: Links) -> Result<(), Failed> {
-    let made = links.create_dummy("ipvs0").await?;
+    let DummyLink { link: made, created, .. } = links.create_dummy("ipvs0").await?;
+    assert!(created);
     assert_eq!(
         (made.name.as_str(), made.kind.as_deref(), made.up),
         ("ipvs0", Some("dummy"), false)
     );
     assert!(!made.arp);
-    assert_eq!(links.create_dummy("ipvs0").await?, made, "exists is success");
+    let again = links.create_dummy("ipvs0").await?;
+    assert_eq!((again.link, again.created), (made.clone(), false), "exists is success");
     assert_eq!(links.find("ipvs0").await?.as_ref(), Some(&made));
     assert_eq!(links.find_index(made.index).await?.as_ref(), Some(&made));
     assert!(links.list().await?.contains(&made));
@@ -171,7 +173,7 @@ async fn link_of_another_kind_is_left_alone(_: NetNs, links: Links) -> Result<()
 }
 
 async fn link_settings(_: NetNs, links: Links) -> Result<(), Failed> {
-    let dummy = links.create_dummy("ipvs0").await?;
+    let dummy = links.create_dummy("ipvs0").await?.link;
     links.up(&dummy).await?;
     links.set_mtu(&dummy, 9000).await?;
     links.set_arp(&dummy, true).await?;
@@ -190,11 +192,11 @@ async fn link_settings(_: NetNs, links: Links) -> Result<(), Failed> {
 async fn link_moves_to_a_namespace(_: NetNs, links: Links) -> Result<(), Failed> {
     let pod = NetNs::new()?;
     let in_pod = Links::connect(&pod)?;
-    let dummy = links.create_dummy("dummy1").await?;
+    let dummy = links.create_dummy("dummy1").await?.link;
     links.move_to(&dummy, &pod).await?;
     assert_eq!(links.find("dummy1").await?, None);
     assert_eq!(found(&in_pod, "dummy1").await?.kind.as_deref(), Some("dummy"));
-    let second = links.create_dummy("dummy1").await?;
+    let second = links.create_dummy("dummy1").await?.link;
     let error = links.move_to(&second, &pod).await.unwrap_err();
     // The latter before Linux 6.6 and its stable kin.
     let taken = [ErrorKind::AlreadyExists, ErrorKind::InvalidInput];
@@ -203,7 +205,7 @@ async fn link_moves_to_a_namespace(_: NetNs, links: Links) -> Result<(), Failed>
 }
 
 async fn address_add_and_remove_twice(_: NetNs, links: Links) -> Result<(), Failed> {
-    let dummy = links.create_dummy("ipvs0").await?;
+    let dummy = links.create_dummy("ipvs0").await?.link;
     links.up(&dummy).await?;
     for text in ["10.0.0.185/32", "10.1.0.1/24", "fd00::185/128", "fd01::1/64"] {
         let address = text.parse::<Address>()?.nodad();
@@ -225,7 +227,7 @@ async fn address_add_and_remove_twice(_: NetNs, links: Links) -> Result<(), Fail
 }
 
 async fn address_reconcile(_: NetNs, links: Links) -> Result<(), Failed> {
-    let dummy = links.create_dummy("ipvs0").await?;
+    let dummy = links.create_dummy("ipvs0").await?.link;
     links.up(&dummy).await?;
     let steps: [&[&str]; 7] = [
         &["10.0.0.1/32", "10.0.0.2/32", "fd00::1/128"],
@@ -243,16 +245,16 @@ async fn address_reconcile(_: NetNs, links: Links) -> Result<(), Failed> {
         let unique: BTreeSet<_> = wanted.iter().copied().collect();
         assert_eq!(addresses(&links, &dummy).await?, unique.into_iter().collect::<Vec<_>>());
         let again = links.set_addresses(&dummy, &wanted).await?;
-        assert!(again.added.is_empty() && again.removed.is_empty(), "{again:?}");
+        assert!(again.is_empty(), "{again:?}");
     }
     let twice = ["fd00::1/64".parse()?, "fd00::1/128".parse()?];
     let error = links.set_addresses(&dummy, &twice).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    assert_eq!(error.error.kind(), ErrorKind::InvalidInput, "{error}");
     Ok(())
 }
 
 async fn address_reconcile_1000(_: NetNs, links: Links) -> Result<(), Failed> {
-    let dummy = links.create_dummy("ipvs0").await?;
+    let dummy = links.create_dummy("ipvs0").await?.link;
     let range = |from: u32| -> Vec<Address> {
         (from..from + 1000).map(|n| Address::host(Ipv4Addr::from(0x0a00_0000 + n).into())).collect()
     };
@@ -265,7 +267,7 @@ async fn address_reconcile_1000(_: NetNs, links: Links) -> Result<(), Failed> {
 }
 
 async fn address_local(_: NetNs, links: Links) -> Result<(), Failed> {
-    let (one, two) = (links.create_dummy("one").await?, links.create_dummy("two").await?);
+    let (one, two) = (links.create_dummy("one").await?.link, links.create_dummy("two").await?.link);
     for link in [&one, &two, &found(&links, "lo").await?] {
         links.up(link).await?;
     }
@@ -280,13 +282,13 @@ async fn address_local(_: NetNs, links: Links) -> Result<(), Failed> {
 }
 
 async fn link_gone_in_the_middle(_: NetNs, links: Links) -> Result<(), Failed> {
-    let gone = links.create_dummy("ipvs0").await?;
+    let gone = links.create_dummy("ipvs0").await?.link;
     links.delete_dummy("ipvs0").await?;
     let address = "10.0.0.1".parse()?;
     for error in [
         links.up(&gone).await.unwrap_err(),
         links.add_address(&gone, address).await.unwrap_err(),
-        links.set_addresses(&gone, &[address]).await.unwrap_err(),
+        links.set_addresses(&gone, &[address]).await.unwrap_err().error,
     ] {
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
         assert!(error.to_string().contains("ipvs0"), "{error}");
@@ -297,7 +299,7 @@ async fn link_gone_in_the_middle(_: NetNs, links: Links) -> Result<(), Failed> {
 }
 
 async fn listing_by_many_at_once(_: NetNs, links: Links) -> Result<(), Failed> {
-    let dummy = links.create_dummy("ipvs0").await?;
+    let dummy = links.create_dummy("ipvs0").await?.link;
     let all: Vec<_> =
         (0..200_u32).map(|n| Address::host(Ipv4Addr::from(0x0a00_0000 + n).into())).collect();
     links.set_addresses(&dummy, &all).await?;
@@ -320,7 +322,7 @@ async fn listing_by_many_at_once(_: NetNs, links: Links) -> Result<(), Failed> {
 
 /// A disturbed listing is made again: none misses an address that was there all the time.
 async fn listing_while_it_changes(namespace: NetNs, links: Links) -> Result<(), Failed> {
-    let dummy = links.create_dummy("ipvs0").await?;
+    let dummy = links.create_dummy("ipvs0").await?.link;
     let stay: BTreeSet<_> =
         (0..1000_u32).map(|n| Address::host(Ipv4Addr::from(0x0a00_0000 + n).into())).collect();
     let order: Vec<_> = stay.iter().copied().collect();
@@ -365,7 +367,7 @@ fn links_outlive_their_runtime() -> Result<(), Failed> {
     let runtime = tokio()?;
     let (links, dummy) = runtime.block_on(async {
         let links = Links::connect(&namespace)?;
-        let dummy = links.create_dummy("ipvs0").await?;
+        let dummy = links.create_dummy("ipvs0").await?.link;
         Ok::<_, Error>((links, dummy))
     })?;
     drop(runtime);
@@ -417,7 +419,7 @@ async fn settings_are_of_the_namespace(namespace: NetNs, links: Links) -> Result
 async fn real_server_arp_and_undo(namespace: NetNs, _: Links) -> Result<(), Failed> {
     let (ignore, announce) = (Setting::arp_ignore("all")?, Setting::arp_announce("all")?);
     let both = || Ok::<_, Error>((ignore.read(&namespace)?, announce.read(&namespace)?));
-    let arp = RealServerArp::apply(&namespace)?;
+    let mut arp = RealServerArp::apply(&namespace)?;
     assert_eq!(both()?, ("1".to_owned(), "2".to_owned()));
     // Twice: the second has nothing to change and nothing to undo.
     RealServerArp::apply(&namespace)?.undo(&namespace)?;
@@ -427,7 +429,7 @@ async fn real_server_arp_and_undo(namespace: NetNs, _: Links) -> Result<(), Fail
 
     // A stricter value stays, and so does one that another has set in the meantime.
     ignore.write(&namespace, 8)?;
-    let arp = RealServerArp::apply(&namespace)?;
+    let mut arp = RealServerArp::apply(&namespace)?;
     announce.write(&namespace, 1)?;
     arp.undo(&namespace)?;
     assert_eq!(both()?, ("8".to_owned(), "1".to_owned()));
@@ -439,38 +441,38 @@ async fn real_server_setup_and_undo(namespace: NetNs, links: Links) -> Result<()
     let wanted = ["10.0.0.185/32".parse()?, "fd00::185/128".parse::<Address>()?.nodad()];
     let ignore = Setting::arp_ignore("all")?;
 
-    let setup = prepare_real_server(&namespace, "dummy1", &vips).await?;
+    let mut setup = prepare_real_server(&namespace, "dummy1", &vips)?;
     let dummy = found(&links, "dummy1").await?;
     assert!(dummy.up);
     assert_eq!(addresses(&links, &dummy).await?, wanted);
     assert_eq!(ignore.read(&namespace)?, "1");
     assert_eq!(links.local_addresses().await?, BTreeSet::from(vips));
     // What the first one did is not the second one's to undo.
-    prepare_real_server(&namespace, "dummy1", &vips).await?.undo(&namespace).await?;
+    prepare_real_server(&namespace, "dummy1", &vips)?.undo(&namespace)?;
     assert_eq!(addresses(&links, &dummy).await?, wanted);
     assert_eq!(ignore.read(&namespace)?, "1");
-    setup.undo(&namespace).await?;
+    setup.undo(&namespace)?;
     assert_eq!(links.find("dummy1").await?, None);
     assert_eq!(ignore.read(&namespace)?, "0");
 
     // A link that was there, with an address that was there, as the walkthrough has it.
-    let dummy = links.create_dummy("dummy1").await?;
+    let dummy = links.create_dummy("dummy1").await?.link;
     links.add_address(&dummy, wanted[0]).await?;
-    prepare_real_server(&namespace, "dummy1", &vips).await?.undo(&namespace).await?;
+    prepare_real_server(&namespace, "dummy1", &vips)?.undo(&namespace)?;
     assert_eq!(addresses(&links, &dummy).await?, wanted[..1]);
     assert!(!found(&links, "dummy1").await?.up, "it was down");
 
     // Gone in the meantime.
-    let setup = prepare_real_server(&namespace, "dummy1", &vips).await?;
+    let mut setup = prepare_real_server(&namespace, "dummy1", &vips)?;
     links.delete_dummy("dummy1").await?;
-    setup.undo(&namespace).await?;
+    setup.undo(&namespace)?;
     assert_eq!(ignore.read(&namespace)?, "0");
     Ok(())
 }
 
 async fn real_server_setup_fails_whole(namespace: NetNs, links: Links) -> Result<(), Failed> {
     let vip = "10.0.0.185".parse()?;
-    let error = prepare_real_server(&namespace, "lo", &[vip]).await.unwrap_err();
+    let error = prepare_real_server(&namespace, "lo", &[vip]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotDummy, "{error}");
     assert_eq!(Setting::arp_ignore("all")?.read(&namespace)?, "0");
     assert_eq!(addresses(&links, &found(&links, "lo").await?).await?, []);
@@ -480,7 +482,7 @@ async fn real_server_setup_fails_whole(namespace: NetNs, links: Links) -> Result
 async fn director_has_exactly_the_vips(namespace: NetNs, links: Links) -> Result<(), Failed> {
     for vips in [&["10.0.0.185", "fd00::185"][..], &["10.0.0.186", "fd00::185"], &[]] {
         let vips = vips.iter().map(|vip| vip.parse()).collect::<Result<Vec<IpAddr>, _>>()?;
-        let link = prepare_director(&namespace, "ipvs0", &vips).await?;
+        let link = prepare_director(&namespace, "ipvs0", &vips)?;
         assert_eq!(links.find("ipvs0").await?.as_ref(), Some(&link));
         assert_eq!(links.local_addresses().await?, BTreeSet::from_iter(vips));
     }

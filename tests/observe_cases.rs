@@ -74,7 +74,7 @@ impl Scene {
             Family::Ipv4 => "10.0.0.185".parse()?,
             Family::Ipv6 => "fd00:10::185".parse()?,
         };
-        let dummy = host.links().create_dummy("dummy0").await?;
+        let dummy = host.links().create_dummy("dummy0").await?.link;
         host.links().add_address(&dummy, Address::host(address).nodad()).await?;
         host.links().up(&dummy).await?;
         let client = Client::connect_in(host.namespace()).await?;

@@ -88,7 +88,7 @@ async fn real_server_arp_keeps_silent() -> Result<(), Failed> {
     let vip = "10.0.0.185".parse()?;
     let address = SocketAddr::new(vip, 80);
     let _server = pod.serve_http(80)?;
-    let setup = prepare_real_server(pod.namespace(), "dummy1", &[vip]).await?;
+    let mut setup = prepare_real_server(pod.namespace(), "dummy1", &[vip])?;
     let silent = host.container("client", 5).await?;
     silent.reach_on_link(vip).await?;
     let error = Client::InProcess.get(silent.namespace(), address, LIMIT).await.unwrap_err();
@@ -99,7 +99,7 @@ async fn real_server_arp_keeps_silent() -> Result<(), Failed> {
     answered.reach_on_link(vip).await?;
     let got = Client::InProcess.get(answered.namespace(), address, LIMIT).await;
     assert_eq!(got?, page("pod1"));
-    Ok(setup.undo(pod.namespace()).await?)
+    Ok(setup.undo(pod.namespace())?)
 }
 
 async fn pause() -> Result<(), Failed> {

@@ -74,7 +74,7 @@ async fn paths(method: Method, family: Family) -> Outcome {
     let mut servers: Vec<Server> = Vec::new();
     for pod in &scene.pods {
         if method != Method::Nat {
-            let _ = prepare_real_server(pod.namespace(), "dummy1", &[scene.address.ip()]).await?;
+            let _ = prepare_real_server(pod.namespace(), "dummy1", &[scene.address.ip()])?;
         }
         if matches!(method, Method::Tunnel | Method::Gue) {
             pod.open_tunnel().await?;

@@ -65,7 +65,7 @@ async fn reverse_path_filter() -> Outcome {
             .try_for_each(|pod| Setting::rp_filter("all")?.write(pod.namespace(), value))
     };
     for pod in &scene.pods {
-        let _ = prepare_real_server(pod.namespace(), "dummy1", &[scene.address.ip()]).await?;
+        let _ = prepare_real_server(pod.namespace(), "dummy1", &[scene.address.ip()])?;
         pod.open_tunnel().await?;
     }
     let real_servers = scene.pods.iter().map(|pod| RealServer::tunnel(pod.address()));
@@ -136,7 +136,7 @@ async fn full_packets_in_a_tunnel() -> Outcome {
     let address = SocketAddr::new(scene.address.ip(), ECHO);
     let mut servers = Vec::new();
     for pod in &scene.pods {
-        let _ = prepare_real_server(pod.namespace(), "dummy1", &[address.ip()]).await?;
+        let _ = prepare_real_server(pod.namespace(), "dummy1", &[address.ip()])?;
         pod.open_tunnel().await?;
         servers.push(pod.serve_tcp(ECHO)?);
     }

@@ -2,24 +2,48 @@ use std::{
     fmt,
     net::{IpAddr, Ipv6Addr},
     str::FromStr,
+    time::Duration,
 };
 
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo},
 };
 
-use crate::error::Error;
+use crate::{
+    error::Error,
+    prefix::{self, host_len, number},
+    scope::Scope,
+};
 
-/// An address of a link, with the length of its prefix: `10.0.0.185/32`, `fd00::185/128`.
+/// `INFINITY_LIFE_TIME`.
+const FOREVER: u32 = u32::MAX;
+
+/// An address of a link, with the length of its prefix and its properties.
 ///
-/// Parsed from and shown in the notation of `ip address`. Without a length it is a host's:
-/// /32 for IPv4, /128 for IPv6, which is what a virtual IP wants.
+/// Parsed from and shown in the notation of `ip address add`: `10.0.0.185/32`,
+/// `fd00::185/128 preferred_lft 0 nodad`. Without a length it is a host's: /32 for IPv4, /128 for
+/// IPv6, which is right for a virtual IP. What is not said is the kernel's default.
+///
+/// A link tells its addresses apart by the address, and in IPv4 by the length too; the properties
+/// do not count for that. Two values are equal if all of it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(into = "String", try_from = "String"))]
 pub struct Address {
     ip: IpAddr,
     prefix_len: u8,
+    /// `None`: the default.
+    scope: Option<Scope>,
+    /// `None`: the link's name.
+    label: Option<Label>,
+    metric: u32,
+    /// Seconds.
+    valid: u32,
+    /// Seconds, at most those of `valid`.
+    preferred: u32,
     nodad: bool,
+    noprefixroute: bool,
 }
 
 impl Address {
@@ -28,28 +52,111 @@ impl Address {
     /// # Errors
     /// If the length is above that ([`ErrorKind::InvalidInput`](crate::ErrorKind)).
     pub fn new(ip: IpAddr, prefix_len: u8) -> Result<Self, Error> {
-        if prefix_len > host_prefix_len(ip) {
-            let rule = match ip {
-                IpAddr::V4(_) => "an IPv4 prefix length is 0 to 32",
-                IpAddr::V6(_) => "an IPv6 prefix length is 0 to 128",
-            };
-            return Err(Error::InvalidAddress { address: format!("{ip}/{prefix_len}"), rule });
-        }
-        Ok(Self { ip, prefix_len, nodad: false })
+        prefix::checked(ip, prefix_len)
+            .map_err(|rule| Error::invalid(format_args!("address {ip}/{prefix_len}"), rule))?;
+        Ok(Self {
+            ip,
+            prefix_len,
+            scope: None,
+            label: None,
+            metric: 0,
+            valid: FOREVER,
+            preferred: FOREVER,
+            nodad: false,
+            noprefixroute: false,
+        })
     }
 
     /// An address with the whole length: /32 or /128.
     pub fn host(ip: IpAddr) -> Self {
-        Self { ip, prefix_len: host_prefix_len(ip), nodad: false }
+        Self {
+            ip,
+            prefix_len: host_len(ip),
+            scope: None,
+            label: None,
+            metric: 0,
+            valid: FOREVER,
+            preferred: FOREVER,
+            nodad: false,
+            noprefixroute: false,
+        }
     }
 
-    /// Without duplicate address detection: `nodad` of `ip address add` (`IFA_F_NODAD`). The
-    /// address is usable at once instead of after about two seconds; right for one that several
-    /// hosts have, as the virtual IP of direct routing. IPv4 has no such detection, nothing
-    /// changes there.
+    /// Without duplicate address detection: `nodad` (`IFA_F_NODAD`). The address is usable at once
+    /// instead of after about two seconds. Right for one that several hosts have, such as the
+    /// virtual IP of direct routing. IPv4 has no such detection, so nothing changes there.
     #[must_use]
     pub fn nodad(self) -> Self {
         Self { nodad: self.ip.is_ipv6(), ..self }
+    }
+
+    /// Without a route to its prefix over the link: `noprefixroute` (`IFA_F_NOPREFIXROUTE`).
+    /// A /32 never has one.
+    #[must_use]
+    pub fn noprefixroute(self) -> Self {
+        Self { noprefixroute: true, ..self }
+    }
+
+    /// Never the source of new connections while there is another: `preferred_lft 0`. Right for an
+    /// IPv6 virtual IP on a link that has an address of its own: the kernel would otherwise prefer
+    /// the one that was added last. In IPv4 the kernel shows it and does not heed it; there the
+    /// order of addresses and their [`scope`](Self::with_scope) decide.
+    #[must_use]
+    pub fn deprecated(self) -> Self {
+        Self { preferred: 0, ..self }
+    }
+
+    /// Limits how long the address is there (`valid_lft`) and how long it may be the source of new
+    /// connections (`preferred_lft`); `None` is for ever, which is the default of both. In whole
+    /// seconds, what is beyond them is dropped. The kernel removes the address when the time is up.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind) if the second is longer than the first, the
+    /// first less than a second, or either longer than 4294967294 seconds.
+    pub fn with_lifetimes(
+        self,
+        valid: Option<Duration>,
+        preferred: Option<Duration>,
+    ) -> Result<Self, Error> {
+        let invalid = |rule| Error::invalid(format_args!("address {self}"), rule);
+        let seconds = |time: Option<Duration>| match time.map(|time| time.as_secs()) {
+            None => Ok(FOREVER),
+            Some(seconds) => u32::try_from(seconds)
+                .ok()
+                .filter(|seconds| *seconds != FOREVER)
+                .ok_or_else(|| invalid("a lifetime is at most 4294967294 seconds")),
+        };
+        let (valid, preferred) = (seconds(valid)?, seconds(preferred)?);
+        self.with_seconds(valid, preferred).map_err(invalid)
+    }
+
+    /// How far the address is valid: `scope`. The default is [`Scope::GLOBAL`], and
+    /// [`Scope::HOST`] for loopback addresses. IPv4 only: in IPv6 it follows from the address, so
+    /// nothing changes there. All IPv4 addresses of one network on a link have the same.
+    #[must_use]
+    pub fn with_scope(self, scope: Scope) -> Self {
+        let said = self.ip.is_ipv4() && scope != default_scope(self.ip);
+        Self { scope: said.then_some(scope), ..self }
+    }
+
+    /// A name for the address: `label` (`IFA_LABEL`). The default is the link's name; `ip address`
+    /// wants it to begin with that, as `eth0:1`, and some programs know it as an alias interface.
+    /// IPv4 only, nothing changes in IPv6.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind) unless it has 1 to 15 bytes without white
+    /// space and NUL.
+    pub fn with_label(self, label: &str) -> Result<Self, Error> {
+        let label = Label::new(label)
+            .map_err(|rule| Error::invalid(format_args!("address label {label:?}"), rule))?;
+        Ok(Self { label: self.ip.is_ipv4().then_some(label), ..self })
+    }
+
+    /// The metric of the route to its prefix: `metric` (`IFA_RT_PRIORITY`), which Linux knows since
+    /// 4.18. 0 is the kernel's default: 0 in IPv4, 256 in IPv6.
+    #[must_use]
+    pub fn with_metric(self, metric: u32) -> Self {
+        Self { metric, ..self }
     }
 
     /// The address itself.
@@ -67,21 +174,108 @@ impl Address {
         self.nodad
     }
 
-    /// The part that it shares with the other hosts of its link.
-    pub(crate) fn network(&self) -> IpAddr {
-        let cut = u32::from(host_prefix_len(self.ip) - self.prefix_len);
-        match self.ip {
-            IpAddr::V4(ip) => {
-                IpAddr::V4((ip.to_bits() & u32::MAX.checked_shl(cut).unwrap_or(0)).into())
-            }
-            IpAddr::V6(ip) => {
-                IpAddr::V6((ip.to_bits() & u128::MAX.checked_shl(cut).unwrap_or(0)).into())
-            }
-        }
+    /// Whether there is no route to its prefix.
+    pub fn is_noprefixroute(&self) -> bool {
+        self.noprefixroute
     }
 
-    /// What the kernel is told to add or remove it.
+    /// Whether it is not to be the source of new connections: its preferred lifetime is over.
+    pub fn is_deprecated(&self) -> bool {
+        self.preferred == 0
+    }
+
+    /// How long it is there. In a list, what is left of that. `None` is for ever.
+    pub fn valid_lifetime(&self) -> Option<Duration> {
+        duration(self.valid)
+    }
+
+    /// How long it may be the source of new connections. In a list, what is left of that. `None` is
+    /// for ever.
+    pub fn preferred_lifetime(&self) -> Option<Duration> {
+        duration(self.preferred)
+    }
+
+    /// How far it is valid.
+    pub fn scope(&self) -> Scope {
+        self.scope.unwrap_or_else(|| default_scope(self.ip))
+    }
+
+    /// Its name, where that is not the link's.
+    pub fn label(&self) -> Option<&str> {
+        self.label.as_ref().map(Label::as_str)
+    }
+
+    /// The metric of the route to its prefix, 0 for the default.
+    pub fn metric(&self) -> u32 {
+        self.metric
+    }
+
+    /// The part that it shares with the other hosts of its link.
+    pub(crate) fn network(&self) -> IpAddr {
+        prefix::network(self.ip, self.prefix_len)
+    }
+
+    /// What tells it from the others of a link.
+    pub(crate) fn key(&self) -> (IpAddr, u8) {
+        (self.ip, self.prefix_len)
+    }
+
+    /// What must be done so that an address that is there in the form `present` gets the
+    /// properties of this one. What this one leaves to the kernel is left as it is, but for the
+    /// lifetimes.
+    pub(crate) fn difference(&self, present: &Self) -> Difference {
+        let other_scope = self.scope.is_some() && self.scope != present.scope;
+        let other_label = self.label.is_some() && self.label != present.label;
+        let no_route = self.noprefixroute && !present.noprefixroute;
+        // A limited lifetime is renewed each time.
+        let other_time = self.preferred != present.preferred
+            || self.valid != present.valid
+            || self.valid != FOREVER;
+        let other_metric = self.metric != 0 && self.metric != present.metric;
+        if self.ip.is_ipv4() && (other_scope || other_label || no_route) {
+            return Difference::Anew;
+        }
+        if other_time || other_metric || no_route {
+            return Difference::InPlace(Self {
+                metric: if self.metric == 0 { present.metric } else { self.metric },
+                nodad: self.nodad || present.nodad,
+                noprefixroute: self.noprefixroute || present.noprefixroute,
+                ..*self
+            });
+        }
+        Difference::None
+    }
+
+    /// What the kernel is asked to add or change.
     pub(crate) fn message(&self, index: u32) -> AddressMessage {
+        let mut message = self.key_message(index);
+        message.header.scope = self.scope().number().into();
+        let mut flags = AddressFlags::empty();
+        flags.set(AddressFlags::Nodad, self.nodad);
+        flags.set(AddressFlags::Noprefixroute, self.noprefixroute);
+        if self.nodad {
+            message.header.flags = AddressHeaderFlags::Nodad;
+        }
+        let attributes = &mut message.attributes;
+        if !flags.is_empty() {
+            attributes.push(AddressAttribute::Flags(flags));
+        }
+        if let Some(label) = self.label() {
+            attributes.push(AddressAttribute::Label(label.to_owned()));
+        }
+        if self.metric != 0 {
+            attributes.push(AddressAttribute::RoutePriority(self.metric));
+        }
+        if (self.valid, self.preferred) != (FOREVER, FOREVER) {
+            let mut times = CacheInfo::default();
+            (times.ifa_valid, times.ifa_preferred) = (self.valid, self.preferred);
+            attributes.push(AddressAttribute::CacheInfo(times));
+        }
+        message
+    }
+
+    /// What the kernel is asked to find or remove.
+    pub(crate) fn key_message(&self, index: u32) -> AddressMessage {
         let mut message = AddressMessage::default();
         message.header.index = index;
         message.header.prefix_len = self.prefix_len;
@@ -89,16 +283,22 @@ impl Address {
             IpAddr::V4(_) => AddressFamily::Inet,
             IpAddr::V6(_) => AddressFamily::Inet6,
         };
-        if self.ip.is_loopback() {
-            // As `ip address` does it: 127.0.0.0/8 is of no use outside the host.
-            message.header.scope = AddressScope::Host;
-        }
-        if self.nodad {
-            message.header.flags = AddressHeaderFlags::Nodad;
-        }
         message.attributes =
             vec![AddressAttribute::Local(self.ip), AddressAttribute::Address(self.ip)];
         message
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_times_of(self, other: &Self) -> Self {
+        Self { valid: other.valid, preferred: other.preferred, ..self }
+    }
+
+    fn with_seconds(self, valid: u32, preferred: u32) -> Result<Self, &'static str> {
+        match () {
+            () if valid == 0 => Err("its valid lifetime is less than a second"),
+            () if preferred > valid => Err("its preferred lifetime is longer than the valid one"),
+            () => Ok(Self { valid, preferred, ..self }),
+        }
     }
 }
 
@@ -110,7 +310,29 @@ impl From<IpAddr> for Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.ip, self.prefix_len)
+        write!(f, "{}/{}", self.ip, self.prefix_len)?;
+        if let Some(scope) = self.scope {
+            write!(f, " scope {scope}")?;
+        }
+        if let Some(label) = self.label() {
+            write!(f, " label {label}")?;
+        }
+        if self.metric != 0 {
+            write!(f, " metric {}", self.metric)?;
+        }
+        if self.valid != FOREVER {
+            write!(f, " valid_lft {}", self.valid)?;
+        }
+        if self.preferred != FOREVER {
+            write!(f, " preferred_lft {}", self.preferred)?;
+        }
+        if self.nodad {
+            write!(f, " nodad")?;
+        }
+        if self.noprefixroute {
+            write!(f, " noprefixroute")?;
+        }
+        Ok(())
     }
 }
 
@@ -118,19 +340,41 @@ impl FromStr for Address {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let invalid = |rule| Error::InvalidAddress { address: text.to_owned(), rule };
-        let (ip, prefix_len) = match text.split_once('/') {
-            Some((ip, prefix_len)) => (ip, Some(prefix_len)),
-            None => (text, None),
-        };
-        let ip = ip.parse().map_err(|_| invalid("it is neither IPv4 nor IPv6"))?;
-        match prefix_len {
-            None => Ok(Self::host(ip)),
-            // `u8::from_str` takes a sign, the notation does not.
-            Some(digits) if digits.starts_with('+') => Err(invalid("no prefix length")),
-            Some(digits) => Self::new(ip, digits.parse().map_err(|_| invalid("no prefix length"))?),
+        let invalid = |rule| Error::invalid(format_args!("address {text:?}"), rule);
+        let mut words = text.split(' ');
+        let (ip, len) = prefix::parse(words.next().unwrap_or_default()).map_err(invalid)?;
+        let mut address = Self::new(ip, len)?;
+        let (mut valid, mut preferred) = (FOREVER, FOREVER);
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or_else(|| invalid("it ends too early"));
+            match word {
+                "nodad" => address = address.nodad(),
+                "noprefixroute" => address = address.noprefixroute(),
+                "scope" => address = address.with_scope(value()?.parse()?),
+                "label" => address = address.with_label(value()?)?,
+                "metric" => address = address.with_metric(number(value()?).map_err(invalid)?),
+                "valid_lft" => valid = seconds(value()?).map_err(invalid)?,
+                "preferred_lft" => preferred = seconds(value()?).map_err(invalid)?,
+                _ => return Err(invalid("there is a word that is no property of an address")),
+            }
         }
+        if valid != FOREVER && preferred == FOREVER {
+            return Err(invalid("with valid_lft it takes preferred_lft too"));
+        }
+        address.with_seconds(valid, preferred).map_err(invalid)
     }
+}
+
+text_form!(Address);
+
+/// How two forms of an address differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Difference {
+    None,
+    /// In what the kernel changes where it is: to this.
+    InPlace(Address),
+    /// In what it has from the moment that it is added.
+    Anew,
 }
 
 /// An address as the kernel lists it.
@@ -144,27 +388,70 @@ pub(crate) struct Present {
 }
 
 impl Present {
-    /// `None`: not an address of IPv4 or IPv6.
-    pub(crate) fn from_message(message: &RouteNetlinkMessage) -> Option<Self> {
+    /// A label that is the link's name counts as none. `None`: not an address of IPv4 or IPv6.
+    pub(crate) fn from_message(message: &RouteNetlinkMessage, link: &str) -> Option<Self> {
         let RouteNetlinkMessage::NewAddress(message) = message else { return None };
         let mut flags = u32::from(message.header.flags.bits());
-        let (mut local, mut peer) = (None, None);
+        let (mut local, mut peer, mut label, mut metric) = (None, None, None, 0);
+        let (mut valid, mut preferred) = (FOREVER, FOREVER);
         for attribute in &message.attributes {
             match attribute {
                 AddressAttribute::Local(ip) => local = Some(*ip),
                 AddressAttribute::Address(ip) => peer = Some(*ip),
                 AddressAttribute::Flags(all) => flags = all.bits(),
+                AddressAttribute::Label(text) if text != link => label = Label::new(text).ok(),
+                AddressAttribute::RoutePriority(number) => metric = *number,
+                AddressAttribute::CacheInfo(times) => {
+                    (valid, preferred) = (times.ifa_valid, times.ifa_preferred);
+                }
                 _ => {}
             }
         }
         let flags = AddressFlags::from_bits_retain(flags);
+        if flags.contains(AddressFlags::Deprecated) {
+            // IPv4 lists no lifetimes of an address that is valid for ever.
+            preferred = 0;
+        }
         // IPv6 gives the address in IFA_ADDRESS unless it has a peer; IPv4 in IFA_LOCAL.
         let address = Address::new(local.or(peer)?, message.header.prefix_len).ok()?;
+        let address = address.with_scope(Scope::new(u8::from(message.header.scope)));
         Some(Self {
-            address: if flags.contains(AddressFlags::Nodad) { address.nodad() } else { address },
+            address: Address {
+                label: label.filter(|_| address.ip.is_ipv4()),
+                metric,
+                valid,
+                preferred,
+                nodad: flags.contains(AddressFlags::Nodad) && address.ip.is_ipv6(),
+                noprefixroute: flags.contains(AddressFlags::Noprefixroute),
+                ..address
+            },
             index: message.header.index,
             secondary: address.ip.is_ipv4() && flags.contains(AddressFlags::Secondary),
         })
+    }
+}
+
+/// Fifteen bytes, those behind the end being NUL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Label([u8; 15]);
+
+impl Label {
+    fn new(text: &str) -> Result<Self, &'static str> {
+        if text.is_empty() || text.len() > 15 {
+            return Err("it has 1 to 15 bytes");
+        }
+        if text.contains(|c: char| c.is_whitespace() || c == '\0') {
+            return Err("it has neither white space nor NUL");
+        }
+        let mut bytes = [0; 15];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        Ok(Self(bytes))
+    }
+
+    fn as_str(&self) -> &str {
+        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(self.0.len());
+        // It was made of a text.
+        std::str::from_utf8(&self.0[..end]).unwrap_or_default()
     }
 }
 
@@ -177,8 +464,23 @@ fn is_link_local_v6(ip: Ipv6Addr) -> bool {
     ip.segments()[0] & 0xffc0 == 0xfe80
 }
 
-fn host_prefix_len(ip: IpAddr) -> u8 {
-    if ip.is_ipv4() { 32 } else { 128 }
+/// As `ip address` and the kernel have it: 127.0.0.0/8 is of no use outside the host.
+fn default_scope(ip: IpAddr) -> Scope {
+    match ip {
+        _ if ip.is_loopback() => Scope::HOST,
+        _ if is_link_local(ip) => Scope::LINK,
+        // fec0::/10.
+        IpAddr::V6(ip) if ip.segments()[0] & 0xffc0 == 0xfec0 => Scope::SITE,
+        _ => Scope::GLOBAL,
+    }
+}
+
+fn duration(seconds: u32) -> Option<Duration> {
+    (seconds != FOREVER).then(|| Duration::from_secs(seconds.into()))
+}
+
+fn seconds(text: &str) -> Result<u32, &'static str> {
+    if text == "forever" { Ok(FOREVER) } else { number(text) }
 }
 
 #[cfg(test)]
@@ -186,6 +488,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ErrorKind;
 
     #[test]
     fn notation() {
@@ -194,10 +497,11 @@ mod tests {
         assert_eq!(whole.to_string(), "10.0.0.185/32");
         let subnet: Address = "fd00:172:17::1/64".parse().unwrap();
         assert_eq!(subnet.network(), "fd00:172:17::".parse::<IpAddr>().unwrap());
-        assert_eq!(
-            "0.0.0.0/0".parse::<Address>().unwrap().network(),
-            "0.0.0.0".parse::<IpAddr>().unwrap()
-        );
+        let properties = "10.0.0.1/24 scope link label eth0:1 metric 7 valid_lft 20 \
+                          preferred_lft 10 noprefixroute";
+        assert_eq!(properties.parse::<Address>().unwrap().to_string(), properties);
+        let deprecated: Address = "fd00::1/128 preferred_lft 0 valid_lft forever".parse().unwrap();
+        assert_eq!(deprecated, Address::host("fd00::1".parse().unwrap()).deprecated());
         for bad in [
             "",
             "/",
@@ -210,22 +514,81 @@ mod tests {
             "10.0.0.1/256",
             "10.0.0.1/8/8",
             " 10.0.0.1",
+            "10.0.0.1 ",
+            "10.0.0.1 dev",
+            "10.0.0.1 label",
+            "10.0.0.1 label sixteen-bytes-xx",
+            "10.0.0.1 metric +1",
+            "10.0.0.1 valid_lft 0 preferred_lft 0",
+            "10.0.0.1 valid_lft 10",
+            "10.0.0.1 valid_lft 10 preferred_lft 11",
         ] {
             let error = bad.parse::<Address>().unwrap_err();
-            assert_eq!(error.kind(), crate::ErrorKind::InvalidInput, "{bad:?}");
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad:?}");
         }
     }
 
     #[test]
-    fn nodad_is_of_ipv6_only() {
-        assert!(!Address::host([10, 0, 0, 1].into()).nodad().is_nodad());
-        assert!("fd00::1".parse::<Address>().unwrap().nodad().is_nodad());
+    fn properties_of_one_family() {
+        let (v4, v6) =
+            (Address::host([10, 0, 0, 1].into()), Address::host(Ipv6Addr::LOCALHOST.into()));
+        assert!(!v4.nodad().is_nodad());
+        assert!(v6.nodad().is_nodad());
+        assert_eq!(v4.with_scope(Scope::LINK).scope(), Scope::LINK);
+        assert_eq!(v6.with_scope(Scope::LINK).scope(), Scope::HOST);
+        assert_eq!(v4.with_label("eth0:1").unwrap().label(), Some("eth0:1"));
+        assert_eq!(v6.with_label("eth0:1").unwrap().label(), None);
+        assert_eq!(Address::host([127, 0, 0, 1].into()).scope(), Scope::HOST);
+    }
+
+    #[test]
+    fn lifetimes() {
+        let address = Address::host([10, 0, 0, 1].into());
+        let time = |seconds| Some(Duration::from_secs(seconds));
+        let limited = address.with_lifetimes(time(20), time(10)).unwrap();
+        assert_eq!((limited.valid_lifetime(), limited.preferred_lifetime()), (time(20), time(10)));
+        assert_eq!(address.with_lifetimes(None, None).unwrap(), address);
+        assert!(address.with_lifetimes(None, time(0)).unwrap().is_deprecated());
+        for (valid, preferred) in [
+            (time(10), time(11)),
+            (time(10), None),
+            (time(0), time(0)),
+            (Some(Duration::from_millis(999)), time(0)),
+            (time(u32::MAX.into()), time(0)),
+            (time(u64::MAX), time(0)),
+        ] {
+            let error = address.with_lifetimes(valid, preferred).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{valid:?} {preferred:?}");
+        }
+    }
+
+    fn address() -> impl Strategy<Value = Address> {
+        let times = (1..=FOREVER, any::<prop::sample::Index>(), any::<bool>()).prop_map(
+            |(valid, part, forever)| {
+                let preferred = part.index(valid as usize) as u32;
+                if forever { (FOREVER, FOREVER) } else { (valid, preferred) }
+            },
+        );
+        let label = prop::option::of("[a-z:é]{1,7}");
+        let rest = (any::<u8>(), label, any::<u32>(), any::<[bool; 2]>());
+        (any::<IpAddr>(), 0_u8..=128, times, rest).prop_map(
+            |(ip, len, (valid, preferred), (scope, label, metric, [nodad, noprefixroute]))| {
+                let mut address = Address::new(ip, len.min(host_len(ip))).unwrap();
+                address = address.with_scope(Scope::new(scope)).with_metric(metric);
+                if let Some(label) = label {
+                    address = address.with_label(&label).unwrap();
+                }
+                if nodad {
+                    address = address.nodad();
+                }
+                Address { noprefixroute, ..address.with_seconds(valid, preferred).unwrap() }
+            },
+        )
     }
 
     proptest! {
         #[test]
-        fn notation_survives(ip: IpAddr, len in 0_u8..=128) {
-            let address = Address::new(ip, len.min(host_prefix_len(ip))).unwrap();
+        fn notation_survives(address in address()) {
             prop_assert_eq!(address.to_string().parse::<Address>().unwrap(), address);
         }
 
@@ -235,13 +598,48 @@ mod tests {
         }
 
         #[test]
-        fn what_is_added_is_what_is_listed(ip: IpAddr, len in 0_u8..=128, index: u32) {
-            let address = Address::new(ip, len.min(host_prefix_len(ip))).unwrap().nodad();
+        fn what_is_added_is_what_is_listed(address in address(), index: u32) {
             let message = RouteNetlinkMessage::NewAddress(address.message(index));
             prop_assert_eq!(
-                Present::from_message(&message),
+                Present::from_message(&message, "no such label"),
                 Some(Present { address, index, secondary: false })
             );
         }
+
+        /// Nothing more is to be done once it was done.
+        #[test]
+        fn a_difference_is_made_good(wanted in address(), present in address()) {
+            let present = Address { ip: wanted.ip, prefix_len: wanted.prefix_len, ..present };
+            // The families' own properties.
+            let present = Address {
+                scope: present.scope.filter(|_| wanted.ip.is_ipv4()),
+                label: present.label.filter(|_| wanted.ip.is_ipv4()),
+                nodad: present.nodad && wanted.ip.is_ipv6(),
+                ..present
+            };
+            let after = match wanted.difference(&present) {
+                Difference::None => present,
+                Difference::InPlace(changed) if wanted.ip.is_ipv4() => Address {
+                    scope: present.scope,
+                    label: present.label,
+                    noprefixroute: present.noprefixroute,
+                    ..changed
+                },
+                Difference::InPlace(changed) => changed,
+                Difference::Anew => wanted,
+            };
+            let again = wanted.difference(&after);
+            prop_assert!(again == Difference::None || wanted.valid != FOREVER, "{:?}", again);
+        }
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn readable_form() {
+        let address: Address = "fd00::1/128 preferred_lft 0 nodad".parse().unwrap();
+        let json = serde_json::to_string(&address).unwrap();
+        assert_eq!(json, "\"fd00::1/128 preferred_lft 0 nodad\"");
+        assert_eq!(serde_json::from_str::<Address>(&json).unwrap(), address);
+        assert!(serde_json::from_str::<Address>("\"10.0.0.1/33\"").is_err());
     }
 }

@@ -2,10 +2,11 @@ use std::net::IpAddr;
 
 use crate::{
     address::Address,
+    blocking::Links,
     error::Error,
-    link::{Link, Links},
+    link::Link,
     netns::NetNs,
-    settings::Setting,
+    settings::{Setting, SettingChanges},
 };
 
 /// Makes a dummy link with exactly these virtual IPs, up, in the director's namespace.
@@ -15,22 +16,44 @@ use crate::{
 /// Equivalent to `ip link add LINK type dummy`, `ip address add VIP/32 dev LINK` (and `delete`)
 /// for each that differs, `ip link set LINK up`.
 ///
+/// A plain function, in async programs too: the kernel answers within each system call, so nothing
+/// waits, and nothing can be left half-way by a future that is dropped. It takes some 0.1 ms an
+/// address; for thousands of addresses use `spawn_blocking`, or one [`Route`](crate::Route) for the
+/// whole range.
+///
 /// A director of direct routing that connects to its own virtual IP asks for the real servers' link
 /// addresses with that IP as the source; they have it too and do not answer, and for a while the
 /// packets of other clients fail with them. [`Setting::arp_announce`] 2 for `all` avoids it.
 ///
 /// # Errors
-/// As [`Links::create_dummy`] and [`Links::set_addresses`].
-pub async fn prepare_director(
-    namespace: &NetNs,
-    link: &str,
-    vips: &[IpAddr],
-) -> Result<Link, Error> {
+/// As [`Links::create_dummy`] and [`Links::set_addresses`]. What was done until then is undone: the
+/// link is gone, or has the addresses that it had. Where that fails too,
+/// [`Error::not_undone`] says why.
+pub fn prepare_director(namespace: &NetNs, link: &str, vips: &[IpAddr]) -> Result<Link, Error> {
     let links = Links::connect(namespace)?;
-    let dummy = links.create_dummy(link).await?;
-    links.set_addresses(&dummy, &vips.iter().copied().map(vip).collect::<Vec<_>>()).await?;
-    links.up(&dummy).await?;
-    Ok(Link { up: true, ..dummy })
+    let dummy = links.create_dummy(link)?;
+    let wanted: Vec<_> = vips.iter().copied().map(vip).collect();
+    let before = match links.addresses(&dummy.link) {
+        Ok(before) => before,
+        Err(error) if dummy.created => {
+            return Err(error.after_undoing(links.delete_dummy_link(dummy.link).map(drop)));
+        }
+        Err(error) => return Err(error),
+    };
+    let done = links
+        .set_addresses(&dummy.link, &wanted)
+        .map_err(Error::from)
+        .and_then(|_| links.up(&dummy.link));
+    match done {
+        Ok(()) => Ok(Link { up: true, ..dummy.link }),
+        Err(error) if dummy.created => {
+            Err(error.after_undoing(links.delete_dummy_link(dummy.link).map(drop)))
+        }
+        Err(error) => {
+            let restored = links.set_addresses(&dummy.link, &before).map_err(Error::from);
+            Err(error.after_undoing(restored.map(drop)))
+        }
+    }
 }
 
 /// Does what a real server needs for direct routing: the virtual IPs on a dummy link of its own,
@@ -43,88 +66,94 @@ pub async fn prepare_director(
 /// order: there is no moment at which the host would answer for a virtual IP. What is there
 /// already stays and is not removed by the undoing.
 ///
+/// A plain function, in async programs too: the kernel answers within each system call, so nothing
+/// waits, and nothing can be left half-way by a future that is dropped.
+///
 /// # Errors
 /// As [`Setting::write`], [`Links::create_dummy`] and [`Links::add_address`]. What was done until
-/// then is undone.
-pub async fn prepare_real_server(
+/// then is undone. Where that fails too, [`Error::not_undone`] says why.
+pub fn prepare_real_server(
     namespace: &NetNs,
     link: &str,
     vips: &[IpAddr],
 ) -> Result<RealServerSetup, Error> {
-    let links = Links::connect(namespace)?;
-    let mut setup = RealServerSetup {
-        link: link.to_owned(),
-        before: links.find(link).await?,
-        added: Vec::new(),
-        arp: None,
-    };
-    match setup.apply(namespace, &links, vips).await {
+    let mut setup = RealServerSetup::default();
+    match setup.apply(namespace, link, vips) {
         Ok(()) => Ok(setup),
-        Err(error) => {
-            // The first error is the one that counts.
-            let _ = setup.undo(namespace).await;
-            Err(error)
-        }
+        Err(error) => Err(error.after_undoing(setup.undo(namespace))),
     }
 }
 
 /// What [`prepare_real_server`] changed, so that it can be undone. Dropping it changes nothing: the
 /// real server stays prepared.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use = "the real server stays prepared unless this is undone"]
 pub struct RealServerSetup {
-    link: String,
-    /// The link as it was found, if it was there.
-    before: Option<Link>,
+    arp: SettingChanges,
+    /// The link, once it is there, as it was found or made.
+    link: Option<Link>,
+    /// Whether it was made.
+    created: bool,
     added: Vec<Address>,
-    arp: Option<RealServerArp>,
+    /// Whether it was set up, having been down.
+    raised: bool,
 }
 
 impl RealServerSetup {
-    /// Removes the virtual IPs and the link that were added, or sets a link down that was down, then
-    /// restores the ARP settings.
+    /// Removes the virtual IPs that were added, or the link with all its addresses if it was made,
+    /// and sets down a link that was down. Then restores the ARP settings.
     ///
     /// # Errors
-    /// The first one; the other steps are done all the same. That something is gone already is
-    /// none.
-    pub async fn undo(self, namespace: &NetNs) -> Result<(), Error> {
-        let addresses = self.remove(namespace).await;
-        let arp = self.arp.map_or(Ok(()), |arp| arp.undo(namespace));
-        addresses.and(arp)
+    /// The first. The ARP settings stay while a virtual IP could not be removed: the host would
+    /// answer for it. What could not be undone stays in this value, so that the call can be made
+    /// again. It is no error if something is gone already.
+    pub fn undo(&mut self, namespace: &NetNs) -> Result<(), Error> {
+        self.remove(namespace)?;
+        self.arp.undo(namespace)
     }
 
-    async fn apply(
-        &mut self,
-        namespace: &NetNs,
-        links: &Links,
-        vips: &[IpAddr],
-    ) -> Result<(), Error> {
+    fn apply(&mut self, namespace: &NetNs, name: &str, vips: &[IpAddr]) -> Result<(), Error> {
+        let links = Links::connect(namespace)?;
         if vips.iter().any(IpAddr::is_ipv4) {
-            self.arp = Some(RealServerArp::apply(namespace)?);
+            self.arp = RealServerArp::apply(namespace)?.changes;
         }
-        let dummy = links.create_dummy(&self.link).await?;
+        let dummy = links.create_dummy(name)?;
+        self.created = dummy.created;
+        let link = self.link.insert(dummy.link);
         for address in vips.iter().copied().map(vip) {
-            if links.add_address(&dummy, address).await? {
+            if links.add_address(link, address)? {
                 self.added.push(address);
             }
         }
-        links.up(&dummy).await
+        self.raised = !link.up;
+        links.up(link)
     }
 
-    async fn remove(&self, namespace: &NetNs) -> Result<(), Error> {
+    fn remove(&mut self, namespace: &NetNs) -> Result<(), Error> {
+        let Some(link) = &self.link else { return Ok(()) };
         let links = Links::connect(namespace)?;
-        let Some(before) = &self.before else {
-            return links.delete_dummy(&self.link).await.map(drop);
-        };
-        let Some(link) = links.find_index(before.index).await? else { return Ok(()) };
-        let mut result = Ok(());
-        for address in &self.added {
-            result = result.and(links.remove_address(&link, *address).await.map(drop));
+        let now = links.find_index(link.index)?.filter(|now| now.name == link.name);
+        match now {
+            None => {}
+            Some(now) if self.created => drop(links.delete_dummy_link(now)?),
+            Some(now) => {
+                let mut result = Ok(());
+                self.added.retain(|address| match links.remove_address(&now, *address) {
+                    Ok(_) => false,
+                    Err(error) => {
+                        result = std::mem::replace(&mut result, Ok(())).and(Err(error));
+                        true
+                    }
+                });
+                result?;
+                if self.raised {
+                    links.down(&now)?;
+                }
+            }
         }
-        if !before.up {
-            result = result.and(links.down(&link).await);
-        }
-        result
+        self.link = None;
+        self.added.clear();
+        Ok(())
     }
 }
 
@@ -139,57 +168,38 @@ impl RealServerSetup {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "the settings stay unless this is undone"]
 pub struct RealServerArp {
-    /// What was changed, with the values before and after.
-    changed: Vec<(Setting, String, &'static str)>,
+    changes: SettingChanges,
 }
 
 impl RealServerArp {
     /// Sets them in a namespace. Greater values, which are stricter, stay.
     ///
     /// # Errors
-    /// As [`Setting::write`]; nothing is changed then.
+    /// As [`Setting::write`]. What was changed until then is undone; where that fails too,
+    /// [`Error::not_undone`] says why.
     pub fn apply(namespace: &NetNs) -> Result<Self, Error> {
-        let mut applied = Self { changed: Vec::new() };
-        let wanted =
-            [(Setting::arp_ignore("all")?, 1, "1"), (Setting::arp_announce("all")?, 2, "2")];
-        for (setting, least, value) in wanted {
-            if let Err(error) = applied.raise(namespace, setting, least, value) {
-                // The first error is the one that counts.
-                let _ = applied.undo(namespace);
-                return Err(error);
-            }
+        let mut changes = SettingChanges::default();
+        let raised = Setting::arp_ignore("all")
+            .and_then(|ignore| changes.raise(namespace, ignore, 1))
+            .and_then(|()| Setting::arp_announce("all"))
+            .and_then(|announce| changes.raise(namespace, announce, 2));
+        match raised {
+            Ok(()) => Ok(Self { changes }),
+            Err(error) => Err(error.after_undoing(changes.undo(namespace))),
         }
-        Ok(applied)
+    }
+
+    /// What was changed, with the values before and after.
+    pub fn changes(&self) -> &SettingChanges {
+        &self.changes
     }
 
     /// Restores the values of before, except where somebody else has changed them since.
     ///
     /// # Errors
-    /// As [`Setting::write`].
-    pub fn undo(self, namespace: &NetNs) -> Result<(), Error> {
-        let mut result = Ok(());
-        for (setting, before, after) in &self.changed {
-            result = result.and(setting.read(namespace).and_then(|now| {
-                if now == *after { setting.write(namespace, before) } else { Ok(()) }
-            }));
-        }
-        result
-    }
-
-    fn raise(
-        &mut self,
-        namespace: &NetNs,
-        setting: Setting,
-        least: i32,
-        value: &'static str,
-    ) -> Result<(), Error> {
-        let before = setting.read(namespace)?;
-        if before.parse::<i32>().is_ok_and(|before| before >= least) {
-            return Ok(());
-        }
-        setting.write(namespace, value)?;
-        self.changed.push((setting, before, value));
-        Ok(())
+    /// As [`SettingChanges::undo`].
+    pub fn undo(&mut self, namespace: &NetNs) -> Result<(), Error> {
+        self.changes.undo(namespace)
     }
 }
 

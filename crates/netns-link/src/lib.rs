@@ -1,11 +1,12 @@
-//! Network namespaces, dummy links, their addresses, and the settings that a load balancer and its
-//! real servers need, over route netlink. Useful with the crates `ipvs-client` and `lvs`, and
-//! without them.
+//! Network namespaces, dummy links, their addresses and routes, and the settings that a load balancer
+//! and its real servers need, over route netlink. Useful with the crates `ipvs-client` and `lvs`,
+//! and without them.
 //!
 //! - [`NetNs`]: a network namespace, anonymous or named as `ip netns` does; run a closure, start a
 //!   process, open a socket in it.
-//! - [`Links`]: the links of a namespace and their addresses, async. Makes and deletes dummy links
-//!   only, so that no other link is ever lost by a wrong name.
+//! - [`Links`], [`blocking::Links`]: the links of a namespace, their addresses and local routes,
+//!   async on tokio or without a runtime. Makes and deletes dummy links only, so that no other link
+//!   is ever lost by a wrong name.
 //! - [`Setting`]: `sysctl net.…` of a namespace.
 //! - [`prepare_director`], [`prepare_real_server`]: what the two ends of direct routing need, in
 //!   one call, and how it is undone.
@@ -15,40 +16,75 @@
 //!
 //! use netns_link::{NetNs, prepare_director, prepare_real_server};
 //!
-//! # async fn example(pid: u32) -> Result<(), netns_link::Error> {
+//! # fn example(pid: u32) -> Result<(), netns_link::Error> {
 //! let vip: IpAddr = [10, 0, 0, 185].into();
-//! prepare_director(&NetNs::current()?, "ipvs0", &[vip]).await?;
+//! prepare_director(&NetNs::current()?, "ipvs0", &[vip])?;
 //!
 //! let pod = NetNs::from_pid(pid)?;
-//! let setup = prepare_real_server(&pod, "dummy1", &[vip]).await?;
+//! let mut setup = prepare_real_server(&pod, "dummy1", &[vip])?;
 //! // … until the pod serves no longer:
-//! setup.undo(&pod).await?;
+//! setup.undo(&pod)?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! What is there already is success, and so is what is gone already; each call says which it was
-//! where that matters. Every error names the step, the object, the kernel's reason and what to do.
+//! What is there already is success, and so is what is gone already; each call returns which it was
+//! where that matters. Every error names the operation, the object and the error number, and what to
+//! do where that is sure.
 //!
-//! Entering and making a namespace needs CAP_SYS_ADMIN, changing it CAP_NET_ADMIN; listing the
-//! links of the own namespace needs the former too, as the socket is made by entering. IPv4 and
-//! IPv6, Linux only.
+//! # Privileges
+//!
+//! In the caller's own namespace, reading (links, addresses, routes, settings) needs nothing and
+//! changes need CAP_NET_ADMIN, in the user namespace of the network namespace. Making a namespace,
+//! naming one, and entering one that is not the caller's need CAP_SYS_ADMIN, and so do all calls for
+//! such a one, as each begins by entering it.
+//!
+//! # Descriptors
+//!
+//! A [`NetNs`] holds one file descriptor, a [`Links`] or [`blocking::Links`] with all its clones
+//! another. The usual limit of 1,024 is soon reached by a program that holds many namespaces; the
+//! error says so then ([`ErrorKind::LimitReached`]).
+//!
+//! # Features
+//!
+//! - `tokio` (default): the async [`Links`], driven by netlink-proto on the current tokio runtime.
+//!   Without it there is neither in the tree.
+//! - `serde`: the readable forms of addresses, prefixes, routes, scopes and settings as strings, and
+//!   of links as structs.
+//!
+//! IPv4 and IPv6, Linux only.
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod text_form;
+
 mod address;
+pub mod blocking;
+mod direct;
 mod direct_routing;
+#[cfg(feature = "tokio")]
+mod driven;
 mod error;
 mod link;
 mod netlink;
 mod netns;
+mod operation;
+mod prefix;
 mod reconcile;
+mod route;
+mod scope;
 mod settings;
 
+#[cfg(feature = "tokio")]
+pub use crate::link::Links;
 pub use crate::{
     address::Address,
     direct_routing::{RealServerArp, RealServerSetup, prepare_director, prepare_real_server},
-    error::{Error, ErrorKind},
-    link::{Changed, Link, Links},
+    error::{Error, ErrorKind, Incomplete},
+    link::{Changed, DummyLink, Link},
     netns::NetNs,
-    settings::Setting,
+    prefix::Prefix,
+    route::{Route, RouteProtocol},
+    scope::Scope,
+    settings::{Setting, SettingChanges},
 };

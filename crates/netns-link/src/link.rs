@@ -3,8 +3,10 @@ use std::{
     fmt,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd},
+    sync::Arc,
 };
 
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     address::AddressMessage,
@@ -12,25 +14,38 @@ use netlink_packet_route::{
 };
 use nix::errno::Errno;
 
+#[cfg(feature = "tokio")]
+use crate::driven::Driven;
 use crate::{
     address::{Address, Present, is_link_local},
-    error::{Error, ErrorKind},
+    direct::Direct,
+    error::{Error, ErrorKind, Incomplete},
     netlink::{Change, Netlink},
     netns::NetNs,
+    operation::{LinkChange, Operation},
     reconcile::{Edit, plan},
+    route::Route,
 };
 
-/// The links of one namespace and their addresses, over route netlink.
+/// The least MTU of a link that has IPv6, in bytes (`IPV6_MIN_MTU`).
+const IPV6_MIN_MTU: u32 = 1280;
+
+/// The links of one namespace, their addresses and local routes, over route netlink.
 ///
-/// Clones share one socket, which stays in the namespace where it was made; any number of calls
-/// may run at once. Dropping a call's future stops the waiting, not what the kernel was told.
+/// Clones share one socket, and with it one file descriptor; it stays in the namespace where it was
+/// made. Any number of calls may run at once. For programs without an async runtime there is
+/// [`blocking::Links`](crate::blocking::Links).
+///
+/// Dropping a call's future stops the waiting, not what was sent: the call may then have been
+/// carried out wholly, not at all, or, if it makes several changes, in part. What is there already
+/// is success, so calling it again settles it.
 ///
 /// ```no_run
 /// use netns_link::{Links, NetNs};
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let links = Links::connect(&NetNs::current()?)?;
-/// let dummy = links.create_dummy("ipvs0").await?; // ip link add ipvs0 type dummy
+/// let dummy = links.create_dummy("ipvs0").await?.link; // ip link add ipvs0 type dummy
 /// links.add_address(&dummy, "10.0.0.185".parse()?).await?; // ip address add 10.0.0.185/32 …
 /// links.delete_dummy("ipvs0").await?; // ip link delete ipvs0
 /// # Ok(())
@@ -38,22 +53,32 @@ use crate::{
 /// ```
 ///
 /// Changes need CAP_NET_ADMIN in the user namespace of the network namespace; reading needs
-/// nothing.
+/// nothing. Connecting to a namespace that is not the caller's needs CAP_SYS_ADMIN, to enter it.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "tokio"), allow(unreachable_pub, reason = "the blocking one has it"))]
 pub struct Links {
     netlink: Netlink,
 }
 
+#[cfg_attr(not(feature = "tokio"), allow(unreachable_pub, reason = "the blocking one has it"))]
 impl Links {
-    /// Opens a socket in the namespace; a task of the current tokio runtime serves it.
+    /// Opens a socket in the namespace; a task of the current tokio runtime serves it. Calls end
+    /// while that runtime runs, and fail with [`ErrorKind::Disconnected`](crate::ErrorKind) after
+    /// it; they may be awaited on any other.
     ///
     /// # Errors
     /// Outside of a tokio runtime, and as [`NetNs::run`].
     ///
     /// # Panics
     /// In a runtime that was built without I/O (`enable_io`).
+    #[cfg(feature = "tokio")]
     pub fn connect(namespace: &NetNs) -> Result<Self, Error> {
-        Ok(Self { netlink: Netlink::connect(namespace)? })
+        Ok(Self { netlink: Netlink::Driven(Arc::new(Driven::connect(namespace)?)) })
+    }
+
+    /// Opens a socket over which no call is ever pending.
+    pub(crate) fn connect_direct(namespace: &NetNs) -> Result<Self, Error> {
+        Ok(Self { netlink: Netlink::Direct(Arc::new(Direct::connect(namespace)?)) })
     }
 
     /// All links: `ip link show`.
@@ -63,7 +88,7 @@ impl Links {
     /// ([`ErrorKind::Interrupted`](crate::ErrorKind)).
     pub async fn list(&self) -> Result<Vec<Link>, Error> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let messages = self.netlink.dump("list links", request).await?;
+        let messages = self.netlink.dump(&Operation::ListLinks, request).await?;
         Ok(messages.iter().filter_map(Link::from_message).collect())
     }
 
@@ -74,7 +99,7 @@ impl Links {
     pub async fn find(&self, name: &str) -> Result<Option<Link>, Error> {
         let mut request = LinkMessage::default();
         request.attributes = vec![LinkAttribute::IfName(valid_name(name)?.to_owned())];
-        self.get(name, request).await
+        self.get(name.to_owned(), request).await
     }
 
     /// The link with this index, if there is one.
@@ -84,45 +109,64 @@ impl Links {
     pub async fn find_index(&self, index: u32) -> Result<Option<Link>, Error> {
         let mut request = LinkMessage::default();
         request.header.index = index;
-        self.get(&format!("index {index}"), request).await
+        self.get(format!("with index {index}"), request).await
     }
 
     /// Makes a dummy link, or finds the one that has this name: `ip link add NAME type dummy`.
+    /// Which of the two it was is returned with the link.
     ///
-    /// A new one is down. An IPv4 address works on it as it is, an IPv6 address after
-    /// [`up`](Links::up).
+    /// A new one is down. Addresses may be added before it is [`up`](Links::up), IPv6 ones too: a
+    /// dummy link has each at once, where most other links have IPv6 addresses when they are up.
     ///
     /// # Errors
     /// If a link of another kind has the name ([`ErrorKind::NotDummy`](crate::ErrorKind)), if the
-    /// kernel has no dummy links ([`ErrorKind::Unsupported`](crate::ErrorKind)), or the name is
-    /// impossible: it has 1 to 15 bytes, without slash, colon, percent sign and white space.
-    pub async fn create_dummy(&self, name: &str) -> Result<Link, Error> {
+    /// kernel has no dummy links ([`ErrorKind::Unsupported`](crate::ErrorKind)), if the name is
+    /// impossible (it has 1 to 15 bytes, without slash, colon, percent sign and white space), or if
+    /// somebody deletes the link at once ([`ErrorKind::NotFound`](crate::ErrorKind)).
+    pub async fn create_dummy(&self, name: &str) -> Result<DummyLink, Error> {
         let mut request = LinkMessage::default();
         request.attributes = vec![
             LinkAttribute::IfName(valid_name(name)?.to_owned()),
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Dummy)]),
         ];
-        let request = RouteNetlinkMessage::NewLink(request);
-        let made = self.netlink.change("create dummy link", name, request).await;
-        match (made, self.find(name).await?) {
-            (Ok(()), Some(link)) => Ok(link),
-            (Ok(()), None) => Err(Error::refused("find link", name, Errno::ENODEV)),
-            (Err(error), Some(link)) if error.kind() == ErrorKind::AlreadyExists => link.dummy(),
-            (Err(error), _) => Err(error),
+        let operation = Operation::CreateDummy(name.to_owned());
+        let made = self.netlink.change(Change {
+            operation: operation.clone(),
+            request: RouteNetlinkMessage::NewLink(request),
+            flags: NLM_F_CREATE | NLM_F_EXCL,
+        });
+        let created = match made.await {
+            Ok(()) => true,
+            Err(error) if error.number() == Some(Errno::EEXIST) => false,
+            Err(error) => return Err(error),
+        };
+        match self.find(name).await? {
+            Some(link) => Ok(DummyLink { link: link.dummy(&operation)?, created }),
+            None => {
+                let text = "it was deleted in the same moment";
+                Err(Error::new(ErrorKind::NotFound, operation, text))
+            }
         }
     }
 
-    /// Deletes a dummy link with its addresses: `ip link delete NAME`. Whether it was there is
-    /// returned; that it was not is no error.
+    /// Deletes a dummy link with its addresses: `ip link delete NAME`. Returns whether it was
+    /// there; it is no error if it was not.
     ///
     /// # Errors
     /// If the link is not a dummy ([`ErrorKind::NotDummy`](crate::ErrorKind)): it is left alone.
     pub async fn delete_dummy(&self, name: &str) -> Result<bool, Error> {
-        let Some(link) = self.find(name).await? else { return Ok(false) };
+        match self.find(name).await? {
+            Some(link) => self.delete_dummy_link(link).await,
+            None => Ok(false),
+        }
+    }
+
+    pub(crate) async fn delete_dummy_link(&self, link: Link) -> Result<bool, Error> {
+        let operation = Operation::DeleteDummy(link.name.clone());
         let mut request = LinkMessage::default();
-        request.header.index = link.dummy()?.index;
+        request.header.index = link.dummy(&operation)?.index;
         let request = RouteNetlinkMessage::DelLink(request);
-        match self.netlink.change("delete dummy link", name, request).await {
+        match self.netlink.change(Change { operation, request, flags: 0 }).await {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             result => result.map(|()| true),
         }
@@ -131,9 +175,10 @@ impl Links {
     /// `ip link set NAME up`.
     ///
     /// # Errors
-    /// If the link is gone ([`ErrorKind::NotFound`](crate::ErrorKind)) or a capability is missing.
+    /// If the link is gone ([`ErrorKind::NotFound`](crate::ErrorKind)) or a capability is missing
+    /// ([`ErrorKind::PermissionDenied`](crate::ErrorKind)).
     pub async fn up(&self, link: &Link) -> Result<(), Error> {
-        self.set_flag("set link up", link, LinkFlags::Up, true).await
+        self.set_flag(LinkChange::Up, link, LinkFlags::Up, true).await
     }
 
     /// `ip link set NAME down`. Its IPv6 addresses are lost.
@@ -141,7 +186,7 @@ impl Links {
     /// # Errors
     /// As [`up`](Links::up).
     pub async fn down(&self, link: &Link) -> Result<(), Error> {
-        self.set_flag("set link down", link, LinkFlags::Up, false).await
+        self.set_flag(LinkChange::Down, link, LinkFlags::Up, false).await
     }
 
     /// `ip link set NAME arp on` or `off` (`IFF_NOARP`). A dummy link is made with it off.
@@ -149,16 +194,16 @@ impl Links {
     /// # Errors
     /// As [`up`](Links::up).
     pub async fn set_arp(&self, link: &Link, on: bool) -> Result<(), Error> {
-        self.set_flag("set arp of link", link, LinkFlags::Noarp, !on).await
+        self.set_flag(LinkChange::Arp(on), link, LinkFlags::Noarp, !on).await
     }
 
     /// `ip link set NAME mtu BYTES`.
     ///
     /// # Errors
     /// As [`up`](Links::up), and if the link cannot have this MTU
-    /// ([`ErrorKind::InvalidInput`](crate::ErrorKind)); below 1280 bytes IPv6 is switched off.
+    /// ([`ErrorKind::InvalidInput`](crate::ErrorKind)). Below 1280 bytes the link loses IPv6.
     pub async fn set_mtu(&self, link: &Link, bytes: u32) -> Result<(), Error> {
-        self.set("set mtu of link", link, |request| {
+        self.set(LinkChange::Mtu(bytes), link, |request| {
             request.attributes = vec![LinkAttribute::Mtu(bytes)];
         })
         .await
@@ -172,13 +217,13 @@ impl Links {
     /// ([`ErrorKind::AlreadyExists`](crate::ErrorKind); a Linux without the changes of 6.6 says
     /// [`ErrorKind::InvalidInput`](crate::ErrorKind)).
     pub async fn move_to(&self, link: &Link, namespace: &NetNs) -> Result<(), Error> {
-        self.set("move link to another namespace", link, |request| {
+        self.set(LinkChange::Namespace, link, |request| {
             request.attributes = vec![LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd())];
         })
         .await
     }
 
-    /// The addresses of a link: `ip address show dev NAME`.
+    /// The addresses of a link with their properties: `ip address show dev NAME`.
     ///
     /// # Errors
     /// As [`list`](Links::list). A link that is gone has no addresses.
@@ -186,74 +231,102 @@ impl Links {
         Ok(self.present(link).await?.iter().map(|present| present.address).collect())
     }
 
-    /// Adds an address to a link: `ip address add ADDRESS dev NAME`. Whether it was missing is
-    /// returned; that it was not is no error.
+    /// Adds an address to a link: `ip address add ADDRESS dev NAME`. Returns whether it was
+    /// missing. One that is there stays as it is, with the properties that it has; to change them
+    /// there is [`replace_address`](Links::replace_address).
     ///
     /// # Errors
     /// If the link has this IPv6 address with another prefix length
-    /// ([`ErrorKind::AlreadyExists`](crate::ErrorKind)), if it is gone
+    /// ([`ErrorKind::AlreadyExists`](crate::ErrorKind)), if IPv6 is switched off on the link
+    /// ([`ErrorKind::Ipv6Disabled`](crate::ErrorKind)), if it is gone
     /// ([`ErrorKind::NotFound`](crate::ErrorKind)) or a capability is missing.
     pub async fn add_address(&self, link: &Link, address: Address) -> Result<bool, Error> {
-        let edit = Edit::Add(address);
-        match self.netlink.changes(vec![change(link, edit)]).await.into_iter().collect() {
+        match self.netlink.change(change(link, Edit::Add(address))).await {
             Ok(()) => Ok(true),
-            Err(error) if error.errno() == Some(Errno::EEXIST) => {
-                // IPv4 says so only of the very same; IPv6 whatever the prefix length.
-                let same = |present: &Address| {
-                    (present.ip(), present.prefix_len()) == (address.ip(), address.prefix_len())
-                };
-                let there = self.addresses(link).await?.iter().any(same);
-                if there { Ok(false) } else { Err(error) }
+            Err(error) if error.number() == Some(Errno::EEXIST) => {
+                // IPv4 says so of the very same only; IPv6 whatever the prefix length.
+                let same = address.ip().is_ipv4()
+                    || self.prefix_len(link, address).await? == Some(address.prefix_len());
+                if same { Ok(false) } else { Err(error) }
             }
-            Err(error) => Err(error),
+            Err(error) => Err(self.explained(link, address, error).await),
         }
     }
 
-    /// Removes an address from a link: `ip address delete ADDRESS dev NAME`. Whether it was there
-    /// is returned; that it was not is no error, nor that the link is gone.
+    /// Adds an address to a link, or changes the properties of one that is there, without taking
+    /// it away: `ip address replace ADDRESS dev NAME`. Returns whether it was missing.
+    ///
+    /// In IPv4 the kernel changes the lifetimes and the metric, and leaves the scope, the label and
+    /// `noprefixroute` as they were.
+    ///
+    /// # Errors
+    /// As [`add_address`](Links::add_address).
+    pub async fn replace_address(&self, link: &Link, address: Address) -> Result<bool, Error> {
+        let added = self.add_address(link, address).await?;
+        if !added {
+            self.netlink.change(change(link, Edit::Change(address))).await?;
+        }
+        Ok(added)
+    }
+
+    /// Removes an address from a link: `ip address delete ADDRESS dev NAME`. Its properties do not
+    /// matter. Returns whether it was there; it is no error if it was not, nor if the link is gone.
     ///
     /// An IPv4 address that others of its network came after takes these with it, unless the
-    /// setting `promote_secondaries` is on. It does not concern /32.
+    /// setting `promote_secondaries` is on. This does not concern /32.
     ///
     /// # Errors
     /// If a capability is missing.
     pub async fn remove_address(&self, link: &Link, address: Address) -> Result<bool, Error> {
         let edit = Edit::Remove(address);
-        match self.netlink.changes(vec![change(link, edit)]).await.into_iter().collect() {
+        match self.netlink.change(change(link, edit)).await {
             Ok(()) => Ok(true),
-            Err(error) if edit.is_done(&error) || error.errno() == Some(Errno::ENODEV) => Ok(false),
+            Err(error) if edit.is_done(&error) || error.number() == Some(Errno::ENODEV) => {
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }
 
     /// Gives a link exactly these addresses, by one listing and batches of changes.
     ///
-    /// What is there and wanted is not touched. Link-local IPv6 addresses, which the kernel makes
-    /// for itself, are never removed. `nodad` counts for those that are added only.
+    /// What is there and wanted is not touched where its properties are right. Lifetimes and
+    /// metrics are changed in place, and so is `noprefixroute` in IPv6; a limited lifetime starts
+    /// anew. An IPv4 address with another scope or label than the wanted one says, or that lacks a
+    /// `noprefixroute`, is removed and added again. `nodad` counts for those that are added only.
+    /// Link-local IPv6 addresses, which the kernel makes for itself, are never removed.
     ///
     /// # Errors
     /// If an IPv6 address is given with two prefix lengths (before anything is changed), and as
-    /// [`add_address`](Links::add_address). All other changes are made even if one is refused;
-    /// the first refusal is returned.
+    /// [`add_address`](Links::add_address). All other changes are made even if one is refused; they
+    /// are returned with the first refusal.
     pub async fn set_addresses(
         &self,
         link: &Link,
         addresses: &[Address],
-    ) -> Result<Changed, Error> {
-        let edits = plan(&self.present(link).await?, addresses)?;
+    ) -> Result<Changed, Incomplete<Changed>> {
+        let nothing = |error| Incomplete { done: Changed::default(), error };
+        let present = self.present(link).await.map_err(nothing)?;
+        let edits = plan(&present, addresses).map_err(nothing)?;
         let changes = edits.iter().map(|edit| change(link, *edit)).collect();
         let results = self.netlink.changes(changes).await;
-        let mut changed = Changed::default();
+        let mut done = Changed::default();
+        let mut refused = None;
         for (edit, result) in edits.iter().zip(results) {
-            match (edit, result) {
-                (Edit::Add(address), Ok(())) => changed.added.push(*address),
-                (Edit::Remove(address), Ok(())) => changed.removed.push(*address),
-                (_, Ok(())) => {}
-                (edit, Err(error)) if edit.is_done(&error) => {}
-                (_, Err(error)) => return Err(error),
+            match result {
+                Ok(()) => done.note(*edit),
+                Err(error) if edit.is_done(&error) => {}
+                Err(error) if refused.is_none() => refused = Some((edit.address(), error)),
+                Err(_) => {}
             }
         }
-        Ok(changed)
+        match refused {
+            None => Ok(done),
+            Some((address, error)) => {
+                let error = self.explained(link, address, error).await;
+                Err(Incomplete { done, error })
+            }
+        }
     }
 
     /// All addresses that are local to the namespace, as kube-proxy wants them: of every link, but
@@ -262,7 +335,7 @@ impl Links {
     /// # Errors
     /// As [`list`](Links::list).
     pub async fn local_addresses(&self) -> Result<BTreeSet<IpAddr>, Error> {
-        Ok(local(self.all_present().await?.iter()))
+        Ok(local(self.list_addresses(0, "").await?.iter()))
     }
 
     /// The same without one link: an address that another link has as well stays in.
@@ -270,27 +343,109 @@ impl Links {
     /// # Errors
     /// As [`list`](Links::list).
     pub async fn local_addresses_except(&self, link: &Link) -> Result<BTreeSet<IpAddr>, Error> {
-        let all = self.all_present().await?;
+        let all = self.list_addresses(0, "").await?;
         Ok(local(all.iter().filter(|present| present.index != link.index)))
     }
 
-    async fn get(&self, name: &str, request: LinkMessage) -> Result<Option<Link>, Error> {
+    /// The local routes over a link, the kernel's own for its addresses among them
+    /// ([`RouteProtocol::KERNEL`](crate::RouteProtocol::KERNEL)):
+    /// `ip route show table local type local dev NAME`, and with `-6`.
+    ///
+    /// # Errors
+    /// As [`list`](Links::list). A link that is gone has no routes.
+    pub async fn routes(&self, link: &Link) -> Result<Vec<Route>, Error> {
+        let request = RouteNetlinkMessage::GetRoute(Route::filter(link.index));
+        let messages = match self.netlink.dump(&Operation::ListRoutes, request).await {
+            Err(error) if error.number() == Some(Errno::ENODEV) => Vec::new(),
+            messages => messages?,
+        };
+        let of_link = |message| Route::from_message(message, link.index);
+        Ok(messages.iter().filter_map(of_link).collect())
+    }
+
+    /// Adds a local route over a link: `ip route add ROUTE dev NAME`. Returns whether it was
+    /// missing.
+    ///
+    /// The link must be up for IPv6. `lo` is right for a range; for a single virtual IP that a link
+    /// has, the kernel has made a route already, which [`replace_route`](Links::replace_route)
+    /// replaces in IPv4. In IPv6 it goes before any other, unless it is deleted.
+    ///
+    /// # Errors
+    /// If there is another route for the same prefix and metric
+    /// ([`ErrorKind::AlreadyExists`](crate::ErrorKind)), if the source is no address of the host
+    /// ([`ErrorKind::InvalidInput`](crate::ErrorKind)), if the link is gone
+    /// ([`ErrorKind::NotFound`](crate::ErrorKind)) or a capability is missing.
+    pub async fn add_route(&self, link: &Link, route: Route) -> Result<bool, Error> {
+        let operation = Operation::AddRoute { route, link: link.name.clone() };
+        match self.change_route(operation, link, route, NLM_F_CREATE | NLM_F_EXCL).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.number() == Some(Errno::EEXIST) => {
+                // The kernel compares prefix and metric only.
+                let same = self.routes(link).await?.contains(&route.as_listed());
+                if same { Ok(false) } else { Err(error) }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Adds a local route over a link in the place of one for the same prefix and metric, if there
+    /// is any: `ip route replace ROUTE dev NAME`.
+    ///
+    /// The kernel removes a route that took the place of its own neither with the address, while
+    /// the link has another, nor when the source goes.
+    ///
+    /// # Errors
+    /// As [`add_route`](Links::add_route).
+    pub async fn replace_route(&self, link: &Link, route: Route) -> Result<(), Error> {
+        let operation = Operation::ReplaceRoute { route, link: link.name.clone() };
+        self.change_route(operation, link, route, NLM_F_CREATE | NLM_F_REPLACE).await
+    }
+
+    /// Deletes a local route over a link: `ip route delete ROUTE dev NAME`. Returns whether it was
+    /// there; it is no error if it was not. Only a route with the same source (where one is given),
+    /// metric and [`protocol`](Route::with_protocol) is deleted, so one of the kernel's only as it
+    /// was listed.
+    ///
+    /// # Errors
+    /// If a capability is missing.
+    pub async fn delete_route(&self, link: &Link, route: Route) -> Result<bool, Error> {
+        let operation = Operation::DeleteRoute { route, link: link.name.clone() };
+        let request = RouteNetlinkMessage::DelRoute(route.message(link.index));
+        match self.netlink.change(Change { operation, request, flags: 0 }).await {
+            Ok(()) => Ok(true),
+            Err(error) if matches!(error.number(), Some(Errno::ESRCH | Errno::ENODEV)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn change_route(
+        &self,
+        operation: Operation,
+        link: &Link,
+        route: Route,
+        flags: u16,
+    ) -> Result<(), Error> {
+        let request = RouteNetlinkMessage::NewRoute(route.message(link.index));
+        self.netlink.change(Change { operation, request, flags }).await
+    }
+
+    async fn get(&self, link: String, request: LinkMessage) -> Result<Option<Link>, Error> {
         let request = RouteNetlinkMessage::GetLink(request);
-        match self.netlink.get("find link", name, request).await {
+        match self.netlink.get(&Operation::FindLink(link), request).await {
             Ok(message) => Ok(Link::from_message(&message)),
-            Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
+            Err(error) if error.number() == Some(Errno::ENODEV) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     async fn set_flag(
         &self,
-        step: &'static str,
+        change: LinkChange,
         link: &Link,
         flag: LinkFlags,
         on: bool,
     ) -> Result<(), Error> {
-        self.set(step, link, |request| {
+        self.set(change, link, |request| {
             request.header.change_mask = flag;
             request.header.flags.set(flag, on);
         })
@@ -299,31 +454,88 @@ impl Links {
 
     async fn set(
         &self,
-        step: &'static str,
+        change: LinkChange,
         link: &Link,
         fill: impl FnOnce(&mut LinkMessage),
     ) -> Result<(), Error> {
         let mut request = LinkMessage::default();
         request.header.index = link.index;
         fill(&mut request);
-        self.netlink.change(step, &link.name, RouteNetlinkMessage::SetLink(request)).await
+        let operation = Operation::SetLink { link: link.name.clone(), change };
+        let request = RouteNetlinkMessage::SetLink(request);
+        self.netlink.change(Change { operation, request, flags: 0 }).await
+    }
+
+    /// The prefix length that a link's IPv6 address has.
+    async fn prefix_len(&self, link: &Link, address: Address) -> Result<Option<u8>, Error> {
+        let mut request = address.key_message(link.index);
+        // Strict checking wants nothing here.
+        request.header.prefix_len = 0;
+        let request = RouteNetlinkMessage::GetAddress(request);
+        let operation = Operation::FindAddress { address, link: link.name.clone() };
+        match self.netlink.get(&operation, request).await {
+            Ok(message) => Ok(Present::from_message(&message, &link.name)
+                .filter(|present| present.index == link.index)
+                .map(|present| present.address.prefix_len())),
+            Err(error) if error.number() == Some(Errno::EADDRNOTAVAIL) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn present(&self, link: &Link) -> Result<Vec<Present>, Error> {
-        let mut all = self.all_present().await?;
-        all.retain(|present| present.index == link.index);
-        Ok(all)
+        let mut present = match self.list_addresses(link.index, &link.name).await {
+            Err(error) if error.number() == Some(Errno::ENODEV) => Vec::new(),
+            present => present?,
+        };
+        present.retain(|present| present.index == link.index);
+        Ok(present)
     }
 
-    async fn all_present(&self) -> Result<Vec<Present>, Error> {
-        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let messages = self.netlink.dump("list addresses", request).await?;
-        Ok(messages.iter().filter_map(Present::from_message).collect())
+    /// The addresses of a link, or of all for index 0; kernels before 4.20 list all in any case.
+    async fn list_addresses(&self, index: u32, link: &str) -> Result<Vec<Present>, Error> {
+        let mut request = AddressMessage::default();
+        request.header.index = index;
+        let request = RouteNetlinkMessage::GetAddress(request);
+        let messages = self.netlink.dump(&Operation::ListAddresses, request).await?;
+        Ok(messages.iter().filter_map(|message| Present::from_message(message, link)).collect())
+    }
+
+    /// What an error number that can mean several things means here, where a look at the link says
+    /// so.
+    async fn explained(&self, link: &Link, address: Address, error: Error) -> Error {
+        let unsure = matches!(error.number(), Some(Errno::EINVAL | Errno::ENOBUFS));
+        if !unsure || address.ip().is_ipv4() {
+            return error;
+        }
+        match self.find_index(link.index).await {
+            Ok(Some(now)) if now.mtu < IPV6_MIN_MTU => {
+                let text = format!(
+                    "the link's MTU is {} bytes, and IPv6 needs at least {IPV6_MIN_MTU}",
+                    now.mtu
+                );
+                error.with_meaning(ErrorKind::Ipv6Disabled, &text)
+            }
+            _ => error,
+        }
     }
 }
 
-/// A link as it was when it was looked up.
+/// A dummy link, and whether the call that returned it made it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct DummyLink {
+    /// The link.
+    pub link: Link,
+    /// Whether it was made; else it was there already.
+    pub created: bool,
+}
+
+/// A link as it was when it was looked up.
+///
+/// Calls go by its index alone, and the kernel may give that of a deleted link to a new one. So a
+/// value that was kept beyond the deletion of its link may name another; look it up again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Link {
     /// The number by which the kernel knows it; unique in its namespace.
@@ -369,11 +581,13 @@ impl Link {
         Some(link)
     }
 
-    fn dummy(self) -> Result<Self, Error> {
-        match self.kind.as_deref() {
-            Some("dummy") => Ok(self),
-            _ => Err(Error::NotDummy { link: self.name, kind: self.kind }),
-        }
+    fn dummy(self, operation: &Operation) -> Result<Self, Error> {
+        let text = match self.kind.as_deref() {
+            Some("dummy") => return Ok(self),
+            Some(kind) => format!("a link of this name is there, of the kind {kind}"),
+            None => "a link of this name is there that is not a dummy link".to_owned(),
+        };
+        Err(Error::new(ErrorKind::NotDummy, operation, &text))
     }
 }
 
@@ -384,14 +598,38 @@ impl fmt::Display for Link {
     }
 }
 
-/// What [`Links::set_addresses`] changed. Both are empty when nothing was to do.
+/// What [`Links::set_addresses`] changed. All three are empty when nothing was to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Changed {
     /// What was missing.
     pub added: Vec<Address>,
+    /// What was there with other properties.
+    pub changed: Vec<Address>,
     /// What was there and not wanted.
     pub removed: Vec<Address>,
+}
+
+impl Changed {
+    /// Whether nothing was changed.
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
+    }
+
+    /// Takes in an edit that was made.
+    fn note(&mut self, edit: Edit) {
+        match edit {
+            Edit::Add(address) => self.added.push(address),
+            Edit::Change(address) => self.changed.push(address),
+            Edit::Remove(address) => self.removed.push(address),
+            Edit::Renew(address) => {
+                // It was removed for that.
+                self.removed.retain(|removed| removed.key() != address.key());
+                self.changed.push(address);
+            }
+            Edit::Restore(_) => {}
+        }
+    }
 }
 
 /// The kernel's rule for names of links (`dev_valid_name`); a percent sign would be a pattern.
@@ -409,19 +647,30 @@ pub(crate) fn valid_name(name: &str) -> Result<&str, Error> {
     } else {
         return Ok(name);
     };
-    Err(Error::InvalidName { what: "link", name: name.to_owned(), rule })
+    Err(Error::invalid(format_args!("link name {name:?}"), rule))
 }
 
 fn change(link: &Link, edit: Edit) -> Change {
-    let (step, request) = match edit {
-        Edit::Add(address) | Edit::Restore(address) => {
-            ("add address", RouteNetlinkMessage::NewAddress(address.message(link.index)))
-        }
-        Edit::Remove(address) => {
-            ("remove address", RouteNetlinkMessage::DelAddress(address.message(link.index)))
-        }
-    };
-    Change { step, object: format!("{} of link {link}", edit.address()), request }
+    let (address, link_name) = (edit.address(), link.name.clone());
+    let message = address.message(link.index);
+    match edit {
+        Edit::Add(_) | Edit::Restore(_) | Edit::Renew(_) => Change {
+            operation: Operation::AddAddress { address, link: link_name },
+            request: RouteNetlinkMessage::NewAddress(message),
+            flags: NLM_F_CREATE | NLM_F_EXCL,
+        },
+        Edit::Change(_) => Change {
+            operation: Operation::ReplaceAddress { address, link: link_name },
+            request: RouteNetlinkMessage::NewAddress(message),
+            flags: NLM_F_CREATE | NLM_F_REPLACE,
+        },
+        Edit::Remove(_) => Change {
+            operation: Operation::RemoveAddress { address, link: link_name },
+            request: RouteNetlinkMessage::DelAddress(address.key_message(link.index)),
+            // Not NLM_F_EXCL, whose bit means NLM_F_BULK here.
+            flags: 0,
+        },
+    }
 }
 
 fn local<'a>(present: impl Iterator<Item = &'a Present>) -> BTreeSet<IpAddr> {

@@ -2,20 +2,16 @@
 
 use std::{convert::Infallible, fmt, io, sync::Arc};
 
-use futures_util::{Stream, StreamExt, future};
 use netlink_packet_core::{
-    ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST,
-    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
-    NlasIterator,
+    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_proto::{
-    ConnectionHandle,
-    sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
-};
-use tokio::{runtime::Handle, sync::Mutex, task::AbortHandle};
+use netlink_sys::Socket;
 
-use crate::{error::Error, netns::NetNs};
+#[cfg(feature = "tokio")]
+use crate::driven::Driven;
+use crate::{direct::Direct, error::Error, operation::Operation};
 
 /// How often a listing is tried that changes disturb.
 const DUMP_ATTEMPTS: u32 = 10;
@@ -30,95 +26,51 @@ const REQUEST_HEADER_LEN: usize = 16;
 /// include/uapi/linux/netlink.h.
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
-/// A route netlink socket made in a namespace. Clones share it.
+/// A route netlink socket of a namespace. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Netlink {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    requests: ConnectionHandle<Raw>,
-    runtime: Handle,
-    driver: AbortHandle,
-    dumping: Mutex<()>,
+pub(crate) enum Netlink {
+    /// For async programs.
+    #[cfg(feature = "tokio")]
+    Driven(Arc<Driven>),
+    /// For blocking ones: no future over it is ever pending.
+    Direct(Arc<Direct>),
 }
 
 impl Netlink {
-    pub(crate) fn connect(namespace: &NetNs) -> Result<Self, Error> {
-        let runtime = Handle::try_current().map_err(|error| {
-            Error::refused("connect netlink in", namespace, io::Error::other(error))
-        })?;
-        let socket = namespace
-            .run(|| {
-                let _runtime = runtime.enter();
-                let socket = TokioSocket::new(NETLINK_ROUTE)?;
-                // Errors without a copy of the request, and with the kernel's words.
-                socket.socket_ref().set_cap_ack(true)?;
-                socket.socket_ref().set_ext_ack(true)?;
-                Ok(socket)
-            })?
-            .map_err(|error: io::Error| Error::refused("connect netlink in", namespace, error))?;
-        let (mut connection, requests, mut unsolicited) =
-            netlink_proto::from_socket_with_codec::<Raw, _, netlink_proto::NetlinkCodec>(socket);
-        // So that an answer that came to its end is told from a connection that did.
-        connection.set_forward_ack(true);
-        connection.set_forward_done(true);
-        let driver = runtime.spawn(async move {
-            // The only unsolicited message of a socket without groups says that answers were
-            // lost. Which ones is not known: all that wait are told by the connection's end.
-            future::select(&mut connection, unsolicited.next()).await;
-        });
-        let (driver, dumping) = (driver.abort_handle(), Mutex::default());
-        Ok(Self { shared: Arc::new(Shared { requests, runtime, driver, dumping }) })
-    }
-
     /// Asks for one object.
     pub(crate) async fn get(
         &self,
-        step: &'static str,
-        object: &str,
+        operation: &Operation,
         request: RouteNetlinkMessage,
     ) -> Result<RouteNetlinkMessage, Error> {
-        let mut answers = self.shared.send(step, vec![(request, NLM_F_REQUEST)])?;
-        let Some(message) = answers.next().await else { return Err(Error::Disconnected { step }) };
+        let Answers { messages, broken } = self.exchange(vec![(request, NLM_F_REQUEST)]).await;
+        let Some(message) = messages.into_iter().next() else {
+            return Err(Error::disconnected(operation, broken));
+        };
         match message.payload {
-            NetlinkPayload::InnerMessage(raw) => raw.decode(step, &message.header),
-            NetlinkPayload::Error(error) => Err(refusal(step, object, &error)),
-            other => {
-                Err(Error::Decode { step, reason: format!("message {}", other.message_type()) })
-            }
+            NetlinkPayload::InnerMessage(raw) => raw.decode(operation, &message.header),
+            NetlinkPayload::Error(error) => Err(refusal(operation, &error)),
+            other => Err(unexpected(operation, &other)),
         }
     }
 
     /// Asks for all objects of a kind; again, if a change in the middle disturbed the listing.
     pub(crate) async fn dump(
         &self,
-        step: &'static str,
+        operation: &Operation,
         request: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
         for _ in 0..DUMP_ATTEMPTS {
-            let shared = Arc::clone(&self.shared);
-            let request = request.clone();
-            // On a task of its own, so that a caller who no longer waits does not leave a listing
-            // half read: the socket has one at a time, and answers EBUSY to the next.
-            let listing =
-                self.shared.runtime.spawn(async move { shared.dump_once(step, request).await });
-            if let Some(objects) = listing.await.map_err(|_| Error::Disconnected { step })?? {
+            let requests = vec![(request.clone(), NLM_F_REQUEST | NLM_F_DUMP)];
+            if let Some(objects) = listed(operation, self.exchange(requests).await)? {
                 return Ok(objects);
             }
         }
-        Err(Error::Interrupted { step, attempts: DUMP_ATTEMPTS })
+        Err(Error::interrupted(operation, DUMP_ATTEMPTS))
     }
 
     /// Makes one change.
-    pub(crate) async fn change(
-        &self,
-        step: &'static str,
-        object: &str,
-        request: RouteNetlinkMessage,
-    ) -> Result<(), Error> {
-        let change = Change { step, object: object.to_owned(), request };
+    pub(crate) async fn change(&self, change: Change) -> Result<(), Error> {
         self.changes(vec![change]).await.into_iter().collect()
     }
 
@@ -128,38 +80,31 @@ impl Netlink {
         let mut results = Vec::with_capacity(changes.len());
         let mut changes = changes.into_iter().peekable();
         while changes.peek().is_some() {
-            let (described, requests): (Vec<_>, Vec<_>) = changes
+            let (operations, requests): (Vec<_>, Vec<_>) = changes
                 .by_ref()
                 .take(BATCH)
                 .map(|change| {
-                    let flags = change.flags();
-                    ((change.step, change.object), (change.request, flags))
+                    let flags = NLM_F_REQUEST | NLM_F_ACK | change.flags;
+                    (change.operation, (change.request, flags))
                 })
                 .unzip();
-            let mut answers = self.shared.send("send changes", requests).ok();
-            for (step, object) in described {
-                let answer = match &mut answers {
-                    Some(answers) => answers.next().await.map(|message| message.payload),
-                    None => None,
-                };
-                results.push(match answer {
+            let Answers { messages, mut broken } = self.exchange(requests).await;
+            let mut answers = messages.into_iter().map(|message| message.payload);
+            for operation in &operations {
+                results.push(match answers.next() {
                     Some(NetlinkPayload::Error(error)) if error.code.is_none() => Ok(()),
-                    Some(NetlinkPayload::Error(error)) => Err(refusal(step, object, &error)),
-                    Some(_) | None => Err(Error::Disconnected { step }),
+                    Some(NetlinkPayload::Error(error)) => Err(refusal(operation, &error)),
+                    Some(other) => Err(unexpected(operation, &other)),
+                    None => Err(Error::disconnected(operation, broken.take())),
                 });
             }
         }
         results
     }
-}
 
-impl Shared {
-    fn send(
-        &self,
-        step: &'static str,
-        requests: Vec<(RouteNetlinkMessage, u16)>,
-    ) -> Result<impl Stream<Item = NetlinkMessage<Raw>> + use<>, Error> {
-        let messages: Vec<_> = requests
+    /// Sends requests in one datagram and takes in their answers.
+    async fn exchange(&self, requests: Vec<(RouteNetlinkMessage, u16)>) -> Answers {
+        let requests = requests
             .into_iter()
             .map(|(request, flags)| {
                 let mut header = NetlinkHeader::default();
@@ -167,76 +112,35 @@ impl Shared {
                 NetlinkMessage::new(header, NetlinkPayload::InnerMessage(Raw::from(&request)))
             })
             .collect();
-        self.requests
-            .request_batch(messages, SocketAddr::new(0, 0))
-            .map_err(|_| Error::Disconnected { step })
-    }
-
-    /// `None`: a change in the middle disturbed it.
-    async fn dump_once(
-        &self,
-        step: &'static str,
-        request: RouteNetlinkMessage,
-    ) -> Result<Option<Vec<RouteNetlinkMessage>>, Error> {
-        let _one_at_a_time = self.dumping.lock().await;
-        let mut answers = self.send(step, vec![(request, NLM_F_REQUEST | NLM_F_DUMP)])?;
-        let mut objects = Ok(Vec::new());
-        let mut disturbed = false;
-        while let Some(message) = answers.next().await {
-            disturbed |= message.header.flags & NLM_F_DUMP_INTR != 0;
-            match message.payload {
-                NetlinkPayload::InnerMessage(raw) => {
-                    // Read to the end also after an answer that could not be understood.
-                    objects = objects.and_then(|mut objects: Vec<_>| {
-                        objects.push(raw.decode(step, &message.header)?);
-                        Ok(objects)
-                    });
-                }
-                NetlinkPayload::Done(done) if done.code < 0 => {
-                    let errno = io::Error::from_raw_os_error(done.code.saturating_neg());
-                    return Err(Error::refused(step, "", errno));
-                }
-                NetlinkPayload::Done(_) if disturbed => return Ok(None),
-                NetlinkPayload::Done(_) => return objects.map(Some),
-                NetlinkPayload::Error(error) => return Err(refusal(step, "", &error)),
-                other => {
-                    let reason = format!("message {}", other.message_type());
-                    objects = Err(Error::Decode { step, reason });
-                }
-            }
+        match self {
+            #[cfg(feature = "tokio")]
+            Self::Driven(driven) => driven.exchange(requests).await,
+            Self::Direct(direct) => direct.exchange(requests),
         }
-        Err(Error::Disconnected { step })
     }
 }
 
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
+/// The answers to the requests of a datagram: all of them, to the last of each, unless the talk
+/// broke off.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    pub(crate) messages: Vec<NetlinkMessage<Raw>>,
+    /// Why answers are missing at the end, where that is known.
+    pub(crate) broken: Option<io::Error>,
 }
 
 /// One change and the words for its failure.
 pub(crate) struct Change {
-    pub(crate) step: &'static str,
-    pub(crate) object: String,
+    pub(crate) operation: Operation,
     pub(crate) request: RouteNetlinkMessage,
-}
-
-impl Change {
-    fn flags(&self) -> u16 {
-        let makes = matches!(
-            self.request,
-            RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::NewAddress(_)
-        );
-        // Not on deletions: there the bit of NLM_F_EXCL means NLM_F_BULK.
-        NLM_F_REQUEST | NLM_F_ACK | if makes { NLM_F_CREATE | NLM_F_EXCL } else { 0 }
-    }
+    /// Those that say what of is there and is not.
+    pub(crate) flags: u16,
 }
 
 /// A message as bytes. netlink-proto drops an answer that its type cannot parse, and who asked
 /// would wait for ever; these always parse, and are decoded where a failure can be reported.
-#[derive(Debug)]
-struct Raw {
+#[derive(Clone, Debug)]
+pub(crate) struct Raw {
     message_type: u16,
     bytes: Vec<u8>,
 }
@@ -244,11 +148,11 @@ struct Raw {
 impl Raw {
     fn decode(
         &self,
-        step: &'static str,
+        operation: &Operation,
         header: &NetlinkHeader,
     ) -> Result<RouteNetlinkMessage, Error> {
         RouteNetlinkMessage::deserialize(header, &self.bytes)
-            .map_err(|error| Error::Decode { step, reason: error.to_string() })
+            .map_err(|error| Error::malformed(operation, error))
     }
 }
 
@@ -282,16 +186,63 @@ impl NetlinkDeserializable for Raw {
     }
 }
 
-/// The kernel's no: errno, and its own words behind the header of the refused request.
-fn refusal(step: &'static str, object: impl fmt::Display, error: &ErrorMessage) -> Error {
+/// Sets what every socket of this crate has.
+pub(crate) fn prepare(socket: &Socket) -> io::Result<()> {
+    // Errors without a copy of the request, and with the kernel's words.
+    socket.set_cap_ack(true)?;
+    socket.set_ext_ack(true)?;
+    // Lists of what was asked for alone. Kernels before 4.20 do not know it and list all, which is
+    // sifted here in any case.
+    let _ = socket.set_netlink_get_strict_chk(true);
+    Ok(())
+}
+
+/// What an answered listing holds. `None`: a change in the middle disturbed it.
+fn listed(
+    operation: &Operation,
+    Answers { messages, broken }: Answers,
+) -> Result<Option<Vec<RouteNetlinkMessage>>, Error> {
+    let mut objects = Vec::with_capacity(messages.len());
+    let mut disturbed = false;
+    for message in messages {
+        disturbed |= message.header.flags & NLM_F_DUMP_INTR != 0;
+        match message.payload {
+            NetlinkPayload::InnerMessage(raw) => {
+                objects.push(raw.decode(operation, &message.header)?);
+            }
+            NetlinkPayload::Done(done) if done.code < 0 => {
+                let errno = io::Error::from_raw_os_error(done.code.saturating_neg());
+                return Err(Error::system(operation, errno));
+            }
+            NetlinkPayload::Done(_) => return Ok((!disturbed).then_some(objects)),
+            NetlinkPayload::Error(error) => return Err(refusal(operation, &error)),
+            other => return Err(unexpected(operation, &other)),
+        }
+    }
+    Err(Error::disconnected(operation, broken))
+}
+
+fn unexpected(operation: &Operation, payload: &NetlinkPayload<Raw>) -> Error {
+    let reason = format_args!("a message of type {} is none of it", payload.message_type());
+    Error::malformed(operation, reason)
+}
+
+/// The kernel's no: the error number, and its own words behind the header of the refused request.
+fn refusal(operation: &Operation, error: &ErrorMessage) -> Error {
     let attributes = error.header.get(REQUEST_HEADER_LEN..).unwrap_or_default();
-    let reason = NlasIterator::new(attributes)
+    let words = NlasIterator::new(attributes)
         .map_while(Result::ok)
         .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
         .map(|attribute| {
             String::from_utf8_lossy(attribute.value()).trim_end_matches('\0').to_owned()
         });
-    Error::Refused { step, object: object.to_string(), source: error.to_io(), reason }
+    Error::kernel(operation, error.to_io(), words)
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.operation.fmt(f)
+    }
 }
 
 #[cfg(test)]
@@ -301,6 +252,7 @@ mod tests {
     use netlink_packet_core::{ErrorBuffer, Parseable};
 
     use super::*;
+    use crate::ErrorKind;
 
     /// An answer as the kernel gives it with NETLINK_CAP_ACK and NETLINK_EXT_ACK.
     fn error_message(tail: &[u8]) -> ErrorMessage {
@@ -316,15 +268,24 @@ mod tests {
         tail.extend_from_slice(b"why\0");
         let error = error_message(&tail);
         assert_eq!(error.code, NonZeroI32::new(-22));
-        let text = refusal("add address", "10.0.0.1/33", &error).to_string();
-        assert_eq!(text, "add address 10.0.0.1/33: Invalid argument (os error 22) (why)");
+        let operation = Operation::SetLink {
+            link: "ipvs0".to_owned(),
+            change: crate::operation::LinkChange::Mtu(1),
+        };
+        let error = refusal(&operation, &error);
+        assert_eq!(error.kernel_message(), Some("why"));
+        assert_eq!(
+            error.to_string(),
+            "setting the MTU of link ipvs0 to 1 bytes: Invalid argument (EINVAL, errno 22); the \
+             kernel says: why"
+        );
     }
 
     #[test]
     fn a_short_answer_is_an_error_without_words() {
         for length in 0..REQUEST_HEADER_LEN + 4 {
-            let error = refusal("step", "object", &error_message(&vec![1; length]));
-            assert_eq!(error.kind(), crate::ErrorKind::InvalidInput);
+            let error = refusal(&Operation::ListLinks, &error_message(&vec![1; length]));
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
         }
     }
 }

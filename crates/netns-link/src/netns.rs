@@ -1,5 +1,7 @@
 use std::{
-    fmt, fs, io,
+    fmt, fs,
+    hash::{Hash, Hasher},
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     os::unix::fs::MetadataExt,
     panic,
@@ -16,10 +18,13 @@ use nix::{
     sys::statfs::{NSFS_MAGIC, fstatfs},
 };
 
-use crate::error::Error;
+use crate::{
+    error::{Error, ErrorKind},
+    operation::Operation,
+};
 
 /// Where `ip netns` keeps the named namespaces (iproute2's `NETNS_RUN_DIR`).
-const RUN_DIR: &str = "/var/run/netns";
+pub(crate) const RUN_DIR: &str = "/var/run/netns";
 
 /// The namespace of the calling thread. Not `/proc/self`, which is that of the process's first
 /// thread.
@@ -31,9 +36,9 @@ const OWN: &str = "/proc/thread-self/ns/net";
 /// of `ip netns`), a socket made in it, or a value of this type. An anonymous one
 /// ([`NetNs::new`]) is therefore gone, with its links, when the last of these is dropped.
 ///
-/// No call changes the namespace of the calling thread: [`run`](NetNs::run) enters on a fresh
-/// thread that ends with the closure. Sockets and child processes keep the namespace in which
-/// they were made, so that they are made in `run` and used anywhere:
+/// No call changes the namespace of the calling thread: [`run`](NetNs::run) enters another one on a
+/// fresh thread that ends with the closure. Sockets and child processes keep the namespace in which
+/// they were made, so make them in `run` and use them anywhere:
 ///
 /// ```no_run
 /// use std::net::TcpListener;
@@ -46,7 +51,12 @@ const OWN: &str = "/proc/thread-self/ns/net";
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Entering another namespace needs CAP_SYS_ADMIN, as making one does.
+/// Entering a namespace that is not the caller's needs CAP_SYS_ADMIN, as making one does. The
+/// caller's own is never entered, so with it every call works without that capability.
+///
+/// A value costs one file descriptor. Two values are equal if they hold the same namespace, however
+/// they were opened: `NetNs::from_pid(pid)? == NetNs::current()?` says whether a process shares the
+/// caller's namespace.
 #[derive(Debug)]
 pub struct NetNs {
     fd: OwnedFd,
@@ -62,12 +72,12 @@ impl NetNs {
     /// Without CAP_SYS_ADMIN ([`ErrorKind::PermissionDenied`](crate::ErrorKind)), or when a limit
     /// is reached (`user.max_net_namespaces`, open files, threads).
     pub fn new() -> Result<Self, Error> {
-        let object = "without a name";
-        let file = on_fresh_thread("create namespace", object, || {
-            unshare(CloneFlags::CLONE_NEWNET)
-                .map_err(|errno| Error::refused("create namespace", object, errno))?;
-            fs::File::open(OWN).map_err(|error| Error::refused("open namespace", OWN, error))
-        })??;
+        let failed = |error: io::Error| Error::system(&Operation::CreateNamespace, error);
+        let file = on_fresh_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
+            fs::File::open(OWN)
+        })?
+        .map_err(failed)?;
         Self::from_fd(file.into())
     }
 
@@ -88,16 +98,17 @@ impl NetNs {
     /// process, though). It stays until [`NetNs::delete`].
     ///
     /// # Errors
-    /// If the name is taken ([`ErrorKind::AlreadyExists`](crate::ErrorKind)) or impossible, or
-    /// without CAP_SYS_ADMIN. Nothing is left behind then.
+    /// If the name is taken ([`ErrorKind::AlreadyExists`](crate::ErrorKind); the text says whether
+    /// by a namespace or by a stale file, which [`NetNs::delete`] removes) or impossible, or without
+    /// CAP_SYS_ADMIN. Nothing is left behind then.
     pub fn attach(&self, name: &str) -> Result<(), Error> {
         let path = path_of(name)?;
         share_run_dir()?;
-        fs::File::create_new(&path)
-            .map_err(|error| Error::refused("name namespace", name, error))?;
+        let operation = Operation::NameNamespace(name.to_owned());
+        fs::File::create_new(&path).map_err(|error| taken(&operation, &path, error))?;
         let mounted = self.run(|| {
             mount(Some(OWN), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-                .map_err(|errno| Error::refused("mount namespace at", path.display(), errno))
+                .map_err(|errno| Error::system(&operation, errno))
         });
         mounted.and_then(|mounted| mounted).inspect_err(|_| {
             // The first error is the one that counts; the file is empty and nothing is mounted.
@@ -111,8 +122,7 @@ impl NetNs {
     /// If there is none ([`ErrorKind::NotFound`](crate::ErrorKind)), if the name is impossible, or
     /// if the file is one that a deletion or a reboot left without a namespace.
     pub fn open(name: &str) -> Result<Self, Error> {
-        let namespace = Self::from_path(path_of(name)?)?;
-        Ok(Self { label: name.to_owned(), ..namespace })
+        Self::opened(&path_of(name)?, &Operation::OpenNamespace(name.to_owned()), name.to_owned())
     }
 
     /// Opens the namespace of a process: `/proc/PID/ns/net`.
@@ -121,8 +131,12 @@ impl NetNs {
     /// If there is no such process ([`ErrorKind::NotFound`](crate::ErrorKind)) or the caller may
     /// not trace it ([`ErrorKind::PermissionDenied`](crate::ErrorKind)).
     pub fn from_pid(pid: u32) -> Result<Self, Error> {
-        let namespace = Self::from_path(format!("/proc/{pid}/ns/net"))?;
-        Ok(Self { label: format!("of process {pid}"), ..namespace })
+        let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+        // Without /proc nothing is known of the process.
+        if !Path::new(OWN).exists() {
+            return Self::from_path(path);
+        }
+        Self::opened(&path, &Operation::OpenNamespaceOf(pid), format!("of process {pid}"))
     }
 
     /// Opens a namespace by a path that leads to one: a bind mount, or a symbolic link to
@@ -132,12 +146,11 @@ impl NetNs {
     /// If nothing is there, or what is there is not a namespace.
     pub fn from_path(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let file = fs::File::open(path)
-            .map_err(|error| Error::refused("open namespace", path.display(), error))?;
-        Self::held(file.into(), path.display().to_string())
+        let label = path.display().to_string();
+        Self::opened(path, &Operation::OpenNamespaceAt(label.clone()), label)
     }
 
-    /// Takes a file descriptor that holds a namespace, as one passed by another process.
+    /// Takes a file descriptor that holds a namespace, such as one passed by another process.
     ///
     /// # Errors
     /// If it does not hold a namespace.
@@ -160,7 +173,7 @@ impl NetNs {
     /// # Errors
     /// If the directory of `ip netns` cannot be read. That it does not exist is no error.
     pub fn names() -> Result<Vec<String>, Error> {
-        let failed = |error| Error::refused("list namespaces in", RUN_DIR, error);
+        let failed = |error| Error::system(&Operation::ListNamespaces, error);
         let entries = match fs::read_dir(RUN_DIR) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -180,30 +193,38 @@ impl NetNs {
     /// If there is no such name ([`ErrorKind::NotFound`](crate::ErrorKind)).
     pub fn delete(name: &str) -> Result<(), Error> {
         let path = path_of(name)?;
+        let failed =
+            |error: io::Error| Error::system(&Operation::DeleteNamespace(name.to_owned()), error);
         match umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             // Not a mount point: a file that a reboot left behind, or a symbolic link to
             // /proc/PID/ns/net.
             Ok(()) | Err(Errno::EINVAL) => {}
-            Err(errno) => return Err(Error::refused("unmount namespace", name, errno)),
+            Err(errno) => return Err(failed(errno.into())),
         }
-        fs::remove_file(&path).map_err(|error| Error::refused("delete namespace", name, error))
+        fs::remove_file(&path).map_err(failed)
     }
 
-    /// Runs a closure in the namespace, on a thread of its own that ends with it, and waits for
-    /// its result. A panic of the closure goes on in the caller.
+    /// Runs a closure in the namespace and returns its result: on the calling thread if that is in
+    /// the namespace already, else on a fresh thread that enters it and ends with the closure. A
+    /// panic of the closure goes on in the caller.
     ///
-    /// The closure may borrow. It must not block for long where that would matter to the caller;
-    /// an async program takes `spawn_blocking` for such. `/proc/sys/net` and `/proc/thread-self/net`
-    /// are those of the namespace; `/sys` is the caller's, and so is every mount (`ip netns exec`
-    /// mounts `/sys` anew, this does not).
+    /// The closure may borrow. It must not block for long where that would matter to the caller: an
+    /// async program uses `spawn_blocking` then. `/proc/sys/net` and `/proc/thread-self/net` are
+    /// those of the namespace; `/sys` is the caller's, and so is every mount (`ip netns exec` mounts
+    /// `/sys` anew, this does not).
     ///
     /// # Errors
-    /// Without CAP_SYS_ADMIN ([`ErrorKind::PermissionDenied`](crate::ErrorKind)), or at the limit
-    /// of threads. The closure has not run then.
+    /// For a namespace that is not the caller's: without CAP_SYS_ADMIN
+    /// ([`ErrorKind::PermissionDenied`](crate::ErrorKind)), or at the limit of threads
+    /// ([`ErrorKind::LimitReached`](crate::ErrorKind)). The closure has not run then.
     pub fn run<T: Send>(&self, closure: impl FnOnce() -> T + Send) -> Result<T, Error> {
-        on_fresh_thread("enter namespace", &self.label, || {
-            setns(&self.fd, CloneFlags::CLONE_NEWNET)
-                .map_err(|errno| Error::refused("enter namespace", &self.label, errno))?;
+        if self.is_current() {
+            return Ok(closure());
+        }
+        on_fresh_thread(|| {
+            setns(&self.fd, CloneFlags::CLONE_NEWNET).map_err(|errno| {
+                Error::system(&Operation::EnterNamespace(self.label.clone()), errno)
+            })?;
             Ok(closure())
         })?
     }
@@ -213,8 +234,8 @@ impl NetNs {
     /// A tokio `Command` is started by [`run`](NetNs::run) with the runtime entered:
     /// `let rt = Handle::current(); ns.run(|| { let _rt = rt.enter(); command.spawn() })`.
     ///
-    /// The kernel counts the thread that started a child as its parent for
-    /// `PR_SET_PDEATHSIG`; that thread has ended when this call returns, so do not set it.
+    /// Do not set `PR_SET_PDEATHSIG`: the kernel sends that signal when the thread that started the
+    /// child ends, and that thread may be one that ends with this call.
     ///
     /// # Errors
     /// As [`run`](NetNs::run), and if the program cannot be started
@@ -222,15 +243,26 @@ impl NetNs {
     pub fn spawn(&self, command: &mut Command) -> Result<Child, Error> {
         let program = command.get_program().to_string_lossy().into_owned();
         self.run(|| command.spawn())?
-            .map_err(|error| Error::refused("start process", program, error))
+            .map_err(|error| Error::system(&Operation::StartProcess(program), error))
+    }
+
+    /// Whether the calling thread is in it. Where /proc does not say, it is taken not to be.
+    fn is_current(&self) -> bool {
+        fs::metadata(OWN).is_ok_and(|own| (own.dev(), own.ino()) == self.id)
+    }
+
+    fn opened(path: &Path, operation: &Operation, label: String) -> Result<Self, Error> {
+        let file = fs::File::open(path).map_err(|error| Error::system(operation, error))?;
+        Self::held(file.into(), label)
     }
 
     fn held(fd: OwnedFd, label: String) -> Result<Self, Error> {
         let file = fs::File::from(fd);
-        let failed = |error: io::Error| Error::refused("examine namespace", &label, error);
-        let filesystem = fstatfs(&file).map_err(|errno| failed(errno.into()))?.filesystem_type();
-        if filesystem != NSFS_MAGIC {
-            return Err(Error::refused("enter namespace", label, Errno::EINVAL));
+        let operation = Operation::ExamineNamespace(label.clone());
+        let failed = |error: io::Error| Error::system(&operation, error);
+        if !is_namespace(&file).map_err(failed)? {
+            let text = "it is not a network namespace";
+            return Err(Error::new(ErrorKind::InvalidInput, &operation, text));
         }
         let metadata = file.metadata().map_err(failed)?;
         Ok(Self { fd: file.into(), id: (metadata.dev(), metadata.ino()), label })
@@ -254,6 +286,12 @@ impl PartialEq for NetNs {
 
 impl Eq for NetNs {}
 
+impl Hash for NetNs {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
+}
+
 impl AsFd for NetNs {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -275,43 +313,68 @@ fn path_of(name: &str) -> Result<PathBuf, Error> {
     } else {
         return Ok(Path::new(RUN_DIR).join(name));
     };
-    Err(Error::InvalidName { what: "namespace", name: name.to_owned(), rule })
+    Err(Error::invalid(format_args!("namespace name {name:?}"), rule))
+}
+
+/// What is in the way of a new name.
+fn taken(operation: &Operation, path: &Path, error: io::Error) -> Error {
+    let exists = error.kind() == io::ErrorKind::AlreadyExists;
+    let error = Error::system(operation, error);
+    let stale = || {
+        let file = fs::File::open(path).map_err(|error| error.kind());
+        // A symbolic link to a process that has ended leads nowhere.
+        file.map_or_else(
+            |kind| kind == io::ErrorKind::NotFound,
+            |file| is_namespace(&file).is_ok_and(|is| !is),
+        )
+    };
+    match exists {
+        true if stale() => error.with_meaning(
+            ErrorKind::AlreadyExists,
+            "a file of this name is there that is no network namespace, as a reboot or a crash \
+             leaves it; delete the name first (ip netns delete)",
+        ),
+        true => error.with_meaning(
+            ErrorKind::AlreadyExists,
+            "there is a network namespace of this name already",
+        ),
+        false => error,
+    }
+}
+
+fn is_namespace(file: &fs::File) -> io::Result<bool> {
+    Ok(fstatfs(file)?.filesystem_type() == NSFS_MAGIC)
 }
 
 /// Makes the directory of named namespaces a mount point that shares its mounts, as the first
 /// `ip netns add` does: a name made in one mount namespace is then seen, and can be deleted, in
 /// the others.
 fn share_run_dir() -> Result<(), Error> {
-    fs::create_dir_all(RUN_DIR)
-        .map_err(|error| Error::refused("create directory", RUN_DIR, error))?;
+    let failed = |error: io::Error| Error::system(&Operation::ShareNames, error);
+    fs::create_dir_all(RUN_DIR).map_err(failed)?;
     // The lock that iproute2 takes: two that find it unmounted must not both mount it.
-    let dir = fs::File::open(RUN_DIR)
-        .map_err(|error| Error::refused("open directory", RUN_DIR, error))?;
-    let _lock = Flock::lock(dir, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| Error::refused("lock directory", RUN_DIR, errno))?;
+    let dir = fs::File::open(RUN_DIR).map_err(failed)?;
+    let _lock =
+        Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_, errno)| failed(errno.into()))?;
     let share = || mount_dir(MsFlags::MS_SHARED | MsFlags::MS_REC);
     match share() {
         // Not a mount point yet: it is bound onto itself to become one.
         Err(Errno::EINVAL) => mount_dir(MsFlags::MS_BIND | MsFlags::MS_REC).and_then(|()| share()),
         done => done,
     }
-    .map_err(|errno| Error::refused("share mounts of", RUN_DIR, errno))
+    .map_err(|errno| failed(errno.into()))
 }
 
 fn mount_dir(flags: MsFlags) -> nix::Result<()> {
     mount(Some(RUN_DIR), RUN_DIR, None::<&str>, flags, None::<&str>)
 }
 
-fn on_fresh_thread<T: Send>(
-    step: &'static str,
-    object: &str,
-    closure: impl FnOnce() -> T + Send,
-) -> Result<T, Error> {
+fn on_fresh_thread<T: Send>(closure: impl FnOnce() -> T + Send) -> Result<T, Error> {
     thread::scope(|scope| {
         thread::Builder::new()
             .name("netns".to_owned())
             .spawn_scoped(scope, closure)
-            .map_err(|error| Error::refused(step, object, error))
+            .map_err(|error| Error::system(&Operation::StartThread, error))
             .map(|thread| thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
     })
 }

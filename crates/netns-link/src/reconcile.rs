@@ -9,7 +9,7 @@ use std::{
 use nix::errno::Errno;
 
 use crate::{
-    address::{Address, Present, is_link_local},
+    address::{Address, Difference, Present, is_link_local},
     error::Error,
 };
 
@@ -20,6 +20,10 @@ pub(crate) enum Edit {
     Add(Address),
     /// Remove what is not wanted.
     Remove(Address),
+    /// Give what is there other properties.
+    Change(Address),
+    /// Add again what was removed because the kernel does not change its properties.
+    Renew(Address),
     /// Add again what the kernel may have removed together with another address.
     Restore(Address),
 }
@@ -27,51 +31,69 @@ pub(crate) enum Edit {
 impl Edit {
     pub(crate) fn address(&self) -> Address {
         match self {
-            Self::Add(address) | Self::Remove(address) | Self::Restore(address) => *address,
+            Self::Add(address)
+            | Self::Remove(address)
+            | Self::Change(address)
+            | Self::Renew(address)
+            | Self::Restore(address) => *address,
         }
     }
 
     /// Whether the kernel refused because it is as the edit wants it.
     pub(crate) fn is_done(&self, error: &Error) -> bool {
-        error.errno()
-            == Some(match self {
-                Self::Add(_) | Self::Restore(_) => Errno::EEXIST,
-                Self::Remove(_) => Errno::EADDRNOTAVAIL,
-            })
+        let done = match self {
+            Self::Add(_) | Self::Renew(_) | Self::Restore(_) => Errno::EEXIST,
+            Self::Remove(_) => Errno::EADDRNOTAVAIL,
+            Self::Change(_) => return false,
+        };
+        error.number() == Some(done)
     }
 }
 
 /// The edits that lead from the one to the other, in the order in which they must be made.
 ///
 /// What is missing comes before what goes, so that an address that only changes the length of its
-/// prefix is never away; except for IPv6, where a link has an address only once. In IPv4, an
-/// address takes the later ones of its network with it when it goes: these come last, again.
+/// prefix is never away; except for IPv6, where a link has an address only once, and for what must
+/// be removed to be given other properties. In IPv4, an address takes the later ones of its network
+/// with it when it goes: these come last, again.
 pub(crate) fn plan(present: &[Present], wanted: &[Address]) -> Result<Vec<Edit>, Error> {
-    let key = |address: &Address| (address.ip(), address.prefix_len());
     let mut lengths = HashMap::new();
     for address in wanted.iter().filter(|address| address.ip().is_ipv6()) {
         let first = *lengths.entry(address.ip()).or_insert(address.prefix_len());
         if first != address.prefix_len() {
-            return Err(Error::InvalidAddress {
-                address: address.to_string(),
-                rule: "a link has an IPv6 address only once, and it is wanted with two lengths",
-            });
+            let rule = "a link has an IPv6 address only once, and it is wanted with two lengths";
+            return Err(Error::invalid(format_args!("address {address}"), rule));
         }
     }
-    let has: HashSet<_> = present.iter().map(|present| key(&present.address)).collect();
+    let has: HashMap<_, _> =
+        present.iter().map(|present| (present.address.key(), present.address)).collect();
     let mut seen = HashSet::new();
-    let wanted: Vec<_> = wanted.iter().filter(|address| seen.insert(key(address))).collect();
+    let wanted: Vec<_> = wanted.iter().filter(|address| seen.insert(address.key())).collect();
+
+    let (mut added, mut changed, mut renewed) = (Vec::new(), Vec::new(), HashSet::new());
+    for &address in &wanted {
+        match has.get(&address.key()).map(|present| address.difference(present)) {
+            None => added.push(Edit::Add(*address)),
+            Some(Difference::InPlace(address)) => changed.push(Edit::Change(address)),
+            Some(Difference::Anew) => {
+                renewed.insert(address.key());
+                added.push(Edit::Renew(*address));
+            }
+            Some(Difference::None) => {}
+        }
+    }
 
     let goes = |address: &Address| {
         let other_length =
             lengths.get(&address.ip()).is_some_and(|len| *len != address.prefix_len());
-        !seen.contains(&key(address)) && (other_length || !is_link_local(address.ip()))
+        let unwanted = !seen.contains(&address.key());
+        renewed.contains(&address.key())
+            || unwanted && (other_length || !is_link_local(address.ip()))
     };
-    let (first, last): (Vec<Address>, Vec<Address>) = present
-        .iter()
-        .map(|present| present.address)
-        .filter(goes)
-        .partition(|address| lengths.contains_key(&address.ip()));
+    let (first, last): (Vec<Address>, Vec<Address>) =
+        present.iter().map(|present| present.address).filter(goes).partition(|address| {
+            lengths.contains_key(&address.ip()) || renewed.contains(&address.key())
+        });
 
     // Only the first of a network takes others with it.
     let emptied: HashSet<_> = present
@@ -83,13 +105,13 @@ pub(crate) fn plan(present: &[Present], wanted: &[Address]) -> Result<Vec<Edit>,
         .iter()
         .filter(|address| address.ip().is_ipv4() && emptied.contains(&network(address)));
 
-    let added = wanted.iter().filter(|address| !has.contains(&key(address)));
     Ok(first
         .into_iter()
         .map(Edit::Remove)
-        .chain(added.map(|address| Edit::Add(**address)))
+        .chain(added)
         .chain(last.into_iter().map(Edit::Remove))
         .chain(restored.map(|address| Edit::Restore(**address)))
+        .chain(changed)
         .collect())
 }
 
@@ -99,11 +121,15 @@ fn network(address: &Address) -> (IpAddr, u8) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::{
+        net::{Ipv4Addr, Ipv6Addr},
+        time::Duration,
+    };
 
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
+    use crate::scope::Scope;
 
     /// What the kernel does with the addresses of one link (net/ipv4/devinet.c,
     /// net/ipv6/addrconf.c), as far as it matters here.
@@ -116,8 +142,11 @@ mod tests {
     impl Kernel {
         fn edit(&mut self, edit: &Edit) {
             match edit {
-                Edit::Add(address) | Edit::Restore(address) => self.add(*address),
+                Edit::Add(address) | Edit::Renew(address) | Edit::Restore(address) => {
+                    self.add(*address);
+                }
                 Edit::Remove(address) => self.remove(*address),
+                Edit::Change(address) => self.change(*address),
             }
         }
 
@@ -134,8 +163,21 @@ mod tests {
             }
         }
 
+        /// `NLM_F_REPLACE`: IPv4 leaves what is of the moment of adding.
+        fn change(&mut self, address: Address) {
+            let key = address.key();
+            let there = self.present.iter_mut().find(|present| present.address.key() == key);
+            let there = there.expect("only what is there is changed");
+            there.address = if address.ip().is_ipv6() {
+                address
+            } else {
+                there.address.with_times_of(&address).with_metric(address.metric())
+            };
+        }
+
         fn remove(&mut self, address: Address) {
-            let Some(at) = self.present.iter().position(|present| present.address == address)
+            let key = address.key();
+            let Some(at) = self.present.iter().position(|present| present.address.key() == key)
             else {
                 return;
             };
@@ -154,8 +196,8 @@ mod tests {
             }
         }
 
-        fn addresses(&self) -> HashSet<Address> {
-            self.present.iter().map(|present| present.address).collect()
+        fn addresses(&self) -> HashMap<(IpAddr, u8), Address> {
+            self.present.iter().map(|present| (present.address.key(), present.address)).collect()
         }
     }
 
@@ -165,7 +207,24 @@ mod tests {
             .prop_map(|(n, len)| (IpAddr::from(Ipv4Addr::from(0x0a00_0000 + n)), len));
         let v6 = (0..6_u128, prop_oneof![Just(64_u8), Just(128)])
             .prop_map(|(n, len)| (IpAddr::from(Ipv6Addr::from((0xfd_u128 << 120) + n)), len));
-        prop_oneof![v4, v6].prop_map(|(ip, len)| Address::new(ip, len).unwrap())
+        let properties = (0..3_u8, 0..3_u8, 0..3_u32, any::<[bool; 3]>());
+        (prop_oneof![v4, v6], properties).prop_map(
+            |((ip, len), (scope, label, metric, [deprecated, limited, noprefixroute]))| {
+                let mut address = Address::new(ip, len).unwrap().with_metric(metric);
+                address = address.with_scope(Scope::new(scope));
+                if label > 0 {
+                    address = address.with_label(&format!("l{label}")).unwrap();
+                }
+                if limited {
+                    let time = Some(Duration::from_secs(60));
+                    address = address.with_lifetimes(time, time).unwrap();
+                }
+                if deprecated {
+                    address = address.deprecated();
+                }
+                if noprefixroute { address.noprefixroute() } else { address }
+            },
+        )
     }
 
     fn kernel() -> impl Strategy<Value = Kernel> {
@@ -186,16 +245,37 @@ mod tests {
                         != address.prefix_len()));
                 return Ok(());
             };
-            let kept: HashSet<_> =
-                kernel.addresses().intersection(&wanted.iter().copied().collect()).copied().collect();
+            let mut first = HashMap::new();
+            for address in &wanted {
+                first.entry(address.key()).or_insert(*address);
+            }
+            let before = kernel.addresses();
             for edit in &edits {
-                if let Edit::Add(address) | Edit::Remove(address) = edit {
-                    prop_assert!(!kept.contains(address), "{address} is touched");
+                let key = edit.address().key();
+                let there = first.get(&key).zip(before.get(&key));
+                let difference = there.map(|(wanted, present)| wanted.difference(present));
+                match edit {
+                    Edit::Restore(_) => {}
+                    Edit::Change(_) => {
+                        prop_assert!(matches!(difference, Some(Difference::InPlace(_))));
+                    }
+                    _ => prop_assert!(
+                        matches!(difference, None | Some(Difference::Anew)),
+                        "{edit:?} touches what is right"
+                    ),
                 }
                 kernel.edit(edit);
             }
-            prop_assert_eq!(kernel.addresses(), wanted.iter().copied().collect());
-            prop_assert_eq!(plan(&kernel.present, &wanted).unwrap(), []);
+            let after = kernel.addresses();
+            prop_assert_eq!(
+                after.keys().collect::<HashSet<_>>(),
+                first.keys().collect::<HashSet<_>>()
+            );
+            // A limited lifetime is set each time.
+            for edit in plan(&kernel.present, &wanted).unwrap() {
+                let limited = edit.address().valid_lifetime().is_some();
+                prop_assert!(matches!(edit, Edit::Change(_)) && limited, "{edit:?} again");
+            }
         }
     }
 

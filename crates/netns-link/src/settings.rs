@@ -1,15 +1,28 @@
 use std::{
     fmt, fs,
     io::{self, Write},
-    path::PathBuf,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    str::FromStr,
 };
 
-use crate::{error::Error, link::valid_name, netns::NetNs};
+use crate::{
+    error::{Error, ErrorKind, Incomplete},
+    link::valid_name,
+    netns::NetNs,
+    operation::Operation,
+    prefix::number,
+};
 
 /// A setting of a namespace: one of those that `sysctl net` shows.
 ///
-/// Shown as sysctl names it: `net.ipv4.conf.all.arp_ignore`. Those of one interface exist for each
-/// link by its name, for `all`, and for `default`, which links made later start with.
+/// Parsed from and shown in sysctl's notation: `net.ipv4.conf.all.arp_ignore`. Those of one
+/// interface exist for each link by its name, for `all`, and for `default`, which links made later
+/// start with.
+///
+/// In the caller's own namespace, reading needs no capability (but for a few secrets, such as
+/// `net.ipv4.tcp_fastopen_key`) and writing CAP_NET_ADMIN, or root for most settings. Another
+/// namespace needs CAP_SYS_ADMIN too, to enter it.
 ///
 /// ```no_run
 /// use netns_link::{NetNs, Setting};
@@ -17,7 +30,9 @@ use crate::{error::Error, link::valid_name, netns::NetNs};
 /// Setting::ip_forward().write(&NetNs::current()?, 1)?; // sysctl -w net.ipv4.ip_forward=1
 /// # Ok::<(), netns_link::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(into = "String", try_from = "String"))]
 pub struct Setting {
     /// Below /proc/sys.
     path: String,
@@ -32,7 +47,7 @@ impl Setting {
         let strange = |part: &str| part.is_empty() || part == "." || part == "..";
         if !path.starts_with("net/") || path.split('/').any(strange) || path.contains('\0') {
             let rule = "it is not a path like net/ipv4/ip_forward";
-            return Err(Error::InvalidName { what: "setting", name: path.to_owned(), rule });
+            return Err(Error::invalid(format_args!("setting {path:?}"), rule));
         }
         Ok(Self { path: path.to_owned() })
     }
@@ -94,24 +109,52 @@ impl Setting {
     /// The value in a namespace, without the line's end: `sysctl -n NAME`.
     ///
     /// # Errors
-    /// If there is no such setting ([`ErrorKind::NotFound`](crate::ErrorKind)), and as
+    /// [`ErrorKind::NotFound`](crate::ErrorKind) if there is no such setting or link, and as
     /// [`NetNs::run`].
     pub fn read(&self, namespace: &NetNs) -> Result<String, Error> {
-        let value = self.access("read setting", namespace, fs::read_to_string)?;
+        let operation =
+            Operation::ReadSetting { setting: self.clone(), namespace: namespace.to_string() };
+        let value = self.access(&operation, namespace, |path| fs::read_to_string(path))?;
         Ok(value.trim_end().to_owned())
     }
 
     /// Sets the value in a namespace: `sysctl -w NAME=VALUE`.
     ///
     /// # Errors
-    /// As [`read`](Setting::read), and if the kernel does not take the value
-    /// ([`ErrorKind::InvalidInput`](crate::ErrorKind)).
+    /// As [`read`](Setting::read); [`ErrorKind::InvalidInput`](crate::ErrorKind) if the kernel does
+    /// not take the value; [`ErrorKind::PermissionDenied`](crate::ErrorKind) without CAP_NET_ADMIN;
+    /// [`ErrorKind::ReadOnly`](crate::ErrorKind) if the setting is read-only or `/proc/sys` is, as in
+    /// a container that is not privileged (its value can be read there).
     pub fn write(&self, namespace: &NetNs, value: impl fmt::Display) -> Result<(), Error> {
         let value = value.to_string();
-        self.access("write setting", namespace, |path| {
+        let operation = Operation::WriteSetting {
+            setting: self.clone(),
+            value: value.clone(),
+            namespace: namespace.to_string(),
+        };
+        self.access(&operation, namespace, |path| {
             // Not `fs::write`, which would try to create what is missing.
             fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
         })
+    }
+
+    /// Sets several values, in this order, and returns what was changed, so that it can be undone.
+    /// A setting that has its value already is not written.
+    ///
+    /// # Errors
+    /// As [`read`](Setting::read) and [`write`](Setting::write), for the first that fails, with what
+    /// was changed until then. Those after it are not tried.
+    pub fn write_all<V: fmt::Display>(
+        namespace: &NetNs,
+        values: impl IntoIterator<Item = (Self, V)>,
+    ) -> Result<SettingChanges, Incomplete<SettingChanges>> {
+        let mut done = SettingChanges::default();
+        for (setting, value) in values {
+            if let Err(error) = done.change(namespace, setting, &value.to_string(), |_| true) {
+                return Err(Incomplete { done, error });
+            }
+        }
+        Ok(done)
     }
 
     fn ipv4_conf(interface: &str, name: &str) -> Result<Self, Error> {
@@ -121,30 +164,164 @@ impl Setting {
     /// /proc/sys/net shows each thread the settings of its own namespace.
     fn access<T: Send>(
         &self,
-        step: &'static str,
+        operation: &Operation,
         namespace: &NetNs,
-        access: impl FnOnce(PathBuf) -> io::Result<T> + Send,
+        access: impl FnOnce(&Path) -> io::Result<T> + Send,
     ) -> Result<T, Error> {
-        namespace
-            .run(|| access(PathBuf::from("/proc/sys").join(&self.path)))?
-            .map_err(|error| Error::refused(step, format_args!("{self} in {namespace}"), error))
+        namespace.run(|| {
+            let path = Path::new("/proc/sys").join(&self.path);
+            access(&path).map_err(|error| explained(operation, &path, error))
+        })?
+    }
+}
+
+/// Settings that were changed, with the values that they had before. Dropping it changes nothing:
+/// they stay changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use = "the settings stay changed unless this is undone"]
+pub struct SettingChanges {
+    /// With the values before and after.
+    changed: Vec<(Setting, String, String)>,
+}
+
+impl SettingChanges {
+    /// What was changed, with the values before and after.
+    pub fn iter(&self) -> impl Iterator<Item = (&Setting, &str, &str)> {
+        self.changed.iter().map(|(setting, before, after)| (setting, &**before, &**after))
+    }
+
+    /// Whether nothing was changed.
+    pub fn is_empty(&self) -> bool {
+        self.changed.is_empty()
+    }
+
+    /// Restores the values of before, the last change first, except where somebody else has changed
+    /// them since or the setting is gone with its link.
+    ///
+    /// # Errors
+    /// As [`Setting::write`]: the first; the others are restored all the same. What could not be
+    /// restored stays in this value, so that the call can be made again.
+    pub fn undo(&mut self, namespace: &NetNs) -> Result<(), Error> {
+        let mut result = Ok(());
+        let mut kept = Vec::new();
+        for (setting, before, after) in self.changed.drain(..).rev() {
+            let restored = match setting.read(namespace) {
+                Ok(now) if now == after => setting.write(namespace, &before),
+                Ok(_) => Ok(()),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = restored {
+                kept.insert(0, (setting, before, after));
+                result = result.and(Err(error));
+            }
+        }
+        self.changed = kept;
+        result
+    }
+
+    /// Sets a value to at least this.
+    pub(crate) fn raise(
+        &mut self,
+        namespace: &NetNs,
+        setting: Setting,
+        least: u32,
+    ) -> Result<(), Error> {
+        let less = |now: &str| !number(now).is_ok_and(|now: u32| now >= least);
+        self.change(namespace, setting, &least.to_string(), less)
+    }
+
+    fn change(
+        &mut self,
+        namespace: &NetNs,
+        setting: Setting,
+        value: &str,
+        wanted: impl FnOnce(&str) -> bool,
+    ) -> Result<(), Error> {
+        let before = setting.read(namespace)?;
+        if before != value && wanted(&before) {
+            setting.write(namespace, value)?;
+            // What the kernel makes of it, which is what `undo` compares.
+            let after = setting.read(namespace).unwrap_or_else(|_| value.to_owned());
+            self.changed.push((setting, before, after));
+        }
+        Ok(())
     }
 }
 
 /// In the notation of sysctl, where a dot in a name is a slash: `net.ipv4.conf.eth0/100.rp_filter`.
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let swap = |c| match c {
-            '/' => '.',
-            '.' => '/',
-            c => c,
-        };
-        f.write_str(&self.path.chars().map(swap).collect::<String>())
+        f.write_str(&swapped(&self.path))
     }
+}
+
+impl FromStr for Setting {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        // A name with slashes alone is a path, as for sysctl.
+        match name.find(['.', '/']).map(|at| name.as_bytes()[at]) {
+            Some(b'.') => Self::new(&swapped(name)),
+            _ => Self::new(name),
+        }
+    }
+}
+
+text_form!(Setting);
+
+/// Between a path and a name, which has dots for slashes and slashes for dots.
+fn swapped(text: &str) -> String {
+    let swap = |c| match c {
+        '/' => '.',
+        '.' => '/',
+        c => c,
+    };
+    text.chars().map(swap).collect()
+}
+
+/// What is wrong with a setting's file, where looking at it says so.
+fn explained(operation: &Operation, path: &Path, error: io::Error) -> Error {
+    let why = error.kind();
+    let error = Error::system(operation, error);
+    match why {
+        io::ErrorKind::NotFound => {
+            let text = if !Path::new("/proc/sys/net").exists() {
+                "/proc/sys is not mounted".to_owned()
+            } else if let Some(interface) = missing_interface(path) {
+                format!("there is no link {interface}, or it has no such settings")
+            } else {
+                "this namespace does not have it: the kernel may be without it, its module not \
+                 loaded, or only the host's first namespace may have it"
+                    .to_owned()
+            };
+            error.with_meaning(ErrorKind::NotFound, &text)
+        }
+        io::ErrorKind::PermissionDenied
+            if matches!(operation, Operation::WriteSetting { .. })
+                && fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o222 == 0) =>
+        {
+            error.with_meaning(ErrorKind::ReadOnly, "this setting is read-only")
+        }
+        _ => error,
+    }
+}
+
+/// The interface whose settings are missing as a whole.
+fn missing_interface(path: &Path) -> Option<&str> {
+    let directory = path.parent()?;
+    let of_interfaces = ["/proc/sys/net/ipv4/conf", "/proc/sys/net/ipv6/conf"]
+        .map(Path::new)
+        .contains(&directory.parent()?);
+    (of_interfaces && directory.parent()?.exists() && !directory.exists())
+        .then(|| directory.file_name()?.to_str())
+        .flatten()
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
     use crate::ErrorKind;
 
@@ -153,6 +330,9 @@ mod tests {
         assert_eq!(Setting::ip_forward().to_string(), "net.ipv4.ip_forward");
         let vlan = Setting::rp_filter("eth0.100").unwrap();
         assert_eq!(vlan.to_string(), "net.ipv4.conf.eth0/100.rp_filter");
+        for name in ["net.ipv4.conf.eth0/100.rp_filter", "net/ipv4/conf/eth0.100/rp_filter"] {
+            assert_eq!(name.parse::<Setting>().unwrap(), vlan);
+        }
         for path in ["", "net", "kernel/pid_max", "net/../kernel/pid_max", "net//x", "/net/x"] {
             assert_eq!(Setting::new(path).unwrap_err().kind(), ErrorKind::InvalidInput, "{path}");
         }
@@ -162,9 +342,27 @@ mod tests {
     #[test]
     fn what_is_not_there() {
         let here = NetNs::current().unwrap();
-        let missing = Setting::new("net/ipv4/no_such_setting").unwrap();
-        // Without privilege the namespace is not even entered.
-        let kind = missing.read(&here).unwrap_err().kind();
-        assert!(matches!(kind, ErrorKind::NotFound | ErrorKind::PermissionDenied), "{kind:?}");
+        let missing: Setting = "net.ipv4.no_such_setting".parse().unwrap();
+        let error = missing.read(&here).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.to_string().contains("this namespace does not have it"), "{error}");
+        let error = Setting::rp_filter("no-link").unwrap().read(&here).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.to_string().contains("there is no link no-link"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn notation_survives(parts in vec("[a-z0-9._]{1,6}", 1..5)) {
+            let strange = |part: &String| part == "." || part == "..";
+            prop_assume!(!parts.iter().any(strange));
+            let setting = Setting::new(&format!("net/{}", parts.join("/"))).unwrap();
+            prop_assert_eq!(setting.to_string().parse::<Setting>().unwrap(), setting);
+        }
+
+        #[test]
+        fn any_text_is_a_setting_or_an_error(text: String) {
+            let _ = text.parse::<Setting>();
+        }
     }
 }
