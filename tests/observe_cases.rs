@@ -593,7 +593,7 @@ async fn watch() -> Outcome {
     assert_eq!(
         told(&third),
         [
-            format!("destination {} of {key} changed", drained.key),
+            format!("destination {} of {key} changed: weight 1 -> 0", drained.key),
             "service -u 10.0.0.185:53 added".to_owned()
         ]
     );
