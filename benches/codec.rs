@@ -13,11 +13,10 @@ use std::{
 
 use criterion::{Criterion, Throughput};
 use ipvs_packet::{
-    Destination, DestinationEntry, ForwardMethod, Reply, Request, SchedulerName, Service,
-    ServiceEntry, ServiceKey, Weight,
+    Command, Destination, DestinationEntry, FAMILY_VERSION, ForwardMethod, Reply, Request,
+    SchedulerName, Service, ServiceEntry, ServiceKey, Weight,
 };
-use netlink_packet_core::{NLM_F_MULTIPART, NetlinkDeserializable, NetlinkHeader, NetlinkMessage};
-use netlink_packet_generic::GenlMessage;
+use netlink_packet_core::NLM_F_MULTIPART;
 
 /// Where criterion leaves its estimates, and where the table takes them from.
 const OUTPUT: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/codec");
@@ -101,14 +100,30 @@ fn destination(index: usize) -> Destination {
 }
 
 /// A whole netlink message of this crate's, as a socket takes it.
-fn netlink(payload: Request, buffer: &mut Vec<u8>) -> usize {
-    let mut header = NetlinkHeader::default();
-    header.flags = payload.flags();
-    let mut message = NetlinkMessage::new(header, GenlMessage::from_payload(payload).into());
-    message.finalize();
-    buffer.resize(message.buffer_len(), 0);
-    message.serialize(buffer);
+fn netlink(request: &Request, buffer: &mut Vec<u8>) -> usize {
+    buffer.clear();
+    let (flags, length) = (request.flags(), request.buffer_len());
+    request.emit(append(buffer, 0, flags, request.command(), length));
     buffer.len()
+}
+
+/// Appends both headers of a message, and returns the place for its payload.
+fn append(
+    messages: &mut Vec<u8>,
+    family: u16,
+    flags: u16,
+    command: Command,
+    payload: usize,
+) -> &mut [u8] {
+    let start = messages.len();
+    let length = 20 + payload;
+    messages.resize(start + length.next_multiple_of(4), 0);
+    let message = &mut messages[start..];
+    message[0..4].copy_from_slice(&(length as u32).to_ne_bytes());
+    message[4..6].copy_from_slice(&family.to_ne_bytes());
+    message[6..8].copy_from_slice(&flags.to_ne_bytes());
+    message[16..18].copy_from_slice(&[command.0, FAMILY_VERSION]);
+    &mut message[20..]
 }
 
 fn encode_service(criterion: &mut Criterion) -> Row {
@@ -116,7 +131,7 @@ fn encode_service(criterion: &mut Criterion) -> Row {
     let peer_service = peer_service();
     let mut buffer = Vec::new();
     let mut peer_buffer = Cursor::new(Vec::new());
-    let bytes = netlink(Request::NewService(service.clone()), &mut buffer);
+    let bytes = netlink(&Request::NewService(service.clone()), &mut buffer);
     Row::measure(
         criterion,
         "encode NEW_SERVICE",
@@ -124,7 +139,7 @@ fn encode_service(criterion: &mut Criterion) -> Row {
         vec![
             Contender(
                 OURS,
-                Box::new(|| netlink(Request::NewService(service.clone()), &mut buffer)),
+                Box::new(|| netlink(&Request::NewService(service.clone()), &mut buffer)),
             ),
             Contender(
                 PEERS[0],
@@ -170,7 +185,7 @@ fn encode_destination(criterion: &mut Criterion) -> Row {
     let peer_service = peer_service();
     let mut buffer = Vec::new();
     let mut peer_buffer = Cursor::new(Vec::new());
-    let bytes = netlink(Request::NewDestination(key, destination.clone()), &mut buffer);
+    let bytes = netlink(&Request::NewDestination(key, destination.clone()), &mut buffer);
     Row::measure(
         criterion,
         "encode NEW_DEST",
@@ -179,7 +194,7 @@ fn encode_destination(criterion: &mut Criterion) -> Row {
             Contender(
                 OURS,
                 Box::new(|| {
-                    netlink(Request::NewDestination(key, destination.clone()), &mut buffer)
+                    netlink(&Request::NewDestination(key, destination.clone()), &mut buffer)
                 }),
             ),
             Contender(
@@ -363,15 +378,8 @@ fn decode_destinations(
 fn dump(replies: impl IntoIterator<Item = Reply>) -> Vec<u8> {
     let mut dump = Vec::new();
     for reply in replies {
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_MULTIPART;
-        let mut payload = GenlMessage::from_payload(reply);
-        payload.set_resolved_family_id(34);
-        let mut message = NetlinkMessage::new(header, payload.into());
-        message.finalize();
-        let start = dump.len();
-        dump.resize(start + message.buffer_len(), 0);
-        message.serialize(&mut dump[start..]);
+        let payload = append(&mut dump, 34, NLM_F_MULTIPART, reply.command(), reply.buffer_len());
+        reply.emit(payload);
     }
     let done = [20, 3 | (NLM_F_MULTIPART as u32) << 16, 0, 0, 0];
     dump.extend(done.into_iter().flat_map(u32::to_ne_bytes));
@@ -391,13 +399,7 @@ fn messages(mut dump: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 fn ours(dump: &[u8]) -> usize {
     let list: Vec<Reply> = messages(dump)
-        .map(|message| {
-            let header = netlink_packet_core::NetlinkBuffer::new(message);
-            let mut netlink_header = NetlinkHeader::default();
-            netlink_header.message_type = header.message_type();
-            let message = GenlMessage::<Reply>::deserialize(&netlink_header, header.payload());
-            message.expect("a reply").payload
-        })
+        .map(|message| Reply::parse(Command(message[16]), &message[20..], None).expect("a reply"))
         .collect();
     black_box(list).len()
 }

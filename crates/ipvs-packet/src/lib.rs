@@ -141,10 +141,11 @@
   ```
 "##
 )]
-//! - `netlink-packet`: rust-netlink's traits (`Emitable` and `ParseableParametrized` of
-//!   netlink-packet-core 0.9, `GenlFamily` of netlink-packet-generic 0.5), for a program that already
-//!   runs a netlink-proto connection. The example `netlink_proto` is such a program. These crates
-//!   break their API now and then, and this feature follows them in any release.
+//! - `netlink-packet`: `Message`, which has rust-netlink's traits (`Emitable` and
+//!   `ParseableParametrized` of netlink-packet-core 0.9, `GenlFamily` of netlink-packet-generic 0.5),
+//!   for a program that already runs a netlink-proto connection. The repository's example
+//!   `netlink_proto` is such a program. Those crates change their API often, and this feature follows
+//!   them without a new major version of this crate.
 //! - `proptest`: module `strategy`, which makes every value of this crate for the property tests of
 //!   what stands on it. proptest itself needs Rust 1.88.
 
@@ -172,6 +173,8 @@ mod statistics;
 #[cfg(feature = "proptest")]
 pub mod strategy;
 
+#[cfg(feature = "netlink-packet")]
+pub use crate::netlink_packet::Message;
 pub use crate::{
     attribute::{Level, UnknownAttributes},
     command::{Command, FAMILY_NAME, FAMILY_VERSION},
