@@ -54,6 +54,14 @@ pub enum Error {
         command: String,
         /// What it said.
         words: String,
+        /// What helps.
+        remedy: String,
+    },
+    /// A signal ended the fetching of a kernel. [`enter`](crate::enter) and [`run`](crate::run) end
+    /// as the signal says instead of returning this.
+    Interrupted {
+        /// The signal's number.
+        signal: i32,
     },
     /// No directory for the kernel's package.
     Cache {
@@ -125,6 +133,7 @@ impl Error {
             | Self::NoProgram { .. }
             | Self::NotRoot
             | Self::Fetch { .. }
+            | Self::Interrupted { .. }
             | Self::Cache { .. } => ErrorKind::NoKernel,
             Self::Command { .. } => ErrorKind::Command,
             Self::TimeLimit { .. } => ErrorKind::TimeLimit,
@@ -183,8 +192,14 @@ impl fmt::Display for Error {
                 "the kernels named qemu-* take root: the server of this machine's files reads them \
                  with their owners' rights; the kernels named uml-* do not"
             ),
-            Self::Fetch { command, words } => {
-                write!(f, "cannot fetch the package of a kernel: {command} said:\n{words}")
+            Self::Fetch { command, words, remedy } => write!(
+                f,
+                "cannot fetch the package of a kernel: {command} said:\n{words}\n{remedy}.\nWithout \
+                 a network, LVS_GUEST_UML=PATH takes a User-Mode Linux binary from elsewhere, in \
+                 place of any kernel named uml."
+            ),
+            Self::Interrupted { signal } => {
+                write!(f, "signal {signal} ended the fetching of a kernel")
             }
             Self::Cache { path, reason } => write!(
                 f,

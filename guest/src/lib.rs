@@ -60,7 +60,7 @@
 //! | Variable | Meaning | Default |
 //! |---|---|---|
 //! | `LVS_GUEST_PLACE` | `any`; `host`: this kernel or fail; `host-shared`: this kernel without namespaces of its own, **touching the machine's own table**; `guest`: always a guest | `any` |
-//! | `LVS_GUEST_KERNEL` | the guest's kernel: `uml` (this machine's distribution's), or Debian's `uml-5.10`, `uml-6.1`, `uml-6.12`, `uml-7.2`, `qemu-5.10`, `qemu-6.1`, `qemu-6.12`, `qemu-6.18`, `qemu-newest` (of Debian 13's backports and the unstable suite, when it was fetched) | `uml` |
+//! | `LVS_GUEST_KERNEL` | the guest's kernel: `uml` (this machine's distribution's); `uml-5.10`, `uml-6.1`, `uml-6.12` and `qemu-5.10`, `qemu-6.1`, `qemu-6.12` (of Debian 11, 12, 13); or what is the newest when it is fetched: `uml-testing`, `qemu-backports` (to Debian 13), `qemu-unstable` | `uml` |
 //! | `LVS_GUEST_TIME_LIMIT` | seconds until a guest is ended, 0 for no limit | 600 |
 //! | `LVS_GUEST_MEMORY` | the guest's memory in MiB, at least 32, in QEMU 128 | 512 |
 //! | `LVS_GUEST_VERBOSE` | `1` shows the guest's kernel log on standard error | `0` |

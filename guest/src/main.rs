@@ -25,8 +25,9 @@ struct Arguments {
     #[arg(long, value_name = "PLACE")]
     place: Option<Choice>,
 
-    /// The guest's kernel: uml (this machine's distribution's), Debian's uml-5.10, uml-6.1, uml-6.12,
-    /// uml-7.2; or, by root and with QEMU, qemu-5.10, qemu-6.1, qemu-6.12, qemu-6.18, qemu-newest
+    /// The guest's kernel: uml (this machine's distribution's), uml-5.10, uml-6.1, uml-6.12 (of
+    /// Debian 11, 12, 13), uml-testing (of Debian testing); as root and with QEMU also qemu-5.10,
+    /// qemu-6.1, qemu-6.12, qemu-backports (the newest of Debian 13's backports), qemu-unstable
     /// [default: uml]
     #[arg(long, value_name = "KERNEL")]
     kernel: Option<Kernel>,

@@ -36,7 +36,7 @@ impl Modules {
         if let Some(line) = dependency_line(&dependencies, name) {
             return self.load_line(line);
         }
-        if built_in(&self.read("modules.builtin")?, name) {
+        if built_in(&self.built_in()?.unwrap_or_default(), name) {
             return Ok(());
         }
         let aliases = self.read("modules.alias")?;
@@ -56,10 +56,19 @@ impl Modules {
         if let Some(line) = dependency_line(&dependencies, name) {
             return Ok(files_of(line).map(|file| self.directory.join(file)).collect());
         }
-        if built_in(&self.read("modules.builtin")?, name) {
+        // Without the list, what is not a file is taken for built in.
+        if self.built_in()?.is_none_or(|list| built_in(&list, name)) {
             return Ok(Vec::new());
         }
         Err(io::Error::new(io::ErrorKind::NotFound, "no such module"))
+    }
+
+    /// The list of what is built in, if there is one: it is in a package of its own since 6.18.
+    fn built_in(&self) -> io::Result<Option<String>> {
+        match self.read("modules.builtin") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            list => list.map(Some),
+        }
     }
 
     fn read(&self, name: &str) -> io::Result<String> {
@@ -163,6 +172,23 @@ mod tests {
         assert_eq!(line(""), None);
         assert!(built_in("kernel/fs/ext4/ext4.ko\n", "ext4"));
         assert!(!built_in("kernel/fs/ext4/ext4.ko\n", "ext"));
+    }
+
+    #[test]
+    fn a_list_of_what_is_built_in_can_be_missing() {
+        let directory = std::env::temp_dir().join(format!("guest-modules-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let write = |name, text| fs::write(directory.join(name), text).unwrap();
+        write("modules.dep", DEPENDENCIES);
+        write("modules.alias", ALIASES);
+        let modules = Modules::new(&directory);
+        let without = [modules.files("overlay"), modules.files("virtiofs")];
+        write("modules.builtin", "kernel/fs/fuse/virtiofs.ko\n");
+        let with = [modules.files("virtiofs"), modules.files("nothing")];
+        fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(without[0].as_ref().unwrap().len(), 1);
+        assert!(without[1].as_ref().unwrap().is_empty() && with[0].as_ref().unwrap().is_empty());
+        assert_eq!(with[1].as_ref().unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -59,18 +59,18 @@ pub enum Kernel {
     Uml6_1,
     /// User-Mode Linux 6.12, of Debian 13.
     Uml6_12,
-    /// User-Mode Linux 7.2, of Debian's next release.
-    Uml7_2,
+    /// The User-Mode Linux of Debian's suite testing, whatever its release.
+    UmlTesting,
     /// Debian 11's kernel 5.10 in QEMU.
     Qemu5_10,
     /// Debian 12's kernel 6.1 in QEMU.
     Qemu6_1,
     /// Debian 13's kernel 6.12 in QEMU.
     Qemu6_12,
-    /// Kernel 6.18, of Debian 13's backports, in QEMU.
-    Qemu6_18,
-    /// The newest kernel of Debian 13's backports and Debian's unstable suite in QEMU.
-    QemuNewest,
+    /// The newest kernel of the backports to Debian 13, in QEMU.
+    QemuBackports,
+    /// The newest kernel of Debian's suite unstable, in QEMU.
+    QemuUnstable,
 }
 
 impl Options {
@@ -158,15 +158,15 @@ impl Kernel {
         Self::Uml5_10,
         Self::Uml6_1,
         Self::Uml6_12,
-        Self::Uml7_2,
+        Self::UmlTesting,
         Self::Qemu5_10,
         Self::Qemu6_1,
         Self::Qemu6_12,
-        Self::Qemu6_18,
-        Self::QemuNewest,
+        Self::QemuBackports,
+        Self::QemuUnstable,
     ];
-    const EXPECTED: &'static str = "uml, uml-5.10, uml-6.1, uml-6.12, uml-7.2, qemu-5.10, \
-                                    qemu-6.1, qemu-6.12, qemu-6.18 or qemu-newest";
+    const EXPECTED: &'static str = "uml, uml-5.10, uml-6.1, uml-6.12, uml-testing, qemu-5.10, \
+                                    qemu-6.1, qemu-6.12, qemu-backports or qemu-unstable";
 
     /// Its name, as `LVS_GUEST_KERNEL` has it.
     pub fn name(self) -> &'static str {
@@ -175,12 +175,12 @@ impl Kernel {
             Self::Uml5_10 => "uml-5.10",
             Self::Uml6_1 => "uml-6.1",
             Self::Uml6_12 => "uml-6.12",
-            Self::Uml7_2 => "uml-7.2",
+            Self::UmlTesting => "uml-testing",
             Self::Qemu5_10 => "qemu-5.10",
             Self::Qemu6_1 => "qemu-6.1",
             Self::Qemu6_12 => "qemu-6.12",
-            Self::Qemu6_18 => "qemu-6.18",
-            Self::QemuNewest => "qemu-newest",
+            Self::QemuBackports => "qemu-backports",
+            Self::QemuUnstable => "qemu-unstable",
         }
     }
 
@@ -196,24 +196,22 @@ impl Kernel {
             Self::Uml5_10 => &["bullseye"],
             Self::Uml6_1 => &["bookworm"],
             Self::Uml6_12 => &["trixie"],
-            Self::Uml7_2 => &["forky"],
+            Self::UmlTesting => &["testing"],
             Self::Qemu5_10 => &["bullseye", "bullseye-security"],
             Self::Qemu6_1 => &["bookworm", "bookworm-security"],
             Self::Qemu6_12 => &["trixie", "trixie-security"],
-            Self::Qemu6_18 => &["trixie-backports"],
-            Self::QemuNewest => &["trixie-backports", "sid"],
+            Self::QemuBackports => &["trixie-backports"],
+            Self::QemuUnstable => &["unstable"],
         }
     }
 
-    /// How its release begins.
+    /// How its release begins; empty where that changes.
     pub(crate) fn release(self) -> &'static str {
         match self {
-            Self::Uml | Self::QemuNewest => "",
+            Self::Uml | Self::UmlTesting | Self::QemuBackports | Self::QemuUnstable => "",
             Self::Uml5_10 | Self::Qemu5_10 => "5.10.",
             Self::Uml6_1 | Self::Qemu6_1 => "6.1.",
             Self::Uml6_12 | Self::Qemu6_12 => "6.12.",
-            Self::Qemu6_18 => "6.18.",
-            Self::Uml7_2 => "7.2.",
         }
     }
 }

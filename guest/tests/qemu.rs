@@ -117,6 +117,18 @@ fn a_panic_of_the_guest_is_told() {
 }
 
 #[test]
+fn the_newest_kernel_of_the_backports_boots() {
+    let Some(mut command) = guest(&["--kernel", "qemu-backports"]) else { return };
+    let output = command.args(["sh", "-c", "uname -r; head -1 /proc/net/ip_vs"]).output().unwrap();
+    let said = String::from_utf8(output.stdout.clone()).unwrap();
+    let (release, table) = said.split_once('\n').unwrap();
+    assert!(release.ends_with("-cloud-amd64"), "{output:?}");
+    let version: Vec<u32> = release.split('.').filter_map(|number| number.parse().ok()).collect();
+    assert!(version >= vec![6, 16], "Debian 13's own kernel is not newer: {release}");
+    assert!(table.starts_with("IP Virtual Server version 1.2.1"), "{output:?}");
+}
+
+#[test]
 fn what_qemu_takes_is_told() {
     if !Uid::effective().is_root() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_guest"));
@@ -153,7 +165,7 @@ fn guest(options: &[&str]) -> Option<Command> {
         return None;
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_guest"));
-    command.args(["--place", "guest", "--kernel", KERNEL]).args(options);
+    command.args(["--place", "guest"]).env("LVS_GUEST_KERNEL", KERNEL).args(options);
     command.arg("--").stdin(Stdio::null());
     Some(command)
 }

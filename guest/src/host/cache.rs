@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, File},
-    io,
+    io::{self, ErrorKind},
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process,
@@ -34,7 +34,8 @@ pub(super) fn kept<T>(
         return Ok(found);
     }
     let lock_path = cache.join("lock");
-    let lock = File::create(&lock_path).context("make", lock_path.display())?;
+    let refused = |error: io::Error| refused(cache, error.to_string());
+    let lock = File::create(&lock_path).map_err(refused)?;
     let _lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => lock,
         Err((lock, _)) => {
@@ -60,10 +61,17 @@ pub(super) fn kept<T>(
         remove(&unpacked)?;
         fs::rename(&tree, &unpacked).context("rename", tree.display())
     });
-    remove(&partial)?;
-    result?;
+    let removed = remove(&partial);
+    match result {
+        Err(Error::System { source, .. })
+            if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+        {
+            return Err(refused(source));
+        }
+        result => result.and(removed)?,
+    }
     look(&unpacked)
-        .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        .ok_or_else(|| io::Error::from(ErrorKind::NotFound))
         .context("find the kernel in", unpacked.display())
 }
 
@@ -71,8 +79,7 @@ pub(super) fn kept<T>(
 pub(super) fn directory(options: &Options) -> Result<PathBuf, Error> {
     if let Some(path) = &options.cache {
         let made = fs::create_dir_all(path).and_then(|()| std::path::absolute(path));
-        return made
-            .map_err(|error| Error::Cache { path: path.clone(), reason: error.to_string() });
+        return made.map_err(|error| refused(path, error.to_string()));
     }
     let variable =
         |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -90,9 +97,9 @@ pub(super) fn directory(options: &Options) -> Result<PathBuf, Error> {
 /// A directory where everybody may write: another user must not have made what is run from there.
 fn temporary_cache(base: &Path) -> Result<PathBuf, Error> {
     let path = base.join(format!("lvs-guest-cache-{}", Uid::effective()));
-    let refused = |reason: String| Err(Error::Cache { path: path.clone(), reason });
+    let refused = |reason: String| Err(refused(&path, reason));
     match DirBuilder::new().mode(0o700).create(&path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => refused(error.to_string()),
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => refused(error.to_string()),
         _ => match fs::symlink_metadata(&path) {
             Err(error) => refused(error.to_string()),
             Ok(metadata) if !metadata.is_dir() => refused("it is not a directory".to_owned()),
@@ -105,6 +112,10 @@ fn temporary_cache(base: &Path) -> Result<PathBuf, Error> {
             Ok(_) => Ok(path),
         },
     }
+}
+
+fn refused(path: &Path, reason: String) -> Error {
+    Error::Cache { path: path.to_owned(), reason }
 }
 
 fn is_own(path: &Path) -> bool {
@@ -126,7 +137,7 @@ pub(super) fn system_name() -> String {
 
 pub(super) fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).context("remove", path.display())
         }
         _ => Ok(()),

@@ -2,210 +2,397 @@
 
 use std::{
     ffi::OsStr,
-    fs, io,
+    fs::{self, File},
+    io::{self, Read},
+    os::{fd::AsFd, unix::fs::MetadataExt, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Instant,
 };
 
-use crate::error::{Context, Error};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{self, Signal},
+        statvfs::statvfs,
+    },
+    unistd::Pid,
+};
 
-/// The keys of Debian's archive.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// Where it is unpacked there.
+use crate::{
+    error::{Context, Error},
+    host::{
+        apt,
+        progress::{Progress, megabytes},
+        supervise::Signals,
+    },
+};
+
+/// Where packages are unpacked, below the directory in which they are fetched.
 pub(super) const TREE: &str = "tree";
+/// How many kernels are tried if the mirror lists packages that it does not have.
+const ATTEMPTS: usize = 3;
+/// In bytes: with less the disk is full.
+const LEAST_SPACE: u64 = 1 << 14;
 
-/// apt with a state directory of its own.
-pub(super) struct Apt<'a> {
+/// apt with a state directory of its own, and the packages that it fetches there.
+pub(super) struct Fetch<'a> {
     directory: &'a Path,
+    signals: Signals,
+    progress: Progress,
+    /// What apt said when it could not read all of the lists of packages.
+    complaint: Option<Error>,
+    /// Bytes that came over the network.
+    downloaded: u64,
+    started: Instant,
 }
 
-impl Apt<'_> {
-    pub(super) fn command(&self, program: &str, words: &[&str]) -> Command {
-        let mut command = Command::new(program);
-        command.arg("-c").arg(self.directory.join("apt.conf")).args(words);
-        command.current_dir(self.directory);
-        command
+/// What came of a command.
+struct Said {
+    succeeded: bool,
+    output: String,
+    errors: String,
+}
+
+impl<'a> Fetch<'a> {
+    /// Reads the lists of packages of Debian's suites, or without any of the machine's own sources.
+    pub(super) fn start(directory: &'a Path, suites: &[&str]) -> Result<Self, Error> {
+        let of = match suites {
+            [] => "this machine's sources of packages".to_owned(),
+            suites => format!("Debian's {}", suites.join(" and ")),
+        };
+        for name in ["lists/partial", "archives/partial", TREE] {
+            let path = directory.join(name);
+            fs::create_dir_all(&path).context("make the directory", path.display())?;
+        }
+        let mut fetch = Self {
+            directory,
+            signals: Signals::block()?,
+            progress: Progress::new(),
+            complaint: None,
+            downloaded: 0,
+            started: Instant::now(),
+        };
+        let place = fetch.place().display();
+        eprintln!("guest: fetching a kernel with IPVS from {of}, once, into {place}");
+        fetch.configure(suites)?;
+        // A failure of one of several sources need not matter. Its words do, if the package is not
+        // to be had.
+        let said = fetch.with_progress("apt-get", &["update"], |percent| {
+            format!("reading the lists of packages: {percent:.0} %")
+        });
+        match said {
+            Ok(said) => fetch.downloaded += apt::fetched(&said),
+            Err(error @ Error::Fetch { .. }) => fetch.complaint = Some(error),
+            Err(error) => return Err(error),
+        }
+        Ok(fetch)
+    }
+
+    /// The names of the packages that begin so.
+    pub(super) fn names(&mut self, start: &str) -> Result<String, Error> {
+        self.apt("apt-cache", &["pkgnames", start])
+    }
+
+    /// What is known of packages.
+    pub(super) fn show(&mut self, packages: &[String]) -> Result<String, Error> {
+        self.apt("apt-cache", &words("show --no-all-versions", packages))
+    }
+
+    /// Fetches and unpacks the first set of packages that can be had, and returns the directory.
+    /// `none` says what is missing if there is no set.
+    pub(super) fn first_of(&mut self, sets: &[Vec<String>], none: &str) -> Result<PathBuf, Error> {
+        let mut failure = None;
+        for set in sets.iter().take(ATTEMPTS) {
+            match self.fetch(set) {
+                Ok(()) => return Ok(self.directory.join(TREE)),
+                Err(error @ Error::Fetch { .. }) => {
+                    if sets.len() > 1 {
+                        let name = set.first().map_or("", String::as_str);
+                        eprintln!("guest: {name} is not available, trying the next older kernel");
+                    }
+                    failure.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let complaint = self.complaint.take();
+        Err(match (complaint, failure) {
+            (
+                Some(Error::Fetch { command, words, remedy }),
+                Some(Error::Fetch { words: more, .. }),
+            ) => Error::Fetch { command, words: format!("{words}\n{more}"), remedy },
+            (Some(complaint), _) => complaint,
+            (None, Some(Error::Fetch { words, .. })) if words.contains("Unable to locate") => {
+                Error::NoKernel { reason: format!("apt says: {words}") }
+            }
+            (None, Some(failure)) => failure,
+            (None, None) => Error::NoKernel { reason: none.to_owned() },
+        })
+    }
+
+    fn fetch(&mut self, packages: &[String]) -> Result<(), Error> {
+        // What an attempt before this one left is not unpacked.
+        for path in self.packages()? {
+            fs::remove_file(&path).context("remove", path.display())?;
+        }
+        let addresses = self.apt("apt-get", &words("--print-uris download", packages))?;
+        let size = apt::download_size(&addresses);
+        let unpacked = apt::installed_size(&self.show(packages)?);
+        let (packed, disk) = (megabytes(size), megabytes(unpacked));
+        self.check_room(size + unpacked)?;
+        self.with_progress("apt-get", &words("download", packages), |percent| {
+            let done = megabytes((size as f64 * percent / 100.0) as u64);
+            format!("downloading {done} of {packed} MB, {disk} MB when it is unpacked")
+        })?;
+        self.downloaded += size;
+        let tree = self.directory.join(TREE);
+        for path in self.packages()? {
+            self.progress.say(Instant::now(), "unpacking");
+            let mut command = Command::new("dpkg");
+            command.arg("-x").arg(&path).arg(&tree);
+            self.run(&mut command, |_, _| {})?;
+        }
+        self.progress.clear();
+        eprintln!(
+            "guest: fetched in {:.1} s: {} MB downloaded, {} MB on disk",
+            self.started.elapsed().as_secs_f64(),
+            megabytes(self.downloaded),
+            megabytes(disk_usage(&tree)),
+        );
+        eprintln!(
+            "guest: it is a kernel of its own: nothing on this machine changes but files below the \
+             working directory and cargo's target directory"
+        );
+        Ok(())
+    }
+
+    /// The packages that are here, not unpacked.
+    fn packages(&self) -> Result<Vec<PathBuf>, Error> {
+        let entries = fs::read_dir(self.directory).context("read", self.directory.display())?;
+        let paths = entries.flatten().map(|entry| entry.path());
+        Ok(paths.filter(|path| path.extension() == Some(OsStr::new("deb"))).collect())
+    }
+
+    /// Refuses a download that has no room.
+    fn check_room(&self, needed: u64) -> Result<(), Error> {
+        let free = free_space(self.directory);
+        if free >= needed {
+            return Ok(());
+        }
+        let (needed, free) = (megabytes(needed), megabytes(free));
+        let reason = format!("it takes {needed} MB there, and {free} MB are free");
+        Err(Error::Cache { path: self.place().to_owned(), reason })
+    }
+
+    /// Writes apt's configuration, and its sources if they are not the machine's own.
+    fn configure(&mut self, suites: &[&str]) -> Result<(), Error> {
+        self.write("status", "")?;
+        let configuration = apt::configuration(self.directory);
+        self.write("apt.conf", &configuration)?;
+        if suites.is_empty() {
+            return Ok(());
+        }
+        let addresses = self.apt("apt-get", &["--print-uris", "update"])?;
+        let Some(lines) = apt::source_lines(&addresses, suites) else {
+            let reason = "this machine's apt has no source of Debian's archive".to_owned();
+            return Err(Error::NoKernel { reason });
+        };
+        self.write("sources.list", &lines)?;
+        let sources = self.directory.join("sources.list");
+        let sources = format!(
+            "Dir::Etc::sourcelist \"{}\";\nDir::Etc::sourceparts \"/dev/null\";\n",
+            sources.display()
+        );
+        self.write("apt.conf", &(configuration + &sources))
     }
 
     fn write(&self, name: &str, text: &str) -> Result<(), Error> {
         let path = self.directory.join(name);
         fs::write(&path, text).context("write", path.display())
     }
-}
 
-/// Fetches the chosen packages into a directory and unpacks them in `tree` there; from Debian's
-/// suites, or without any from the machine's own sources.
-pub(super) fn fetch(
-    directory: &Path,
-    suites: &[&str],
-    choose: impl FnOnce(&Apt<'_>) -> Result<Vec<String>, Error>,
-) -> Result<PathBuf, Error> {
-    let started = Instant::now();
-    let of = if suites.is_empty() {
-        String::new()
-    } else {
-        format!(" from Debian's {}", suites.join(", "))
-    };
-    eprintln!("guest: fetching a kernel with IPVS{of}, once (about 50 MB) ...");
-    let tree = directory.join(TREE);
-    for path in [directory.join("lists/partial"), directory.join("archives/partial"), tree.clone()]
-    {
-        fs::create_dir_all(&path).context("make the directory", path.display())?;
+    /// Runs a program of apt's and returns what it prints.
+    fn apt(&mut self, program: &str, words: &[&str]) -> Result<String, Error> {
+        let mut command = self.command(program, words);
+        self.run(&mut command, |_, _| {})
     }
-    let apt = Apt { directory };
-    apt.write("status", "")?;
-    let configuration = apt_configuration(directory);
-    apt.write("apt.conf", &configuration)?;
-    if !suites.is_empty() {
-        let addresses = said(&mut apt.command("apt-get", &["--print-uris", "update"]))?;
-        let Some(lines) = source_lines(&addresses, suites) else {
-            let reason = "this machine's apt has no source of Debian's archive".to_owned();
-            return Err(Error::NoKernel { reason });
-        };
-        apt.write("sources.list", &lines)?;
-        let sources = directory.join("sources.list");
-        let sources = format!(
-            "Dir::Etc::sourcelist \"{}\";\nDir::Etc::sourceparts \"/dev/null\";\n",
-            sources.display()
-        );
-        apt.write("apt.conf", &(configuration + &sources))?;
-    }
-    // A failure of one of several sources need not matter. Its words do, if the package is not had.
-    let update = said(&mut apt.command("apt-get", &["-q", "update"]));
-    if let Err(Error::NoKernel { .. }) = update {
-        return update.map(|_| tree);
-    }
-    let download = choose(&apt).and_then(|packages| {
-        let mut words = vec!["-q", "download"];
-        words.extend(packages.iter().map(String::as_str));
-        said(&mut apt.command("apt-get", &words))
-    });
-    if let Err(download) = download {
-        return Err(match (update, download) {
-            (Err(Error::Fetch { words, .. }), Error::Fetch { command, words: more }) => {
-                Error::Fetch { command, words: format!("{words}\n{more}") }
+
+    /// Runs a program of apt's that fetches, and shows how far it is.
+    fn with_progress(
+        &mut self,
+        program: &str,
+        words: &[&str],
+        text: impl Fn(f64) -> String,
+    ) -> Result<String, Error> {
+        let mut command = self.command(program, &[]);
+        // Lines such as `dlstatus:1:20.5:Retrieving file 1 of 3` among the others.
+        command.args(["-q", "-o", "APT::Status-Fd=1"]).args(words);
+        self.progress.say(Instant::now(), &text(0.0));
+        let said = self.run(&mut command, |progress, line| {
+            if let Some(percent) = apt::percent(line) {
+                progress.say(Instant::now(), &text(percent));
             }
-            (Err(update), Error::NoKernel { .. }) => update,
-            (Ok(_), Error::Fetch { words, .. }) if words.contains("Unable to locate") => {
-                Error::NoKernel { reason: format!("apt says: {words}") }
-            }
-            (_, download) => download,
         });
+        self.progress.clear();
+        said
     }
-    for entry in fs::read_dir(directory).context("read", directory.display())?.flatten() {
-        let path = entry.path();
-        if path.extension() == Some(OsStr::new("deb")) {
-            said(Command::new("dpkg").arg("-x").arg(&path).arg(&tree))?;
+
+    fn command(&self, program: &str, words: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.arg("-c").arg(self.directory.join("apt.conf")).args(words);
+        command
+    }
+
+    /// Runs a command to its end, and returns what it prints. Its own words are the error if it
+    /// fails. A signal to this process ends it.
+    fn run(
+        &mut self,
+        command: &mut Command,
+        mut line: impl FnMut(&mut Progress, &str),
+    ) -> Result<String, Error> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let progress = &mut self.progress;
+        let said = listen(
+            // Nothing is left in the directory of temporary files, whatever ends it.
+            command.current_dir(self.directory).env("TMPDIR", self.directory),
+            self.directory,
+            &mut self.signals,
+            |text| line(progress, text),
+        );
+        match said? {
+            Said { succeeded: true, output, .. } => Ok(output),
+            Said { errors, .. } => {
+                self.progress.clear();
+                let words = errors.trim_end().to_owned();
+                let remedy = apt::remedy(&words, self.proxy().as_deref(), self.place());
+                Err(Error::Fetch { command: name, words, remedy })
+            }
         }
     }
-    eprintln!("guest: fetched in {:.1} s", started.elapsed().as_secs_f64());
-    Ok(tree)
+
+    /// Where packages are kept.
+    fn place(&self) -> &Path {
+        self.directory.parent().unwrap_or(self.directory)
+    }
+
+    /// The proxy that apt goes through.
+    fn proxy(&self) -> Option<String> {
+        let mut command = self.command("apt-config", &["dump", "--format", "%v%n"]);
+        let output = command.arg("Acquire::http::Proxy").stderr(Stdio::null()).output().ok()?;
+        let configured = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        [Some(configured), std::env::var("http_proxy").ok()]
+            .into_iter()
+            .flatten()
+            .find(|proxy| !proxy.is_empty())
+    }
 }
 
-/// apt's lines for suites of Debian's archive, at the mirrors that this machine uses.
-fn source_lines(addresses: &str, suites: &[&str]) -> Option<String> {
-    let keys =
-        if Path::new(KEYRING).exists() { format!(" [signed-by={KEYRING}]") } else { String::new() };
-    let mirror = mirror(addresses)?;
-    // A machine without updates of security gets what was in the archive's last edition.
-    let security = security_mirror(addresses);
-    let lines = suites.iter().filter_map(|suite| {
-        let mirror = if suite.ends_with("-security") { security? } else { mirror };
-        Some(format!("deb{keys} {mirror} {suite} main\n"))
-    });
-    Some(lines.collect())
-}
-
-/// The mirror that this machine uses of Debian's archive, from what apt would fetch: one has the
-/// other suites as well. It is the source that has a suite of updates; others of the machine's
-/// sources may be somebody else's.
-fn mirror(addresses: &str) -> Option<&str> {
-    let sources = || {
-        addresses
-            .lines()
-            .filter_map(|line| line.strip_prefix('\'')?.split('\'').next()?.split_once("/dists/"))
-            .filter(|(mirror, _)| !mirror.contains("security"))
-    };
-    let updated = sources()
-        .find(|(_, rest)| rest.split('/').next().is_some_and(|suite| suite.ends_with("-updates")));
-    updated.or_else(|| sources().next()).map(|(mirror, _)| mirror)
-}
-
-/// The same of the archive of security updates.
-fn security_mirror(addresses: &str) -> Option<&str> {
-    addresses
-        .lines()
-        .filter_map(|line| line.strip_prefix('\'')?.split('\'').next()?.split_once("/dists/"))
-        .find(|(_, rest)| rest.split('/').next().is_some_and(|suite| suite.ends_with("-security")))
-        .map(|(mirror, _)| mirror)
-}
-
-/// What apt is told, in a file, since a list cannot be emptied on its command line. All that it
-/// writes goes below one directory; the machine's sources and keys are its own.
-fn apt_configuration(directory: &Path) -> String {
-    let directory = directory.display();
-    format!(
-        r#"#clear APT::Update;
-#clear DPkg;
-#clear APT::Architectures;
-#clear Acquire::Languages;
-Dir::State "{directory}";
-Dir::State::status "{directory}/status";
-Dir::State::lists "{directory}/lists";
-Dir::Cache "{directory}";
-Dir::Cache::archives "{directory}/archives";
-Dir::Cache::pkgcache "";
-Dir::Cache::srcpkgcache "";
-APT::Architecture "amd64";
-APT::Architectures {{ "amd64"; }};
-APT::Sandbox::User "root";
-APT::Update::Error-Mode "any";
-Acquire::Languages {{ "none"; }};
-Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
-Acquire::IndexTargets::deb::CNF::DefaultEnabled "false";
-Acquire::Retries "2";
-Acquire::http::Timeout "30";
-Acquire::https::Timeout "30";
-"#
-    )
-}
-
-/// Runs a command to its end: what it said, or its own words as the error if it fails.
-pub(super) fn said(command: &mut Command) -> Result<String, Error> {
+/// Runs a command that writes to a directory, and hands on each line that it prints as it comes.
+fn listen(
+    command: &mut Command,
+    directory: &Path,
+    signals: &mut Signals,
+    mut line: impl FnMut(&str),
+) -> Result<Said, Error> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.env("LC_ALL", "C").stdin(Stdio::null()).output().map_err(|error| {
-        if error.kind() == io::ErrorKind::NotFound {
-            Error::NoKernel { reason: format!("there is no {name} on this machine") }
-        } else {
-            Error::Fetch { command: name.clone(), words: error.to_string() }
+    let child = command
+        .env("LC_ALL", "C")
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = match child {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::NoKernel { reason: format!("there is no {name} on this machine") });
         }
-    })?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        child => child.context("start", &name)?,
+    };
+    let mut pipes = [
+        child.stdout.take().map(|pipe| File::from(std::os::fd::OwnedFd::from(pipe))),
+        child.stderr.take().map(|pipe| File::from(std::os::fd::OwnedFd::from(pipe))),
+    ];
+    let mut said = [Vec::new(), Vec::new()];
+    let mut shown = 0;
+    let result = loop {
+        if pipes.iter().all(Option::is_none) {
+            break Ok(());
+        }
+        match read_any(&mut pipes, &mut said, signals) {
+            // apt waits for ever for its helpers, which cannot write then.
+            Ok(None) if free_space(directory) < LEAST_SPACE => {
+                break Err(io::Error::from(Errno::ENOSPC)).context("write to", directory.display());
+            }
+            Ok(None) => {}
+            Ok(Some(signal)) => break Err(Error::Interrupted { signal: signal as i32 }),
+            Err(error) => break Err(error),
+        }
+        while let Some(length) = said[0][shown..].iter().position(|&byte| byte == b'\n') {
+            line(&String::from_utf8_lossy(&said[0][shown..shown + length]));
+            shown += length + 1;
+        }
+    };
+    if result.is_err() {
+        let _ = signal::killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
     }
-    let words = String::from_utf8_lossy(&output.stderr);
-    let words = format!("{}\n({})", words.trim_end(), output.status);
-    Err(Error::Fetch { command: name, words })
+    let status = child.wait().context("wait for", &name)?;
+    result?;
+    let [output, errors] = said.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let errors =
+        if status.success() { errors } else { format!("{}\n({status})", errors.trim_end()) };
+    Ok(Said { succeeded: status.success(), output, errors })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_mirror_is_the_one_with_updates() {
-        let line = |address: &str| format!("'{address}/InRelease' file_InRelease 0 \n");
-        let other = line("https://other.example/linux/debian/dists/stable");
-        let security = line("http://mirror.example/debian-security/dists/bookworm-security");
-        let main = line("http://mirror.example/debian/dists/bookworm");
-        let updates = line("http://mirror.example/debian/dists/bookworm-updates");
-        let all = format!("{other}{security}{main}{updates}");
-        assert_eq!(mirror(&all), Some("http://mirror.example/debian"));
-        assert_eq!(mirror(&format!("{security}{main}")), Some("http://mirror.example/debian"));
-        assert_eq!(mirror(&security), None);
-        assert_eq!(security_mirror(&all), Some("http://mirror.example/debian-security"));
-        assert_eq!(security_mirror(&main), None);
-        assert_eq!(mirror("nonsense\n'/dists\n"), None);
+/// Waits a while for output or a signal; a pipe that is at its end is closed.
+fn read_any(
+    pipes: &mut [Option<File>; 2],
+    said: &mut [Vec<u8>; 2],
+    signals: &mut Signals,
+) -> Result<Option<Signal>, Error> {
+    let mut waited: Vec<PollFd<'_>> = pipes
+        .iter()
+        .flatten()
+        .map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN))
+        .chain([PollFd::new(signals.as_fd(), PollFlags::POLLIN)])
+        .collect();
+    match poll(&mut waited, PollTimeout::from(500u16)) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => return Err(error).context("wait for", "a program's output"),
     }
+    let mut ready = waited.iter().map(|waited| waited.any() == Some(true));
+    let ready = [0, 1].map(|index| pipes[index].is_some() && ready.next() == Some(true));
+    for ((pipe, bytes), ready) in pipes.iter_mut().zip(said).zip(ready) {
+        if let Some(source) = pipe.as_mut().filter(|_| ready) {
+            let mut piece = [0; 4096];
+            let length = source.read(&mut piece).context("read", "a program's output")?;
+            bytes.extend(&piece[..length]);
+            if length == 0 {
+                *pipe = None;
+            }
+        }
+    }
+    signals.ending()
+}
+
+/// A command's words, and packages.
+fn words<'a>(command: &'a str, packages: &'a [String]) -> Vec<&'a str> {
+    command.split(' ').chain(packages.iter().map(String::as_str)).collect()
+}
+
+/// How many bytes a directory has room for; any number if that is not known.
+fn free_space(directory: &Path) -> u64 {
+    statvfs(directory).map_or(u64::MAX, |system| system.blocks_available() * system.fragment_size())
+}
+
+/// What the files below a directory take on the disk.
+fn disk_usage(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| Some((entry.metadata().ok()?, entry.path())))
+        .map(|(metadata, path)| {
+            metadata.blocks() * 512 + if metadata.is_dir() { disk_usage(&path) } else { 0 }
+        })
+        .sum()
 }

@@ -9,7 +9,7 @@ use crate::{
     host::{
         cache::{self, remove},
         engine::Engine,
-        fetch::{Apt, fetch, said},
+        fetch::Fetch,
         qemu::{self, Machine},
         uml::Uml,
     },
@@ -25,8 +25,12 @@ const LIBRARY: &str = "libc6";
 /// How the packages of kernels for virtual machines are named, around the kernel's release.
 const IMAGE: &str = "linux-image-";
 const CLOUD: &str = "-cloud-amd64";
-/// From 7.2 on the kernel, its modules and their list are in packages of their own.
-const IMAGE_PARTS: [&str; 3] = ["linux-binary-", "linux-modules-", "linux-base-"];
+/// How the names of all its packages begin.
+const PACKAGES: &str = "linux-";
+/// The packages that have the kernel and its modules, where the image has not.
+const NEEDED: [&str; 2] = ["linux-binary-", "linux-modules-"];
+/// The package that has the list of what is built in, where the image has not.
+const USEFUL: &str = "linux-base-";
 /// Where they have the modules: older ones in the second.
 const MODULES: [&str; 2] = ["usr/lib/modules", "lib/modules"];
 
@@ -54,19 +58,14 @@ fn find_uml(options: &Options) -> Result<Uml, Error> {
     let cache = cache::directory(options)?;
     let name = suites.first().map_or_else(cache::system_name, |suite| (*suite).to_owned());
     cache::kept(&cache, &format!("{UML}-{name}"), below, |partial| {
-        let tree = fetch(partial, suites, |_| {
-            let library = (!suites.is_empty()).then_some(LIBRARY);
-            Ok([Some(UML), library].into_iter().flatten().map(str::to_owned).collect())
-        })?;
-        let Some(kernel) = below(&tree) else {
+        let library = (!suites.is_empty()).then_some(LIBRARY);
+        let packages = [Some(UML), library].into_iter().flatten().map(str::to_owned).collect();
+        let tree = Fetch::start(partial, suites)?.first_of(&[packages], "")?;
+        if below(&tree).is_none() {
             let reason = format!("the package {UML} has no {UML_BINARY} or no {UML_MODULES}");
             return Err(Error::NoKernel { reason });
-        };
-        if let Some(suite) = suites.first() {
-            check_release(&kernel, suite, options.kernel.release())?;
-            use_own_library(&tree)?;
         }
-        Ok(())
+        if suites.is_empty() { Ok(()) } else { use_own_library(&tree) }
     })
 }
 
@@ -86,7 +85,11 @@ fn find_machine(options: &Options) -> Result<Machine, Error> {
     };
     let kernel = options.kernel;
     cache::kept(&cache, &format!("linux-{kernel}"), machine, |partial| {
-        let tree = fetch(partial, kernel.suites(), |apt| image_packages(apt, kernel))?;
+        let mut fetch = Fetch::start(partial, kernel.suites())?;
+        let sets = image_packages(&mut fetch, kernel)?;
+        let (suites, release) = (kernel.suites().join(" and "), kernel.release());
+        let none = format!("Debian's {suites} has no whole kernel {IMAGE}{release}*{CLOUD}");
+        let tree = fetch.first_of(&sets, &none)?;
         let Some(machine) = machine(&tree) else {
             let reason = format!("the package of {kernel} has no kernel or no modules");
             return Err(Error::NoKernel { reason });
@@ -99,40 +102,57 @@ fn find_machine(options: &Options) -> Result<Machine, Error> {
     })
 }
 
-/// The packages of the newest kernel, among those that apt knows, whose release begins as asked.
-fn image_packages(apt: &Apt<'_>, kernel: Kernel) -> Result<Vec<String>, Error> {
-    let names = said(&mut apt.command("apt-cache", &["pkgnames", IMAGE]))?;
-    let Some(image) = newest_image(&names, kernel.release()) else {
-        let (suites, release) = (kernel.suites().join(", "), kernel.release());
-        let reason = format!("Debian's {suites} have no package {IMAGE}{release}*{CLOUD} any more");
-        return Err(Error::NoKernel { reason });
-    };
-    let description = said(&mut apt.command("apt-cache", &["show", image]))?;
-    let depends = description.lines().find_map(|line| line.strip_prefix("Depends: "));
-    let parts = depends
-        .unwrap_or_default()
-        .split(", ")
-        .filter_map(|package| package.split(' ').next())
-        .filter(|package| IMAGE_PARTS.iter().any(|part| package.starts_with(part)));
-    Ok([image].into_iter().chain(parts).map(str::to_owned).collect())
+/// The packages of the kernels whose release begins as asked, the newest kernel first.
+fn image_packages(fetch: &mut Fetch<'_>, kernel: Kernel) -> Result<Vec<Vec<String>>, Error> {
+    let names = fetch.names(PACKAGES)?;
+    let images = images(&names, kernel.release());
+    if images.is_empty() {
+        return Ok(Vec::new());
+    }
+    let descriptions = fetch.show(&images)?;
+    Ok(images.iter().filter_map(|image| parts(image, &descriptions, &names)).collect())
 }
 
-/// The name with the highest numbers in it: `linux-image-6.12.117+deb13-cloud-amd64`.
-fn newest_image<'a>(names: &'a str, release: &str) -> Option<&'a str> {
+/// The images of kernels among the names of packages, the one with the highest numbers first:
+/// `linux-image-6.12.117+deb13-cloud-amd64`.
+fn images(names: &str, release: &str) -> Vec<String> {
     let numbers = |name: &str| -> Vec<u64> {
         name.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
     };
-    names
+    let mut images: Vec<_> = names
         .lines()
         .filter_map(|name| {
             let version = name.strip_prefix(IMAGE)?.strip_suffix(CLOUD)?;
             let dotted = version.starts_with(|c: char| c.is_ascii_digit())
                 && version.matches('.').count() > 1
                 && version.starts_with(release);
-            dotted.then(|| (numbers(version), name))
+            dotted.then(|| (numbers(version), name.to_owned()))
         })
-        .max()
-        .map(|(_, name)| name)
+        .collect();
+    images.sort();
+    images.into_iter().rev().map(|(_, name)| name).collect()
+}
+
+/// The packages that it takes to boot an image: its own, and those of the kernel and its modules
+/// that it depends on, if it has them in packages of their own. `None` if one of these is not among
+/// the names of packages. What else it depends on is for machines that it is installed on.
+fn parts(image: &str, descriptions: &str, names: &str) -> Option<Vec<String>> {
+    let first = format!("Package: {image}");
+    let description = descriptions.split("\n\n").find(|text| text.lines().any(|l| l == first))?;
+    let depends = description.lines().find_map(|line| line.strip_prefix("Depends: "));
+    let depends = depends.unwrap_or_default().split(", ");
+    let is_there = |package: &str| names.lines().any(|name| name == package);
+    let mut packages = vec![image.to_owned()];
+    for package in depends.filter_map(|package| package.split(' ').next()) {
+        let is_of = |parts: &[&str]| parts.iter().any(|part| package.starts_with(part));
+        if is_of(&NEEDED) && !is_there(package) {
+            return None;
+        }
+        if is_of(&NEEDED) || is_of(&[USEFUL]) && is_there(package) {
+            packages.push(package.to_owned());
+        }
+    }
+    Some(packages)
 }
 
 /// The kernel that the user named.
@@ -160,21 +180,6 @@ fn below(directory: &Path) -> Option<Uml> {
         .find(|path| directory != Path::new("/") && path.join("libc.so.6").exists());
     let library = own.map(|path| (directory.to_owned(), path));
     there.then_some(Uml { binary, modules, library })
-}
-
-/// Suites that are not released yet move on to newer kernels.
-fn check_release(kernel: &Uml, suite: &str, release: &str) -> Result<(), Error> {
-    let names: Vec<String> = fs::read_dir(&kernel.modules)
-        .context("read", kernel.modules.display())?
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    if names.iter().any(|name| name.starts_with(release)) {
-        return Ok(());
-    }
-    let names = names.join(", ");
-    let reason = format!("Debian's {suite} has User-Mode Linux {names} now, not {release}x");
-    Err(Error::NoKernel { reason })
 }
 
 /// Makes a kernel look for its program interpreter below the directory in which it is started: the
@@ -205,17 +210,52 @@ fn use_own_library(tree: &Path) -> Result<(), Error> {
 mod tests {
     use super::*;
 
+    const NAMES: &str = "linux-image-6.12.90+deb13.1-cloud-amd64\nlinux-image-6.12-cloud-amd64\n\
+        linux-image-6.12.117+deb13-cloud-amd64\nlinux-image-cloud-amd64\n\
+        linux-image-6.12.118+deb13-amd64\nlinux-image-7.3.4+deb13-cloud-amd64-dbg\n\
+        linux-image-7.3.4+deb13-cloud-amd64\nlinux-image-6.18.15+deb13-cloud-amd64\n\
+        linux-image-6.19.14+deb13-cloud-amd64\nlinux-image-5.10.0-46-cloud-amd64\n\
+        linux-binary-7.3.4+deb13-cloud-amd64\nlinux-modules-7.3.4+deb13-cloud-amd64\n\
+        linux-base-7.3.4+deb13-cloud-amd64\nlinux-binary-6.19.14+deb13-cloud-amd64\nlinux-base\n";
+
     #[test]
     fn the_newest_kernel_has_the_highest_numbers() {
-        let names = "linux-image-6.12.90+deb13.1-cloud-amd64\nlinux-image-6.12-cloud-amd64\n\
-            linux-image-6.12.117+deb13-cloud-amd64\nlinux-image-cloud-amd64\n\
-            linux-image-6.12.118+deb13-amd64\nlinux-image-7.3.4+deb13-cloud-amd64\n\
-            linux-image-7.2.13+deb14-cloud-amd64\nlinux-image-5.10.0-46-cloud-amd64\n";
-        let newest = |release| newest_image(names, release);
-        assert_eq!(newest("6.12."), Some("linux-image-6.12.117+deb13-cloud-amd64"));
-        assert_eq!(newest("5.10."), Some("linux-image-5.10.0-46-cloud-amd64"));
-        assert_eq!(newest(""), Some("linux-image-7.3.4+deb13-cloud-amd64"));
-        assert_eq!(newest("6.18."), None);
+        let images = |release| images(NAMES, release);
+        let names = |releases: &[&str]| -> Vec<String> {
+            releases.iter().map(|release| format!("{IMAGE}{release}{CLOUD}")).collect()
+        };
+        assert_eq!(images("6.12."), names(&["6.12.117+deb13", "6.12.90+deb13.1"]));
+        assert_eq!(images("5.10."), names(&["5.10.0-46"]));
+        assert_eq!(images("")[..2], names(&["7.3.4+deb13", "6.19.14+deb13"]));
+        assert_eq!(images("6.17."), names(&[]));
+    }
+
+    #[test]
+    fn what_boots_is_fetched_and_not_what_is_depended_on() {
+        let depends = |release: &str, parts: &[&str]| {
+            let parts = parts.iter().map(|part| format!("{part}{release}{CLOUD} (= 1~bpo13+1)"));
+            let depends = ["kmod".to_owned(), "dracut | initramfs-tools".to_owned()];
+            let depends: Vec<_> = depends.into_iter().chain(parts).collect();
+            format!("Package: {IMAGE}{release}{CLOUD}\nDepends: {}\nSize: 1\n", depends.join(", "))
+        };
+        let all = ["linux-base-", "linux-binary-", "linux-modules-"];
+        let descriptions = [
+            depends("6.18.15+deb13", &all[..1]),
+            depends("6.19.14+deb13", &all),
+            depends("7.3.4+deb13", &all),
+        ]
+        .join("\n");
+        let parts = |release| parts(&format!("{IMAGE}{release}{CLOUD}"), &descriptions, NAMES);
+        let names = |release: &str, parts: &[&str]| {
+            Some(parts.iter().map(|part| format!("{part}{release}{CLOUD}")).collect::<Vec<_>>())
+        };
+        // The kernel is in the image: the package that is missing is not needed.
+        assert_eq!(parts("6.18.15+deb13"), names("6.18.15+deb13", &[IMAGE]));
+        // The modules are missing.
+        assert_eq!(parts("6.19.14+deb13"), None);
+        let whole = [IMAGE, all[0], all[1], all[2]];
+        assert_eq!(parts("7.3.4+deb13"), names("7.3.4+deb13", &whole));
+        assert_eq!(parts("6.12.117+deb13"), None);
     }
 
     #[test]

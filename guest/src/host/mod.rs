@@ -5,12 +5,14 @@ pub(crate) mod native;
 pub(crate) mod run;
 pub(crate) mod supervise;
 
+mod apt;
 mod cache;
 mod engine;
 mod fetch;
 mod initramfs;
 mod job;
 mod kernel;
+mod progress;
 mod qemu;
 mod streams;
 mod uml;

@@ -81,8 +81,9 @@ pub(crate) fn write_module_lists(tree: &Path, release: &str) -> Result<(), Error
     let output = process::Command::new(program).arg("-b").arg(tree).arg(release).output();
     let output = output.context("run", "depmod")?;
     if !output.status.success() {
-        let words = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(Error::Fetch { command: "depmod".to_owned(), words });
+        let words = String::from_utf8_lossy(&output.stderr);
+        let reason = format!("depmod cannot list the kernel's modules: {}", words.trim_end());
+        return Err(Error::NoKernel { reason });
     }
     Ok(())
 }

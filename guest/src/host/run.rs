@@ -45,7 +45,10 @@ pub(crate) fn run(options: &Options, command: &Command) -> Result<Outcome, Error
         return Err(Error::Setting { name: "LVS_GUEST_MEMORY", value, expected });
     }
     let started = Instant::now();
-    let engine = kernel::find(options)?;
+    let engine = match kernel::find(options) {
+        Err(Error::Interrupted { signal }) => return Ok(Outcome::Signal(signal)),
+        engine => engine?,
+    };
     let run = Run { options, command, engine: &engine, started };
     let outcome = match &engine {
         Engine::Uml(_) => run.attempt(None, None, &mut false),

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     process,
     time::{Duration, Instant},
 };
@@ -116,11 +116,8 @@ impl Signals {
             let listening = streams.iter().any(|s| s.is_output() && s.count() > 0);
             let mut feed = feed.as_deref_mut().filter(|_| listening);
             self.wait_for_any(streams, feed.as_deref(), left)?;
-            while let Some(info) = self.descriptor.read_signal().context("read", "signals")? {
-                match Signal::try_from(info.ssi_signo as i32) {
-                    Ok(signal) if ENDING.contains(&signal) => return Ok(End::Signal(signal)),
-                    _ => {}
-                }
+            if let Some(signal) = self.ending()? {
+                return Ok(End::Signal(signal));
             }
             for stream in &mut *streams {
                 match stream.step() {
@@ -135,6 +132,17 @@ impl Signals {
                 feed.step();
             }
         }
+    }
+
+    /// A signal that came and ends the run. The others are taken note of.
+    pub(super) fn ending(&mut self) -> Result<Option<Signal>, Error> {
+        while let Some(info) = self.descriptor.read_signal().context("read", "signals")? {
+            match Signal::try_from(info.ssi_signo as i32) {
+                Ok(signal) if ENDING.contains(&signal) => return Ok(Some(signal)),
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     fn wait_for_any(
@@ -154,6 +162,13 @@ impl Signals {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(error).context("wait for", "output and signals"),
         }
+    }
+}
+
+impl AsFd for Signals {
+    /// Readable when a signal came.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
     }
 }
 

@@ -1,0 +1,72 @@
+//! A line on standard error that says how far something is.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    time::{Duration, Instant},
+};
+
+/// Between two lines where they cannot be written over.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// On a terminal one line that changes; elsewhere a line every ten seconds.
+pub(super) struct Progress {
+    on_terminal: bool,
+    /// When something was said last, or this was made.
+    last: Instant,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self { on_terminal: io::stderr().is_terminal(), last: Instant::now() }
+    }
+
+    pub(super) fn say(&mut self, now: Instant, text: &str) {
+        if let Some(line) = self.line(now, text) {
+            // It does not matter if nobody can read it.
+            let _ = io::stderr().write_all(line.as_bytes());
+        }
+    }
+
+    /// Takes the line off a terminal.
+    pub(super) fn clear(&mut self) {
+        if self.on_terminal {
+            let _ = io::stderr().write_all(b"\r\x1b[K");
+        }
+    }
+
+    fn line(&mut self, now: Instant, text: &str) -> Option<String> {
+        if self.on_terminal {
+            return Some(format!("\r\x1b[Kguest: {text}"));
+        }
+        if now.saturating_duration_since(self.last) < INTERVAL {
+            return None;
+        }
+        self.last = now;
+        Some(format!("guest: {text}\n"))
+    }
+}
+
+/// A number of bytes in MB, with a digit after the point.
+pub(super) fn megabytes(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_has_one_line_and_a_file_one_every_ten_seconds() {
+        let start = Instant::now();
+        let mut terminal = Progress { on_terminal: true, last: start };
+        assert_eq!(terminal.line(start, "1 %").unwrap(), "\r\x1b[Kguest: 1 %");
+        assert_eq!(terminal.line(start, "2 %").unwrap(), "\r\x1b[Kguest: 2 %");
+        let mut file = Progress { on_terminal: false, last: start };
+        let said: Vec<_> = (0..25)
+            .filter_map(|second| {
+                file.line(start + Duration::from_secs(second), &second.to_string())
+            })
+            .collect();
+        assert_eq!(said, ["guest: 10\n", "guest: 20\n"]);
+    }
+}
