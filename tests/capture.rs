@@ -3,7 +3,7 @@
 //!     cargo run -p kernel-tests --bin capture -- crates/ipvs-packet/tests/golden
 //!
 //! runs each command line of [`CASES`] in a network namespace of its own, on a kernel with IPVS (as
-//! the crate `guest` finds one: `LVS_GUEST_KERNEL=uml-7.2` takes another), and writes the IPVS messages
+//! the crate `guest` finds one: `LVS_GUEST_KERNEL=uml-testing` takes another), and writes the IPVS messages
 //! that passed, seen through an nlmon link, to `<directory>/<kernel>/<case>.txt`. A second run writes the
 //! same bytes. It needs the programs `ipvsadm` (1.31) and `ip`.
 

@@ -5,7 +5,8 @@
 //! cargo run -p kernel-tests --bin matrix -- uml-6.1 qemu-6.12  # on these
 //! ```
 //!
-//! It ends with 1 when a case failed somewhere, or a kernel could not be had.
+//! It ends with 1 when a case failed somewhere, or a kernel was not available: the table says so, and
+//! says ok only for cases that ran.
 
 use std::{
     collections::BTreeMap,
@@ -15,28 +16,19 @@ use std::{
     process::{Command, ExitCode, Stdio},
 };
 
-/// The kernels, as `LVS_GUEST_KERNEL` names them.
-const KERNELS: &[&str] = &[
-    "uml-5.10",
-    "uml-6.1",
-    "uml-6.12",
-    "uml-7.2",
-    "qemu-5.10",
-    "qemu-6.1",
-    "qemu-6.12",
-    "qemu-6.18",
-    "qemu-newest",
-];
+use guest::Kernel;
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
-    let mut kernels: Vec<String> = std::env::args().skip(1).collect();
+    let mut kernels: Vec<Kernel> =
+        std::env::args().skip(1).map(|name| name.parse()).collect::<Result<_, _>>()?;
     if kernels.is_empty() {
-        kernels.extend(KERNELS.iter().map(ToString::to_string));
+        // Any machine's own is one of the others, or none that is known.
+        kernels.extend(Kernel::ALL.into_iter().filter(|kernel| *kernel != Kernel::Uml));
     }
     let binary = build()?;
     let columns: Vec<Column> =
-        kernels.iter().map(|kernel| run(&binary, kernel)).collect::<Result<_, _>>()?;
-    print(&columns);
+        kernels.into_iter().map(|kernel| run(&binary, kernel)).collect::<Result<_, _>>()?;
+    print!("{}", table(&columns));
     let well = columns.iter().all(Column::is_well);
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -58,13 +50,13 @@ fn build() -> Result<String, Box<dyn Error>> {
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter(|message| message["target"]["name"] == "kernel")
         .find_map(|message| message["executable"].as_str().map(str::to_owned))
-        .ok_or_else(|| "cargo does not tell where the kernel cases are".into())
+        .ok_or_else(|| "cargo does not say where the kernel cases are".into())
 }
 
 /// What came of the cases on one kernel.
 struct Column {
     kernel: String,
-    /// The kernel's release, as the cases told it; `None` where they did not run.
+    /// The kernel's release, as the cases report it; `None` if no case ran.
     release: Option<String>,
     results: BTreeMap<String, String>,
     passed: bool,
@@ -72,17 +64,29 @@ struct Column {
 
 impl Column {
     fn is_well(&self) -> bool {
-        self.passed && !self.results.is_empty()
+        self.passed && self.release.is_some() && !self.results.is_empty()
+    }
+
+    fn release(&self) -> &str {
+        self.release.as_deref().unwrap_or("not available")
+    }
+
+    /// What came of a case.
+    fn result(&self, case: &str) -> &str {
+        match self.release {
+            Some(_) => self.results.get(case).map_or("not run", String::as_str),
+            None => "not available",
+        }
     }
 }
 
-fn run(binary: &str, kernel: &str) -> Result<Column, Box<dyn Error>> {
+fn run(binary: &str, kernel: Kernel) -> Result<Column, Box<dyn Error>> {
     eprintln!("{kernel}: running");
     // QEMU takes minutes where User-Mode Linux takes half of one.
     let limit = std::env::var_os("LVS_GUEST_TIME_LIMIT").unwrap_or_else(|| OsString::from("1800"));
     let mut child = Command::new(binary)
         .env("LVS_GUEST_PLACE", "guest")
-        .env("LVS_GUEST_KERNEL", kernel)
+        .env("LVS_GUEST_KERNEL", kernel.name())
         .env("LVS_GUEST_TIME_LIMIT", limit)
         .env("LVS_REQUIRE_KERNEL", "1")
         .env("RUST_BACKTRACE", "0")
@@ -124,28 +128,58 @@ fn run(binary: &str, kernel: &str) -> Result<Column, Box<dyn Error>> {
     }
     let passed = child.wait()?.success();
     let release = release.join().map_err(|_| "reading standard error panicked")?;
-    Ok(Column { kernel: kernel.to_owned(), release, results, passed })
+    Ok(Column { kernel: kernel.to_string(), release, results, passed })
 }
 
-/// Prints kernels x cases; cases that passed everywhere share a row.
-fn print(columns: &[Column]) {
+/// Kernels x cases; cases that passed on every kernel that was available share a row.
+fn table(columns: &[Column]) -> String {
+    let available = || columns.iter().filter(|column| column.release.is_some());
     let mut names: Vec<&String> = columns.iter().flat_map(|column| column.results.keys()).collect();
     names.sort();
     names.dedup();
-    let cell = |column: &Column, name: &String| {
-        column.results.get(name).cloned().unwrap_or_else(|| "not run".to_owned())
-    };
-    let (well, other): (Vec<_>, Vec<_>) = names
-        .into_iter()
-        .partition(|&name| columns.iter().all(|column| cell(column, name) == "ok"));
+    let (well, other): (Vec<_>, Vec<_>) =
+        names.into_iter().partition(|name| available().all(|column| column.result(name) == "ok"));
 
-    let row = |first: &str, cells: Vec<String>| println!("| {first} | {} |", cells.join(" | "));
-    row("", columns.iter().map(|column| column.kernel.clone()).collect());
-    row("---", columns.iter().map(|_| "---".to_owned()).collect());
-    let release = |column: &Column| column.release.clone().unwrap_or_else(|| "none".to_owned());
-    row("release", columns.iter().map(release).collect());
-    row(&format!("{} cases", well.len()), columns.iter().map(|_| "ok".to_owned()).collect());
+    let row = |first: &str, cells: Vec<&str>| format!("| {first} | {} |\n", cells.join(" | "));
+    let mut table = row("", columns.iter().map(|column| column.kernel.as_str()).collect());
+    table += &row("---", columns.iter().map(|_| "---").collect());
+    table += &row("release", columns.iter().map(Column::release).collect());
+    if let Some(name) = well.first() {
+        let cells = columns.iter().map(|column| column.result(name)).collect();
+        table += &row(&format!("{} cases", well.len()), cells);
+    }
     for name in other {
-        row(name, columns.iter().map(|column| cell(column, name)).collect());
+        table += &row(name, columns.iter().map(|column| column.result(name)).collect());
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(kernel: &str, release: Option<&str>, results: &[(&str, &str)]) -> Column {
+        let results =
+            results.iter().map(|(case, result)| (case.to_string(), result.to_string())).collect();
+        let release = release.map(str::to_owned);
+        Column { kernel: kernel.to_owned(), release, results, passed: true }
+    }
+
+    #[test]
+    fn what_did_not_run_is_not_ok() {
+        let columns = [
+            column("a", Some("1.0"), &[("one", "ok"), ("two", "ok"), ("three", "ok")]),
+            column("b", Some("2.0"), &[("one", "ok"), ("two", "FAILED")]),
+            column("c", None, &[]),
+        ];
+        let expected = "|  | a | b | c |\n| --- | --- | --- | --- |\n\
+            | release | 1.0 | 2.0 | not available |\n\
+            | 1 cases | ok | ok | not available |\n\
+            | three | ok | not run | not available |\n\
+            | two | ok | FAILED | not available |\n";
+        assert_eq!(table(&columns), expected);
+        assert_eq!(columns.map(|column| column.is_well()), [true, true, false]);
+        let expected = "|  | c |\n| --- | --- |\n| release | not available |\n";
+        assert_eq!(table(&[column("c", None, &[])]), expected);
     }
 }
