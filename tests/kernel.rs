@@ -16,6 +16,7 @@ mod netns_privilege_cases;
 mod netns_route_cases;
 mod observe_cases;
 mod scene;
+mod table_cases;
 mod testbed_cases;
 mod traffic_cases;
 mod trouble_cases;
@@ -91,6 +92,7 @@ fn all_cases() -> Vec<Trial> {
         netns_privilege_cases::cases(),
         netns_route_cases::cases(),
         observe_cases::cases(),
+        table_cases::cases(),
         testbed_cases::cases(),
         traffic_cases::cases(),
         trouble_cases::cases(),

@@ -45,7 +45,7 @@ pub(crate) use self::read::read_line;
 ///   address is lost, and a real server before its service gets port 0.
 /// - Names longer than the kernel's 15 bytes are refused, not cut.
 /// - A short IPv4 address such as `10.1` is a name, to be looked up.
-/// - `-p` takes any number of seconds, since `ipvsadm -S` writes what the kernel has.
+/// - `-p` takes more than 31 days, since `ipvsadm -S` writes what the kernel has.
 ///
 /// # What ipvsadm cannot say
 ///

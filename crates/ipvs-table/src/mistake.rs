@@ -12,6 +12,11 @@ impl Mistakes {
         self.0.iter()
     }
 
+    /// The status with which ipvsadm exits: that of the first one.
+    pub fn exit_status(&self) -> u8 {
+        self.0.first().map_or(2, Mistake::exit_status)
+    }
+
     pub(crate) fn map(self, change: impl FnMut(Mistake) -> Mistake) -> Self {
         Self(self.0.into_iter().map(change).collect())
     }

@@ -329,7 +329,7 @@ impl<'a> Draft<'a> {
             service.engine = self.limited(Opt::Engine, EngineName::new);
         }
         if let Some(timeout) = self.value(Opt::Persistent, |_, given| match &given.value {
-            Some(value) => number(value, "a timeout in seconds", 0, u32::MAX.into()),
+            Some(value) => number(value, "a timeout in seconds", 1, u32::MAX.into()),
             None => Ok(DEFAULT_PERSISTENCE),
         }) {
             service.timeout = timeout as u32;

@@ -289,10 +289,6 @@ fn requests_as_command_lines() {
 
 /// A service as the kernel keeps it, less what has no effect, and so that ipvsadm takes it.
 pub(crate) fn effective(mut service: Service) -> Service {
-    if !service.flags.contains(ServiceFlags::PERSISTENT) {
-        service.timeout = 0;
-        service.set_netmask(Netmask::host(service.key().family())).unwrap();
-    }
     if let ServiceKey::Address { protocol, port, .. } = *service.key() {
         if port == 0 {
             service.flags |= ServiceFlags::PERSISTENT;
@@ -300,6 +296,12 @@ pub(crate) fn effective(mut service: Service) -> Service {
         if protocol != Protocol::UDP {
             service.flags -= ServiceFlags::ONE_PACKET;
         }
+    }
+    if service.flags.contains(ServiceFlags::PERSISTENT) {
+        service.timeout = service.timeout.max(1);
+    } else {
+        service.timeout = 0;
+        service.set_netmask(Netmask::host(service.key().family())).unwrap();
     }
     service
 }
