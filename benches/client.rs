@@ -245,7 +245,7 @@ fn ours(table: Table, phase: Phase) -> Option<Duration> {
     let namespace = table.namespace(phase);
     let writes = table.writes(phase);
     let time = block_on(async {
-        let client = Client::connect_in(&namespace).await.unwrap();
+        let client = Client::connect_in(&namespace).unwrap();
         let mut kept = None;
         if matches!(phase, Phase::Watch) {
             let first = client.snapshot().await.unwrap();
@@ -521,7 +521,7 @@ fn latency(requests: u32) {
     }
     let blocking = start.elapsed();
     let asynchronous = block_on(async {
-        let client = Client::connect_in(&namespace).await.unwrap();
+        let client = Client::connect_in(&namespace).unwrap();
         let start = Instant::now();
         for _ in 0..requests {
             black_box(client.service(&key).await.unwrap());

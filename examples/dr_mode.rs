@@ -60,7 +60,7 @@ async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
     host.links().up(&dummy).await?;
     host.forward()?;
 
-    let ipvs = Client::connect_in(host.namespace()).await?;
+    let ipvs = Client::connect_in(host.namespace())?;
     let by_nat = VirtualService::tcp(address)
         .scheduler(&options.scheduler)
         .real_servers(

@@ -82,7 +82,7 @@ impl Options {
     /// If there is no such scheduler.
     pub async fn check(&self) -> Result<(), Box<dyn Error>> {
         let (_, address) = self.addresses();
-        let client = lvs::client::Client::connect_in(&NetNs::new()?).await?;
+        let client = lvs::client::Client::connect_in(&NetNs::new()?)?;
         let service = VirtualService::tcp(address).scheduler(&self.scheduler).build()?;
         client.add_service(service.service()).await?;
         Ok(client.flush().await?)
@@ -260,7 +260,7 @@ impl Scene {
         let vip = IpAddr::from([10, 0, 0, 185]);
         let dummy = host.links().create_dummy("dummy0").await?.link;
         host.links().add_address(&dummy, Address::host(vip)).await?;
-        let ipvs = lvs::client::Client::connect_in(host.namespace()).await?;
+        let ipvs = lvs::client::Client::connect_in(host.namespace())?;
         Ok(Self { host, pods: containers, client, ipvs, vip })
     }
 

@@ -68,7 +68,7 @@ async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
     }
 
     heading("The virtual service and its real servers");
-    let ipvs = Client::connect_in(host.namespace()).await?;
+    let ipvs = Client::connect_in(host.namespace())?;
     let service = VirtualService::tcp(address)
         .scheduler(&options.scheduler)
         .real_servers(

@@ -64,7 +64,7 @@ async fn run(options: &Options, gue: bool) -> Result<(), Box<dyn Error>> {
     }
 
     heading("The virtual service and its real servers");
-    let ipvs = Client::connect_in(host.namespace()).await?;
+    let ipvs = Client::connect_in(host.namespace())?;
     let service = VirtualService::tcp(address)
         .scheduler(&options.scheduler)
         .real_servers(options.weighted(&pods).map(|(pod, weight)| {

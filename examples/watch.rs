@@ -40,7 +40,7 @@ async fn watch(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let address: SocketAddr = "10.0.0.185:80".parse()?;
     let dummy = host.links().create_dummy("dummy0").await?.link;
     host.links().add_address(&dummy, Address::host(address.ip())).await?;
-    let client = Client::connect_in(host.namespace()).await?;
+    let client = Client::connect_in(host.namespace())?;
     let service = |weights: [u32; 2]| {
         let real_servers = pods.iter().zip(weights);
         VirtualService::tcp(address)

@@ -156,8 +156,7 @@ async fn batch_with_the_smallest_buffer(namespace: NetNs, client: Client) -> Out
 
     let socket = Socket::open_in(&namespace)?;
     socket.set_receive_buffer(0)?;
-    let (small, driver) = Client::from_socket(socket)?;
-    let driver = tokio::spawn(driver);
+    let small = Client::from_socket(socket);
     for outcome in small.batch(&load(300, 3)).await {
         outcome?;
     }
@@ -165,8 +164,6 @@ async fn batch_with_the_smallest_buffer(namespace: NetNs, client: Client) -> Out
         assert_eq!(outcome.expect_err("it is there").kind(), ErrorKind::AlreadyExists);
     }
     assert_eq!(small.snapshot().await?.services.len(), 300);
-    drop(small);
-    driver.await?;
     Ok(())
 }
 
@@ -371,8 +368,7 @@ async fn blocking_client_does_the_same(namespace: NetNs, client: Client) -> Outc
 }
 
 async fn client_on_smol_does_the_same(namespace: NetNs, client: Client) -> Outcome {
-    let (on_smol, driver) = Client::from_socket_on_smol(Socket::open_in(&namespace)?)?;
-    let driver = thread::spawn(move || async_io::block_on(driver));
+    let on_smol = Client::connect_in(&namespace)?;
     let (outcomes, snapshot, missing) = thread::spawn(move || {
         async_io::block_on(async move {
             let outcomes = on_smol.batch(&load(200, 3)).await;
@@ -387,8 +383,6 @@ async fn client_on_smol_does_the_same(namespace: NetNs, client: Client) -> Outco
     }
     assert_eq!(snapshot?, client.snapshot().await?);
     assert_eq!(missing.expect_err("it is not there").kind(), ErrorKind::ServiceNotFound);
-    // The driver ends with the last clone of its client.
-    driver.join().map_err(|_| "the driver panicked")?;
     Ok(())
 }
 

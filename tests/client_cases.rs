@@ -43,7 +43,6 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("client_namespaces_are_apart", namespaces_are_apart),
         client_case("client_many_at_once", many_at_once),
         client_case("client_cancelled_calls_harm_nobody", cancelled_calls_harm_nobody),
-        client_case("client_without_driver", without_driver),
     ]
 }
 
@@ -100,7 +99,7 @@ async fn smallest_send_buffer(namespace: NetNs, _: Client) -> Outcome {
     let before = std::fs::read_to_string(DEFAULT)?;
     // `SOCK_MIN_SNDBUF`: what a socket gets at least.
     std::fs::write(DEFAULT, "4608")?;
-    let small = Client::connect_in(&namespace).await;
+    let small = Client::connect_in(&namespace);
     std::fs::write(DEFAULT, before)?;
     let writes: Vec<_> = (1..=300u16)
         .map(|port| {
@@ -452,7 +451,7 @@ async fn zero_and_flush(_: NetNs, client: Client) -> Outcome {
 }
 
 async fn two_in_one_process(namespace: NetNs, first: Client) -> Outcome {
-    let second = Client::connect_in(&namespace).await?;
+    let second = Client::connect_in(&namespace)?;
     let key = key("-t 10.0.0.185:80");
     first.add_service(&Service::new(key)).await?;
     assert_eq!(second.service(&key).await?.service, Service::new(key));
@@ -463,7 +462,7 @@ async fn two_in_one_process(namespace: NetNs, first: Client) -> Outcome {
 
 async fn namespaces_are_apart(_: NetNs, here: Client) -> Outcome {
     let other = NetNs::new()?;
-    let there = Client::connect_in(&other).await?;
+    let there = Client::connect_in(&other)?;
     let key = key("-t 10.0.0.185:80");
     here.add_service(&Service::new(key)).await?;
     assert!(there.services().await?.is_empty());
@@ -516,27 +515,5 @@ async fn cancelled_calls_harm_nobody(_: NetNs, client: Client) -> Outcome {
         }
     }
     assert_eq!(client.services().await?.len(), 300);
-    Ok(())
-}
-
-async fn without_driver(namespace: NetNs, _: Client) -> Outcome {
-    let socket = ipvs_client::Socket::open_in(&namespace)?;
-    let (client, driver) = Client::from_socket(socket)?;
-    let pending = tokio::spawn({
-        let client = client.clone();
-        async move { client.services().await }
-    });
-    tokio::task::yield_now().await;
-    drop(driver);
-    let error = pending.await?.expect_err("the driver is gone");
-    assert_eq!(error.kind(), ErrorKind::Closed);
-    let error = client.info().await.expect_err("the driver is gone");
-    assert_eq!(error.kind(), ErrorKind::Closed);
-    assert!(error.to_string().contains("GET_INFO"), "{error}");
-    // Batches and snapshots do without.
-    for outcome in client.batch(&[Request::NewService(Service::new(key("-f 7")))]).await {
-        outcome?;
-    }
-    assert_eq!(client.snapshot().await?.services.len(), 1);
     Ok(())
 }

@@ -17,10 +17,10 @@ where
     Trial::test(name, move || {
         block_on(async {
             let namespace = fresh_namespace().await?;
-            let client = Client::connect_in(&namespace).await?;
+            let client = Client::connect_in(&namespace)?;
             // Kernels from 6.2 on, some to 7.1.8, crash when a namespace ends with more than 50 services
             // and destinations within a tenth of a second after its first one (CVE-2026-74670).
-            let last = Client::connect_in(&namespace).await?;
+            let last = Client::connect_in(&namespace)?;
             let outcome = case(namespace, client).await;
             last.flush().await?;
             outcome

@@ -77,7 +77,7 @@ impl Scene {
         let dummy = host.links().create_dummy("dummy0").await?.link;
         host.links().add_address(&dummy, Address::host(address).nodad()).await?;
         host.links().up(&dummy).await?;
-        let client = Client::connect_in(host.namespace()).await?;
+        let client = Client::connect_in(host.namespace())?;
         Ok(Self { host, pods, _servers: servers, client, address })
     }
 
@@ -191,7 +191,7 @@ async fn connections(family: Family) -> Outcome {
     assert_eq!(table.len(), 7);
 
     // Another namespace's table is another one.
-    let elsewhere = Client::connect_in(scene.pods[0].namespace()).await?;
+    let elsewhere = Client::connect_in(scene.pods[0].namespace())?;
     assert_eq!(elsewhere.connections()?.count(), 0);
     Ok(())
 }
@@ -297,7 +297,7 @@ async fn mixed_families() -> Outcome {
 async fn synced_connections() -> Outcome {
     let scene = Scene::new(Family::Ipv4).await?;
     let backup_host = scene.host.container("backup", 9).await?;
-    let backup = Client::connect_in(backup_host.namespace()).await?;
+    let backup = Client::connect_in(backup_host.namespace())?;
     // Every packet is told.
     let threshold = SyncThreshold { threshold: 0, period: 1 };
     for client in [&scene.client, &backup] {
@@ -400,7 +400,7 @@ async fn totals() -> Outcome {
     assert_eq!(counters(scene.client.cpu_totals()?.live()), counters(by_cpu.live()));
     let inside = scene.host.namespace().run(|| blocking::Client::connect()?.cpu_totals())??;
     assert_eq!(inside.cpus, by_cpu.cpus);
-    let elsewhere = Client::connect_in(scene.pods[0].namespace()).await?;
+    let elsewhere = Client::connect_in(scene.pods[0].namespace())?;
     assert_eq!(elsewhere.totals()?, nothing);
     Ok(())
 }
@@ -441,7 +441,7 @@ async fn sysctls_known(_: NetNs, client: Client) -> Outcome {
 
 async fn sysctls_read_back_equal(namespace: NetNs, client: Client) -> Outcome {
     // Only what is new in a network namespace: one that exists elsewhere stays as it is.
-    let other = Client::connect_in(&NetNs::new()?).await?;
+    let other = Client::connect_in(&NetNs::new()?)?;
     let before = other.sysctls()?;
     let version = kernel_version()?;
     let inside = namespace.run(blocking::Client::connect)??;

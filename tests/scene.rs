@@ -34,7 +34,7 @@ impl Scene {
         let dummy = host.links().create_dummy("dummy0").await?.link;
         host.links().add_address(&dummy, Address::host(address.ip()).nodad()).await?;
         host.links().up(&dummy).await?;
-        let client = Client::connect_in(host.namespace()).await?;
+        let client = Client::connect_in(host.namespace())?;
         Ok(Self { host, pods, container, _servers: servers, client, address })
     }
 

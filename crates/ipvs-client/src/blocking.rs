@@ -9,30 +9,28 @@
 //! ```
 
 use std::{
+    collections::BTreeMap,
     os::fd::AsFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use ipvs_packet::{
-    DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey, Info, Reply, Request,
-    Service, ServiceEntry, ServiceKey, SyncDaemon, Timeouts,
+    DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey, Info, Request, Service,
+    ServiceEntry, ServiceKey, Statistics, SyncDaemon, Timeouts,
 };
+use ipvs_table::{ServiceSnapshot, Snapshot};
 
 use crate::{
-    BatchOptions, Error, ErrorKind, ServiceSnapshot, Snapshot, Socket,
-    line::Line,
-    namespace::Namespace,
-    observe::observe,
-    snapshot::{self, Taking},
-    verbs::{self, no_destination, only, pick, verbs},
+    BatchOptions, Connections, CpuTotals, Error, Socket, Sysctl, SysctlChange, SysctlValue,
+    netlink::{direct::Direct, snapshot::SnapshotBuilder},
+    proc::{connections::Source, namespace::Namespace, statistics, sysctl},
 };
 
 /// A blocking client of the kernel's IPVS in one network namespace.
 ///
-/// Clones are cheap and share two sockets, one for batches and snapshots and one for all other calls;
-/// on each, calls are carried out one after the other. The kernel
-/// answers within the system call that asks, so nothing waits for an answer: one that is not there
-/// then is an error, [`Malformed`](ErrorKind::Malformed).
+/// Clones are cheap and share a socket, which one call has at a time, as with
+/// [the async client](crate::Client): a batch or a snapshot takes many turns of the socket, and calls
+/// from other threads come in between.
 #[derive(Clone, Debug)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -40,59 +38,284 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Shared {
-    calls: Mutex<Line>,
-    bulk: Mutex<Line>,
-    namespace: Arc<Namespace>,
+    /// Whoever waits for the socket holds this, one at a time.
+    next: Mutex<()>,
+    direct: Mutex<Direct>,
+    namespace: Namespace,
 }
 
 impl Client {
-    /// Connects to IPVS in the network namespace of the calling thread.
-    ///
-    /// The kernel is made to load ip_vs if it can.
-    ///
-    /// # Errors
-    ///
-    /// [`NotAvailable`](ErrorKind::NotAvailable) when the kernel has no IPVS;
-    /// [`PermissionDenied`](ErrorKind::PermissionDenied) without `CAP_NET_ADMIN` in the initial
-    /// user namespace.
+    /// Connects to IPVS in the network namespace of the calling thread: see
+    /// [`Client::connect`](crate::Client::connect).
     pub fn connect() -> Result<Self, Error> {
         Socket::open().map(Self::from_socket)
     }
 
-    /// Connects to IPVS in another network namespace, given by a file descriptor of it, such as
-    /// `/run/netns/blue` or `/proc/1234/ns/net` opened for reading. Otherwise as
-    /// [`connect`](Self::connect).
+    /// Connects to IPVS in a network namespace, given by a file descriptor of it: see
+    /// [`Client::connect_in`](crate::Client::connect_in).
     pub fn connect_in(namespace: impl AsFd) -> Result<Self, Error> {
         Socket::open_in(namespace).map(Self::from_socket)
     }
 
     /// A client on a socket.
     pub fn from_socket(socket: Socket) -> Self {
-        let bulk = Mutex::new(Line::new(socket.bulk, socket.calls.family));
-        let calls = Mutex::new(socket.calls);
-        Self { shared: Arc::new(Shared { calls, bulk, namespace: socket.namespace }) }
+        let Socket { direct, namespace } = socket;
+        let (next, direct) = (Mutex::new(()), Mutex::new(direct));
+        Self { shared: Arc::new(Shared { next, direct, namespace }) }
     }
 
-    fn bulk(&self) -> MutexGuard<'_, Line> {
-        // A line whose user panicked is as good as any: leftover answers are told by their numbers.
-        self.shared.bulk.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits for a turn of the socket.
+    fn turn(&self) -> MutexGuard<'_, Direct> {
+        // A mutex most often goes to the thread that just released it. Here that thread has to wait
+        // behind the one that holds `next`.
+        let _next = lock(&self.shared.next);
+        lock(&self.shared.direct)
     }
 
-    fn namespace(&self) -> &Arc<Namespace> {
+    fn namespace(&self) -> &Namespace {
         &self.shared.namespace
-    }
-
-    fn run<T>(
-        &self,
-        request: &Request,
-        pick: impl Fn(Reply) -> Option<T>,
-    ) -> Result<Vec<T>, Error> {
-        self.shared.calls.lock().unwrap_or_else(PoisonError::into_inner).run(request, pick)
     }
 }
 
-/// Where the async client lets other tasks run.
-fn pause(_: &mut usize, _: usize) {}
+/// The commands of the kernel, what is made of them, and what is read in /proc.
+impl Client {
+    /// The version of IPVS and the size of its connection table: see
+    /// [`Client::info`](crate::Client::info).
+    pub fn info(&self) -> Result<Info, Error> {
+        self.turn().info()
+    }
 
-verbs!(Client, [], []);
-observe!(Client);
+    /// All services, in no particular order, with their statistics: see
+    /// [`Client::services`](crate::Client::services).
+    pub fn services(&self) -> Result<Vec<ServiceEntry>, Error> {
+        self.turn().services()
+    }
+
+    /// One service with its statistics: see [`Client::service`](crate::Client::service).
+    pub fn service(&self, key: &ServiceKey) -> Result<ServiceEntry, Error> {
+        self.turn().service(key)
+    }
+
+    /// Adds a service: see [`Client::add_service`](crate::Client::add_service).
+    pub fn add_service(&self, service: &Service) -> Result<(), Error> {
+        self.turn().add_service(service)
+    }
+
+    /// Sets everything about a service but its key: see
+    /// [`Client::update_service`](crate::Client::update_service).
+    pub fn update_service(&self, service: &Service) -> Result<(), Error> {
+        self.turn().update_service(service)
+    }
+
+    /// Adds a service, or sets everything about the one that is there: see
+    /// [`Client::upsert_service`](crate::Client::upsert_service).
+    pub fn upsert_service(&self, service: &Service) -> Result<bool, Error> {
+        self.turn().upsert_service(service)
+    }
+
+    /// Changes some settings of a service and leaves the others as they are: see
+    /// [`Client::modify_service`](crate::Client::modify_service).
+    pub fn modify_service(
+        &self,
+        key: &ServiceKey,
+        change: impl FnOnce(&mut Service),
+    ) -> Result<bool, Error> {
+        self.turn().modify_service(key, change)
+    }
+
+    /// Deletes a service with its destinations: see
+    /// [`Client::delete_service`](crate::Client::delete_service).
+    pub fn delete_service(&self, key: &ServiceKey) -> Result<(), Error> {
+        self.turn().delete_service(key)
+    }
+
+    /// The destinations of a service, the newest first, with their connections and statistics: see
+    /// [`Client::destinations`](crate::Client::destinations).
+    pub fn destinations(&self, key: &ServiceKey) -> Result<Vec<DestinationEntry>, Error> {
+        self.turn().destinations(key)
+    }
+
+    /// Adds a destination to a service: see
+    /// [`Client::add_destination`](crate::Client::add_destination).
+    pub fn add_destination(
+        &self,
+        key: &ServiceKey,
+        destination: &Destination,
+    ) -> Result<(), Error> {
+        self.turn().add_destination(key, destination)
+    }
+
+    /// Sets everything about a destination but its key: see
+    /// [`Client::update_destination`](crate::Client::update_destination).
+    pub fn update_destination(
+        &self,
+        key: &ServiceKey,
+        destination: &Destination,
+    ) -> Result<(), Error> {
+        self.turn().update_destination(key, destination)
+    }
+
+    /// Adds a destination, or sets everything about the one that is there: see
+    /// [`Client::upsert_destination`](crate::Client::upsert_destination).
+    pub fn upsert_destination(
+        &self,
+        key: &ServiceKey,
+        destination: &Destination,
+    ) -> Result<bool, Error> {
+        self.turn().upsert_destination(key, destination)
+    }
+
+    /// Changes some settings of a destination and leaves the others as they are: see
+    /// [`Client::modify_destination`](crate::Client::modify_destination).
+    pub fn modify_destination(
+        &self,
+        key: &ServiceKey,
+        destination: &DestinationKey,
+        change: impl FnOnce(&mut Destination),
+    ) -> Result<bool, Error> {
+        self.turn().modify_destination(key, destination, change)
+    }
+
+    /// Deletes a destination of a service: see
+    /// [`Client::delete_destination`](crate::Client::delete_destination).
+    pub fn delete_destination(
+        &self,
+        key: &ServiceKey,
+        destination: &DestinationKey,
+    ) -> Result<(), Error> {
+        self.turn().delete_destination(key, destination)
+    }
+
+    /// The sync daemons that run: see [`Client::daemons`](crate::Client::daemons).
+    pub fn daemons(&self) -> Result<Vec<DaemonEntry>, Error> {
+        self.turn().daemons()
+    }
+
+    /// Starts a sync daemon: see [`Client::start_daemon`](crate::Client::start_daemon).
+    pub fn start_daemon(&self, daemon: &SyncDaemon) -> Result<(), Error> {
+        self.turn().start_daemon(daemon)
+    }
+
+    /// Stops a sync daemon: see [`Client::stop_daemon`](crate::Client::stop_daemon).
+    pub fn stop_daemon(&self, role: DaemonRole) -> Result<(), Error> {
+        self.turn().stop_daemon(role)
+    }
+
+    /// How long idle connections are kept: see [`Client::timeouts`](crate::Client::timeouts).
+    pub fn timeouts(&self) -> Result<Timeouts, Error> {
+        self.turn().timeouts()
+    }
+
+    /// Sets how long idle connections are kept: see
+    /// [`Client::set_timeouts`](crate::Client::set_timeouts).
+    pub fn set_timeouts(&self, timeouts: Timeouts) -> Result<(), Error> {
+        self.turn().set_timeouts(timeouts)
+    }
+
+    /// Zeroes the statistics of a service and of its destinations: see
+    /// [`Client::zero_service`](crate::Client::zero_service).
+    pub fn zero_service(&self, key: &ServiceKey) -> Result<(), Error> {
+        self.turn().zero_service(key)
+    }
+
+    /// Zeroes the statistics of all services, of their destinations, and the totals: see
+    /// [`Client::zero`](crate::Client::zero).
+    pub fn zero(&self) -> Result<(), Error> {
+        self.turn().zero()
+    }
+
+    /// Deletes all services of the network namespace: see [`Client::flush`](crate::Client::flush).
+    pub fn flush(&self) -> Result<(), Error> {
+        self.turn().flush()
+    }
+
+    /// Carries out many writes in few system calls: see [`Client::batch`](crate::Client::batch).
+    pub fn batch(&self, writes: &[Request]) -> Vec<Result<(), Error>> {
+        self.batch_with(writes, BatchOptions::new())
+    }
+
+    /// As [`batch`](Self::batch), with options: see
+    /// [`Client::batch_with`](crate::Client::batch_with).
+    pub fn batch_with(
+        &self,
+        writes: &[Request],
+        options: BatchOptions<'_>,
+    ) -> Vec<Result<(), Error>> {
+        let mut batch = self.turn().batch(writes, options);
+        while self.turn().run_next(&mut batch) {}
+        batch.finish()
+    }
+
+    /// All services with all destinations: see [`Client::snapshot`](crate::Client::snapshot).
+    pub fn snapshot(&self) -> Result<Snapshot, Error> {
+        let mut builder = SnapshotBuilder::default();
+        while builder.ask_next(&mut self.turn())? {}
+        Ok(builder.finish())
+    }
+
+    /// Shows every service with its destinations to `visit`, one after the other in order of their
+    /// keys, for tables too large to hold: see
+    /// [`Client::visit_services`](crate::Client::visit_services).
+    pub fn visit_services(&self, mut visit: impl FnMut(ServiceSnapshot)) -> Result<(), Error> {
+        let services = self.turn().services_in_order()?;
+        for service in services {
+            let found = self.turn().with_destinations(service)?;
+            found.into_iter().for_each(&mut visit);
+        }
+        Ok(())
+    }
+
+    /// The connection table, read as it is iterated, with its persistence templates: see
+    /// [`Client::connections`](crate::Client::connections).
+    pub fn connections(&self) -> Result<Connections, Error> {
+        Connections::open(self.namespace(), Source::PLAIN)
+    }
+
+    /// The connection table with each connection's origin, and without the data of persistence
+    /// engines: see [`Client::connections_with_origin`](crate::Client::connections_with_origin).
+    pub fn connections_with_origin(&self) -> Result<Connections, Error> {
+        Connections::open(self.namespace(), Source::WITH_ORIGIN)
+    }
+
+    /// The counters and rates of all services together, of those too that were deleted since: see
+    /// [`Client::totals`](crate::Client::totals).
+    pub fn totals(&self) -> Result<Statistics, Error> {
+        statistics::read_totals(self.namespace())
+    }
+
+    /// The same by CPU, with counters as they are at this moment: see
+    /// [`Client::cpu_totals`](crate::Client::cpu_totals).
+    pub fn cpu_totals(&self) -> Result<CpuTotals, Error> {
+        CpuTotals::read(self.namespace())
+    }
+
+    /// A setting `net.ipv4.vs.*` of the client's network namespace: see
+    /// [`Client::sysctl`](crate::Client::sysctl).
+    pub fn sysctl<T: SysctlValue>(&self, sysctl: Sysctl<T>) -> Result<T, Error> {
+        sysctl::read(self.namespace(), sysctl)
+    }
+
+    /// Gives a setting of the client's network namespace a value: see
+    /// [`Client::set_sysctl`](crate::Client::set_sysctl).
+    pub fn set_sysctl<T: SysctlValue>(&self, sysctl: Sysctl<T>, value: T) -> Result<(), Error> {
+        sysctl::write(self.namespace(), sysctl, value)
+    }
+
+    /// Every setting that this kernel has, known to this crate or not, by its name behind
+    /// `net.ipv4.vs.`, with its value as the kernel writes it: see
+    /// [`Client::sysctls`](crate::Client::sysctls).
+    pub fn sysctls(&self) -> Result<BTreeMap<String, String>, Error> {
+        sysctl::list(self.namespace())
+    }
+
+    /// Sets what kube-proxy sets in its IPVS mode, and returns what had another value before: see
+    /// [`Client::set_kube_proxy_sysctls`](crate::Client::set_kube_proxy_sysctls).
+    pub fn set_kube_proxy_sysctls(&self) -> Result<Vec<SysctlChange>, Error> {
+        sysctl::prepare_kube_proxy(self.namespace())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A socket whose user panicked is as good as any: leftover answers are known by their numbers.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,49 +1,38 @@
 //! The async client.
 
-#[cfg(feature = "tokio")]
-use std::os::fd::AsFd;
-use std::{
-    future::poll_fn,
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-    },
-    task::Poll,
-};
+use std::{collections::BTreeMap, future::poll_fn, os::fd::AsFd, sync::Arc, task::Poll};
 
 use ipvs_packet::{
-    DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey, Info, Reply, Request,
-    Service, ServiceEntry, ServiceKey, SyncDaemon, Timeouts,
+    DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey, Info, Request, Service,
+    ServiceEntry, ServiceKey, Statistics, SyncDaemon, Timeouts,
 };
-use netlink_sys::Socket as NetlinkSocket;
+use ipvs_table::{ServiceSnapshot, Snapshot};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
-    Driver, Error, ErrorKind, ServiceSnapshot, Snapshot, Socket,
-    batch::BatchOptions,
-    driver::{self, Link},
-    line::Line,
-    namespace::Namespace,
-    observe::observe,
-    retry::{Next, Tries},
-    runtime::RuntimeSocket,
-    snapshot::{self, Taking},
-    socket::{CONTROL_FAMILY, family_number, family_request},
-    verbs::{self, no_destination, only, pick, verbs},
+    BatchOptions, Connections, CpuTotals, Error, Socket, Sysctl, SysctlChange, SysctlValue,
+    netlink::{direct::Direct, snapshot::SnapshotBuilder},
+    proc::{connections::Source, namespace::Namespace, statistics, sysctl},
 };
 
-/// A client of the kernel's IPVS in one network namespace.
+/// A client of the kernel's IPVS in one network namespace, for async programs on any runtime.
 ///
-/// Clones are cheap and share two sockets; calls on them may run concurrently, from any task and
-/// thread. One socket is for batches and snapshots, which are carried out one after the other. The
-/// other is for all other calls, which the kernel carries out in the order in which they were made:
-/// at most 48 wait for their answers at a time, and one list at a time is read; further callers
-/// queue in the order in which they came. Between the two there is no order: await a call before
-/// the batch that needs it.
+/// Clones are cheap and share a socket, which one call has at a time: calls may be made from any
+/// task and thread, and get the socket in the order in which they were first polled. The kernel
+/// answers within the system call that asks, so a call waits for nothing but its turn, and blocks
+/// the thread for the time that the kernel takes: microseconds as a rule.
 ///
-/// Every call may be cancelled by dropping its future, which harms nobody else. What the call asked
-/// for may still take effect.
+/// A turn is one request with all of its answers, or one datagram of a batch, up to 128 writes.
+/// Batches and snapshots take many turns, and calls of others come in between. So a call waits for
+/// one turn of each caller that was there before it, however long a batch or a snapshot is; the
+/// longest turn is a list of all services, some two milliseconds for a thousand of them. After the
+/// work of some 500 list entries, a call lets other tasks of its thread run before it takes its
+/// turn.
+///
+/// Every call may be cancelled by dropping its future. One that waits for its turn has sent nothing.
+/// One that has its turn cannot be dropped half-way, since it does not wait; a batch or a snapshot
+/// can, between its turns. A future that was polled and is then neither polled nor dropped keeps its
+/// place in the queue, and holds up all calls behind it.
 #[derive(Clone, Debug)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -51,133 +40,512 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Shared {
-    link: Link,
-    family: AtomicU16,
-    /// A second socket, for what takes many requests. It never waits, so it needs no driver.
-    bulk: Mutex<Line>,
-    namespace: Arc<Namespace>,
+    direct: Mutex<Direct>,
+    namespace: Namespace,
 }
 
 impl Client {
-    /// Connects to IPVS in the network namespace of the calling thread, and spawns the driver on
-    /// the current tokio runtime.
+    /// Connects to IPVS in the network namespace of the calling thread.
     ///
-    /// The kernel is made to load ip_vs if it can.
+    /// This blocks: for microseconds, or for as long as the kernel takes to load the module ip_vs,
+    /// which it does if it can.
     ///
     /// # Errors
     ///
-    /// [`NotAvailable`](ErrorKind::NotAvailable) when the kernel has no IPVS;
-    /// [`PermissionDenied`](ErrorKind::PermissionDenied) without `CAP_NET_ADMIN` in the initial
-    /// user namespace.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a tokio runtime with I/O enabled.
-    #[cfg(feature = "tokio")]
-    pub async fn connect() -> Result<Self, Error> {
-        // The socket belongs to the namespace of the thread that makes it: this one.
-        let mut socket = Socket::create()?;
-        let prepared = tokio::task::spawn_blocking(move || {
-            socket.prepare()?;
-            Ok(socket)
-        });
-        Self::spawn(prepared.await.map_err(|error| Error::io("connecting", error.into()))??)
+    /// [`NotAvailable`](crate::ErrorKind::NotAvailable) when the kernel has no IPVS;
+    /// [`PermissionDenied`](crate::ErrorKind::PermissionDenied) without `CAP_NET_ADMIN` in the
+    /// initial user namespace.
+    pub fn connect() -> Result<Self, Error> {
+        Socket::open().map(Self::from_socket)
     }
 
-    /// Connects to IPVS in another network namespace, given by a file descriptor of it, such as
+    /// Connects to IPVS in a network namespace, given by a file descriptor of it, such as
     /// `/run/netns/blue` or `/proc/1234/ns/net` opened for reading. Otherwise as
     /// [`connect`](Self::connect).
-    #[cfg(feature = "tokio")]
-    pub async fn connect_in(namespace: impl AsFd) -> Result<Self, Error> {
-        let namespace = namespace
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|error| Error::io("connecting in a network namespace", error))?;
-        let opened = tokio::task::spawn_blocking(move || Socket::open_in(namespace));
-        Self::spawn(opened.await.map_err(|error| Error::io("connecting", error.into()))??)
-    }
-
-    /// A client on a socket, and the driver that must be polled for it to answer. The driver is a
-    /// future of type `()`; spawn it where you like.
     ///
-    /// # Panics
-    ///
-    /// Outside of a tokio runtime with I/O enabled.
-    #[cfg(feature = "tokio")]
-    pub fn from_socket(socket: Socket) -> Result<(Self, Driver), Error> {
-        Self::on_runtime(socket, RuntimeSocket::on_tokio)
+    /// A namespace that is not the calling thread's is entered by a thread of its own, which takes
+    /// `CAP_SYS_ADMIN`.
+    pub fn connect_in(namespace: impl AsFd) -> Result<Self, Error> {
+        Socket::open_in(namespace).map(Self::from_socket)
     }
 
-    /// A client on a socket, and the driver that must be polled for it to answer, on smol's reactor,
-    /// which needs no runtime: whatever polls futures will do. The driver is a future of type `()`;
-    /// spawn it where you like.
-    #[cfg(feature = "smol")]
-    pub fn from_socket_on_smol(socket: Socket) -> Result<(Self, Driver), Error> {
-        Self::on_runtime(socket, RuntimeSocket::on_smol)
+    /// A client on a socket.
+    pub fn from_socket(socket: Socket) -> Self {
+        let Socket { direct, namespace } = socket;
+        Self { shared: Arc::new(Shared { direct: Mutex::new(direct), namespace }) }
     }
 
-    fn on_runtime(
-        socket: Socket,
-        register: impl Fn(NetlinkSocket) -> io::Result<RuntimeSocket>,
-    ) -> Result<(Self, Driver), Error> {
-        let family = socket.calls.family;
-        let bulk = Mutex::new(Line::new(socket.bulk, family));
-        let registered = register(socket.calls.into_netlink())
-            .map_err(|error| Error::io("registering a netlink socket", error))?;
-        let (link, driver) = driver::new(registered);
-        let family = AtomicU16::new(family);
-        let namespace = socket.namespace;
-        Ok((Self { shared: Arc::new(Shared { link, family, bulk, namespace }) }, driver))
-    }
-
-    #[cfg(feature = "tokio")]
-    fn spawn(socket: Socket) -> Result<Self, Error> {
-        let (client, driver) = Self::from_socket(socket)?;
-        tokio::spawn(driver);
-        Ok(client)
-    }
-
-    async fn bulk(&self) -> MutexGuard<'_, Line> {
-        self.shared.bulk.lock().await
-    }
-
-    fn namespace(&self) -> &Arc<Namespace> {
-        &self.shared.namespace
-    }
-
-    async fn run<T>(
-        &self,
-        request: &Request,
-        pick: impl Fn(Reply) -> Option<T>,
-    ) -> Result<Vec<T>, Error> {
-        let Shared { link, family, .. } = &*self.shared;
-        let mut tries = Tries::of(request);
-        loop {
-            let number = family.load(Ordering::Relaxed);
-            let mut next = match link.exchange(number, request).await {
-                Ok(replies) => return Ok(replies.into_iter().filter_map(pick).collect()),
-                Err(error) => tries.failed(error),
-            };
-            if let Next::Resolve(error) = next {
-                let replies = link.exchange(CONTROL_FAMILY, &family_request()).await;
-                let found = family_number(replies)?;
-                family.store(found, Ordering::Relaxed);
-                next = tries.found(request, error, found != number);
-            }
-            if let Next::Fail(error) = next {
-                return Err(error);
-            }
+    /// Waits for a turn of the socket.
+    pub(crate) async fn turn(&self) -> MutexGuard<'_, Direct> {
+        let Shared { direct, .. } = &*self.shared;
+        // Before it takes its place in the queue. Where there is a queue, other tasks run anyway.
+        if direct.try_lock().is_ok_and(|mut direct| direct.is_pause_due()) {
+            pause().await;
         }
+        // First without waiting: a task of tokio's whose budget is used up would get the socket and
+        // not be told of it before it is polled again.
+        match direct.try_lock() {
+            Ok(direct) => direct,
+            Err(_) => direct.lock().await,
+        }
+    }
+
+    fn namespace(&self) -> &Namespace {
+        &self.shared.namespace
     }
 }
 
-/// Lets other tasks run, when enough work was done.
-async fn pause(work: &mut usize, more: usize) {
-    *work += more;
-    if *work < verbs::AT_A_TIME {
-        return;
+/// The commands of the kernel, and what is made of them.
+impl Client {
+    /// The version of IPVS and the size of its connection table.
+    ///
+    /// `IPVS_CMD_GET_INFO`, equivalent to the first line of `ipvsadm -L`.
+    pub async fn info(&self) -> Result<Info, Error> {
+        self.turn().await.info()
     }
-    *work = 0;
+
+    /// All services, in no particular order, with their statistics; empty where there is none.
+    ///
+    /// The kernel lists in steps, and does not say when others change the table in between (up to
+    /// Linux 7.0, that of any network namespace): then a service may be missing or come twice.
+    /// [`snapshot`](Self::snapshot) sees to that.
+    ///
+    /// `IPVS_CMD_GET_SERVICE` as a dump, equivalent to `ipvsadm -L` without the destinations.
+    pub async fn services(&self) -> Result<Vec<ServiceEntry>, Error> {
+        self.turn().await.services()
+    }
+
+    /// One service with its statistics.
+    ///
+    /// `IPVS_CMD_GET_SERVICE`, equivalent to `ipvsadm -L -t …` without the destinations.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound).
+    pub async fn service(&self, key: &ServiceKey) -> Result<ServiceEntry, Error> {
+        self.turn().await.service(key)
+    }
+
+    /// Adds a service.
+    ///
+    /// The first service with a scheduler or a persistence engine makes the kernel load its module,
+    /// and blocks the thread for as long.
+    ///
+    /// `IPVS_CMD_NEW_SERVICE`, equivalent to `ipvsadm -A`.
+    ///
+    /// # Errors
+    ///
+    /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) whatever the settings of the one that is
+    /// there; [`SchedulerNotFound`](crate::ErrorKind::SchedulerNotFound),
+    /// [`EngineNotFound`](crate::ErrorKind::EngineNotFound).
+    pub async fn add_service(&self, service: &Service) -> Result<(), Error> {
+        self.turn().await.add_service(service)
+    }
+
+    /// Sets everything about a service but its key.
+    ///
+    /// Everything: a persistence engine that `service` does not name is removed. To change one
+    /// setting, use [`modify_service`](Self::modify_service). As with
+    /// [`add_service`](Self::add_service), the kernel may have to load a module.
+    ///
+    /// `IPVS_CMD_SET_SERVICE`, equivalent to `ipvsadm -E`.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound),
+    /// [`SchedulerNotFound`](crate::ErrorKind::SchedulerNotFound),
+    /// [`EngineNotFound`](crate::ErrorKind::EngineNotFound).
+    pub async fn update_service(&self, service: &Service) -> Result<(), Error> {
+        self.turn().await.update_service(service)
+    }
+
+    /// Adds a service, or sets everything about the one that is there. Returns whether it was
+    /// added. Where others delete and add it at the same time, it tries again, four times in all.
+    ///
+    /// `IPVS_CMD_NEW_SERVICE`, then `IPVS_CMD_SET_SERVICE`, in one turn. As with
+    /// [`add_service`](Self::add_service), the kernel may have to load a module.
+    ///
+    /// # Errors
+    ///
+    /// [`SchedulerNotFound`](crate::ErrorKind::SchedulerNotFound),
+    /// [`EngineNotFound`](crate::ErrorKind::EngineNotFound).
+    pub async fn upsert_service(&self, service: &Service) -> Result<bool, Error> {
+        self.turn().await.upsert_service(service)
+    }
+
+    /// Changes some settings of a service and leaves the others as they are: reads it, lets `change`
+    /// change it, and writes it if that made a difference. Returns whether it did.
+    ///
+    /// All in one turn, so that no other call of this client and its clones comes in between;
+    /// `change` itself must not call it. As with [`add_service`](Self::add_service), the kernel may
+    /// have to load a module.
+    ///
+    /// # Errors
+    ///
+    /// As [`service`](Self::service) and [`update_service`](Self::update_service).
+    pub async fn modify_service(
+        &self,
+        key: &ServiceKey,
+        change: impl FnOnce(&mut Service),
+    ) -> Result<bool, Error> {
+        self.turn().await.modify_service(key, change)
+    }
+
+    /// Deletes a service with its destinations. Its connections stay in the connection table until
+    /// they time out, and their packets are dropped.
+    ///
+    /// `IPVS_CMD_DEL_SERVICE`, equivalent to `ipvsadm -D`.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound).
+    pub async fn delete_service(&self, key: &ServiceKey) -> Result<(), Error> {
+        self.turn().await.delete_service(key)
+    }
+
+    /// The destinations of a service, the newest first, with their connections and statistics.
+    ///
+    /// The kernel answers for a service that does not exist as for one without destinations, so an
+    /// empty list is checked by asking for the service. As with [`services`](Self::services), the
+    /// kernel does not say when others change the list meanwhile.
+    ///
+    /// `IPVS_CMD_GET_DEST` as a dump, equivalent to `ipvsadm -L -t …`.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound).
+    pub async fn destinations(&self, key: &ServiceKey) -> Result<Vec<DestinationEntry>, Error> {
+        self.turn().await.destinations(key)
+    }
+
+    /// Adds a destination to a service.
+    ///
+    /// One that was deleted in the last two minutes, or that still has connections, comes back with
+    /// its counters.
+    ///
+    /// `IPVS_CMD_NEW_DEST`, equivalent to `ipvsadm -a`.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound),
+    /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists).
+    pub async fn add_destination(
+        &self,
+        key: &ServiceKey,
+        destination: &Destination,
+    ) -> Result<(), Error> {
+        self.turn().await.add_destination(key, destination)
+    }
+
+    /// Sets everything about a destination but its key. Its connections stay.
+    ///
+    /// `IPVS_CMD_SET_DEST`, equivalent to `ipvsadm -e`.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound),
+    /// [`DestinationNotFound`](crate::ErrorKind::DestinationNotFound).
+    pub async fn update_destination(
+        &self,
+        key: &ServiceKey,
+        destination: &Destination,
+    ) -> Result<(), Error> {
+        self.turn().await.update_destination(key, destination)
+    }
+
+    /// Adds a destination, or sets everything about the one that is there. Returns whether it was
+    /// added. Where others delete and add it at the same time, it tries again, four times in all.
+    ///
+    /// `IPVS_CMD_NEW_DEST`, then `IPVS_CMD_SET_DEST`, in one turn.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound).
+    pub async fn upsert_destination(
+        &self,
+        key: &ServiceKey,
+        destination: &Destination,
+    ) -> Result<bool, Error> {
+        self.turn().await.upsert_destination(key, destination)
+    }
+
+    /// Changes some settings of a destination and leaves the others as they are: reads it (in the
+    /// list of its service's), lets `change` change it, and writes it if that made a difference.
+    /// Returns whether it did. A change of its key has no effect.
+    ///
+    /// All in one turn, so that no other call of this client and its clones comes in between;
+    /// `change` itself must not call it.
+    ///
+    /// # Errors
+    ///
+    /// As [`destinations`](Self::destinations) and [`update_destination`](Self::update_destination).
+    pub async fn modify_destination(
+        &self,
+        key: &ServiceKey,
+        destination: &DestinationKey,
+        change: impl FnOnce(&mut Destination),
+    ) -> Result<bool, Error> {
+        self.turn().await.modify_destination(key, destination, change)
+    }
+
+    /// Deletes a destination of a service. Its connections stay in the connection table, and their
+    /// packets are dropped until the destination comes back or the connection times out; with
+    /// [`EXPIRE_NODEST_CONN`](Sysctl::EXPIRE_NODEST_CONN) the next packet ends the connection
+    /// instead.
+    ///
+    /// To let connections end first, set the destination's weight to 0 and wait until it has none.
+    /// Two kinds of clients do not leave by themselves. Those of a persistent service keep going to a
+    /// destination of weight 0, with new connections too: turn
+    /// [`EXPIRE_QUIESCENT_TEMPLATE`](Sysctl::EXPIRE_QUIESCENT_TEMPLATE) on first. And UDP that keeps
+    /// coming from one port is one connection that never ends: it moves when the destination is
+    /// deleted with `EXPIRE_NODEST_CONN` on.
+    ///
+    /// `IPVS_CMD_DEL_DEST`, equivalent to `ipvsadm -d`.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound),
+    /// [`DestinationNotFound`](crate::ErrorKind::DestinationNotFound).
+    pub async fn delete_destination(
+        &self,
+        key: &ServiceKey,
+        destination: &DestinationKey,
+    ) -> Result<(), Error> {
+        self.turn().await.delete_destination(key, destination)
+    }
+
+    /// The sync daemons that run: at most a master and a backup.
+    ///
+    /// `IPVS_CMD_GET_DAEMON` as a dump, equivalent to `ipvsadm -L --daemon`.
+    pub async fn daemons(&self) -> Result<Vec<DaemonEntry>, Error> {
+        self.turn().await.daemons()
+    }
+
+    /// Starts a sync daemon.
+    ///
+    /// `IPVS_CMD_NEW_DAEMON`, equivalent to `ipvsadm --start-daemon`.
+    ///
+    /// # Errors
+    ///
+    /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) when one of that role runs, whatever its
+    /// settings; [`InterfaceNotFound`](crate::ErrorKind::InterfaceNotFound).
+    pub async fn start_daemon(&self, daemon: &SyncDaemon) -> Result<(), Error> {
+        self.turn().await.start_daemon(daemon)
+    }
+
+    /// Stops a sync daemon.
+    ///
+    /// The kernel does not always acknowledge this when the daemon has just been started; then the
+    /// list of daemons shows whether it was stopped.
+    ///
+    /// `IPVS_CMD_DEL_DAEMON`, equivalent to `ipvsadm --stop-daemon`.
+    ///
+    /// # Errors
+    ///
+    /// [`DaemonNotFound`](crate::ErrorKind::DaemonNotFound).
+    pub async fn stop_daemon(&self, role: DaemonRole) -> Result<(), Error> {
+        self.turn().await.stop_daemon(role)
+    }
+
+    /// How long idle connections are kept.
+    ///
+    /// `IPVS_CMD_GET_CONFIG`, equivalent to `ipvsadm -L --timeout`.
+    pub async fn timeouts(&self) -> Result<Timeouts, Error> {
+        self.turn().await.timeouts()
+    }
+
+    /// Sets how long idle connections are kept; 0 leaves a timeout as it is.
+    ///
+    /// `IPVS_CMD_SET_CONFIG`, equivalent to `ipvsadm --set`.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](crate::ErrorKind::Invalid) when one is too long.
+    pub async fn set_timeouts(&self, timeouts: Timeouts) -> Result<(), Error> {
+        self.turn().await.set_timeouts(timeouts)
+    }
+
+    /// Zeroes the statistics of a service and of its destinations.
+    ///
+    /// `IPVS_CMD_ZERO`, equivalent to `ipvsadm -Z -t …`.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound).
+    pub async fn zero_service(&self, key: &ServiceKey) -> Result<(), Error> {
+        self.turn().await.zero_service(key)
+    }
+
+    /// Zeroes the statistics of all services, of their destinations, and the totals.
+    ///
+    /// `IPVS_CMD_ZERO`, equivalent to `ipvsadm -Z`.
+    pub async fn zero(&self) -> Result<(), Error> {
+        self.turn().await.zero()
+    }
+
+    /// Deletes all services of the network namespace; it is no error if there is none.
+    ///
+    /// `IPVS_CMD_FLUSH`, equivalent to `ipvsadm -C`.
+    pub async fn flush(&self) -> Result<(), Error> {
+        self.turn().await.flush()
+    }
+
+    /// Carries out many writes in few system calls: up to 128 in one datagram, of which only those
+    /// that fail are answered, and the last. Returns the outcome of each, in order. All are tried,
+    /// in order, whatever became of those before; [`batch_with`](Self::batch_with) has other ways.
+    ///
+    /// A datagram is one turn of the socket, and executed within the system call that sends it: the
+    /// thread is kept for as long as the kernel takes, less than a millisecond as a rule, more where
+    /// it has to load modules or to fill large tables (mh). If the future is dropped half-way, the
+    /// writes that were sent have taken effect, and the rest is not sent.
+    ///
+    /// Requests that only read get [`Invalid`](crate::ErrorKind::Invalid). Where the kernel dropped
+    /// answers, which takes a receive buffer made too small,
+    /// [`Overrun`](crate::ErrorKind::Overrun).
+    ///
+    /// Equivalent to `ipvsadm -R`.
+    pub async fn batch(&self, writes: &[Request]) -> Vec<Result<(), Error>> {
+        self.batch_with(writes, BatchOptions::new()).await
+    }
+
+    /// As [`batch`](Self::batch), with options: to stop at a failure, to report progress.
+    pub async fn batch_with(
+        &self,
+        writes: &[Request],
+        options: BatchOptions<'_>,
+    ) -> Vec<Result<(), Error>> {
+        let mut batch = self.turn().await.batch(writes, options);
+        while self.turn().await.run_next(&mut batch) {}
+        batch.finish()
+    }
+
+    /// All services with all destinations.
+    ///
+    /// One list of services, one of destinations for each of them, and another list of services to
+    /// see what changed meanwhile. What did is asked for by itself, and the services are listed
+    /// again until a list brings no news, six times at most. So what nobody touches is there, and a
+    /// change by others costs a few requests. Services that changed until the end are named:
+    /// [`Snapshot::uncertain`]. Each service is as it was at one moment during the call, not all at
+    /// the same.
+    ///
+    /// Each list is one turn of the socket.
+    ///
+    /// Equivalent to `ipvsadm -L`.
+    pub async fn snapshot(&self) -> Result<Snapshot, Error> {
+        let mut builder = SnapshotBuilder::default();
+        while builder.ask_next(&mut *self.turn().await)? {}
+        Ok(builder.finish())
+    }
+
+    /// Shows every service with its destinations to `visit`, one after the other in order of their
+    /// keys, for tables too large to hold: besides the list of services, one list of destinations is
+    /// held at a time. It looks once, so what others change meanwhile may or may not be seen; a
+    /// service that is deleted meanwhile is left out.
+    pub async fn visit_services(
+        &self,
+        mut visit: impl FnMut(ServiceSnapshot),
+    ) -> Result<(), Error> {
+        let services = self.turn().await.services_in_order()?;
+        for service in services {
+            let found = self.turn().await.with_destinations(service)?;
+            found.into_iter().for_each(&mut visit);
+        }
+        Ok(())
+    }
+}
+
+/// What the kernel reports in /proc of the client's own network namespace, whatever the calling
+/// thread's is. These calls are not async: no disk is behind /proc, and each is over in microseconds.
+/// Where the calling thread is in another network namespace, a thread is started that enters the
+/// client's, which takes `CAP_SYS_ADMIN`.
+impl Client {
+    /// The connection table, read as it is iterated, with its persistence templates.
+    ///
+    /// The kernel hands it over in parts of 4 KiB, without a lock: a connection that comes, goes or
+    /// changes in between may be missing or come twice.
+    ///
+    /// `/proc/net/ip_vs_conn`, equivalent to `ipvsadm -L -n -c --persistent-conn`.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAvailable`](crate::ErrorKind::NotAvailable) when ip_vs is not loaded.
+    pub fn connections(&self) -> Result<Connections, Error> {
+        Connections::open(self.namespace(), Source::PLAIN)
+    }
+
+    /// The connection table with each connection's origin, and without the data of persistence
+    /// engines.
+    ///
+    /// `/proc/net/ip_vs_conn_sync`, for which ipvsadm has no switch.
+    pub fn connections_with_origin(&self) -> Result<Connections, Error> {
+        Connections::open(self.namespace(), Source::WITH_ORIGIN)
+    }
+
+    /// The counters and rates of all services together, of those too that were deleted since. As all
+    /// statistics, up to two seconds old, and since [`zero`](Self::zero).
+    ///
+    /// `/proc/net/ip_vs_stats`, for which ipvsadm has no switch.
+    pub fn totals(&self) -> Result<Statistics, Error> {
+        statistics::read_totals(self.namespace())
+    }
+
+    /// The same by CPU, with counters as they are at this moment.
+    ///
+    /// `/proc/net/ip_vs_stats_percpu`.
+    pub fn cpu_totals(&self) -> Result<CpuTotals, Error> {
+        CpuTotals::read(self.namespace())
+    }
+
+    /// A setting `net.ipv4.vs.*` of the client's network namespace.
+    ///
+    /// Equivalent to `sysctl net.ipv4.vs.NAME`.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where the kernel does not have the setting;
+    /// the text says since when there is one.
+    pub fn sysctl<T: SysctlValue>(&self, sysctl: Sysctl<T>) -> Result<T, Error> {
+        sysctl::read(self.namespace(), sysctl)
+    }
+
+    /// Gives a setting of the client's network namespace a value.
+    ///
+    /// Equivalent to `sysctl -w net.ipv4.vs.NAME=VALUE`.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](crate::ErrorKind::Invalid) when the value is not one that the setting can have;
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) as for [`sysctl`](Self::sysctl);
+    /// [`PermissionDenied`](crate::ErrorKind::PermissionDenied).
+    pub fn set_sysctl<T: SysctlValue>(&self, sysctl: Sysctl<T>, value: T) -> Result<(), Error> {
+        sysctl::write(self.namespace(), sysctl, value)
+    }
+
+    /// Every setting that this kernel has, known to this crate or not, by its name behind
+    /// `net.ipv4.vs.`, with its value as the kernel writes it.
+    ///
+    /// Equivalent to `sysctl net.ipv4.vs`.
+    pub fn sysctls(&self) -> Result<BTreeMap<String, String>, Error> {
+        sysctl::list(self.namespace())
+    }
+
+    /// Sets what kube-proxy sets in its IPVS mode, and returns what had another value before:
+    /// `conntrack`, `expire_nodest_conn` and `expire_quiescent_template` on; on Linux 4.1 to 5.8,
+    /// `conn_reuse_mode` 0.
+    ///
+    /// All are read before the first is written. (kube-proxy also turns on `net.ipv4.ip_forward`,
+    /// which is not of IPVS.)
+    ///
+    /// # Errors
+    ///
+    /// As for [`set_sysctl`](Self::set_sysctl).
+    pub fn set_kube_proxy_sysctls(&self) -> Result<Vec<SysctlChange>, Error> {
+        sysctl::prepare_kube_proxy(self.namespace())
+    }
+}
+
+/// Lets other tasks run.
+async fn pause() {
     let mut paused = false;
     poll_fn(|context| {
         if std::mem::replace(&mut paused, true) {
@@ -188,6 +556,3 @@ async fn pause(work: &mut usize, more: usize) {
     })
     .await;
 }
-
-verbs!(Client, [async], [.await]);
-observe!(Client);

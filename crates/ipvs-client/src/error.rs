@@ -2,7 +2,7 @@
 
 use std::{fmt, io};
 
-use ipvs_packet::{ParseError, Request};
+use ipvs_packet::{ParseError, Request, SchedulerName};
 
 /// A failed call: what was asked, of which object, and why it failed.
 ///
@@ -65,8 +65,6 @@ pub enum ErrorKind {
     Interrupted,
     /// A write of a batch that was not carried out because the batch ended before.
     NotSent,
-    /// The client's driver has ended: it was dropped, or the socket failed.
-    Closed,
     /// The kernel's answer is not what the protocol says.
     Malformed,
     /// Any other error of the operating system.
@@ -103,12 +101,6 @@ impl Error {
             extended: None,
             source: None,
         }))
-    }
-
-    /// The client's driver is gone.
-    #[cfg(feature = "_async")]
-    pub(crate) fn closed(operation: impl fmt::Display) -> Self {
-        Self::new(ErrorKind::Closed, operation, "the client's driver has ended")
     }
 
     /// Answers were dropped.
@@ -224,7 +216,6 @@ impl From<Error> for io::Error {
             ErrorKind::Invalid => io::ErrorKind::InvalidInput,
             ErrorKind::NotAvailable | ErrorKind::Unsupported => io::ErrorKind::Unsupported,
             ErrorKind::Malformed => io::ErrorKind::InvalidData,
-            ErrorKind::Closed => io::ErrorKind::BrokenPipe,
             ErrorKind::Interrupted => io::ErrorKind::Interrupted,
             ErrorKind::ServiceNotFound
             | ErrorKind::DestinationNotFound
@@ -253,7 +244,14 @@ fn meaning(request: &Request, number: i32) -> (ErrorKind, String) {
         (errno::SRCH, _) => text(ErrorKind::ServiceNotFound, "the service does not exist"),
         (errno::NOENT, Request::NewService(service) | Request::SetService(service)) => (
             ErrorKind::SchedulerNotFound,
-            format!("scheduler module ip_vs_{} is not available", service.scheduler),
+            match service.engine {
+                None => missing_scheduler(service.scheduler),
+                Some(engine) => format!(
+                    "scheduler module ip_vs_{} or persistence engine module ip_vs_pe_{engine} is \
+                     not available",
+                    service.scheduler
+                ),
+            },
         ),
         (errno::NOENT, Request::SetDestination(..) | Request::DeleteDestination(..)) => {
             text(ErrorKind::DestinationNotFound, "the service has no such destination")
@@ -297,6 +295,11 @@ fn meaning(request: &Request, number: i32) -> (ErrorKind, String) {
         (errno::NOBUFS, _) => (ErrorKind::Overrun, "the kernel dropped answers".to_owned()),
         _ => text(ErrorKind::Os, "the kernel refuses it"),
     }
+}
+
+/// The kernel has no such scheduler, in words.
+pub(crate) fn missing_scheduler(name: SchedulerName) -> String {
+    format!("scheduler module ip_vs_{name} is not available")
 }
 
 /// What a request does, in words: `adding service -t 10.0.0.185:80 (NEW_SERVICE)`.

@@ -1,4 +1,5 @@
-//! Async client for Linux IPVS, the kernel's load balancer, over generic netlink.
+//! Client for Linux IPVS, the kernel's load balancer, over generic netlink: async on any runtime, and
+//! blocking.
 //!
 //! ```no_run
 //! use ipvs_client::{
@@ -7,7 +8,7 @@
 //! };
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let client = Client::connect().await?;
+//! let client = Client::connect()?;
 //! let service = Service::new(ServiceKey::tcp("10.0.0.185:80".parse()?));
 //! client.add_service(&service).await?;
 //! client.add_destination(service.key(), &Destination::new("172.17.0.3:80".parse()?)).await?;
@@ -28,14 +29,16 @@
 //! - [`Client::batch`]: many writes in few system calls, with an outcome for each.
 //! - [`Client::snapshot`]: every service with its destinations, checked for changes meanwhile.
 //! - [`Client::modify_service`], [`Client::modify_destination`]: a change of one setting that leaves
-//!   the others as they are. The kernel's own update takes away what it is not told.
+//!   the others as they are. The kernel's own update resets what it is not given.
 //! - [`Client::upsert_service`], [`Client::upsert_destination`].
-//! - [`Client::watch`]: what changes and how much traffic there is, from one look at the table to the
-//!   next, since IPVS tells of nothing by itself.
-//! - What the kernel tells in /proc only, read in the client's own network namespace:
+//! - `Client::watch` (feature `tokio`): what changes and how much traffic there is, from one look at
+//!   the table to the next, since IPVS reports nothing by itself.
+//! - What the kernel reports in /proc only, read in the client's own network namespace:
 //!   [`Client::connections`], [`Client::totals`] and [`Client::cpu_totals`], and the settings
 //!   `net.ipv4.vs.*` by [`Client::sysctl`], [`Client::set_sysctl`], [`Client::sysctls`] and
 //!   [`Client::set_kube_proxy_sysctls`]. These are not async, but [`Connections::stream`] is.
+//!
+//! [`blocking::Client`] has the same methods without async.
 //!
 //! The messages are those of [`ipvs_packet`], here as [`packet`]; snapshots and connections are values
 //! of [`ipvs_table`], here as [`table`].
@@ -43,16 +46,17 @@
 //! # What is certain
 //!
 //! - **Every call ends**, with its answer or with an error: when the kernel forgets to acknowledge
-//!   (it does, when a sync daemon is stopped), when it drops answers because a buffer is full
-//!   ([`ErrorKind::Overrun`]), when the driver is gone ([`ErrorKind::Closed`]; batches and snapshots
-//!   have a socket of their own and need no driver).
+//!   (it does, when a sync daemon is stopped), and when it drops answers because a buffer is full
+//!   ([`ErrorKind::Overrun`]). No call waits for the network or for a background task.
 //! - **No answer is lost in silence.** What cannot be read is [`ErrorKind::Malformed`], for an entry
 //!   of a list too.
-//! - **Calls may be dropped half-way**, which harms nobody else. What they asked for may still take
-//!   effect.
-//! - **Bounded.** At most 48 calls of a client and its clones wait for answers, and one list is read
-//!   at a time; others queue, first come, first served, each in its own task. So the queue is as long
-//!   as the program has calls under way, and a caller that is behind in it just waits.
+//! - **Calls may be dropped half-way**, which harms nobody else: see [`Client`].
+//! - **Bounded.** One call has the socket at a time; others queue, first come, first served, each in
+//!   its own task. So the queue is as long as the program has calls under way.
+//! - **A reload of ip_vs** goes unnoticed by later calls. It empties the table, though, and resets the
+//!   timeouts ([`Client::set_timeouts`]) and all settings `net.ipv4.vs.*` to their defaults; nothing
+//!   reports that it happened. A program that set any of these sets them again, for instance whenever
+//!   it finds the table empty.
 //!
 //! # Where it runs
 //!
@@ -60,51 +64,30 @@
 //! services are those of the network namespace in which the socket was opened, for good:
 //! [`Client::connect`] takes the calling thread's, [`Client::connect_in`] another one's.
 //!
+//! A client needs no runtime, and no call of it may panic for want of one: it makes its system calls
+//! on the thread that polls it. They block for microseconds, but for as long as `modprobe` takes
+//! where the kernel has to load a module: ip_vs at [`Client::connect`], and at any call after it was
+//! unloaded; a scheduler or a persistence engine at the first service that names it.
+//!
 //! Before a namespace ends, call [`Client::flush`] in it: kernels before 6.6.152, 6.12.104, 6.18.45 and
 //! 7.1.9 (from 6.2 on) crash when one ends with more than 50 services and destinations within a tenth
 //! of a second after its first one (CVE-2026-74670), and every later call on the machine then waits in
-//! the kernel for ever. A fault of the kernel's that no client can undo.
+//! the kernel for ever. No client can undo this fault of the kernel's.
 //!
-//! With the feature `tokio`, the default, [`Client::connect`] spawns its driver on the current
-//! runtime; [`Client::from_socket`] returns the driver, for those who place it themselves. With the
-//! feature `smol`, `Client::from_socket_on_smol` does so for smol and whatever else polls a future.
-//! With the feature `blocking` there is a client without async, `ipvs_client::blocking::Client`, with the same
-//! methods.
+//! # Features
+//!
+//! - `tokio`: `Client::watch`, which needs a timer.
 
 #![forbid(unsafe_code)]
 
-#[cfg(not(any(feature = "_async", feature = "blocking")))]
-compile_error!("ipvs-client needs one of the features `tokio`, `smol` and `blocking`");
-
-mod batch;
-#[cfg(feature = "blocking")]
 pub mod blocking;
-#[cfg(feature = "_async")]
 mod client;
-#[cfg(feature = "_async")]
-mod connection_stream;
-mod connections;
-#[cfg(feature = "_async")]
-mod driver;
 mod error;
-mod exchange;
-#[cfg(all(test, feature = "_async"))]
-mod faults;
-mod inbox;
-mod line;
-mod namespace;
-mod observe;
-mod retry;
-#[cfg(feature = "_async")]
-mod runtime;
-mod snapshot;
-mod socket;
-mod sysctl;
-mod totals;
+mod netlink;
+mod proc;
 mod verbs;
 #[cfg(feature = "tokio")]
 mod watch;
-mod wire;
 
 pub use ipvs_packet as packet;
 pub use ipvs_table::{
@@ -115,12 +98,13 @@ pub use ipvs_table::{
 #[cfg(feature = "tokio")]
 pub use crate::watch::Watch;
 pub use crate::{
-    batch::BatchOptions,
-    connections::Connections,
+    client::Client,
     error::{Error, ErrorKind},
-    socket::Socket,
-    sysctl::{DefenseMode, SyncThreshold, Sysctl, SysctlChange, SysctlInfo, SysctlValue},
-    totals::CpuTotals,
+    netlink::{batch::BatchOptions, socket::Socket},
+    proc::{
+        connection_stream::ConnectionStream,
+        connections::Connections,
+        statistics::CpuTotals,
+        sysctl::{DefenseMode, SyncThreshold, Sysctl, SysctlChange, SysctlInfo, SysctlValue},
+    },
 };
-#[cfg(feature = "_async")]
-pub use crate::{client::Client, connection_stream::ConnectionStream, driver::Driver};

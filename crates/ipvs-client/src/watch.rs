@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::{Stream, stream};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::{Client, Differences, Error, Snapshot};
@@ -41,14 +40,6 @@ impl Watch {
     /// The table as it was last seen; empty before the first call of [`next`](Self::next).
     pub fn snapshot(&self) -> &Snapshot {
         &self.last
-    }
-
-    /// The same as a stream, which never ends: after an error it goes on.
-    pub fn stream(self) -> impl Stream<Item = Result<Differences, Error>> + Send {
-        stream::unfold(self, |mut watch| async {
-            let next = watch.next().await;
-            Some((next, watch))
-        })
     }
 }
 

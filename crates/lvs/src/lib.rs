@@ -5,7 +5,7 @@
 //! use lvs::{RealServer, Table, VirtualService, client::Client};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let ipvs = Client::connect().await?;
+//! let ipvs = Client::connect()?;
 //! let web = VirtualService::tcp("10.0.0.185:80".parse()?)
 //!     .scheduler("wrr")
 //!     .real_server(RealServer::nat("172.17.0.3:80".parse()?).weight(3))

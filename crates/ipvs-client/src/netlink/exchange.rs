@@ -1,5 +1,4 @@
-//! One request and its answers, whoever carries them: the rules of netlink that the async and the
-//! blocking client share.
+//! One request and its answers: the rules of netlink, without I/O.
 
 use ipvs_packet::{AddressFamily, Command, Reply, Request};
 use netlink_packet_core::{
@@ -7,18 +6,15 @@ use netlink_packet_core::{
     NetlinkPayload, NlasIterator,
 };
 
-use crate::{
-    Error, ErrorKind,
-    error::Operation,
-    wire::{GENL_HEADER, NETLINK_HEADER},
-};
+use super::message::{GENL_HEADER, NETLINK_HEADER};
+use crate::{Error, ErrorKind, error::Operation};
 
 /// `NLMSGERR_ATTR_MSG`: the kernel's words for an error.
 const EXTENDED_MESSAGE: u16 = 1;
 
 /// A request whose answers are being taken in.
-pub(crate) struct Exchange {
-    request: Request,
+pub(super) struct Exchange<'a> {
+    request: &'a Request,
     /// A second request that the kernel certainly answers, sent behind one whose acknowledgement it
     /// may lose.
     barrier: Option<Request>,
@@ -31,8 +27,8 @@ pub(crate) struct Exchange {
     interrupted: bool,
 }
 
-impl Exchange {
-    pub(crate) fn new(request: Request) -> Self {
+impl<'a> Exchange<'a> {
+    pub(super) fn new(request: &'a Request) -> Self {
         // Stopping a daemon whose thread has not yet run, the kernel takes its own EINTR for
         // "answered already" and sends neither acknowledgement nor error.
         let barrier = matches!(request, Request::DeleteDaemon(_)).then_some(Request::ListDaemons);
@@ -47,28 +43,27 @@ impl Exchange {
         }
     }
 
-    /// Whether it keeps a dump going, of which a socket has one at a time.
-    #[cfg(feature = "_async")]
-    pub(crate) fn is_dump(&self) -> bool {
+    /// Whether its answer is a list, of which something may be missing.
+    pub(super) fn is_list(&self) -> bool {
         self.request.is_dump() || self.barrier.is_some()
     }
 
     /// What is sent, in one datagram.
-    pub(crate) fn requests(&self) -> impl Iterator<Item = &Request> {
-        std::iter::once(&self.request).chain(&self.barrier)
+    pub(super) fn requests(&self) -> impl Iterator<Item = &Request> {
+        std::iter::once(self.request).chain(&self.barrier)
     }
 
     /// Takes in an answer, and hands it on if it is a reply. Returns whether it was the last.
-    pub(crate) fn take(
+    pub(super) fn take(
         &mut self,
-        message: &NetlinkMessage<impl AsRef<[u8]>>,
+        message: &NetlinkMessage<&[u8]>,
         hand_on: impl FnOnce(Reply),
     ) -> bool {
         let flags = message.header.flags;
         self.interrupted |= flags & NLM_F_DUMP_INTR != 0;
         match &message.payload {
             NetlinkPayload::InnerMessage(answer) => {
-                if let Err(error) = self.take_reply(answer.as_ref(), hand_on) {
+                if let Err(error) = self.take_reply(answer, hand_on) {
                     self.fail(error);
                 }
                 false
@@ -77,7 +72,7 @@ impl Exchange {
             NetlinkPayload::Done(done) => {
                 if done.code < 0 {
                     self.fail(Error::kernel(
-                        &self.request,
+                        self.request,
                         done.code.saturating_neg(),
                         extended_message(&done.extended_ack),
                     ));
@@ -88,30 +83,12 @@ impl Exchange {
         }
     }
 
-    /// The failure that its answers were dropped.
-    #[cfg(feature = "_async")]
-    pub(crate) fn overrun(&self) -> Error {
-        Error::overrun(Operation(&self.request))
-    }
-
-    /// The failure that there are no more answers, and the last has not come.
-    #[cfg(feature = "_async")]
-    pub(crate) fn cut_short(&self) -> Error {
-        Error::malformed(Operation(&self.request), "the answers ended too early")
-    }
-
-    /// The failure that nobody carries it any more.
-    #[cfg(feature = "_async")]
-    pub(crate) fn closed(&self) -> Error {
-        Error::closed(Operation(&self.request))
-    }
-
     /// What came of it, after the last answer.
-    pub(crate) fn finish(self) -> Result<(), Error> {
+    pub(super) fn finish(self) -> Result<(), Error> {
         if let Some(error) = self.failure {
             return Err(error);
         }
-        let operation = Operation(&self.request);
+        let operation = Operation(self.request);
         if self.interrupted {
             return Err(Error::new(
                 ErrorKind::Interrupted,
@@ -119,7 +96,7 @@ impl Exchange {
                 "the table changed while it was read",
             ));
         }
-        match &self.request {
+        match self.request {
             // By the kernel's word or, where that was lost, by the list of those that still run.
             Request::DeleteDaemon(_) if self.runs && !self.acknowledged => {
                 Err(Error::malformed(operation, "not acknowledged, and the daemon still runs"))
@@ -136,26 +113,26 @@ impl Exchange {
     }
 
     fn take_reply(&mut self, answer: &[u8], hand_on: impl FnOnce(Reply)) -> Result<(), Error> {
-        let operation = Operation(&self.request);
+        let operation = Operation(self.request);
         let Some((header, payload)) = answer.split_at_checked(GENL_HEADER) else {
             return Err(Error::malformed(operation, "an answer without generic netlink header"));
         };
         let command = Command(header[0]);
-        let expected = expected_reply(self.barrier.as_ref().unwrap_or(&self.request));
+        let expected = expected_reply(self.barrier.as_ref().unwrap_or(self.request));
         if expected.is_some_and(|expected| expected != command) {
             return Err(Error::malformed(
                 operation,
                 &format!("answered with {command}, which was not asked for"),
             ));
         }
-        let reply = match &self.request {
+        let reply = match self.request {
             // What else is asked is not of IPVS, so its answers are not either.
             Request::Other { .. } => Reply::Other { command, payload: payload.to_vec() },
             _ => Reply::parse(command, payload, self.service_family())
                 .map_err(|error| Error::parse(operation, error))?,
         };
         self.replies += 1;
-        if let (Request::DeleteDaemon(role), Reply::Daemon(entry)) = (&self.request, &reply) {
+        if let (Request::DeleteDaemon(role), Reply::Daemon(entry)) = (self.request, &reply) {
             self.runs |= entry.daemon.role == *role;
         }
         hand_on(reply);
@@ -172,7 +149,7 @@ impl Exchange {
             None => {}
             Some(code) => {
                 let extended = extended_acknowledgement(error, flags);
-                let request = self.barrier.as_ref().filter(|_| of_barrier).unwrap_or(&self.request);
+                let request = self.barrier.as_ref().filter(|_| of_barrier).unwrap_or(self.request);
                 let error = Error::kernel(request, code.get().saturating_neg(), extended);
                 self.fail(error);
             }
@@ -187,7 +164,7 @@ impl Exchange {
     }
 
     fn service_family(&self) -> Option<AddressFamily> {
-        match &self.request {
+        match self.request {
             Request::ListDestinations(key) => Some(key.family()),
             _ => None,
         }
@@ -207,12 +184,12 @@ const fn expected_reply(request: &Request) -> Option<Command> {
 }
 
 /// Whether a request changes nothing, so that it may be repeated.
-pub(crate) const fn is_read(request: &Request) -> bool {
+pub(super) const fn is_read(request: &Request) -> bool {
     expected_reply(request).is_some()
 }
 
 /// The kernel's words in an error message with these header flags.
-pub(crate) fn extended_acknowledgement(error: &ErrorMessage, flags: u16) -> Option<String> {
+pub(super) fn extended_acknowledgement(error: &ErrorMessage, flags: u16) -> Option<String> {
     if flags & NLM_F_ACK_TLVS == 0 {
         return None;
     }

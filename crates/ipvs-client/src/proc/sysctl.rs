@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use crate::{Error, ErrorKind, error::errno, namespace::Namespace};
+use super::namespace::Namespace;
+use crate::{Error, ErrorKind, error::errno};
 
 /// Shows each thread the settings of its own network namespace.
 const DIRECTORY: &str = "/proc/sys/net/ipv4/vs";
@@ -279,7 +280,7 @@ mod private {
     /// How the kernel writes and reads a value.
     pub trait Text: Sized {
         fn parse(text: &str) -> Option<Self>;
-        fn text(&self) -> String;
+        fn text(self) -> String;
     }
 }
 
@@ -291,8 +292,8 @@ impl private::Text for bool {
         text.parse::<i32>().ok().map(|number| number != 0)
     }
 
-    fn text(&self) -> String {
-        u8::from(*self).to_string()
+    fn text(self) -> String {
+        u8::from(self).to_string()
     }
 }
 
@@ -303,7 +304,7 @@ impl private::Text for i32 {
         text.parse().ok()
     }
 
-    fn text(&self) -> String {
+    fn text(self) -> String {
         self.to_string()
     }
 }
@@ -315,7 +316,7 @@ impl private::Text for u64 {
         text.parse().ok()
     }
 
-    fn text(&self) -> String {
+    fn text(self) -> String {
         self.to_string()
     }
 }
@@ -327,8 +328,8 @@ impl private::Text for String {
         Some(text.to_owned())
     }
 
-    fn text(&self) -> String {
-        self.clone()
+    fn text(self) -> String {
+        self
     }
 }
 
@@ -339,7 +340,7 @@ impl private::Text for Duration {
         text.parse().ok().map(Self::from_secs)
     }
 
-    fn text(&self) -> String {
+    fn text(self) -> String {
         self.as_secs().to_string()
     }
 }
@@ -357,8 +358,8 @@ impl private::Text for DefenseMode {
         })
     }
 
-    fn text(&self) -> String {
-        (*self as u8).to_string()
+    fn text(self) -> String {
+        (self as u8).to_string()
     }
 }
 
@@ -370,7 +371,7 @@ impl private::Text for SyncThreshold {
         Some(Self { threshold: threshold.parse().ok()?, period: period.trim().parse().ok()? })
     }
 
-    fn text(&self) -> String {
+    fn text(self) -> String {
         self.to_string()
     }
 }
@@ -403,10 +404,10 @@ pub(crate) fn read<T: SysctlValue>(namespace: &Namespace, sysctl: Sysctl<T>) -> 
 pub(crate) fn write<T: SysctlValue>(
     namespace: &Namespace,
     sysctl: Sysctl<T>,
-    value: &T,
+    value: T,
 ) -> Result<(), Error> {
     let operation = format!("setting {sysctl}");
-    if !(sysctl.allowed)(value) {
+    if !(sysctl.allowed)(&value) {
         let text = format!("it must be {}, not {}", sysctl.rule, value.text());
         return Err(Error::new(ErrorKind::Invalid, operation, &text));
     }
@@ -447,10 +448,10 @@ pub(crate) fn prepare_kube_proxy(namespace: &Namespace) -> Result<Vec<SysctlChan
         for sysctl in
             [Sysctl::CONNTRACK, Sysctl::EXPIRE_NODEST_CONN, Sysctl::EXPIRE_QUIESCENT_TEMPLATE]
         {
-            changes.extend(difference(sysctl, &true)?);
+            changes.extend(difference(sysctl, true)?);
         }
         if wants_no_reuse(version) {
-            changes.extend(difference(Sysctl::CONN_REUSE_MODE, &0)?);
+            changes.extend(difference(Sysctl::CONN_REUSE_MODE, 0)?);
         }
         for SysctlChange { sysctl, after, .. } in &changes {
             // Allowed as they are.
@@ -466,13 +467,14 @@ fn wants_no_reuse(version: (u32, u32)) -> bool {
 }
 
 /// What it takes to give a setting a value.
-fn difference<T>(sysctl: Sysctl<T>, value: &T) -> Result<Option<SysctlChange>, Error>
+fn difference<T>(sysctl: Sysctl<T>, value: T) -> Result<Option<SysctlChange>, Error>
 where
     T: SysctlValue + PartialEq,
 {
     let (current, before) = read_here(sysctl)?;
+    let differs = current != value;
     let change = SysctlChange { sysctl: sysctl.info, before, after: value.text() };
-    Ok((current != *value).then_some(change))
+    Ok(differs.then_some(change))
 }
 
 /// Reads a setting in the namespace of the calling thread: its value, and its text.
@@ -592,11 +594,11 @@ mod tests {
     fn what_no_kernel_takes_is_refused_before() {
         let here = Namespace::current();
         let errors = [
-            write(&here, Sysctl::SYNC_PORTS, &3),
-            write(&here, Sysctl::SYNC_THRESHOLD, &SyncThreshold { threshold: 50, period: 50 }),
-            write(&here, Sysctl::SYNC_REFRESH_PERIOD, &Duration::from_millis(1500)),
-            write(&here, Sysctl::EST_CPULIST, &"0\n1".to_owned()),
-            write(&here, Sysctl::CONN_REUSE_MODE, &4),
+            write(&here, Sysctl::SYNC_PORTS, 3),
+            write(&here, Sysctl::SYNC_THRESHOLD, SyncThreshold { threshold: 50, period: 50 }),
+            write(&here, Sysctl::SYNC_REFRESH_PERIOD, Duration::from_millis(1500)),
+            write(&here, Sysctl::EST_CPULIST, "0\n1".to_owned()),
+            write(&here, Sysctl::CONN_REUSE_MODE, 4),
         ];
         for error in errors.map(Result::unwrap_err) {
             assert_eq!((error.kind(), error.errno()), (ErrorKind::Invalid, None));

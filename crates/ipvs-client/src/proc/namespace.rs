@@ -1,4 +1,4 @@
-//! The network namespace of a client, for what the kernel tells in /proc only.
+//! The network namespace of a client, for what the kernel reports in /proc only.
 
 use std::{
     fs::{self, File},
@@ -27,8 +27,7 @@ impl Namespace {
     }
 
     /// Runs a closure that looks at /proc/thread-self/net or /proc/sys/net, which show each thread
-    /// its own namespace: at once where the calling thread is in this one, else on a thread that
-    /// enters it, which takes `CAP_SYS_ADMIN`.
+    /// its own namespace, in this one: see [`run_in`].
     ///
     /// A file that the closure opens stays one of this namespace wherever it is read.
     pub(crate) fn run<T: Send>(
@@ -46,28 +45,39 @@ impl Namespace {
                 error,
             )
         })?;
-        if is_current(there).unwrap_or(false) {
-            return closure();
-        }
-        let entered = move || {
-            enter(there.as_fd(), operation)?;
-            closure()
-        };
-        std::thread::scope(|scope| {
-            std::thread::Builder::new()
-                .name("ipvs-namespace".to_owned())
-                .spawn_scoped(scope, entered)
-                .map_err(|error| {
-                    Error::file(operation, ErrorKind::Os, "no thread could be started", error)
-                })?
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        run_in(there.as_fd(), operation, closure)
     }
 }
 
+/// Runs a closure in a network namespace: at once where the calling thread is in it, else on a
+/// thread that enters it, which takes `CAP_SYS_ADMIN`.
+pub(crate) fn run_in<T: Send>(
+    namespace: BorrowedFd<'_>,
+    operation: &str,
+    closure: impl FnOnce() -> Result<T, Error> + Send,
+) -> Result<T, Error> {
+    // Where that cannot be told, the kernel decides.
+    if is_current(namespace).unwrap_or(false) {
+        return closure();
+    }
+    let entered = move || {
+        enter(namespace, operation)?;
+        closure()
+    };
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("ipvs-namespace".to_owned())
+            .spawn_scoped(scope, entered)
+            .map_err(|error| {
+                Error::file(operation, ErrorKind::Os, "no thread could be started", error)
+            })?
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// Moves the calling thread into a namespace, for good.
-pub(crate) fn enter(namespace: BorrowedFd<'_>, operation: &str) -> Result<(), Error> {
+fn enter(namespace: BorrowedFd<'_>, operation: &str) -> Result<(), Error> {
     setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|number| {
         let (kind, text) = match number as i32 {
             errno::PERM => (
@@ -81,7 +91,8 @@ pub(crate) fn enter(namespace: BorrowedFd<'_>, operation: &str) -> Result<(), Er
     })
 }
 
-fn is_current(there: &File) -> io::Result<bool> {
-    let (here, there) = (fs::metadata(OWN)?, there.metadata()?);
+fn is_current(namespace: BorrowedFd<'_>) -> io::Result<bool> {
+    let here = fs::metadata(OWN)?;
+    let there = File::from(namespace.try_clone_to_owned()?).metadata()?;
     Ok((here.dev(), here.ino()) == (there.dev(), there.ino()))
 }

@@ -1,4 +1,4 @@
-//! The connection table, which the kernel tells in /proc only.
+//! The connection table, which the kernel reports in /proc only.
 
 use std::{
     fs::File,
@@ -7,7 +7,8 @@ use std::{
 
 use ipvs_table::Connection;
 
-use crate::{Error, ErrorKind, namespace::Namespace, observe::open};
+use super::{file::open, namespace::Namespace};
+use crate::{Error, ErrorKind};
 
 /// Longer than any line of the kernel's: three IPv6 addresses and 255 bytes of persistence data make
 /// some 450 bytes.
@@ -44,7 +45,6 @@ impl Connections {
     }
 
     /// What is being done, for errors.
-    #[cfg(feature = "_async")]
     pub(crate) fn operation(&self) -> &'static str {
         self.0.source.operation
     }

@@ -1,14 +1,14 @@
-//! The counters of all services together, which the kernel tells in /proc only.
+//! The counters of all services together, which the kernel reports in /proc only.
 
 use std::{collections::BTreeMap, io::Read};
 
 use ipvs_packet::Statistics;
 
-use crate::{
-    Error,
+use super::{
+    file::{open, refused},
     namespace::Namespace,
-    observe::{open, refused},
 };
+use crate::Error;
 
 const TOTALS: &str = "/proc/thread-self/net/ip_vs_stats";
 const CPU_TOTALS: &str = "/proc/thread-self/net/ip_vs_stats_percpu";
@@ -22,7 +22,7 @@ pub struct CpuTotals {
     /// By the number of the CPU, 0 and up: counters as they are at this moment. The kernel has no
     /// rates by CPU; they are 0.
     pub cpus: BTreeMap<u32, Statistics>,
-    /// Of all CPUs: what [`Client::totals`](crate::Client::totals) tells, up to two seconds old.
+    /// Of all CPUs: what [`Client::totals`](crate::Client::totals) returns, up to two seconds old.
     pub total: Statistics,
 }
 

@@ -3,12 +3,14 @@
 use ipvs_packet::Request;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 
+use super::{
+    exchange::{extended_acknowledgement, is_read},
+    message::{self, GENL_HEADER, NETLINK_HEADER},
+};
 use crate::{
     Error, ErrorKind,
     error::{Operation, errno},
-    exchange::{extended_acknowledgement, is_read},
-    retry::explain,
-    wire::{self, GENL_HEADER, NETLINK_HEADER},
+    proc::modules::LoadedModules,
 };
 
 /// How many writes go into one datagram at most: enough that system calls no longer count, and few
@@ -60,7 +62,7 @@ impl std::fmt::Debug for BatchOptions<'_> {
     }
 }
 
-/// A batch under way. It does no I/O: a line asks it for datagrams and hands it the answers.
+/// A batch under way. It does no I/O: it makes datagrams and takes in the answers.
 ///
 /// Only failures answer, and the last write of a datagram. The kernel carries the writes out in
 /// order, so when the last has answered, those that did not answer have succeeded.
@@ -75,8 +77,8 @@ pub(crate) struct Batch<'a, 'b> {
     sent: Vec<usize>,
     /// The sequence number of the first of them.
     first: u32,
-    /// Whether the family was looked up again.
-    resolved: bool,
+    /// The position of the first write of the datagram after which the family was looked up last.
+    looked_up_after: Option<usize>,
 }
 
 impl<'a, 'b> Batch<'a, 'b> {
@@ -96,7 +98,7 @@ impl<'a, 'b> Batch<'a, 'b> {
             datagram: Vec::new(),
             sent: Vec::new(),
             first: 0,
-            resolved: false,
+            looked_up_after: None,
         }
     }
 
@@ -124,7 +126,7 @@ impl<'a, 'b> Batch<'a, 'b> {
             last = self.datagram.len();
             *sequence = sequence.wrapping_add(1);
             // It answers only if it fails.
-            wire::append(&mut self.datagram, family, *sequence, NLM_F_REQUEST, write);
+            message::append(&mut self.datagram, family, *sequence, NLM_F_REQUEST, write);
             self.sent.push(self.outcomes.len());
             self.outcomes.push(Ok(()));
         }
@@ -133,7 +135,13 @@ impl<'a, 'b> Batch<'a, 'b> {
             // Its acknowledgement may be lost, so that it cannot be the one that is waited for.
             last = self.datagram.len();
             *sequence = sequence.wrapping_add(1);
-            wire::append(&mut self.datagram, family, *sequence, NLM_F_REQUEST, &Request::GetInfo);
+            message::append(
+                &mut self.datagram,
+                family,
+                *sequence,
+                NLM_F_REQUEST,
+                &Request::GetInfo,
+            );
         }
         let flags = NLM_F_REQUEST | NLM_F_ACK;
         self.datagram[last + 6..last + 8].copy_from_slice(&flags.to_ne_bytes());
@@ -157,7 +165,7 @@ impl<'a, 'b> Batch<'a, 'b> {
             let write = &self.writes[position];
             let extended = extended_acknowledgement(error, message.header.flags);
             let failure = Error::kernel(write, code.get().saturating_neg(), extended);
-            self.outcomes[position] = Err(explain(write, failure));
+            self.outcomes[position] = Err(failure);
         }
         // The last write, or behind it the one that is sure to be answered.
         let barrier = match self.sent.last() {
@@ -177,13 +185,17 @@ impl<'a, 'b> Batch<'a, 'b> {
         }
     }
 
-    /// Whether the datagram may have gone to a family that is no more.
-    ///
-    /// Told once: then the caller looks the family up.
+    /// Whether the datagram may have gone to a family that is no more, so that it has to be looked
+    /// up. True only once for each datagram, however often it is sent.
     pub(crate) fn lost_family(&mut self) -> bool {
-        let gone = |&position: &usize| matches!(&self.outcomes[position], Err(error) if error.errno() == Some(errno::NOENT));
-        let lost = !self.resolved && self.sent.iter().all(gone);
-        self.resolved |= lost;
+        let first = self.sent.first().copied();
+        let gone = |&position: &usize| {
+            self.outcomes[position].as_ref().is_err_and(|error| error.errno() == Some(errno::NOENT))
+        };
+        let lost = self.looked_up_after != first && self.sent.iter().all(gone);
+        if lost {
+            self.looked_up_after = first;
+        }
         lost
     }
 
@@ -217,8 +229,21 @@ impl<'a, 'b> Batch<'a, 'b> {
         }
     }
 
-    /// Tells how far it got.
-    pub(crate) fn tell(&mut self) {
+    /// Says of the datagram's failures what only the list of loaded modules can say.
+    pub(crate) fn explain(&mut self, modules: &LoadedModules) {
+        for &position in &self.sent {
+            // The datagram may have to be sent again.
+            let Some(outcome) = self.outcomes.get_mut(position) else { return };
+            if outcome.is_err() {
+                let write = &self.writes[position];
+                let failed = std::mem::replace(outcome, Ok(()));
+                *outcome = failed.map_err(|error| modules.explain(write, error));
+            }
+        }
+    }
+
+    /// Reports how far it got.
+    pub(crate) fn report_progress(&mut self) {
         let known = self.outcomes.len();
         if let Some(progress) = &mut self.options.progress {
             progress(known);

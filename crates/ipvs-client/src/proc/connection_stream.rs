@@ -1,12 +1,7 @@
 //! The connection table for async programs.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-    vec,
-};
+use std::vec;
 
-use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
 use crate::{Connection, Connections, Error, ErrorKind};
@@ -41,7 +36,7 @@ impl Connections {
     }
 }
 
-/// The connection table as a [`Stream`]: see [`Connections::stream`].
+/// The connection table, connection by connection: see [`Connections::stream`].
 #[derive(Debug)]
 pub struct ConnectionStream {
     receiver: mpsc::Receiver<Vec<Result<Connection, Error>>>,
@@ -51,23 +46,11 @@ pub struct ConnectionStream {
 impl ConnectionStream {
     /// The next connection; `None` at the end. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Connection, Error>> {
-        StreamExt::next(self).await
-    }
-}
-
-impl Stream for ConnectionStream {
-    type Item = Result<Connection, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             if let Some(connection) = self.parcel.next() {
-                return Poll::Ready(Some(connection));
+                return Some(connection);
             }
-            match self.receiver.poll_recv(context) {
-                Poll::Ready(Some(parcel)) => self.parcel = parcel.into_iter(),
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => return Poll::Pending,
-            }
+            self.parcel = self.receiver.recv().await?.into_iter();
         }
     }
 }

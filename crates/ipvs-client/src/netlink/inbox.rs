@@ -11,7 +11,8 @@ use netlink_packet_core::NetlinkMessage;
 use netlink_sys::Socket as NetlinkSocket;
 use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg};
 
-use crate::{error::errno, socket::uninterrupted, wire};
+use super::{message, uninterrupted};
+use crate::error::errno;
 
 /// The kernel makes none longer.
 const DATAGRAM: usize = 32 * 1024;
@@ -21,11 +22,13 @@ const DATAGRAMS: usize = 2;
 
 /// A socket's receive buffer on our side.
 #[derive(Default)]
-pub(crate) struct Inbox {
+pub(super) struct Inbox {
     /// Room for so many datagrams, one after the other; empty until it is used.
     room: Vec<u8>,
     /// What of the room is received and not yet read, datagram by datagram.
     unread: VecDeque<Range<usize>>,
+    /// How many datagrams were begun to be read.
+    begun: u64,
 }
 
 impl Inbox {
@@ -35,7 +38,7 @@ impl Inbox {
     ///
     /// ENOBUFS where the kernel dropped answers or a datagram does not fit, and what of a datagram
     /// is no message; the next call goes on behind it.
-    pub(crate) fn next(
+    pub(super) fn next(
         &mut self,
         netlink: &NetlinkSocket,
     ) -> io::Result<Option<NetlinkMessage<&[u8]>>> {
@@ -44,20 +47,26 @@ impl Inbox {
             if self.unread.is_empty() && !self.receive(netlink)? {
                 return Ok(None);
             }
+            self.begun += 1;
         }
         let Some(datagram) = self.unread.front_mut() else { return Ok(None) };
         let bytes = &self.room[datagram.clone()];
-        let first = wire::first(bytes);
+        let first = message::first(bytes);
         // Behind one that cannot be read, nothing can.
         datagram.start = match &first {
-            Ok(message) => datagram.start + wire::step(message.header.length, bytes),
+            Ok(message) => datagram.start + message::step(message.header.length, bytes),
             Err(_) => datagram.end,
         };
         first.map(Some)
     }
 
+    /// The number of the datagram in which the last message came.
+    pub(super) fn datagram(&self) -> u64 {
+        self.begun
+    }
+
     /// Takes in whatever there is, unread.
-    pub(crate) fn clear(&mut self, netlink: &NetlinkSocket) {
+    pub(super) fn clear(&mut self, netlink: &NetlinkSocket) {
         self.unread.clear();
         // An overrun is no end, any other error is.
         while match self.receive(netlink) {
@@ -95,7 +104,7 @@ impl Inbox {
                 _ => cut = true,
             }
         }
-        // As bad as one that was dropped, and told like that: at once.
+        // As bad as one that was dropped, and reported like that: at once.
         if cut {
             return Err(io::Error::from_raw_os_error(errno::NOBUFS));
         }
@@ -172,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_message_is_told_and_ends_its_datagram_only() {
+    fn a_broken_message_is_reported_and_ends_its_datagram_only() {
         for broken in [&[1, 2, 3][..], &4u32.to_ne_bytes(), &message(2, &[0; 64])[..40]] {
             let mut pair = Pair::new();
             pair.send(&[&message(1, b"well"), broken].concat());
@@ -196,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_datagram_that_was_cut_is_told() {
+    fn a_datagram_that_was_cut_is_reported() {
         let mut pair = Pair::new();
         pair.send(&message(1, &[0; DATAGRAM - 16]));
         pair.send(&message(2, &[0; DATAGRAM - 12]));

@@ -1,0 +1,29 @@
+//! The kernel's IPVS over one netlink socket.
+//!
+//! [`Socket`](socket::Socket) is opened, [`Direct`](direct::Direct) asks over it, one request after
+//! the other. The rules of a request's answers ([`exchange`]), of many writes in a datagram
+//! ([`batch`]) and of a snapshot ([`snapshot`]) do no I/O.
+
+pub(crate) mod batch;
+pub(crate) mod direct;
+mod exchange;
+mod family;
+#[cfg(test)]
+mod faults;
+mod inbox;
+mod message;
+pub(crate) mod reply;
+pub(crate) mod snapshot;
+pub(crate) mod socket;
+
+use std::io;
+
+/// Repeats a system call that a signal interrupted.
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}

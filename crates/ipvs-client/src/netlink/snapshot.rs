@@ -1,0 +1,204 @@
+//! How a snapshot of the table is taken while others change it.
+//!
+//! The kernel lists in steps and does not say when the table changes in between. Then a list may
+//! lack what nobody touched, or repeat it. So the services are listed again until a list brings no
+//! news. What only a later list has is read and taken in; what it lacks is asked for by itself. So
+//! nothing starts anew, and what nobody touches is missing only if every list lacks it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use ipvs_packet::{
+    Destination, DestinationEntry, DestinationKey, Reply, Request, ServiceEntry, ServiceKey,
+};
+use ipvs_table::{ServiceSnapshot, Snapshot};
+
+use super::{
+    direct::{Answer, Direct},
+    reply,
+};
+use crate::{Error, ErrorKind};
+
+/// How often the services are listed at most, and the destinations of one.
+const LOOKS: usize = 6;
+
+/// A snapshot that is being taken.
+#[derive(Default)]
+pub(crate) struct SnapshotBuilder {
+    snapshot: Snapshot,
+    questions: VecDeque<Question>,
+    /// How often the services were listed.
+    looks: usize,
+    /// The services that differ from what was known before the last look.
+    news: BTreeSet<ServiceKey>,
+    /// What was seen so far of a long list of destinations.
+    long_list: Option<LongList>,
+}
+
+/// What is asked about a service.
+enum Question {
+    /// What are its destinations?
+    Destinations(ServiceKey),
+    /// Is it there?
+    Service(ServiceKey),
+}
+
+/// A service in a look after the first; what it looks like only if it differs.
+type Look = (ServiceKey, Option<Box<ServiceEntry>>);
+
+impl SnapshotBuilder {
+    /// Asks the next question. Returns false where there is none.
+    pub(crate) fn ask_next(&mut self, direct: &mut Direct) -> Result<bool, Error> {
+        match self.questions.pop_front() {
+            Some(Question::Destinations(key)) => {
+                let list = Request::ListDestinations(key);
+                self.take_destinations(key, direct.ask(&list, reply::destination)?);
+            }
+            Some(Question::Service(key)) => {
+                match direct.run(&Request::GetService(key), reply::service) {
+                    Ok(entries) => entries.into_iter().for_each(|entry| self.take_service(entry)),
+                    Err(error) if error.kind() == ErrorKind::ServiceNotFound => self.remove(&key),
+                    Err(error) => return Err(error),
+                }
+            }
+            None if self.looks == 0 => {
+                self.looks = 1;
+                self.take_first_look(direct.run(&Request::ListServices, reply::service)?);
+            }
+            None if self.looks == 1 || !self.news.is_empty() && self.looks < LOOKS => {
+                self.looks += 1;
+                let look = direct.run(&Request::ListServices, |reply| self.compare(reply))?;
+                self.take_look(look);
+            }
+            None => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The snapshot, after the last question.
+    pub(crate) fn finish(mut self) -> Snapshot {
+        self.snapshot.uncertain.append(&mut self.news);
+        self.snapshot
+    }
+
+    fn take_first_look(&mut self, entries: Vec<ServiceEntry>) {
+        for entry in entries {
+            let key = *entry.service.key();
+            let new = ServiceSnapshot::new(entry, Vec::new());
+            if self.snapshot.services.insert(key, new).is_none() {
+                self.questions.push_back(Question::Destinations(key));
+            }
+        }
+    }
+
+    /// What a look keeps of a reply.
+    fn compare(&self, reply: Reply) -> Option<Look> {
+        let entry = reply::service(reply)?;
+        let known = self.snapshot.service(entry.service.key());
+        let same = known.is_some_and(|known| known.entry.service == entry.service);
+        Some((*entry.service.key(), (!same).then(|| Box::new(entry))))
+    }
+
+    fn take_look(&mut self, look: Vec<Look>) {
+        self.news.clear();
+        let known: Vec<_> = self.snapshot.services.keys().copied().collect();
+        let mut seen = BTreeSet::new();
+        for (key, different) in look {
+            seen.insert(key);
+            if let Some(entry) = different {
+                self.take_news(*entry);
+            }
+        }
+        let missed = known.into_iter().filter(|key| !seen.contains(key));
+        self.questions.extend(missed.map(Question::Service));
+    }
+
+    /// The answer about one service.
+    fn take_service(&mut self, entry: ServiceEntry) {
+        let known = self.snapshot.service(entry.service.key());
+        if known.is_none_or(|known| known.entry.service != entry.service) {
+            self.take_news(entry);
+        }
+    }
+
+    /// A service that is not known, or that differs: it may be another one of the same key, with
+    /// other destinations.
+    fn take_news(&mut self, entry: ServiceEntry) {
+        let key = *entry.service.key();
+        if self.news.insert(key) {
+            self.questions.push_back(Question::Destinations(key));
+        }
+        self.snapshot.services.insert(key, ServiceSnapshot::new(entry, Vec::new()));
+    }
+
+    fn remove(&mut self, key: &ServiceKey) {
+        self.snapshot.services.remove(key);
+        self.snapshot.uncertain.remove(key);
+        self.news.insert(*key);
+    }
+
+    fn take_destinations(&mut self, key: ServiceKey, answer: Answer<DestinationEntry>) {
+        let Answer { replies, datagrams } = answer;
+        if replies.is_empty() {
+            // The kernel's answer for a service that is gone, too.
+            self.questions.push_front(Question::Service(key));
+        }
+        // In one datagram it is whole.
+        if datagrams <= 1 {
+            self.long_list = None;
+            return self.put(key, replies, true);
+        }
+        let list = self.long_list.get_or_insert_default();
+        let agrees = list.take(replies);
+        if agrees || list.looks == LOOKS {
+            let destinations = std::mem::take(list).finish();
+            self.long_list = None;
+            self.put(key, destinations, agrees);
+        } else {
+            self.questions.push_front(Question::Destinations(key));
+        }
+    }
+
+    fn put(&mut self, key: ServiceKey, destinations: Vec<DestinationEntry>, certain: bool) {
+        let Some(service) = self.snapshot.services.get_mut(&key) else { return };
+        *service = ServiceSnapshot::new(service.entry.clone(), destinations);
+        match certain {
+            true => self.snapshot.uncertain.remove(&key),
+            false => self.snapshot.uncertain.insert(key),
+        };
+    }
+}
+
+/// A list of destinations that takes more than one datagram, read until two looks agree.
+#[derive(Default)]
+struct LongList {
+    looks: usize,
+    /// What the last look saw; `None` where it saw something twice, so that the list was changed
+    /// meanwhile.
+    last: Option<BTreeMap<DestinationKey, Destination>>,
+    /// What any look saw, as it was seen last.
+    seen: BTreeMap<DestinationKey, DestinationEntry>,
+}
+
+impl LongList {
+    /// Takes in another look. Returns whether it agrees with the one before.
+    fn take(&mut self, look: Vec<DestinationEntry>) -> bool {
+        self.looks += 1;
+        let count = look.len();
+        let settings: BTreeMap<_, _> =
+            look.iter().map(|entry| (entry.destination.key, entry.destination.clone())).collect();
+        let settings = Some(settings).filter(|settings| settings.len() == count);
+        let agrees = settings.is_some() && settings == self.last;
+        if agrees {
+            self.seen.clear();
+        }
+        // Of two with one key the last one counts, as in a snapshot.
+        self.seen.extend(look.into_iter().map(|entry| (entry.destination.key, entry)));
+        self.last = settings;
+        agrees
+    }
+
+    /// The last look if it agreed with the one before, else all that was ever seen.
+    fn finish(self) -> Vec<DestinationEntry> {
+        self.seen.into_values().collect()
+    }
+}

@@ -1,0 +1,25 @@
+//! Files of ip_vs in /proc.
+
+use std::{fs::File, io};
+
+use crate::{Error, ErrorKind};
+
+/// Opens a file of ip_vs.
+pub(super) fn open(operation: &str, path: &str) -> Result<File, Error> {
+    File::open(path).map_err(|error| refused(operation, error))
+}
+
+/// What it means that a file of ip_vs cannot be read.
+pub(super) fn refused(operation: &str, error: io::Error) -> Error {
+    let (kind, text) = match error.kind() {
+        io::ErrorKind::NotFound => (
+            ErrorKind::NotAvailable,
+            "the kernel does not tell it: ip_vs is not loaded, or /proc is not mounted",
+        ),
+        io::ErrorKind::PermissionDenied => {
+            (ErrorKind::PermissionDenied, "the kernel does not tell it to this user")
+        }
+        _ => (ErrorKind::Os, "the file cannot be read"),
+    };
+    Error::file(operation, kind, text, error)
+}
