@@ -212,12 +212,10 @@ impl Table {
         let client = blocking::Client::connect_in(&namespace).unwrap();
         if matches!(phase, Phase::Load) {
             // So that nobody's time has the loading of the scheduler's module in it.
-            client.batch(&self.writes(phase)[..1]);
+            client.batch(&self.writes(phase)[..1]).into_result().unwrap();
             client.flush().unwrap();
         } else {
-            for outcome in client.batch(&self.writes(Phase::Load)) {
-                outcome.unwrap();
-            }
+            client.batch(&self.writes(Phase::Load)).into_result().unwrap();
         }
         namespace
     }
@@ -257,7 +255,7 @@ fn ours(table: Table, phase: Phase) -> Option<Duration> {
             Phase::Read | Phase::Watch => {
                 drop(black_box((client.snapshot().await.unwrap(), kept)));
             }
-            _ => client.batch(&writes).await.into_iter().for_each(|outcome| outcome.unwrap()),
+            _ => client.batch(&writes).await.into_result().unwrap(),
         }
         start.elapsed()
     });
@@ -279,7 +277,7 @@ fn ours_blocking(table: Table, phase: Phase) -> Option<Duration> {
     let start = Instant::now();
     match phase {
         Phase::Read | Phase::Watch => drop(black_box((client.snapshot().unwrap(), kept))),
-        _ => client.batch(&writes).into_iter().for_each(|outcome| outcome.unwrap()),
+        _ => client.batch(&writes).into_result().unwrap(),
     }
     let time = start.elapsed();
     table.check(&namespace, phase);

@@ -65,16 +65,12 @@ fn load(services: u16, destinations: u16) -> Vec<Request> {
 
 async fn batch_of_none_one_and_many(_: NetNs, client: Client) -> Outcome {
     assert!(client.batch(&[]).await.is_empty());
-    for outcome in client.batch(&load(1, 0)).await {
-        outcome?;
-    }
+    client.batch(&load(1, 0)).await.into_result()?;
     client.flush().await?;
     let writes = load(500, 10);
     let outcomes = client.batch(&writes).await;
     assert_eq!(outcomes.len(), 5_500);
-    for outcome in outcomes {
-        outcome?;
-    }
+    outcomes.into_result()?;
     assert_eq!(client.services().await?.len(), 500);
     assert_eq!(client.destinations(service(77).key()).await?.len(), 10);
     // Again, everything is there already: 5,500 failures, each its own.
@@ -157,9 +153,7 @@ async fn batch_with_the_smallest_buffer(namespace: NetNs, client: Client) -> Out
     let socket = Socket::open_in(&namespace)?;
     socket.set_receive_buffer(0)?;
     let small = Client::from_socket(socket);
-    for outcome in small.batch(&load(300, 3)).await {
-        outcome?;
-    }
+    small.batch(&load(300, 3)).await.into_result()?;
     for outcome in small.batch(&load(300, 3)).await {
         assert_eq!(outcome.expect_err("it is there").kind(), ErrorKind::AlreadyExists);
     }
@@ -200,9 +194,7 @@ async fn batch_that_ends_with_a_daemon(namespace: NetNs, client: Client) -> Outc
     let stop = Request::DeleteDaemon(DaemonRole::BACKUP);
     // The kernel forgets to acknowledge the stop; the batch ends all the same.
     for _ in 0..10 {
-        for outcome in client.batch(&[start.clone(), stop.clone()]).await {
-            outcome?;
-        }
+        client.batch(&[start.clone(), stop.clone()]).await.into_result()?;
     }
     let outcomes = client.batch(&[start, stop.clone(), stop]).await;
     let kinds: Vec<_> =
@@ -233,17 +225,13 @@ async fn batch_dropped_half_way(_: NetNs, client: Client) -> Outcome {
 
 async fn snapshot_of_everything(_: NetNs, client: Client) -> Outcome {
     assert!(client.snapshot().await?.services.is_empty());
-    for outcome in client.batch(&load(150, 3)).await {
-        outcome?;
-    }
+    client.batch(&load(150, 3)).await.into_result()?;
     // One whose list takes more than a datagram.
     let long = Service::new(key("-u 10.0.0.185:53"));
     client.add_service(&long).await?;
     let writes: Vec<_> =
         (1..=300).map(|number| Request::NewDestination(*long.key(), destination(number))).collect();
-    for outcome in client.batch(&writes).await {
-        outcome?;
-    }
+    client.batch(&writes).await.into_result()?;
     let snapshot = client.snapshot().await?;
     assert!(snapshot.is_certain());
     assert_eq!(snapshot.services.len(), 151);
@@ -268,9 +256,7 @@ async fn snapshot_of_everything(_: NetNs, client: Client) -> Outcome {
 /// nothing in its answers says so.
 async fn list_repeats_what_was_listed(namespace: NetNs, client: Client) -> Outcome {
     let key = *service(1).key();
-    for outcome in client.batch(&load(1, 200)).await {
-        outcome?;
-    }
+    client.batch(&load(1, 200)).await.into_result()?;
     let listed = namespace.run(|| -> Result<Vec<DestinationKey>, Failed> {
         let socket = open()?;
         let family = family(&socket)?;
@@ -302,9 +288,7 @@ async fn list_repeats_what_was_listed(namespace: NetNs, client: Client) -> Outco
 /// A snapshot that says that it is consistent has all that was there all the time, once.
 async fn snapshot_while_others_write(namespace: NetNs, client: Client) -> Outcome {
     let key = *service(1).key();
-    for outcome in client.batch(&load(1, 2_000)).await {
-        outcome?;
-    }
+    client.batch(&load(1, 2_000)).await.into_result()?;
     let stay: BTreeSet<_> = (1..=2_000).map(|number| destination(number).key).collect();
     let ended = Arc::new(AtomicBool::new(false));
     let writer = thread::spawn({
@@ -353,9 +337,7 @@ async fn blocking_client_does_the_same(namespace: NetNs, client: Client) -> Outc
     // No tokio in the way: a blocking call on this thread would be a mistake in a program, not here.
     let blocking = blocking::Client::connect_in(&namespace)?;
     assert_eq!(blocking.info()?, client.info().await?);
-    for outcome in blocking.batch(&load(20, 3)) {
-        outcome?;
-    }
+    blocking.batch(&load(20, 3)).into_result()?;
     assert_eq!(blocking.snapshot()?, client.snapshot().await?);
     assert_eq!(blocking.service(service(3).key())?, client.service(service(3).key()).await?);
     let error = blocking.service(service(99).key()).expect_err("it is not there");
@@ -378,9 +360,7 @@ async fn client_on_smol_does_the_same(namespace: NetNs, client: Client) -> Outco
     })
     .join()
     .map_err(|_| "a call panicked")?;
-    for outcome in outcomes {
-        outcome?;
-    }
+    outcomes.into_result()?;
     assert_eq!(snapshot?, client.snapshot().await?);
     assert_eq!(missing.expect_err("it is not there").kind(), ErrorKind::ServiceNotFound);
     Ok(())

@@ -79,8 +79,7 @@ async fn outlives_a_reload_of_ip_vs(namespace: NetNs, client: Client) -> Outcome
         match round {
             0 => drop(client.info().await?),
             1 => {
-                let outcomes = client.batch(&[Request::NewService(Service::new(key))]).await;
-                outcomes.into_iter().collect::<Result<(), _>>()?;
+                client.batch(&[Request::NewService(Service::new(key))]).await.into_result()?;
             }
             _ => assert!(client.snapshot().await?.services.is_empty()),
         }
@@ -108,9 +107,8 @@ async fn smallest_send_buffer(namespace: NetNs, _: Client) -> Outcome {
         .collect();
     let mut told = Vec::new();
     let mut tell = |known| told.push(known);
-    for outcome in small?.batch_with(&writes, BatchOptions::new().progress(&mut tell)).await {
-        outcome?;
-    }
+    let options = BatchOptions::new().progress(&mut tell);
+    small?.batch_with(&writes, options).await.into_result()?;
     assert!(told.len() > 3, "the usual datagrams: {told:?}");
     Ok(())
 }

@@ -21,7 +21,8 @@ use ipvs_packet::{
 use ipvs_table::{ServiceSnapshot, Snapshot};
 
 use crate::{
-    BatchOptions, Connections, CpuTotals, Error, Socket, Sysctl, SysctlChange, SysctlValue,
+    BatchOptions, BatchOutcomes, Connections, CpuTotals, Error, Socket, Sysctl, SysctlChange,
+    SysctlValue,
     netlink::{direct::Direct, snapshot::SnapshotBuilder},
     proc::{connections::Source, namespace::Namespace, statistics, sysctl},
 };
@@ -230,17 +231,13 @@ impl Client {
     }
 
     /// Carries out many writes in few system calls: see [`Client::batch`](crate::Client::batch).
-    pub fn batch(&self, writes: &[Request]) -> Vec<Result<(), Error>> {
+    pub fn batch(&self, writes: &[Request]) -> BatchOutcomes {
         self.batch_with(writes, BatchOptions::new())
     }
 
     /// As [`batch`](Self::batch), with options: see
     /// [`Client::batch_with`](crate::Client::batch_with).
-    pub fn batch_with(
-        &self,
-        writes: &[Request],
-        options: BatchOptions<'_>,
-    ) -> Vec<Result<(), Error>> {
+    pub fn batch_with(&self, writes: &[Request], options: BatchOptions<'_>) -> BatchOutcomes {
         let mut batch = self.turn().batch(writes, options);
         while self.turn().run_next(&mut batch) {}
         batch.finish()

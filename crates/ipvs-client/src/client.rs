@@ -10,7 +10,8 @@ use ipvs_table::{ServiceSnapshot, Snapshot};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
-    BatchOptions, Connections, CpuTotals, Error, Socket, Sysctl, SysctlChange, SysctlValue,
+    BatchOptions, BatchOutcomes, Connections, CpuTotals, Error, Socket, Sysctl, SysctlChange,
+    SysctlValue,
     netlink::{direct::Direct, snapshot::SnapshotBuilder},
     proc::{connections::Source, namespace::Namespace, statistics, sysctl},
 };
@@ -404,16 +405,12 @@ impl Client {
     /// [`Overrun`](crate::ErrorKind::Overrun).
     ///
     /// Equivalent to `ipvsadm -R`.
-    pub async fn batch(&self, writes: &[Request]) -> Vec<Result<(), Error>> {
+    pub async fn batch(&self, writes: &[Request]) -> BatchOutcomes {
         self.batch_with(writes, BatchOptions::new()).await
     }
 
     /// As [`batch`](Self::batch), with options: to stop at a failure, to report progress.
-    pub async fn batch_with(
-        &self,
-        writes: &[Request],
-        options: BatchOptions<'_>,
-    ) -> Vec<Result<(), Error>> {
+    pub async fn batch_with(&self, writes: &[Request], options: BatchOptions<'_>) -> BatchOutcomes {
         let mut batch = self.turn().await.batch(writes, options);
         while self.turn().await.run_next(&mut batch) {}
         batch.finish()

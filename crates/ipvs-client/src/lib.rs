@@ -100,7 +100,7 @@ pub use crate::watch::Watch;
 pub use crate::{
     client::Client,
     error::{Error, ErrorKind},
-    netlink::{batch::BatchOptions, socket::Socket},
+    netlink::{batch::BatchOptions, outcomes::BatchOutcomes, socket::Socket},
     proc::{
         connection_stream::ConnectionStream,
         connections::Connections,

@@ -73,7 +73,7 @@ impl VirtualService {
         let changes = self.plan(client).await?;
         let writes: Vec<Request> = changes.iter().cloned().map(Request::from).collect();
         let options = BatchOptions::new().stop_at_failure();
-        client.batch_with(&writes, options).await.into_iter().collect::<Result<(), Error>>()?;
+        client.batch_with(&writes, options).await.into_result()?;
         Ok(changes)
     }
 

@@ -6,6 +6,7 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPaylo
 use super::{
     exchange::{extended_acknowledgement, is_read},
     message::{self, GENL_HEADER, NETLINK_HEADER},
+    outcomes::BatchOutcomes,
 };
 use crate::{
     Error, ErrorKind,
@@ -32,7 +33,7 @@ pub struct BatchOptions<'a> {
 }
 
 impl<'a> BatchOptions<'a> {
-    /// Everything is tried, and nothing told meanwhile.
+    /// Everything is tried, and no progress is reported.
     pub fn new() -> Self {
         Self::default()
     }
@@ -46,10 +47,11 @@ impl<'a> BatchOptions<'a> {
         self
     }
 
-    /// Calls this after every datagram, with the number of writes whose outcome is known.
+    /// Calls this after every datagram, with the number of writes whose outcome is known. It must not
+    /// call the client that carries out the batch.
     #[must_use]
-    pub fn progress(mut self, tell: &'a mut (dyn FnMut(usize) + Send)) -> Self {
-        self.progress = Some(tell);
+    pub fn progress(mut self, report: &'a mut (dyn FnMut(usize) + Send)) -> Self {
+        self.progress = Some(report);
         self
     }
 }
@@ -251,13 +253,13 @@ impl<'a, 'b> Batch<'a, 'b> {
     }
 
     /// What came of each write, in order.
-    pub(crate) fn finish(self) -> Vec<Result<(), Error>> {
+    pub(crate) fn finish(self) -> BatchOutcomes {
         let mut outcomes = self.outcomes;
-        let text = "not sent, since the batch ended before";
+        let text = "not sent, because the batch ended at an earlier failure";
         let rest = &self.writes[outcomes.len()..];
         outcomes.extend(
             rest.iter().map(|write| Err(Error::new(ErrorKind::NotSent, Operation(write), text))),
         );
-        outcomes
+        BatchOutcomes::new(outcomes)
     }
 }

@@ -12,6 +12,7 @@ mod family;
 mod faults;
 mod inbox;
 mod message;
+pub(crate) mod outcomes;
 pub(crate) mod reply;
 pub(crate) mod snapshot;
 pub(crate) mod socket;
