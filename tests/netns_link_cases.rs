@@ -3,16 +3,20 @@
 use std::{
     collections::BTreeSet,
     fs,
-    future::Future,
+    future::{Future, poll_fn},
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket},
+    os::unix::fs::symlink,
+    pin::pin,
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
+    task::Poll,
+    time::{Duration, Instant},
 };
 
 use libtest_mimic::{Failed, Trial};
 use netns_link::{
-    Address, DummyLink, Error, ErrorKind, Link, Links, NetNs, RealServerArp, Setting,
+    Address, DummyLink, Error, ErrorKind, Link, Links, NetNs, RealServerArp, Scope, Setting,
     prepare_director, prepare_real_server,
 };
 
@@ -41,6 +45,17 @@ pub(crate) fn cases() -> Vec<Trial> {
         async_case("netns_real_server_setup_and_undo", real_server_setup_and_undo),
         async_case("netns_real_server_setup_fails_whole", real_server_setup_fails_whole),
         async_case("netns_director_has_exactly_the_vips", director_has_exactly_the_vips),
+        async_case("netns_link_loses_its_addresses", link_loses_its_addresses),
+        async_case("netns_link_call_dropped", link_call_dropped),
+        async_case("netns_address_on_a_dummy_that_is_down", address_on_a_dummy_that_is_down),
+        async_case("netns_address_properties", address_properties),
+        async_case("netns_address_lifetime_ends", address_lifetime_ends),
+        async_case("netns_address_deprecated_is_no_source", address_deprecated_is_no_source),
+        async_case("netns_address_properties_reconcile", address_properties_reconcile),
+        async_case("netns_address_beside_5000", address_beside_5000),
+        async_case("netns_ipv6_switched_off", ipv6_switched_off),
+        async_case("netns_ipv6_needs_an_mtu", ipv6_needs_an_mtu),
+        async_case("netns_changes_before_a_failure_come_back", changes_before_a_failure_come_back),
     ]
 }
 
@@ -74,7 +89,9 @@ fn netns_run_gives_result_and_panic() -> Result<(), Failed> {
 fn netns_named_as_ip_netns() -> Result<(), Failed> {
     let name = format!("netns-link-{}", std::process::id());
     let made = NetNs::create(&name)?;
-    assert_eq!(NetNs::create(&name).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    let error = NetNs::create(&name).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+    assert!(error.to_string().contains("a network namespace of this name"), "{error}");
     assert_eq!(NetNs::open(&name)?, made, "the second attempt left it alone");
     assert!(NetNs::names()?.contains(&name));
     assert_eq!(NetNs::from_path(format!("/var/run/netns/{name}"))?, made);
@@ -90,17 +107,21 @@ fn netns_named_as_ip_netns() -> Result<(), Failed> {
     anonymous.attach(&name)?;
     assert_eq!(NetNs::open(&name)?, anonymous);
     NetNs::delete(&name)?;
-    std::os::unix::fs::symlink("/proc/self/ns/net", format!("/var/run/netns/{name}"))?;
+    symlink("/proc/self/ns/net", format!("/var/run/netns/{name}"))?;
     assert_eq!(NetNs::open(&name)?, NetNs::current()?);
     NetNs::delete(&name)?;
 
-    // What a reboot leaves: the file without a namespace.
+    // What a reboot leaves: the file without a namespace; and a link to a process that has ended.
     let path = format!("/var/run/netns/{name}");
-    fs::write(&path, "")?;
-    let error = NetNs::open(&name).unwrap_err();
-    assert!(error.to_string().contains("not a network namespace"), "{error}");
-    NetNs::delete(&name)?;
-    assert!(!fs::exists(&path)?);
+    for make in [|path: &str| fs::write(path, ""), |path: &str| symlink("/proc/0/ns/net", path)] {
+        make(&path)?;
+        let error = NetNs::create(&name).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+        assert!(error.to_string().contains("delete the name first"), "{error}");
+        NetNs::open(&name).unwrap_err();
+        NetNs::delete(&name)?;
+        assert!(fs::symlink_metadata(&path).is_err());
+    }
     Ok(())
 }
 
@@ -487,6 +508,302 @@ async fn director_has_exactly_the_vips(namespace: NetNs, links: Links) -> Result
         assert_eq!(links.local_addresses().await?, BTreeSet::from_iter(vips));
     }
     Ok(())
+}
+
+/// What the pages of `down`, `move_to` and `set_mtu` say of addresses.
+async fn link_loses_its_addresses(_: NetNs, links: Links) -> Result<(), Failed> {
+    let (v4, v6) = ("10.0.0.1/32".parse::<Address>()?, "fd00::1/128".parse::<Address>()?.nodad());
+    let dummy = links.create_dummy("ipvs0").await?.link;
+    links.up(&dummy).await?;
+    links.set_addresses(&dummy, &[v4, v6]).await?;
+    links.down(&dummy).await?;
+    assert_eq!(addresses(&links, &dummy).await?, [v4]);
+    links.set_addresses(&dummy, &[v4, v6]).await?;
+    links.set_mtu(&dummy, 1279).await?;
+    assert_eq!(addresses(&links, &dummy).await?, [v4]);
+
+    let pod = NetNs::new()?;
+    links.up(&dummy).await?;
+    links.move_to(&dummy, &pod).await?;
+    let in_pod = Links::connect(&pod)?;
+    let moved = found(&in_pod, "ipvs0").await?;
+    assert!(!moved.up);
+    assert_eq!(in_pod.addresses(&moved).await?, []);
+    Ok(())
+}
+
+/// A dropped call may have been carried out; to call it again settles it.
+async fn link_call_dropped(_: NetNs, links: Links) -> Result<(), Failed> {
+    for round in 0..20 {
+        let name = format!("dummy{round}");
+        let mut call = pin!(links.create_dummy(&name));
+        // As far as it comes in so many turns.
+        for _ in 0..round {
+            let turn = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
+            if turn.is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    for round in 0..20 {
+        let dummy = links.create_dummy(&format!("dummy{round}")).await?;
+        assert_eq!(dummy.link.kind.as_deref(), Some("dummy"));
+    }
+    assert_eq!(links.list().await?.len(), 21, "with lo");
+    Ok(())
+}
+
+/// IPv6 too, where another link would have to be up.
+async fn address_on_a_dummy_that_is_down(namespace: NetNs, links: Links) -> Result<(), Failed> {
+    links.up(&found(&links, "lo").await?).await?;
+    let dummy = links.create_dummy("ipvs0").await?.link;
+    for ip in ["10.0.0.185", "fd00::185"].map(|ip| ip.parse::<IpAddr>()) {
+        let ip = ip?;
+        links.add_address(&dummy, ip.into()).await?;
+        namespace.run(|| UdpSocket::bind((ip, 0)))??;
+    }
+    assert!(!found(&links, "ipvs0").await?.up);
+    Ok(())
+}
+
+async fn address_properties(_: NetNs, links: Links) -> Result<(), Failed> {
+    let dummy = links.create_dummy("ipvs0").await?.link;
+    links.up(&dummy).await?;
+    let all: Vec<Address> = [
+        "10.0.0.1/32",
+        "10.0.0.2/32 scope host",
+        "10.0.0.3/32 scope 100 label ipvs0:vip",
+        "10.0.0.4/32 preferred_lft 0",
+        "10.0.0.5/24 metric 7 noprefixroute",
+        "127.1.2.3/32",
+        "fd00::1/128 nodad",
+        "fd00::2/128 preferred_lft 0 nodad",
+        "fd00::3/64 metric 7 nodad noprefixroute",
+    ]
+    .iter()
+    .map(|text| text.parse())
+    .collect::<Result<_, _>>()?;
+    for address in &all {
+        assert!(links.add_address(&dummy, *address).await?, "{address}");
+        assert!(!links.add_address(&dummy, *address).await?, "{address} again");
+    }
+    assert_eq!(addresses(&links, &dummy).await?, sorted(&all));
+    assert_eq!(all[1].scope(), Scope::HOST);
+
+    // What is there is changed where it is; the IPv4 scope and label stay.
+    for (address, same) in
+        [("10.0.0.3/32 preferred_lft 0", false), ("fd00::1/128 preferred_lft 0", true)]
+    {
+        let address: Address = address.parse()?;
+        assert!(!links.add_address(&dummy, address).await?, "adding changes nothing");
+        assert!(!links.addresses(&dummy).await?.contains(&address));
+        assert!(!links.replace_address(&dummy, address).await?, "it was there");
+        let listed = links.addresses(&dummy).await?;
+        let listed = listed.iter().find(|listed| listed.ip() == address.ip());
+        let listed = listed.ok_or("it is away")?;
+        assert!(listed.is_deprecated(), "{listed}");
+        assert_eq!(*listed == address, same, "{listed}");
+    }
+    assert!(links.replace_address(&dummy, "10.0.0.9/32".parse()?).await?, "it was missing");
+    // Another prefix length is another address to IPv4 and none to IPv6.
+    let error = links.replace_address(&dummy, "fd00::1/64".parse()?).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    assert!(error.to_string().contains("another prefix length"), "{error}");
+    // To remove one, its properties do not matter.
+    for address in ["10.0.0.3/32", "fd00::2/128", "10.0.0.5/24 scope link label other"] {
+        assert!(links.remove_address(&dummy, address.parse()?).await?, "{address}");
+    }
+    Ok(())
+}
+
+async fn address_lifetime_ends(_: NetNs, links: Links) -> Result<(), Failed> {
+    let dummy = links.create_dummy("ipvs0").await?.link;
+    links.up(&dummy).await?;
+    let time = |seconds| Some(Duration::from_secs(seconds));
+    for ip in ["10.0.0.1", "fd00::1"].map(|ip| ip.parse::<IpAddr>()) {
+        let address = Address::host(ip?).nodad();
+        links.add_address(&dummy, address.with_lifetimes(time(1000), time(500))?).await?;
+        let listed = addresses(&links, &dummy).await?;
+        let (valid, preferred) = (listed[0].valid_lifetime(), listed[0].preferred_lifetime());
+        assert!(valid <= time(1000) && valid > time(900), "{}", listed[0]);
+        assert!(preferred <= time(500) && preferred > time(400), "{}", listed[0]);
+        // For ever, and then no longer than a second.
+        links.replace_address(&dummy, address).await?;
+        assert_eq!(addresses(&links, &dummy).await?, [address]);
+        links.replace_address(&dummy, address.with_lifetimes(time(1), time(1))?).await?;
+        let limit = Instant::now() + Duration::from_secs(20);
+        while addresses(&links, &dummy).await? != [] {
+            assert!(Instant::now() < limit, "{address} is still there");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    Ok(())
+}
+
+/// A virtual IP on the link that has the host's own address.
+async fn address_deprecated_is_no_source(namespace: NetNs, links: Links) -> Result<(), Failed> {
+    let uplink = links.create_dummy("uplink0").await?.link;
+    links.up(&uplink).await?;
+    let own: Address = "fd00:172:17::1/64".parse()?;
+    links.add_address(&uplink, own.nodad()).await?;
+    let source = || -> Result<IpAddr, Failed> {
+        Ok(namespace.run(|| -> std::io::Result<_> {
+            let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+            socket.connect("[fd00:172:17::3:99]:80")?;
+            Ok(socket.local_addr()?.ip())
+        })??)
+    };
+    assert_eq!(source()?, own.ip());
+    // It shares more bits with the peer than the host's own has.
+    let vip: Address = "fd00:172:17::3:1/128".parse()?;
+    links.add_address(&uplink, vip.nodad()).await?;
+    assert_eq!(source()?, vip.ip(), "which is what `deprecated` is for");
+    links.replace_address(&uplink, vip.nodad().deprecated()).await?;
+    assert_eq!(source()?, own.ip());
+    links.remove_address(&uplink, vip).await?;
+    links.add_address(&uplink, vip.nodad().deprecated()).await?;
+    assert_eq!(source()?, own.ip());
+    Ok(())
+}
+
+async fn address_properties_reconcile(_: NetNs, links: Links) -> Result<(), Failed> {
+    let dummy = links.create_dummy("ipvs0").await?.link;
+    links.up(&dummy).await?;
+    let parse = |texts: &[&str]| -> Result<Vec<Address>, Error> {
+        texts.iter().map(|text| text.parse()).collect()
+    };
+    let plain = parse(&["10.0.0.1/32", "10.1.0.1/24", "10.1.0.2/24", "fd00::1/128 nodad"])?;
+    links.set_addresses(&dummy, &plain).await?;
+    let other = parse(&[
+        "10.0.0.1/32 preferred_lft 0",
+        "10.1.0.1/24 label ipvs0:a",
+        "10.1.0.2/24",
+        "fd00::1/128 preferred_lft 0 nodad noprefixroute",
+    ])?;
+    let changed = links.set_addresses(&dummy, &other).await?;
+    assert_eq!((&*changed.added, &*changed.removed), (&[][..], &[][..]));
+    let mut of_changed: Vec<_> = changed.changed.iter().map(Address::ip).collect();
+    of_changed.sort_unstable();
+    assert_eq!(of_changed, [other[0].ip(), other[1].ip(), other[3].ip()]);
+    assert_eq!(addresses(&links, &dummy).await?, sorted(&other));
+    assert!(links.set_addresses(&dummy, &other).await?.is_empty());
+    // What is not said stays as it is, but for the lifetimes.
+    let changed = links.set_addresses(&dummy, &plain).await?;
+    assert_eq!(changed.changed.len(), 2, "{changed:?}");
+    let stays = parse(&[
+        "10.0.0.1/32",
+        "10.1.0.1/24 label ipvs0:a",
+        "10.1.0.2/24",
+        "fd00::1/128 nodad noprefixroute",
+    ])?;
+    assert_eq!(addresses(&links, &dummy).await?, sorted(&stays));
+    Ok(())
+}
+
+/// What a program does that follows events, beside 5,000 addresses of another link. The times are
+/// printed; what is asked of the kernel, the crate's own tests show.
+async fn address_beside_5000(_: NetNs, links: Links) -> Result<(), Failed> {
+    let (other, mine) =
+        (links.create_dummy("other0").await?.link, links.create_dummy("ipvs0").await?.link);
+    let many: Vec<_> =
+        (0..5000_u32).map(|n| Address::host(Ipv4Addr::from(0x0b00_0000 + n).into())).collect();
+    assert_eq!(links.set_addresses(&other, &many).await?.added.len(), 5000);
+    for vip in ["10.0.0.1", "fd00::1"] {
+        let vip: Address = vip.parse::<Address>()?.nodad();
+        let start = Instant::now();
+        assert!(links.add_address(&mine, vip).await?);
+        let new = start.elapsed();
+        assert!(!links.add_address(&mine, vip).await?);
+        let again = start.elapsed() - new;
+        assert_eq!(links.addresses(&mine).await?, [vip]);
+        let listed = start.elapsed() - again - new;
+        assert!(links.remove_address(&mine, vip).await?);
+        eprintln!("{vip} beside 5000: added in {new:?}, again in {again:?}, listed in {listed:?}");
+    }
+    assert_eq!(links.addresses(&other).await?.len(), 5000);
+    Ok(())
+}
+
+/// IPv6 that is switched off is no missing capability, and what fails leaves nothing.
+async fn ipv6_switched_off(namespace: NetNs, links: Links) -> Result<(), Failed> {
+    Setting::new("net/ipv6/conf/default/disable_ipv6")?.write(&namespace, 1)?;
+    let vips: [IpAddr; 2] = ["10.0.0.1".parse()?, "fd00::1".parse()?];
+    let off = |error: Error| {
+        let text = error.to_string();
+        assert_eq!(error.kind(), ErrorKind::Ipv6Disabled, "{text}");
+        assert!(text.contains("net.ipv6.conf.ipvs0.disable_ipv6"), "{text}");
+        assert!(!text.contains("CAP_"), "{text}");
+        assert!(error.not_undone().is_none(), "{text}");
+    };
+    off(prepare_director(&namespace, "ipvs0", &vips).unwrap_err());
+    assert_eq!(links.find("ipvs0").await?, None, "nothing is left");
+    off(prepare_real_server(&namespace, "ipvs0", &vips).unwrap_err());
+    assert_eq!(links.find("ipvs0").await?, None, "nothing is left");
+    assert_eq!(Setting::arp_ignore("all")?.read(&namespace)?, "0");
+
+    // One that was there is as it was.
+    let before: Vec<Address> = vec!["10.0.0.7/32".parse()?, "10.0.0.8/32 label ipvs0:8".parse()?];
+    let dummy = links.create_dummy("ipvs0").await?.link;
+    links.set_addresses(&dummy, &before).await?;
+    off(prepare_director(&namespace, "ipvs0", &vips).unwrap_err());
+    off(prepare_real_server(&namespace, "ipvs0", &vips).unwrap_err());
+    assert_eq!(links.find("ipvs0").await?.as_ref(), Some(&dummy));
+    assert_eq!(addresses(&links, &dummy).await?, before);
+    off(links.add_address(&dummy, vips[1].into()).await.unwrap_err());
+    Ok(())
+}
+
+async fn ipv6_needs_an_mtu(_: NetNs, links: Links) -> Result<(), Failed> {
+    let dummy = links.create_dummy("ipvs0").await?.link;
+    links.set_mtu(&dummy, 1279).await?;
+    let error = links.add_address(&dummy, "fd00::1".parse()?).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Ipv6Disabled, "{error}");
+    assert!(
+        error.to_string().contains("MTU is 1279 bytes, and IPv6 needs at least 1280"),
+        "{error}"
+    );
+    // An address that is wrong in itself is something else.
+    links.set_mtu(&dummy, 1280).await?;
+    let error = links.add_address(&dummy, "ff02::1".parse()?).await.unwrap_err();
+    assert_ne!(error.kind(), ErrorKind::Ipv6Disabled, "{error}");
+    Ok(())
+}
+
+/// Several changes of which one fails: what was changed comes back with the error.
+async fn changes_before_a_failure_come_back(namespace: NetNs, links: Links) -> Result<(), Failed> {
+    let (forward, missing) = (Setting::ip_forward(), Setting::arp_ignore("no-such-link")?);
+    let announce = Setting::arp_announce("all")?;
+    let values = [(forward.clone(), 1), (announce.clone(), 0), (missing, 1), (announce.clone(), 2)];
+    let mut failed = Setting::write_all(&namespace, values).unwrap_err();
+    assert_eq!(failed.error.kind(), ErrorKind::NotFound, "{failed}");
+    assert_eq!(failed.done.iter().collect::<Vec<_>>(), [(&forward, "0", "1")]);
+    assert_eq!(announce.read(&namespace)?, "0", "those behind are not tried");
+    failed.done.undo(&namespace)?;
+    assert!(failed.done.is_empty());
+    assert_eq!(forward.read(&namespace)?, "0");
+    let mut done = Setting::write_all(&namespace, [(forward.clone(), 1), (announce, 2)])?;
+    forward.write(&namespace, 0)?;
+    forward.write(&namespace, 1)?;
+    done.undo(&namespace)?;
+    assert_eq!(forward.read(&namespace)?, "0");
+
+    Setting::new("net/ipv6/conf/default/disable_ipv6")?.write(&namespace, 1)?;
+    let dummy = links.create_dummy("ipvs0").await?.link;
+    links.add_address(&dummy, "10.0.0.1".parse()?).await?;
+    let wanted = ["10.0.0.2", "fd00::1", "10.0.0.3"].map(|ip| ip.parse::<Address>());
+    let wanted = wanted.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let failed = links.set_addresses(&dummy, &wanted).await.unwrap_err();
+    assert_eq!(failed.error.kind(), ErrorKind::Ipv6Disabled, "{failed}");
+    assert_eq!(failed.done.added, [wanted[0], wanted[2]]);
+    assert_eq!(failed.done.removed, ["10.0.0.1".parse()?]);
+    Ok(())
+}
+
+fn sorted(addresses: &[Address]) -> Vec<Address> {
+    let mut sorted = addresses.to_vec();
+    sorted.sort_unstable();
+    sorted
 }
 
 async fn found(links: &Links, name: &str) -> Result<Link, Error> {

@@ -115,8 +115,8 @@ impl Links {
     /// Makes a dummy link, or finds the one that has this name: `ip link add NAME type dummy`.
     /// Which of the two it was is returned with the link.
     ///
-    /// A new one is down. Addresses may be added before it is [`up`](Links::up), IPv6 ones too: a
-    /// dummy link has each at once, where most other links have IPv6 addresses when they are up.
+    /// A new one is down. Its addresses work before it is [`up`](Links::up), IPv6 ones too; routes
+    /// for IPv6 want it up.
     ///
     /// # Errors
     /// If a link of another kind has the name ([`ErrorKind::NotDummy`](crate::ErrorKind)), if the
