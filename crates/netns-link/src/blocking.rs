@@ -217,13 +217,18 @@ impl Links {
         at_once(self.links.delete_route(link, route))
     }
 
+    #[cfg(test)]
+    pub(crate) fn over(links: link::Links) -> Self {
+        Self { links }
+    }
+
     pub(crate) fn delete_dummy_link(&self, link: Link) -> Result<bool, Error> {
         at_once(self.links.delete_dummy_link(link))
     }
 }
 
 /// The result of a future over a socket that answers at once: none of them is ever pending.
-fn at_once<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     loop {
         if let Poll::Ready(result) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {

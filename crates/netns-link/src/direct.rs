@@ -42,11 +42,13 @@ impl Direct {
             .map_err(|error: io::Error| {
                 Error::system(&Operation::Connect(namespace.to_string()), error)
             })?;
-        Ok(Self::over(socket))
+        Ok(Self { socket: Mutex::new((socket, 0)) })
     }
 
-    fn over(socket: Socket) -> Self {
-        Self { socket: Mutex::new((socket, 0)) }
+    /// Leaves room for a few answers only.
+    #[cfg(test)]
+    pub(crate) fn shrink(&self) {
+        self.socket.lock().unwrap().0.set_rx_buf_sz(4096_u32).unwrap();
     }
 
     pub(crate) fn exchange(&self, requests: Vec<NetlinkMessage<Raw>>) -> Answers {

@@ -8,6 +8,7 @@ use netlink_proto::{
     ConnectionHandle, NetlinkCodec,
     sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
+use netlink_sys::Socket;
 use tokio::{runtime::Handle, sync::Mutex, task::AbortHandle};
 
 use crate::{
@@ -28,6 +29,22 @@ pub(crate) struct Driven {
 
 impl Driven {
     pub(crate) fn connect(namespace: &NetNs) -> Result<Self, Error> {
+        Self::connect_with(namespace, prepare)
+    }
+
+    /// With room for a few answers only.
+    #[cfg(test)]
+    pub(crate) fn connect_shrunk(namespace: &NetNs) -> Result<Self, Error> {
+        Self::connect_with(namespace, |socket| {
+            prepare(socket)?;
+            socket.set_rx_buf_sz(4096_u32)
+        })
+    }
+
+    fn connect_with(
+        namespace: &NetNs,
+        prepare: impl FnOnce(&Socket) -> io::Result<()> + Send,
+    ) -> Result<Self, Error> {
         let operation = Operation::Connect(namespace.to_string());
         let failed = |error| Error::system(&operation, error);
         let runtime = Handle::try_current().map_err(|error| failed(io::Error::other(error)))?;

@@ -65,6 +65,8 @@ mod direct_routing;
 #[cfg(feature = "tokio")]
 mod driven;
 mod error;
+#[cfg(test)]
+mod faults;
 mod link;
 mod netlink;
 mod netns;

@@ -81,6 +81,21 @@ impl Links {
         Ok(Self { netlink: Netlink::Direct(Arc::new(Direct::connect(namespace)?)) })
     }
 
+    #[cfg(test)]
+    pub(crate) fn over(netlink: Netlink) -> Self {
+        Self { netlink }
+    }
+
+    #[cfg(test)]
+    pub(crate) async fn add_all(
+        &self,
+        link: &Link,
+        addresses: &[Address],
+    ) -> Vec<Result<(), Error>> {
+        let changes = addresses.iter().map(|address| change(link, Edit::Add(*address)));
+        self.netlink.changes(changes.collect()).await
+    }
+
     /// All links: `ip link show`.
     ///
     /// # Errors
@@ -554,7 +569,7 @@ pub struct Link {
 }
 
 impl Link {
-    fn from_message(message: &RouteNetlinkMessage) -> Option<Self> {
+    pub(crate) fn from_message(message: &RouteNetlinkMessage) -> Option<Self> {
         let RouteNetlinkMessage::NewLink(message) = message else { return None };
         let flags = message.header.flags;
         let mut link = Self {

@@ -34,6 +34,8 @@ pub(crate) enum Netlink {
     Driven(Arc<Driven>),
     /// For blocking ones: no future over it is ever pending.
     Direct(Arc<Direct>),
+    #[cfg(test)]
+    Scripted(Arc<std::sync::Mutex<crate::faults::Script>>),
 }
 
 impl Netlink {
@@ -104,7 +106,7 @@ impl Netlink {
 
     /// Sends requests in one datagram and takes in their answers.
     async fn exchange(&self, requests: Vec<(RouteNetlinkMessage, u16)>) -> Answers {
-        let requests = requests
+        let requests: Vec<_> = requests
             .into_iter()
             .map(|(request, flags)| {
                 let mut header = NetlinkHeader::default();
@@ -116,6 +118,11 @@ impl Netlink {
             #[cfg(feature = "tokio")]
             Self::Driven(driven) => driven.exchange(requests).await,
             Self::Direct(direct) => direct.exchange(requests),
+            #[cfg(test)]
+            Self::Scripted(script) => {
+                let script = script.lock();
+                script.map(|mut script| script.exchange(&requests)).unwrap_or_default()
+            }
         }
     }
 }
@@ -146,6 +153,11 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
+    #[cfg(test)]
+    pub(crate) fn new(message_type: u16, bytes: Vec<u8>) -> Self {
+        Self { message_type, bytes }
+    }
+
     fn decode(
         &self,
         operation: &Operation,
