@@ -561,7 +561,11 @@ async fn address_on_a_dummy_that_is_down(namespace: NetNs, links: Links) -> Resu
     for ip in ["10.0.0.185", "fd00::185"].map(|ip| ip.parse::<IpAddr>()) {
         let ip = ip?;
         links.add_address(&dummy, ip.into()).await?;
-        namespace.run(|| UdpSocket::bind((ip, 0)))??;
+        // IPv6 finishes an address a moment later.
+        let limit = Instant::now() + Duration::from_secs(10);
+        while namespace.run(|| UdpSocket::bind((ip, 0)))?.is_err() {
+            assert!(Instant::now() < limit, "nobody can bind to {ip}");
+        }
     }
     assert!(!found(&links, "ipvs0").await?.up);
     Ok(())

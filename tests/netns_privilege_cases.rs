@@ -140,13 +140,13 @@ fn without_capabilities() -> Outcome {
     refused("CAP_NET_ADMIN", prepare_real_server(&here, "dummy1", &["fd00::1".parse()?]));
     refused("CAP_SYS_ADMIN", NetNs::new());
     in_other_namespace()?;
-    refused("CAP_NET_ADMIN", Setting::ip_forward().write(&here, 1));
     let mut arp = RealServerArp::apply(&here);
     if geteuid().is_root() {
         // Root owns the files of most settings.
         arp.as_mut().map_err(|error| error.to_string())?.undo(&here)?;
     } else {
         refused("CAP_NET_ADMIN", arp);
+        refused("CAP_NET_ADMIN", Setting::ip_forward().write(&here, 1));
     }
     assert_eq!(Setting::arp_ignore("all")?.read(&here)?, "0");
     let traced = NetNs::from_pid(std::os::unix::process::parent_id()).unwrap_err();

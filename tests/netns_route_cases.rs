@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kernel_tests::Outcome;
@@ -55,7 +55,21 @@ impl Node {
         links.up(&uplink)?;
         let prefix_len = if address.is_ipv4() { 24 } else { 64 };
         links.add_address(&uplink, Address::new(address, prefix_len)?.nodad())?;
-        Ok(Self { namespace, links, lo, uplink, address })
+        let node = Self { namespace, links, lo, uplink, address };
+        node.route_of_kernel(&node.uplink, address)?;
+        Ok(node)
+    }
+
+    /// The route that the kernel makes for an address, in IPv6 a moment after the call that adds it.
+    fn route_of_kernel(&self, link: &Link, ip: IpAddr) -> Result<Route, Failed> {
+        let limit = Instant::now() + Duration::from_secs(10);
+        loop {
+            let routes = self.links.routes(link)?;
+            if let Some(route) = routes.into_iter().find(|route| route.prefix() == ip.into()) {
+                return Ok(route);
+            }
+            assert!(Instant::now() < limit, "the kernel makes no route for {ip}");
+        }
     }
 
     /// The source that the kernel chooses for connections to an address.
@@ -148,8 +162,7 @@ fn vip_has_the_node_s_source(node: &Node, vip: &str, _: &str) -> Outcome {
     links.up(&dummy)?;
     links.add_address(&dummy, vip.nodad())?;
     assert_eq!(node.source_to(vip.ip())?, vip.ip());
-    let made = links.routes(&dummy)?.into_iter().find(|route| route.prefix() == vip.ip().into());
-    let made = made.ok_or("the kernel makes a route for an address")?;
+    let made = node.route_of_kernel(&dummy, vip.ip())?;
     assert_eq!(made.protocol(), RouteProtocol::KERNEL);
     let route = Route::local(vip.ip().into()).with_source(*address);
     links.replace_route(&dummy, route)?;

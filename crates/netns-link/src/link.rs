@@ -248,7 +248,8 @@ impl Links {
 
     /// Adds an address to a link: `ip address add ADDRESS dev NAME`. Returns whether it was
     /// missing. One that is there stays as it is, with the properties that it has; to change them
-    /// there is [`replace_address`](Links::replace_address).
+    /// there is [`replace_address`](Links::replace_address). The kernel finishes an IPv6 address,
+    /// and makes its route, a moment after the call.
     ///
     /// # Errors
     /// If the link has this IPv6 address with another prefix length
