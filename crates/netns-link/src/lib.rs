@@ -54,6 +54,7 @@
 //!
 //! IPv4 and IPv6, Linux only.
 #![forbid(unsafe_code)]
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 #[macro_use]
 mod text_form;
