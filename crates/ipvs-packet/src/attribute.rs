@@ -8,7 +8,8 @@ use crate::{
 
 /// Size of an attribute's header, and what every attribute is padded to.
 const HEADER: usize = 4;
-/// `NLA_F_NESTED`: ipvsadm's libnl sets it on nests, the kernel takes either and sends none.
+/// `NLA_F_NESTED`: ipvsadm's libnl sets it on nests. The kernel takes nests with and without it,
+/// and does not set it.
 const NESTED: u16 = 1 << 15;
 /// `NLA_TYPE_MASK`: the number without `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
 const NUMBER_MASK: u16 = 0x3fff;
@@ -16,8 +17,8 @@ const NUMBER_MASK: u16 = 0x3fff;
 const LIMIT: usize = 16 * 1024;
 const LIMIT_RULE: &str = "must not make the unknown attributes of its level exceed 16 KiB";
 
-/// Where attributes go: either they are counted or they are written, by the same list of calls, so
-/// that a message's announced length and its bytes cannot disagree.
+/// Where attributes go: they are either counted or written. The same list of calls does both, so
+/// the length that a message announces and its bytes cannot disagree.
 pub(crate) trait Sink: Sized {
     /// Adds one attribute whose number may carry flags.
     fn put(&mut self, number: u16, value: &[u8]);
@@ -76,7 +77,7 @@ impl Sink for Length {
     }
 }
 
-/// Writes bytes; panics when the buffer is too short, as `Emitable::emit` says it may.
+/// Writes bytes. Panics if the buffer is too short, as `Request::emit` documents.
 pub(crate) struct Writer<'a> {
     buffer: &'a mut [u8],
     at: usize,
@@ -96,8 +97,8 @@ impl<'a> Writer<'a> {
 
     #[inline]
     fn header(length: usize, number: u16) -> [u8; HEADER] {
-        // An attribute's length is 16 bits wide. Values are at most 16 bytes here, but for nests,
-        // which stay below 64 KiB by the limit on unknown attributes.
+        // An attribute's length is 16 bits wide. Values here have at most 16 bytes, except nests:
+        // the limit on unknown attributes keeps them below 64 KiB.
         let [l0, l1] = (length as u16).to_ne_bytes();
         let [n0, n1] = number.to_ne_bytes();
         [l0, l1, n0, n1]
@@ -133,8 +134,8 @@ impl Sink for Writer<'_> {
     }
 }
 
-/// Walks the attributes of one message or nest. Never panics, never allocates, always ends: each
-/// step takes at least a header's four bytes.
+/// Walks the attributes of one message or nest. It never panics and never allocates. It always
+/// ends, since each step takes at least the four bytes of a header.
 #[derive(Clone)]
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
@@ -192,7 +193,7 @@ impl<'a> Iterator for Reader<'a> {
     }
 }
 
-/// One attribute as it was read.
+/// One attribute, as read.
 #[derive(Clone, Copy)]
 pub(crate) struct Attribute<'a> {
     pub(crate) number: u16,
@@ -211,8 +212,8 @@ impl<'a> Attribute<'a> {
         Reader::new(self.value, self.offset + HEADER, space)
     }
 
-    /// The first `N` bytes: an attribute longer than known is read by its prefix, as the kernel
-    /// does; a shorter one is an error.
+    /// The first `N` bytes. As in the kernel, a longer attribute is read from its first bytes, and
+    /// a shorter one is an error.
     #[inline]
     pub(crate) fn array<const N: usize>(&self) -> Result<[u8; N], ParseError> {
         match self.value.first_chunk::<N>() {
@@ -246,7 +247,7 @@ impl<'a> Attribute<'a> {
         self.array().map(u64::from_ne_bytes)
     }
 
-    /// A NUL-terminated string: what stands before the first NUL.
+    /// A NUL-terminated string: everything before the first NUL.
     pub(crate) fn string(&self) -> Result<&'a str, ParseError> {
         let end = self.value.iter().position(|&byte| byte == 0).unwrap_or(self.value.len());
         std::str::from_utf8(&self.value[..end])
@@ -254,7 +255,7 @@ impl<'a> Attribute<'a> {
     }
 }
 
-/// Where in a reply an unknown attribute stood.
+/// Where in a reply an unknown attribute is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
@@ -318,10 +319,10 @@ impl Level {
     }
 }
 
-/// Attributes of a reply that this crate does not know, kept byte for byte with the level at which
-/// they stood. A newer kernel's additions are neither an error nor lost.
+/// Attributes of a reply that this crate does not know, kept byte for byte, each with its level.
+/// What a newer kernel adds is neither an error nor lost.
 ///
-/// Empty, the usual case, it takes one word and no allocation.
+/// Usually there are none, and the value takes one word and no allocation.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct UnknownAttributes(Option<Box<[Vec<u8>; Level::ALL.len()]>>);
 
@@ -333,13 +334,12 @@ impl UnknownAttributes {
 
     /// Whether there is none.
     pub const fn is_empty(&self) -> bool {
-        // Levels are made when the first attribute is added, and nothing is ever taken out.
+        // The levels are allocated with the first attribute, and nothing is ever removed.
         self.0.is_none()
     }
 
-    /// The attributes of one level in the order in which they came: number and value. The number
-    /// still carries `NLA_F_NESTED` (0x8000) and `NLA_F_NET_BYTEORDER` (0x4000) where they were
-    /// set.
+    /// The attributes of one level, in their original order: number and value. The number includes
+    /// the flags `NLA_F_NESTED` (0x8000) and `NLA_F_NET_BYTEORDER` (0x4000) if they were set.
     pub fn iter(&self, level: Level) -> impl Iterator<Item = (u16, &[u8])> {
         Reader::new(self.encoded(level), 0, Space::Message)
             .flatten()

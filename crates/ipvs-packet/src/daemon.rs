@@ -20,8 +20,8 @@ use crate::{
 
 const GROUP_RULE: &str = "must be a multicast address";
 
-/// A connection synchronization daemon: the master multicasts its connections, the backup takes
-/// them in. One of each may run at the same time.
+/// A connection synchronization daemon. The master sends its connections by multicast, and the
+/// backup adds them to its own table. One of each may run at the same time.
 ///
 /// It displays as ipvsadm's switches: `--start-daemon master --mcast-interface eth0 --syncid 4`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,11 +32,11 @@ pub struct SyncDaemon {
     /// The interface of the multicast traffic. `IPVS_DAEMON_ATTR_MCAST_IFN`,
     /// `ipvsadm --mcast-interface`.
     pub interface: InterfaceName,
-    /// Which director's messages a backup takes. `IPVS_DAEMON_ATTR_SYNC_ID`, `ipvsadm --syncid`.
+    /// Which master's messages a backup accepts. `IPVS_DAEMON_ATTR_SYNC_ID`, `ipvsadm --syncid`.
     pub sync_id: SyncId,
-    /// The longest message in bytes; by default what fits the interface's MTU. The kernel moves
-    /// what is out of range into it. `IPVS_DAEMON_ATTR_SYNC_MAXLEN`, `ipvsadm --sync-maxlen`,
-    /// since Linux 4.3.
+    /// The longest message, in bytes; by default the longest that fits the interface's MTU. The
+    /// kernel replaces a value out of range by the nearest one in range.
+    /// `IPVS_DAEMON_ATTR_SYNC_MAXLEN`, `ipvsadm --sync-maxlen`, since Linux 4.3.
     pub max_length: Option<NonZeroU16>,
     group: Option<IpAddr>,
     /// The UDP port; 8848 by default. `IPVS_DAEMON_ATTR_MCAST_PORT`, `ipvsadm --mcast-port`, since
@@ -112,7 +112,7 @@ impl fmt::Display for SyncDaemon {
     }
 }
 
-/// A daemon as the kernel reports it: with the defaults filled in.
+/// A daemon as the kernel reports it, with the defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
@@ -179,7 +179,7 @@ impl DaemonEntry {
                 interface: interface.ok_or_else(|| reader.missing(MCAST_IFN))?,
                 sync_id: sync_id.ok_or_else(|| reader.missing(SYNC_ID))?,
                 max_length,
-                // As in the kernel, IPv4 wins where both are given.
+                // As in the kernel, IPv4 wins if both are given.
                 group: group.or(group6),
                 port,
                 ttl,
@@ -207,7 +207,7 @@ pub struct DaemonRole(pub u32);
 impl DaemonRole {
     /// Sends its connections. `IP_VS_STATE_MASTER`, `ipvsadm --start-daemon master`.
     pub const MASTER: Self = Self(1);
-    /// Takes in a master's connections. `IP_VS_STATE_BACKUP`, `ipvsadm --start-daemon backup`.
+    /// Receives the connections of a master. `IP_VS_STATE_BACKUP`, `ipvsadm --start-daemon backup`.
     pub const BACKUP: Self = Self(2);
 
     /// What a request that only names a role carries.
@@ -235,11 +235,11 @@ open_set! {
     BACKUP = "backup" | "backup",
 }
 
-/// The number by which backups know their masters: 0 to 255. A backup with 0 takes every master's
-/// messages.
+/// The number by which a backup recognises its master: 0 to 255. A backup with 0 accepts the
+/// messages of every master.
 ///
-/// The kernel stores and echoes any 32-bit number but sends only its lowest 8 bits, so an entry read
-/// from it may hold more.
+/// The kernel stores and reports any 32-bit number, but sends only its lowest 8 bits to backups. So
+/// an id that the kernel reports can be larger than 255.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(transparent))]

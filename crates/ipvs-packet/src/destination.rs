@@ -30,8 +30,8 @@ use crate::{
 /// ```
 ///
 /// It displays as ipvsadm's switches. For what ipvsadm has no switch, the spelling is
-/// `--forward-method 5` and `--tun-flags 0x10`. What has no effect is not shown: the tunnel of other
-/// forwarding methods, port and flags of IPIP, and the port of GRE.
+/// `--forward-method 5` and `--tun-flags 0x10`. What has no effect is not shown: the tunnel of
+/// other forwarding methods, port and flags of IPIP, and the port of GRE.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Destination {
@@ -41,9 +41,10 @@ pub struct Destination {
     pub forward: ForwardMethod,
     /// Its share of the connections; 1 by default, as in ipvsadm.
     pub weight: Weight,
-    /// The numbers of connections at which it is full and free again; no limit by default.
+    /// The number of connections at which it is full, and the number below which it is free again;
+    /// no limit by default.
     pub thresholds: Thresholds,
-    /// How packets are wrapped where the forwarding method is tunnelling; IPIP by default.
+    /// How packets are encapsulated if the forwarding method is tunnelling; IPIP by default.
     pub tunnel: Tunnel,
 }
 
@@ -151,7 +152,7 @@ impl DestinationKey {
     }
 }
 
-/// The attributes of a key as they come by, in any order.
+/// The attributes of a key, collected in any order.
 #[derive(Default)]
 struct DestinationKeyParts<'a> {
     family: Option<AddressFamily>,
@@ -166,7 +167,7 @@ impl<'a> DestinationKeyParts<'a> {
         match attribute.number {
             ADDR => self.address = Some(*attribute),
             PORT => self.port = Some(attribute.u16_be()?),
-            // 0 says the same as no attribute: the service's family.
+            // 0 means the same as no attribute: the service's family.
             ADDR_FAMILY if attribute.u16()? == 0 => self.family = None,
             ADDR_FAMILY => self.family = Some(AddressFamily::parse(attribute)?),
             _ => return Ok(false),
@@ -249,8 +250,9 @@ impl DestinationEntry {
 
     /// Reads a whole `DEST` nest, of a request or of a reply.
     ///
-    /// Thresholds and tunnel are taken as they come: kernels before July 2026 hold upper thresholds
-    /// above `i32::MAX`, and since Linux 7.1 a dump runs beside changes and may tell half of one.
+    /// Thresholds and tunnel are not checked. Kernels before July 2026 can report an upper
+    /// threshold above `i32::MAX`. Since Linux 7.1 a dump can run during a change, and report half
+    /// of it.
     pub(crate) fn parse(
         nest: &Attribute<'_>,
         service_family: Option<AddressFamily>,
@@ -315,8 +317,9 @@ impl DestinationEntry {
 /// The kernel drops bits above the lowest three, stores 5 to 7, and then delivers such packets
 /// locally.
 ///
-/// It displays as the word in ipvsadm's table (`Masq`, `Local`, `Tunnel`, `Route`, `Bypass`) or as a
-/// number. It reads the same, or `masquerade`, `local`, `tunnel`, `direct`, `bypass`, in any case.
+/// It displays as the word in ipvsadm's table (`Masq`, `Local`, `Tunnel`, `Route`, `Bypass`) or as
+/// a number. It reads the same, or `masquerade`, `local`, `tunnel`, `direct`, `bypass`, in any
+/// case.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(clippy::exhaustive_structs, reason = "a number, whatever it means")]
 pub struct ForwardMethod(pub u32);
@@ -327,17 +330,17 @@ impl ForwardMethod {
     pub const MASQUERADE: Self = Self(0);
     /// The director itself. `IP_VS_CONN_F_LOCALNODE`.
     pub const LOCAL_NODE: Self = Self(1);
-    /// The packet is wrapped and sent to the destination, which holds the virtual address too and
-    /// replies directly. `IP_VS_CONN_F_TUNNEL`, `ipvsadm -i`.
+    /// The packet is encapsulated and sent to the destination, which holds the virtual address too
+    /// and replies directly. `IP_VS_CONN_F_TUNNEL`, `ipvsadm -i`.
     pub const TUNNEL: Self = Self(2);
     /// The packet is sent unchanged to the destination's link-layer address; the destination holds
     /// the virtual address too and replies directly. `IP_VS_CONN_F_DROUTE`, `ipvsadm -g`.
     pub const DIRECT_ROUTE: Self = Self(3);
-    /// The packet goes on to where it was addressed. `IP_VS_CONN_F_BYPASS`.
+    /// The packet goes on to its original address. `IP_VS_CONN_F_BYPASS`.
     pub const BYPASS: Self = Self(4);
 }
 
-// Shown by the words of ipvsadm's table.
+// Displayed as in ipvsadm's table.
 open_set! {
     ForwardMethod(u32), "forwarding method", "",
     MASQUERADE = "Masq" | "masquerade",
@@ -348,10 +351,10 @@ open_set! {
 }
 
 /// A destination's share of the connections, relative to the others' of its service: 0 to
-/// 2,147,483,647. 0 gets no new connections and keeps those that it has.
+/// 2,147,483,647. With 0 it gets no new connections, and keeps those that it has.
 /// `IPVS_DEST_ATTR_WEIGHT`, `ipvsadm -w`.
 ///
-/// On the wire it is 32 bits, which the kernel reads as a signed number.
+/// The kernel reads the 32 bits of the attribute as a signed number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Weight(u32);
 
@@ -412,10 +415,10 @@ impl fmt::Display for Weight {
     }
 }
 
-/// When a destination is taken out because it is full, and taken in again.
+/// When a destination is full, and when it is free again.
 ///
-/// At `upper` connections it gets no new ones until they fall below `lower`, or below three quarters
-/// of `upper` where `lower` is 0. `IPVS_DEST_ATTR_U_THRESH`, `_L_THRESH`, `ipvsadm -x`, `-y`.
+/// At `upper` connections it gets no new ones until they fall below `lower`, or below three
+/// quarters of `upper` if `lower` is 0. `IPVS_DEST_ATTR_U_THRESH`, `_L_THRESH`, `ipvsadm -x`, `-y`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
@@ -431,8 +434,8 @@ impl Thresholds {
 
     /// `upper` 0 (no limit) to 2,147,483,647, and `lower` at most `upper`.
     ///
-    /// The kernel answers a lower one above the upper with ERANGE; an upper one above
-    /// 2,147,483,647 with EINVAL since July 2026, and before that takes it.
+    /// The kernel refuses a lower threshold above the upper one with ERANGE. It refuses an upper
+    /// one above 2,147,483,647 with EINVAL since July 2026, and accepted it before.
     pub fn new(upper: u32, lower: u32) -> Result<Self, InvalidValue> {
         if upper > i32::MAX as u32 {
             return Err(InvalidValue::new("upper threshold", upper, "must be 0 to 2147483647"));
@@ -459,8 +462,8 @@ impl Thresholds {
     }
 }
 
-/// How packets to a tunnelled destination are wrapped. `ipvsadm --tun-type`, since Linux 5.3; the
-/// kernel keeps it for other forwarding methods too, without effect.
+/// How packets to a tunnelled destination are encapsulated. `ipvsadm --tun-type`, since Linux 5.3.
+/// The kernel stores it for other forwarding methods too, where it has no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
@@ -474,7 +477,7 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// IP in IP: the default, and all that there was before Linux 5.3.
+    /// IP in IP: the default, and the only one before Linux 5.3.
     pub const IPIP: Self = Self { kind: TunnelType::IPIP, port: 0, flags: TunnelFlags::empty() };
 
     /// Any encapsulation. GUE must have a port, 1 to 65535; the kernel ignores the port of others.
@@ -485,7 +488,7 @@ impl Tunnel {
         Ok(Self { kind, port, flags })
     }
 
-    /// Generic UDP encapsulation to a port of the destination, 1 to 65535 (the kernel answers 0
+    /// Generic UDP encapsulation to a port of the destination, 1 to 65535 (the kernel refuses 0
     /// with EINVAL). `ipvsadm --tun-type gue --tun-port`.
     pub const fn gue(port: NonZeroU16, flags: TunnelFlags) -> Self {
         Self { kind: TunnelType::GUE, port: port.get(), flags }

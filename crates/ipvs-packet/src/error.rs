@@ -4,8 +4,8 @@ use std::fmt;
 
 use crate::{Command, number};
 
-/// Why a message could not be read: which command, which attribute, at which offset, and what is
-/// wrong with it.
+/// Why a message could not be read: the command, the attribute, its offset, and what is wrong with
+/// it.
 ///
 /// Its `Debug` is its text, for `fn main() -> Result`.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -32,7 +32,7 @@ impl ParseError {
         self.command
     }
 
-    /// The attribute's number within its nest; `None` where not even that could be read.
+    /// The attribute's number within its nest; `None` if even that could not be read.
     pub fn attribute(&self) -> Option<u16> {
         self.number
     }
@@ -42,8 +42,9 @@ impl ParseError {
         self.number.and_then(|number| self.space.attribute_name(number))
     }
 
-    /// Bytes from the start of the payload, which is what follows the generic netlink header, to
-    /// the attribute; for a missing attribute, to the end of what was searched.
+    /// Where the attribute starts, in bytes from the start of the payload, which follows the
+    /// generic netlink header. For a missing attribute, the end of the nest or message that lacks
+    /// it.
     pub fn offset(&self) -> usize {
         self.offset
     }
@@ -74,7 +75,7 @@ impl std::error::Error for ParseError {}
 /// What is wrong with an attribute.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Problem {
-    /// The attribute says it is longer than what is there, or its header is cut off.
+    /// The attribute claims to be longer than the rest of its nest, or its header is cut off.
     Truncated { need: usize, have: usize },
     /// The value is shorter than its type.
     TooShort { need: usize, have: usize },
@@ -136,7 +137,7 @@ impl fmt::Display for Space {
     }
 }
 
-/// A value that the kernel or its wire format cannot hold, refused when it is made.
+/// A constructor refused a value that the kernel or its wire format cannot hold.
 ///
 /// Its `Debug` is its text, for `fn main() -> Result`.
 #[derive(Clone, PartialEq, Eq, Hash)]

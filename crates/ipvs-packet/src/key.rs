@@ -80,11 +80,11 @@ impl FromStr for AddressFamily {
 
 /// The transport protocol of a service: its IP protocol number.
 ///
-/// The kernel balances TCP, UDP and SCTP. Over generic netlink it stores any other 16-bit number
-/// too, without complaint, and such a service never sees a packet.
+/// The kernel balances TCP, UDP and SCTP. Over generic netlink it also accepts any other 16-bit
+/// number, without complaint, but such a service never gets a packet.
 ///
-/// It displays as `TCP`, `UDP`, `SCTP`, or `IP_99` for another number. It reads the same, in any case,
-/// or a plain number.
+/// It displays as `TCP`, `UDP`, `SCTP`, or `IP_99` for another number. It reads the same, in any
+/// case, or a plain number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(clippy::exhaustive_structs, reason = "a number, whatever it means")]
 pub struct Protocol(pub u16);
@@ -110,7 +110,7 @@ open_set! {
 ///
 /// It displays and reads as ipvsadm's own switches: `-t 10.0.0.185:80`, `-u [2001:db8::1]:53`,
 /// `--sctp-service 10.0.0.185:5060`, `-f 10`, `-f 10 -6`. For other protocols, which ipvsadm cannot
-/// name, the spelling is `--protocol 99 10.0.0.185:80`.
+/// name, it is `--protocol 99 10.0.0.185:80`.
 ///
 /// ```
 /// use ipvs_packet::ServiceKey;
@@ -127,11 +127,11 @@ pub enum ServiceKey {
     Address {
         /// The transport protocol.
         protocol: Protocol,
-        /// The virtual address, which must be local on the director for packets to reach IPVS; the
-        /// kernel does not check that.
+        /// The virtual address. Packets only reach IPVS if it is local on the director, which the
+        /// kernel does not check.
         address: IpAddr,
-        /// The port, 0 to 65535; 0 means every port, which the kernel serves for persistent
-        /// services only (and does not check when the service is made).
+        /// The port, 0 to 65535. 0 means every port. The kernel accepts it for any service, but it
+        /// only works for a persistent one.
         port: u16,
     },
     /// Packets that the firewall marked. `IPVS_SVC_ATTR_FWMARK`, `ipvsadm -f`.
@@ -255,7 +255,7 @@ impl FromStr for ServiceKey {
     }
 }
 
-/// The attributes of a key as they come by, in any order.
+/// The attributes of a key, collected in any order.
 #[derive(Default)]
 pub(crate) struct ServiceKeyParts<'a> {
     family: Option<AddressFamily>,

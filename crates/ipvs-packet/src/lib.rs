@@ -1,9 +1,8 @@
 //! Linux IPVS (IP Virtual Server) generic netlink messages, typed and lossless.
 //!
-//! IPVS is the kernel's load balancer for TCP, UDP and SCTP. Programs control it by messages of the
-//! generic netlink family `IPVS`. This crate turns those messages into Rust values and back. It is
-//! pure: no socket, no async, no unsafe code, so that it goes with every socket and runs in every
-//! test.
+//! IPVS is the kernel's load balancer for TCP, UDP and SCTP. Programs control it with messages of
+//! the generic netlink family `IPVS`. This crate turns those messages into Rust values and back. It
+//! does no I/O: no socket, no async, no unsafe code. It works with any socket and runs in any test.
 //!
 //! ```
 //! use ipvs_packet::{Destination, Reply, Request, Service, ServiceKey, Weight};
@@ -17,7 +16,7 @@
 //! destination.weight = Weight::new(3)?;
 //! let add_destination = Request::NewDestination(key, destination);
 //!
-//! // What goes behind the netlink and generic netlink headers.
+//! // What follows the netlink and generic netlink headers.
 //! let payload = add_service.to_bytes();
 //! assert_eq!(Request::parse(add_service.command(), &payload)?, add_service);
 //! # let _ = add_destination;
@@ -28,7 +27,7 @@
 //!
 //! A message is a netlink header (16 bytes), a generic netlink header (4 bytes: the command, the
 //! family's version, two of padding) and attributes. The family's number differs from boot to boot;
-//! the generic netlink controller tells it for the name [`FAMILY_NAME`]. An attribute is `{u16
+//! the generic netlink controller returns it for the name [`FAMILY_NAME`]. An attribute is `{u16
 //! length, u16 number, value}`, padded to four bytes, and a value can be a nest of attributes.
 //!
 //! | command | request | kernel's answer |
@@ -49,76 +48,83 @@
 //! | `FLUSH` | [`Request::Flush`]: nothing | acknowledgement |
 //!
 //! An acknowledgement or an error is a message of netlink's own, as is the end of a dump. A reply
-//! carries its request's sequence number and nothing else that tells what it answers: a destination
-//! does not say of which service it is.
+//! carries its request's sequence number, and nothing else says what it answers. A destination does
+//! not name its service.
 //!
-//! Every command, the reading ones too, needs `CAP_NET_ADMIN` in the initial user namespace. The
-//! table is that of the network namespace in which the socket was made. There are no events: the
-//! family has no multicast group.
+//! Every command needs `CAP_NET_ADMIN` in the initial user namespace, even one that only reads. It
+//! applies to the network namespace in which the socket was made. There are no events: the family
+//! has no multicast group.
 //!
-//! # What is settings and what is state
+//! # Settings and state
 //!
-//! [`Service`], [`Destination`] and [`SyncDaemon`] are what a request carries: identity and settings.
-//! They compare by these alone. [`ServiceEntry`], [`DestinationEntry`] and [`DaemonEntry`] are what the
-//! kernel reports: the same, and [`Statistics`], counts of connections, and [`UnknownAttributes`].
+//! [`Service`], [`Destination`] and [`SyncDaemon`] are what a request carries: identity and
+//! settings. [`ServiceEntry`], [`DestinationEntry`] and [`DaemonEntry`] are what the kernel
+//! reports: the same, with [`Statistics`], counts of connections, and [`UnknownAttributes`].
 //!
-//! Open sets are open here: [`SchedulerName`] takes any name, since schedulers are modules, and
-//! [`ForwardMethod`], [`Protocol`], [`TunnelType`], [`DaemonRole`] and the flags keep any number, since
-//! the kernel stores and echoes it. What the kernel or the wire cannot hold is refused when a value is
-//! made, with the rule in the text ([`InvalidValue`]): a weight above `i32::MAX`, a name of more than 15
-//! bytes, GUE without a port, a netmask of the wrong family.
+//! Open sets stay open. [`SchedulerName`] takes any name, since schedulers are modules.
+//! [`ForwardMethod`], [`Protocol`], [`TunnelType`], [`DaemonRole`] and the flags keep any number,
+//! since the kernel stores and returns it. A constructor refuses what the kernel or the wire format
+//! cannot hold, and its error states the rule ([`InvalidValue`]): a weight above `i32::MAX`, a name
+//! of more than 15 bytes, GUE without a port, a netmask of the wrong family.
 //!
-//! # Traps of byte order
+//! # Byte order
 //!
-//! - Attributes are in the machine's byte order, but ports of services, of destinations and of tunnels
-//!   are in network order, and the port of a sync daemon is not.
-//! - The netmask of an IPv4 service is a mask in network order, that of an IPv6 service a prefix
+//! - Attributes are in the machine's byte order. The ports of services, destinations and tunnels
+//!   are exceptions: they are in network order. The port of a sync daemon is not.
+//! - The netmask of an IPv4 service is a mask in network order. That of an IPv6 service is a prefix
 //!   length in the machine's order. [`Netmask`] is both.
 //! - The firewall mark and the two words of the flags are in the machine's order.
-//! - An address takes 16 bytes whatever its family; IPv4 stands in the first four. Only the sibling
-//!   attribute with the family says which it is, and in a destination of a kernel before 3.18 only the
-//!   service does.
-//! - In `GET_INFO`'s reply the numbers 1 and 2 mean other things than everywhere else, so that nothing
-//!   can be read without the command.
+//! - An address takes 16 bytes whatever its family; IPv4 uses the first four. Another attribute
+//!   holds the family. A destination from a kernel before 3.18 lacks it, and has the family of its
+//!   service.
+//! - In the reply to `GET_INFO` the numbers 1 and 2 mean something else than in all other messages.
+//!   So a payload can only be read together with its command.
 //!
 //! # What can be relied on
 //!
-//! - Values survive: what was written is read as the same, unknown attributes included.
-//! - Any bytes are read or refused, without a panic, an endless loop, or an allocation beyond their
-//!   size, and what was read is read as the same again when it was written.
-//! - Requests are byte for byte those of ipvsadm 1.31 for the same command line, less what it sends
-//!   in vain: captures from kernels are part of the tests.
-//! - Attributes that a newer kernel adds are kept ([`UnknownAttributes`]), as are commands
-//!   ([`Reply::Other`]). `NLA_F_NESTED` is set on the nests of requests, as libnl does, and is read
-//!   either way. Padding attributes before 64-bit numbers are skipped. Numbers that are longer than
-//!   known are read by their first bytes. Where a value is twice, the last one counts.
+//! - Values survive: what was written reads back as the same value, unknown attributes included.
+//! - Any bytes are either read or refused, without a panic, an endless loop, or an allocation
+//!   larger than the input. A value that was read can be written, and reads back as the same value.
+//! - Requests are, byte for byte, what ipvsadm 1.31 sends for the same command line, without the
+//!   attributes that ipvsadm sends and the kernel ignores. The tests include captures from kernels.
+//! - Attributes that a newer kernel adds are kept ([`UnknownAttributes`]), and so are commands
+//!   ([`Reply::Other`]). `NLA_F_NESTED` is set on the nests of requests, as libnl does; when
+//!   reading, it makes no difference. Padding attributes before 64-bit numbers are skipped. A
+//!   number that is longer than expected is read from its first bytes. If an attribute occurs
+//!   twice, the last one counts.
 //! - An error says where: `IPVS message NEW_SERVICE: IPVS_SVC_ATTR_TIMEOUT at byte 56: too short: 2
 //!   bytes where 4 are needed` ([`ParseError`]).
-//! - Writing into a caller's buffer allocates nothing, nor does reading an entry without unknown
-//!   attributes.
+//! - Writing into a caller's buffer allocates nothing. Reading an entry allocates nothing unless it
+//!   has unknown attributes.
 //!
 //! # What it does not do
 //!
-//! It opens no socket and resolves no family; crate ipvs-client does. It does not judge whether a
-//! service makes sense (port 0 without persistence, say, or one-packet scheduling of TCP, which the
-//! kernel takes without complaint); crate lvs does. It does not speak the older `setsockopt` interface,
-//! nor read connections, which the kernel shows in `/proc/net/ip_vs_conn` only.
+//! It opens no socket and looks up no family; the crate ipvs-client does. It does not judge whether
+//! a service makes sense; the crate lvs does. (The kernel takes port 0 without persistence, and
+//! one-packet scheduling of TCP, without complaint.) It does not speak the older `setsockopt`
+//! interface. It does not read connections, which are only in `/proc/net/ip_vs_conn`.
 //!
 //! # Features
 //!
-//! - `serde`: readable forms, the same from version to version. Keys are ipvsadm's notation
-//!   (`-t 10.0.0.185:80`, `172.17.0.3:80`), schedulers, engines and interfaces their names, versions
-//!   `1.2.1`. Words stand for what has one: forwarding is `masquerade`, `local`, `tunnel`, `direct` or
-//!   `bypass`, a tunnel's type `ipip`, `gue` or `gre`, a daemon's role `master` or `backup`; anything
-//!   else is its number. Flags are a list of words (`persistent`, `one-packet`, `flag-1`, `flag-2`,
-//!   `flag-3`, and read but not written `sh-fallback`, `sh-port`, `mh-fallback`, `mh-port`; of a tunnel
-//!   `checksum`, `remote-checksum`) and one number for the bits that have none. A netmask is a mask for
-//!   IPv4 and a number for IPv6. Unknown attributes are lists of level, number and hexadecimal bytes.
-//!   What has its default may be left out. Whatever a kernel reports can be written and read again.
-//!   Fields that do not exist are refused, and so is what no kernel can report. A kernel can report
-//!   more than it should be asked for, namely a sync id above 255, thresholds out of range or order,
-//!   and GUE without a port: the constructors refuse these, reading takes them. The formats must be
+//! - `serde`: readable forms, which stay the same from version to version. The formats must be
 //!   self-describing (JSON, YAML, TOML).
+//!
+//!   A key is a string in ipvsadm's notation (`-t 10.0.0.185:80`, `172.17.0.3:80`). A scheduler,
+//!   engine or interface is its name, a version is `1.2.1`. Forwarding is `masquerade`, `local`,
+//!   `tunnel`, `direct` or `bypass`; a tunnel's type is `ipip`, `gue` or `gre`; a daemon's role is
+//!   `master` or `backup`; a number stands for any other value. A netmask is a mask for IPv4 and a
+//!   number for IPv6. Unknown attributes are a list of level, number and hexadecimal bytes.
+//!
+//!   Flags are a list of words, with one number for the bits that have no word. The flags of a
+//!   service are `persistent`, `one-packet`, `flag-1`, `flag-2` and `flag-3`. `sh-fallback`,
+//!   `sh-port`, `mh-fallback` and `mh-port` are read as well. The flags of a tunnel are `checksum`
+//!   and `remote-checksum`.
+//!
+//!   A field that has a default may be left out, and a field that does not exist is refused.
+//!   Whatever a kernel reports can be written and read back; what no kernel can report is refused.
+//!   Kernels report some values that the constructors refuse: a sync id above 255, thresholds out
+//!   of range or out of order, and GUE without a port. Reading takes these, so check them if a
+//!   person wrote them.
 //!
 #![cfg_attr(
     feature = "serde",
@@ -142,10 +148,10 @@
 "##
 )]
 //! - `netlink-packet`: `Message`, which has rust-netlink's traits (`Emitable` and
-//!   `ParseableParametrized` of netlink-packet-core 0.9, `GenlFamily` of netlink-packet-generic 0.5),
-//!   for a program that already runs a netlink-proto connection. The repository's example
-//!   `netlink_proto` is such a program. Those crates change their API often, and this feature follows
-//!   them without a new major version of this crate.
+//!   `ParseableParametrized` of netlink-packet-core 0.9, `GenlFamily` of netlink-packet-generic
+//!   0.5), for a program that already runs a netlink-proto connection. The repository's example
+//!   `netlink_proto` is such a program. Those crates change their API often, and this feature
+//!   follows them without a new major version of this crate.
 //! - `proptest`: module `strategy`, which makes every value of this crate for the property tests of
 //!   what stands on it. proptest itself needs Rust 1.88.
 

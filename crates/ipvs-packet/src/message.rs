@@ -11,15 +11,15 @@ use crate::{
 
 /// A message from user space: `NLM_F_REQUEST`.
 const NLM_F_REQUEST: u16 = 0x001;
-/// The kernel is to acknowledge the message: `NLM_F_ACK`.
+/// A request for an acknowledgement: `NLM_F_ACK`.
 const NLM_F_ACK: u16 = 0x004;
-/// The kernel is to list everything: `NLM_F_DUMP`, which is `NLM_F_ROOT | NLM_F_MATCH`.
+/// A request for a list: `NLM_F_DUMP`, which is `NLM_F_ROOT | NLM_F_MATCH`.
 const NLM_F_DUMP: u16 = 0x300;
 
 /// What user space asks of the kernel.
 ///
-/// Reading one ([`parse`](Self::parse)) understands what the kernel would: attributes that the
-/// kernel ignores are ignored.
+/// [`parse`](Self::parse) reads a request as the kernel does, and ignores the attributes that the
+/// kernel ignores.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Request {
@@ -103,8 +103,11 @@ impl Request {
 
     /// Reads a request's payload: what follows the generic netlink header.
     ///
-    /// Whether `GET_SERVICE` asks for one service or for all is told by whether it names one; the
-    /// kernel goes by `NLM_F_DUMP`, which is not part of the payload.
+    /// `GET_SERVICE` is read as a request for one service if it names one, and otherwise for all.
+    /// The kernel decides by `NLM_F_DUMP`, which is not in the payload.
+    ///
+    /// # Errors
+    /// If the payload is not what the kernel would take for this command.
     pub fn parse(command: Command, payload: &[u8]) -> Result<Self, ParseError> {
         Self::parse_payload(command, payload).map_err(|error| error.of_command(command))
     }
@@ -167,7 +170,7 @@ impl Request {
         })
     }
 
-    /// How many bytes the payload takes: what follows the generic netlink header.
+    /// The length of the payload in bytes, which follows the generic netlink header.
     pub fn buffer_len(&self) -> usize {
         let mut length = Length::default();
         self.put(&mut length);
@@ -223,7 +226,7 @@ impl Request {
     }
 }
 
-/// What the kernel answers. An acknowledgement is netlink's own message and has no payload.
+/// What the kernel answers. An acknowledgement is a message of netlink's own and has no payload.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[allow(
@@ -233,8 +236,8 @@ impl Request {
 pub enum Reply {
     /// A service, to `GET_SERVICE`. Its command number is that of `NEW_SERVICE`.
     Service(ServiceEntry),
-    /// A destination, to `GET_DEST`. Its command number is that of `NEW_DEST`. It does not say of
-    /// which service.
+    /// A destination, to `GET_DEST`. Its command number is that of `NEW_DEST`. It does not name its
+    /// service.
     Destination(DestinationEntry),
     /// A sync daemon, to `GET_DAEMON`. Its command number is that of `NEW_DAEMON`.
     Daemon(DaemonEntry),
@@ -266,8 +269,11 @@ impl Reply {
 
     /// Reads a reply's payload: what follows the generic netlink header.
     ///
-    /// `service_family` is the family of the service whose destinations were asked for. It is
-    /// needed for kernels before 3.18 only, which do not say a destination's family.
+    /// `service_family` is the family of the service whose destinations were asked for. It is only
+    /// needed with kernels before 3.18, which do not report the family of a destination.
+    ///
+    /// # Errors
+    /// If the payload is not what a kernel sends for this command.
     pub fn parse(
         command: Command,
         payload: &[u8],
@@ -307,7 +313,7 @@ impl Reply {
         })
     }
 
-    /// How many bytes the payload takes: what follows the generic netlink header.
+    /// The length of the payload in bytes, which follows the generic netlink header.
     pub fn buffer_len(&self) -> usize {
         let mut length = Length::default();
         self.put(&mut length);
@@ -378,7 +384,7 @@ impl<'a> Nests<'a> {
     }
 }
 
-/// The one nest of a reply; what stands beside it is kept as unknown.
+/// The one nest of a reply. Other attributes of the message are kept as unknown.
 #[inline]
 fn only_nest<'a>(
     mut reader: Reader<'a>,

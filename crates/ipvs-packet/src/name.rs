@@ -12,9 +12,9 @@ use crate::{
 /// `IP_VS_SCHEDNAME_MAXLEN`, `IP_VS_PENAME_MAXLEN`, `IP_VS_IFNAME_MAXLEN`.
 const SIZE: usize = 16;
 
-const RULE: &str = "must be 1 to 15 bytes long and hold no NUL";
+const RULE: &str = "must be 1 to 15 bytes long, without NUL";
 
-/// A NUL-padded C string of 1 to 15 bytes of UTF-8. Ordering by bytes is ordering by text.
+/// A NUL-padded C string of 1 to 15 bytes of UTF-8. Its bytes order as its text does.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Name([u8; SIZE]);
 
@@ -38,7 +38,7 @@ impl Name {
 
     #[inline]
     fn len(&self) -> usize {
-        // No NUL stands before the padding, so the text ends with the last byte that is not zero.
+        // There is no NUL before the padding, so the text ends with the last byte that is not zero.
         SIZE - u128::from_be_bytes(self.0).trailing_zeros() as usize / 8
     }
 
@@ -136,9 +136,9 @@ macro_rules! name {
 }
 
 name! {
-    /// The name of a scheduler, which chooses a destination for each new connection: the kernel
-    /// module `ip_vs_<name>`, loaded by the kernel when first named. Any name is allowed, since
-    /// schedulers can be added. `IPVS_SVC_ATTR_SCHED_NAME`, `ipvsadm -s`.
+    /// The name of a scheduler, which chooses a destination for each new connection. It is the
+    /// kernel module `ip_vs_<name>`, which the kernel loads when the name is first used. Any name
+    /// is allowed, since schedulers can be added. `IPVS_SVC_ATTR_SCHED_NAME`, `ipvsadm -s`.
     SchedulerName, "scheduler", also |_| true, "";
     /// Round robin.
     RR = "rr";
@@ -171,7 +171,7 @@ name! {
     MH = "mh";
     /// Power of two choices, since Linux 5.18.
     TWOS = "twos";
-    /// No scheduler: how the kernel names its absence.
+    /// No scheduler. The kernel reports a service without a scheduler with this name.
     NONE = "none";
 }
 
@@ -190,7 +190,7 @@ name! {
     also |name| {
         name != "." && name != ".." && !name.contains(|c: char| matches!(c, '/' | ':') || c.is_ascii_whitespace())
     },
-    "must not be \".\" or \"..\" nor hold a slash, a colon or white space";
+    "must not be \".\" or \"..\", and must not contain a slash, a colon or white space";
 }
 
 /// A word as a shell reads it: in quotes where it would not leave it alone.

@@ -5,10 +5,10 @@ use netlink_packet_generic::{GenlFamily, GenlHeader};
 
 use crate::{Command, FAMILY_NAME, FAMILY_VERSION, ParseError, Reply, Request};
 
-/// What goes over a connection of rust-netlink's, within a `GenlMessage`: requests are sent, replies
-/// are received (feature `netlink-packet`).
+/// The payload of a `GenlMessage` on a netlink-proto connection, which wants one type for what it
+/// sends and what it receives (feature `netlink-packet`).
 ///
-/// Both can be written. What is read is a reply.
+/// Requests and replies can be written. Reading always gives a reply.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(clippy::exhaustive_enums, reason = "a message goes one way or the other")]
 #[allow(clippy::large_enum_variant, reason = "see Reply")]
@@ -64,7 +64,8 @@ impl GenlFamily for Message {
     }
 }
 
-/// Reads a reply, without the family of its service, which only kernels before 3.18 make necessary.
+/// Reads a reply. The family of its service, which kernels before 3.18 make necessary, is not
+/// known.
 impl ParseableParametrized<[u8], GenlHeader> for Message {
     fn parse_with_param(payload: &[u8], header: GenlHeader) -> Result<Self, DecodeError> {
         Ok(Reply::parse(Command(header.cmd), payload, None)?.into())

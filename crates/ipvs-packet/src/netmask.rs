@@ -14,8 +14,8 @@ const IPV6_RULE: &str = "must be a prefix length 1 to 128";
 /// Which clients a persistent service sends to the same destination: those whose addresses are
 /// equal under this mask. `IPVS_SVC_ATTR_NETMASK`, `ipvsadm -M`.
 ///
-/// On the wire it is a mask in network order for IPv4 and a prefix length in host order for IPv6;
-/// here it is one type. It displays and reads as ipvsadm writes it: `255.255.255.0`, `64`.
+/// The kernel takes a mask in network order for IPv4 and a prefix length in host order for IPv6.
+/// This type is both. It displays and reads as ipvsadm writes it: `255.255.255.0`, `64`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(clippy::exhaustive_enums, reason = "one for each address family")]
 pub enum Netmask {
@@ -26,7 +26,7 @@ pub enum Netmask {
 }
 
 impl Netmask {
-    /// Each client address for itself: 255.255.255.255 or 128, the default.
+    /// Every client address on its own: 255.255.255.255 or 128, the default.
     pub const fn host(family: AddressFamily) -> Self {
         match family {
             AddressFamily::Ipv4 => Self::Ipv4(Ipv4Addr::BROADCAST),
@@ -132,7 +132,7 @@ impl fmt::Display for Netmask {
 pub struct Ipv6Prefix(NonZeroU8);
 
 impl Ipv6Prefix {
-    /// 128: each address for itself.
+    /// 128: every address on its own.
     pub const HOST: Self = match NonZeroU8::new(128) {
         Some(length) => Self(length),
         None => unreachable!(),

@@ -22,7 +22,7 @@ macro_rules! numbers {
 }
 
 numbers! {
-    /// Beside each other in a message.
+    /// At the top level of a message.
     message "IPVS_CMD_ATTR_" {
         SERVICE = 1,
         DEST = 2,
@@ -31,7 +31,7 @@ numbers! {
         TIMEOUT_TCP_FIN = 5,
         TIMEOUT_UDP = 6,
     }
-    /// In the reply to `GET_INFO` these stand in the place of the former.
+    /// In the reply to `GET_INFO`, instead of the above.
     info "IPVS_INFO_ATTR_" {
         VERSION = 1,
         CONN_TAB_SIZE = 2,
@@ -198,7 +198,7 @@ mod tests {
         );
     }
 
-    /// A header that has more tells what this crate does not know yet; nothing is missed in silence.
+    /// A newer header shows what this crate does not know yet.
     #[test]
     fn leave_nothing_of_the_header_out() {
         let Some(header) = header() else { return };

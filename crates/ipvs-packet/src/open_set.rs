@@ -1,8 +1,9 @@
 //! Open sets: numbers of which some have a name. What each has in common is written once.
 
-/// Implements `Display`, `Debug` and `FromStr` for `$type($number)`. A constant is shown as its first
-/// text and reads from both texts, whatever their case; the second one is that of the readable forms
-/// of the feature `serde`. Every other number is shown and reads as `$prefix` and the number.
+/// Implements `Display`, `Debug` and `FromStr` for `$type($number)`. A constant is shown as its
+/// first text and reads from both texts, whatever their case; the second one is that of the
+/// readable forms of the feature `serde`. Every other number is shown and reads as `$prefix` and
+/// the number.
 macro_rules! open_set {
     (
         $type:ident($number:ty), $what:literal, $prefix:literal,

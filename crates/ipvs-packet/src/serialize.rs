@@ -39,7 +39,7 @@ macro_rules! text {
 
 text!(ServiceKey, DestinationKey, SchedulerName, EngineName, InterfaceName, Version);
 
-/// Types that read and write as another one, which may refuse.
+/// Types whose readable form is that of another type. Reading may refuse a value.
 macro_rules! through {
     ($($type:ty => $form:ty),*) => {$(
         impl Serialize for $type {
@@ -72,7 +72,7 @@ through!(
     DaemonRole => WordOrNumber
 );
 
-/// An element of an open set: its word, or its number where it has none.
+/// An element of an open set: its word, or its number if it has none.
 enum WordOrNumber {
     Word(String),
     Number(u64),
@@ -83,7 +83,7 @@ impl WordOrNumber {
         Self::Word(word.to_owned())
     }
 
-    /// The number that is meant, by a table of words.
+    /// The number, according to a table of words.
     fn resolve<N: Copy + TryFrom<u64>>(
         self,
         what: &'static str,

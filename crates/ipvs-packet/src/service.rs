@@ -25,8 +25,8 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// It displays as ipvsadm's switches. Timeout and netmask of a service that is not persistent, which
-/// have no effect, are not shown; a mask of the flags, for which ipvsadm has no switch, as
+/// It displays as ipvsadm's switches. Timeout and netmask of a service that is not persistent,
+/// which have no effect, are not shown; a mask of the flags, for which ipvsadm has no switch, as
 /// `--flags-mask 0x1`. Names that a shell would not leave alone are in quotes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -37,17 +37,17 @@ pub struct Service {
     pub scheduler: SchedulerName,
     /// Flags; none by default. `IPVS_SVC_ATTR_FLAGS`.
     pub flags: ServiceFlags,
-    /// Which bits of [`flags`](Self::flags) a request sets; all by default, and always all in a
-    /// reply. `SET_SERVICE` leaves the others as they are, `NEW_SERVICE` clears them.
+    /// The bits of [`flags`](Self::flags) that a request sets: all by default, and all in a reply.
+    /// `SET_SERVICE` leaves the other bits as they are; `NEW_SERVICE` clears them.
     pub flags_mask: u32,
-    /// How long after its last connection a client's persistence lasts, in seconds. 0, the default,
-    /// goes with services that are not [persistent](ServiceFlags::PERSISTENT).
-    /// `IPVS_SVC_ATTR_TIMEOUT`, `ipvsadm -p`, which gives 360 where no number is said and takes at
-    /// most 31 days. The kernel multiplies by its clock rate (100 to 1000 Hz) in 32 bits and lets
-    /// it wrap, without complaint: more than 4,294,967 is not safe.
+    /// How long a client's persistence lasts after its last connection, in seconds. It has an
+    /// effect only if the service is [persistent](ServiceFlags::PERSISTENT); 0 by default.
+    /// `IPVS_SVC_ATTR_TIMEOUT`, `ipvsadm -p`, whose default is 360 and whose limit is 31 days. The
+    /// kernel multiplies it by its clock rate (100 to 1000 Hz) in 32 bits and does not check for an
+    /// overflow, so more than 4,294,967 is not safe.
     pub timeout: u32,
     netmask: Netmask,
-    /// What persistence goes by in place of the client's address. None by default.
+    /// What persistence uses instead of the client's address. None by default.
     /// `IPVS_SVC_ATTR_PE_NAME`, `ipvsadm --pe`. `SET_SERVICE` without it removes it.
     pub engine: Option<EngineName>,
 }
@@ -71,12 +71,15 @@ impl Service {
         &self.key
     }
 
-    /// Which clients persistence takes together; by default each for itself.
+    /// Which clients persistence treats as one; by default every address on its own.
     pub const fn netmask(&self) -> Netmask {
         self.netmask
     }
 
-    /// Sets which clients persistence takes together. The mask must be of the service's family.
+    /// Sets which clients persistence treats as one.
+    ///
+    /// # Errors
+    /// If the mask is not of the service's address family.
     pub fn set_netmask(&mut self, netmask: Netmask) -> Result<(), InvalidValue> {
         if netmask.family() != self.key.family() {
             return Err(InvalidValue::new(
@@ -119,7 +122,7 @@ impl Service {
         })
     }
 
-    /// What a request carries. The kernel owns HASHED, so it is not written.
+    /// What a request carries. HASHED belongs to the kernel, so it is not written.
     #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         self.put_settings(self.flags - ServiceFlags::HASHED, self.flags_mask, out);
@@ -204,7 +207,7 @@ impl ServiceEntry {
         }
     }
 
-    /// What a reply carries: HASHED is always set, and every flag is told.
+    /// What a reply carries: HASHED is always set.
     #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         let service = &self.service;
@@ -235,7 +238,7 @@ impl ServiceEntry {
                 TIMEOUT => timeout = Some(attribute.u32()?),
                 NETMASK => netmask = Some(attribute),
                 STATS => narrow = Some(Statistics::parse(&attribute, false, &mut unknown)?),
-                // An empty name is how a request says "no engine".
+                // In a request, an empty name means no engine.
                 PE_NAME if attribute.string()?.is_empty() => engine = None,
                 PE_NAME => engine = Some(EngineName::parse(&attribute)?),
                 STATS64 => wide = Some(Statistics::parse(&attribute, true, &mut unknown)?),
@@ -291,7 +294,7 @@ bitflags! {
         const PERSISTENT = 0x1;
         /// The service is in the kernel's table. `IP_VS_SVC_F_HASHED`.
         const HASHED = 0x2;
-        /// Each datagram is scheduled for itself; has an effect for UDP only.
+        /// Each datagram is scheduled on its own. Has an effect for UDP only.
         /// `IP_VS_SVC_F_ONEPACKET`, `ipvsadm -o`.
         const ONE_PACKET = 0x4;
         /// The scheduler's first flag. `IP_VS_SVC_F_SCHED1`, `ipvsadm -b flag-1`.
@@ -300,13 +303,13 @@ bitflags! {
         const SCHEDULER_2 = 0x10;
         /// The scheduler's third flag. `IP_VS_SVC_F_SCHED3`, `ipvsadm -b flag-3`.
         const SCHEDULER_3 = 0x20;
-        /// Scheduler sh: where the hashed destination takes no connections, take another.
+        /// Scheduler sh: if the hashed destination takes no connections, use another one.
         /// `IP_VS_SVC_F_SCHED_SH_FALLBACK`, `ipvsadm -b sh-fallback`.
         const SH_FALLBACK = 0x8;
         /// Scheduler sh: hash the client's port too. `IP_VS_SVC_F_SCHED_SH_PORT`,
         /// `ipvsadm -b sh-port`.
         const SH_PORT = 0x10;
-        /// Scheduler mh: where the hashed destination takes no connections, take another.
+        /// Scheduler mh: if the hashed destination takes no connections, use another one.
         /// `IP_VS_SVC_F_SCHED_MH_FALLBACK`, `ipvsadm -b mh-fallback`.
         const MH_FALLBACK = 0x8;
         /// Scheduler mh: hash the client's port too. `IP_VS_SVC_F_SCHED_MH_PORT`,

@@ -1,4 +1,4 @@
-//! What the kernel says of itself: its version, and the timeouts of connections.
+//! The version of IPVS, and the timeouts of connections.
 
 use std::{fmt, str::FromStr};
 
@@ -14,8 +14,8 @@ use crate::{
 ///
 /// They display and read as the three numbers of `ipvsadm --set`: `900 120 300`.
 ///
-/// In a request, 0 leaves a timeout as it is. The largest that every kernel takes is 2,147,483
-/// (24 days); what is larger may be answered with EINVAL.
+/// In a request, 0 leaves a timeout as it is. Every kernel takes up to 2,147,483 (24 days); some
+/// refuse a larger value with EINVAL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
@@ -84,8 +84,8 @@ impl FromStr for Timeouts {
     }
 }
 
-/// What `GET_INFO` answers. It displays as the first line of `ipvsadm -L`: `IP Virtual Server version
-/// 1.2.1 (size=4096)`.
+/// What `GET_INFO` answers. It displays as the first line of `ipvsadm -L`: `IP Virtual Server
+/// version 1.2.1 (size=4096)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]

@@ -8,7 +8,7 @@ use crate::{
     },
 };
 
-/// The kernel's order, which is that of the numbers without a gap.
+/// In the kernel's order, which is also the order of the numbers, without a gap.
 const NUMBERS: [u16; 10] =
     [CONNS, INPKTS, OUTPKTS, INBYTES, OUTBYTES, CPS, INPPS, OUTPPS, INBPS, OUTBPS];
 
@@ -18,7 +18,8 @@ const NUMBERS: [u16; 10] =
 /// kernel the 32-bit values (`IPVS_SVC_ATTR_STATS`, `IPVS_DEST_ATTR_STATS`) widened.
 ///
 /// The kernel's estimator updates them every two seconds, so right after traffic they are still
-/// old; with `net.ipv4.vs.run_estimation=0` they stand still. `ipvsadm -L --stats`, `--rate`.
+/// old. With `net.ipv4.vs.run_estimation=0` they are not updated at all. `ipvsadm -L --stats`,
+/// `--rate`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields, default))]
@@ -145,7 +146,7 @@ impl Statistics {
 
 /// The length of a number's value.
 const fn width(number: u16, wide: bool) -> u16 {
-    // In the 32-bit nest the byte counters alone are 64 bits wide.
+    // In the 32-bit nest, only the byte counters are 64 bits wide.
     if wide || matches!(number, INBYTES | OUTBYTES) { 8 } else { 4 }
 }
 

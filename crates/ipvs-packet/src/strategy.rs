@@ -1,8 +1,7 @@
 //! Strategies that make every value that the constructors of this crate allow, and entries as a
 //! kernel may report them, for property tests (feature `proptest`).
 //!
-//! The values with a meaning of their own (limits, named constants, zero) come up often, the rest of
-//! the range now and then.
+//! Special values (limits, named constants, zero) are frequent; the rest of the range is less so.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -203,8 +202,8 @@ pub fn destination() -> BoxedStrategy<Destination> {
         .boxed()
 }
 
-/// A destination with connections, statistics and, now and then, unknown attributes. As a kernel may
-/// report it: thresholds and tunnel can be what their constructors refuse.
+/// A destination with connections, statistics and, now and then, unknown attributes. As a kernel
+/// may report it: thresholds and tunnel can be what their constructors refuse.
 pub fn destination_entry() -> BoxedStrategy<DestinationEntry> {
     let connections = (number(), number(), number());
     let thresholds = prop_oneof![
@@ -306,7 +305,7 @@ const OF_DESTINATION: [Level; 4] =
     [Level::DestinationMessage, Level::Destination, Level::Statistics, Level::Statistics64];
 const OF_DAEMON: [Level; 2] = [Level::DaemonMessage, Level::Daemon];
 
-/// Mostly none; else up to four, at any of these levels.
+/// Usually none; sometimes up to four, at any of these levels.
 pub fn unknown_attributes(levels: &[Level]) -> BoxedStrategy<UnknownAttributes> {
     let attribute = (select(levels.to_vec()), any::<u16>(), vec(any::<u8>(), 0..40));
     prop_oneof![3 => Just(Vec::new()), 1 => vec(attribute, 1..=4)]

@@ -408,7 +408,7 @@ fn what_no_kernel_reports_is_refused() {
     refuses::<Service>(json!({"key": "-f 1 -6", "netmask": "255.0.0.0"}), "1 to 128");
     refuses::<Service>(json!({"key": "-f 0"}), "-f 10");
     refuses::<Service>(json!({"key": "-f 1", "scheduler": "0123456789abcdef"}), "1 to 15 bytes");
-    refuses::<Service>(json!({"key": "-f 1", "scheduler": "a\0b"}), "no NUL");
+    refuses::<Service>(json!({"key": "-f 1", "scheduler": "a\0b"}), "without NUL");
     refuses::<Service>(json!({"key": "-f 1", "sheduler": "rr"}), "unknown field");
     refuses::<ServiceFlags>(json!(["persistant"]), "must be persistent, one-packet");
     refuses::<ServiceFlags>(json!([4_294_967_296_u64]), "32 bits");
