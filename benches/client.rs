@@ -31,6 +31,7 @@ use ipvs_client::{
         Command as IpvsCommand, Destination, DestinationKey, Request, SchedulerName, Service,
         ServiceKey, Weight,
     },
+    table::{self, Rules},
 };
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NlasIterator};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
@@ -183,22 +184,9 @@ impl Table {
 
     /// The same for `ipvsadm -R`.
     fn rules(self, phase: Phase) -> String {
-        self.writes(phase)
-            .iter()
-            .map(|write| match write {
-                Request::NewService(service) => {
-                    format!("-A {} -s {}\n", service.key(), service.scheduler)
-                }
-                Request::NewDestination(key, destination) => {
-                    format!("-a {key} -r {} -m -w {}\n", destination.key, destination.weight)
-                }
-                Request::SetDestination(key, destination) => {
-                    format!("-e {key} -r {} -m -w {}\n", destination.key, destination.weight)
-                }
-                Request::DeleteService(key) => format!("-D {key}\n"),
-                other => unreachable!("{other:?}"),
-            })
-            .collect()
+        let writes = self.writes(phase);
+        let rules: Rules = writes.iter().filter_map(table::Command::for_request).collect();
+        rules.to_string()
     }
 
     /// A namespace of its own for each measurement, with the table in it unless it is to be loaded:

@@ -9,10 +9,7 @@ use std::{
 };
 
 use anstyle::{AnsiColor, Style};
-use lvs::{
-    Change, VirtualService,
-    client::packet::{Destination, ForwardMethod, SchedulerName, Service, ServiceFlags},
-};
+use lvs::{Change, VirtualService, client::table::CommandLine};
 use netns_link::{Address, NetNs};
 use testbed::{Client, Container, DockerHost, Family, Nginx, Process, Server, page};
 use tokio::{
@@ -134,44 +131,7 @@ pub fn command(line: impl fmt::Display) {
 
 /// The ipvsadm command that a change stands for.
 pub fn ipvsadm(change: &Change) -> String {
-    match change {
-        Change::AddService(service) => {
-            let mut line = format!("ipvsadm -A {}", service.key());
-            if service.scheduler != SchedulerName::WLC {
-                line += &format!(" -s {}", service.scheduler);
-            }
-            if service.flags.contains(ServiceFlags::PERSISTENT) {
-                line += &format!(" -p {}", service.timeout);
-            }
-            if service.netmask() != Service::new(*service.key()).netmask() {
-                line += &format!(" -M {}", service.netmask());
-            }
-            if service.flags.contains(ServiceFlags::ONE_PACKET) {
-                line += " -o";
-            }
-            line
-        }
-        Change::AddDestination(key, destination) => {
-            format!("ipvsadm -a {key} {}", switches(destination))
-        }
-        Change::UpdateDestination(key, destination) => {
-            format!("ipvsadm -e {key} {}", switches(destination))
-        }
-        Change::DeleteDestination(key, destination) => format!("ipvsadm -d {key} -r {destination}"),
-        other => format!("# {other}"),
-    }
-}
-
-fn switches(destination: &Destination) -> String {
-    let method = match destination.forward {
-        ForwardMethod::DIRECT_ROUTE => "-g",
-        ForwardMethod::TUNNEL => "-i",
-        _ => "-m",
-    };
-    match destination.weight.get() {
-        1 => format!("-r {} {method}", destination.key),
-        weight => format!("-r {} {method} -w {weight}", destination.key),
-    }
+    CommandLine(&change.clone().into()).to_string()
 }
 
 /// What serves a pod's page: this process, or an nginx in the pod.
