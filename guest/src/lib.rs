@@ -31,9 +31,16 @@
 //! of `PATH` and similar variables can be read, and a directory that any other variable names
 //! (`TMPDIR`, `XDG_RUNTIME_DIR`) is there, empty and writable. A working directory that holds system
 //! directories (`/`, `/usr`, `/etc`) is not written through. There is a network with nothing but
-//! `lo`, and one CPU. Kernel modules load by themselves. A terminal as standard input becomes
-//! `/dev/null`; a pipe or file is passed on (and read ahead, as ssh does). The guest ends when the
-//! command ends, whatever it left running.
+//! `lo`, and one CPU. Kernel modules load by themselves. The guest ends when the command ends, whatever
+//! it left running.
+//!
+//! If standard input and standard output are a terminal, so they are inside, and interactive programs
+//! work: `cargo guest -- top`, `vi`, `bash`. The terminal has the same size, also after a change;
+//! Control-C and Control-Z are the command's, and Control-Z stops the whole job if it stops the
+//! command. Control-] three times within a second ends a guest that does not listen. The time limit
+//! holds. When the guest ends, however it ends, the terminal is as it was before. Otherwise, and for a
+//! job in the background, standard input is passed on if it is a pipe or a file (and read ahead, as
+//! ssh does) or is `/dev/null`, and standard output and standard error are pipes.
 //!
 //! # How it works
 //!
@@ -84,6 +91,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod feed;
 mod host;
 mod inside;
 mod ipvs;

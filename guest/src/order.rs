@@ -14,7 +14,15 @@ use nix::{
     unistd::{self, AccessFlags},
 };
 
-use crate::error::{Context, Error};
+use crate::{
+    error::{Context, Error},
+    feed::Size,
+};
+
+/// Init's words on the line of control: the command starts, and init listens for standard input; the
+/// command was stopped.
+pub(crate) const STARTS: u8 = b'!';
+pub(crate) const STOPPED: u8 = b'z';
 
 /// A command and its surroundings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +57,17 @@ pub(crate) struct Order {
     pub(crate) host_name: OsString,
     /// Standard input is passed on.
     pub(crate) input: bool,
+    /// The command gets a terminal.
+    pub(crate) terminal: Option<Terminal>,
+}
+
+/// A terminal that is standard input and standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Terminal {
+    /// Its size at first.
+    pub(crate) size: Size,
+    /// It is standard error too.
+    pub(crate) errors: bool,
 }
 
 /// How a guest sees this machine's files.
@@ -145,6 +164,10 @@ impl Order {
         if self.input {
             field("input", OsStr::new(""));
         }
+        if let Some(Terminal { size, errors }) = self.terminal {
+            let errors = u8::from(errors);
+            field("terminal", OsStr::new(&format!("{} {} {errors}", size.rows, size.columns)));
+        }
         bytes
     }
 
@@ -167,6 +190,7 @@ impl Order {
             helper: PathBuf::new(),
             host_name: OsString::new(),
             input: false,
+            terminal: None,
         };
         for field in bytes.split(|&byte| byte == 0) {
             let Some(equals) = field.iter().position(|&byte| byte == b'=') else { continue };
@@ -196,6 +220,7 @@ impl Order {
                 b"helper" => order.helper = value.into(),
                 b"host-name" => order.host_name = value,
                 b"input" => order.input = true,
+                b"terminal" => order.terminal = Terminal::parse(&value.to_string_lossy()),
                 _ => {}
             }
         }
@@ -205,6 +230,15 @@ impl Order {
     pub(crate) fn read(job: &Path) -> Result<Self, Error> {
         let path = job.join("order");
         Ok(Self::from_bytes(&fs::read(&path).context("read", path.display())?))
+    }
+}
+
+impl Terminal {
+    fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.split(' ').map(str::parse);
+        let mut next = || numbers.next()?.ok();
+        let size = Size { rows: next()?, columns: next()? };
+        Some(Self { size, errors: next()? > 0 })
     }
 }
 
@@ -277,9 +311,10 @@ mod tests {
             helper: "/h".into(),
             host_name: "name".into(),
             input: true,
+            terminal: Some(Terminal { size: Size { rows: 24, columns: 80 }, errors: true }),
         };
         assert_eq!(Order::from_bytes(&order.to_bytes()), order);
-        let order = Order { input: false, files: Files::Hostfs, ..order };
+        let order = Order { input: false, terminal: None, files: Files::Hostfs, ..order };
         assert_eq!(Order::from_bytes(&order.to_bytes()), order);
     }
 

@@ -22,6 +22,8 @@ pub(crate) enum Engine {
 pub(crate) struct Lines {
     pub(crate) output: OwnedFd,
     pub(crate) errors: OwnedFd,
+    /// What init says of the command.
+    pub(crate) control: OwnedFd,
     pub(crate) input: Option<OwnedFd>,
 }
 

@@ -15,5 +15,7 @@ mod kernel;
 mod progress;
 mod qemu;
 mod streams;
+mod terminal;
+mod traffic;
 mod uml;
 mod visible;

@@ -186,7 +186,7 @@ impl Machine {
         add("-chardev", "file,id=log,path=/proc/self/fd/1".to_owned());
         add("-serial", "chardev:log".to_owned());
         add("-device", "virtio-serial-pci".to_owned());
-        for (number, descriptor) in [(1, &lines.output), (2, &lines.errors)] {
+        for (number, descriptor) in [(1, &lines.output), (2, &lines.errors), (4, &lines.control)] {
             let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
             add("-chardev", format!("file,id=line{number},path={path}"));
             add("-device", format!("virtserialport,chardev=line{number},nr={number}"));

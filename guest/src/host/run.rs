@@ -1,7 +1,7 @@
 //! Running a command in a guest of its own, whatever the guest's kernel runs on.
 
 use std::{
-    io,
+    io::{self, IsTerminal},
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -26,6 +26,8 @@ use crate::{
         qemu::{self, Accelerator, Machine},
         streams::{Feed, Stream},
         supervise::{End, Outcome, Signals},
+        terminal::Terminal,
+        traffic::Traffic,
         uml,
         visible::{SHARED_MEMORY, Visible},
     },
@@ -99,7 +101,8 @@ impl Run<'_> {
         let options = self.options;
         let base = base_directory(options.memory);
         let helper = std::env::current_exe().context("find the path of", "this program")?;
-        let input = Feed::wanted();
+        let terminal = Terminal::find();
+        let input = terminal.is_some() || Feed::wanted();
         // Given up last: a signal that comes now takes effect when nothing is left.
         let mut signals = Signals::block()?;
         let job = Job::create(&base)?;
@@ -115,10 +118,15 @@ impl Run<'_> {
             helper: helper.clone(),
             host_name: unistd::gethostname().unwrap_or_default(),
             input,
+            terminal: terminal.as_ref().map(|terminal| order::Terminal {
+                size: terminal.size(),
+                errors: io::stderr().is_terminal(),
+            }),
         })?;
 
         let (output, output_end) = pipe()?;
         let (errors, errors_end) = pipe()?;
+        let (control, control_end) = pipe()?;
         let (log, log_end) = pipe()?;
         let (input_end, feed) = if input {
             let (input_end, feed) = pipe()?;
@@ -132,9 +140,10 @@ impl Run<'_> {
         let lines = Lines {
             output: inherit(&output_end)?,
             errors: inherit(&errors_end)?,
+            control: inherit(&control_end)?,
             input: input_end.as_ref().map(inherit).transpose()?,
         };
-        drop((output_end, errors_end, input_end));
+        drop((output_end, errors_end, control_end, input_end));
         let words = match self.engine {
             Engine::Uml(kernel) => kernel.words(&job, options, &lines),
             Engine::Qemu(machine) => {
@@ -144,17 +153,23 @@ impl Run<'_> {
         };
         let process = Process::start(&helper, self.engine, &job, &base, words, log_end)?;
         drop(lines);
-        let mut feed = feed.map(Feed::new).transpose()?;
-        let mut streams =
-            [Stream::output(output)?, Stream::errors(errors)?, Stream::log(log, options.verbose)?];
+        let mut traffic = Traffic {
+            output: Stream::output(output)?,
+            errors: Stream::errors(errors)?,
+            log: Stream::log(log, options.verbose, terminal.is_some())?,
+            control: Stream::control(control),
+            feed: feed.map(|feed| Feed::new(feed, terminal.is_some())).transpose()?,
+            terminal,
+            has_begun: false,
+        };
         let limit = options.time_limit;
         let deadline = limit.map(|limit| self.started + limit);
         let early = patience.map(|patience| Instant::now() + patience);
         let first = [early, deadline].into_iter().flatten().min();
-        let mut end = signals.supervise(process.group, &mut streams, feed.as_mut(), first)?;
-        *begun = streams[0].count() > 0;
+        let mut end = signals.supervise(process.group, &mut traffic, first)?;
+        *begun = traffic.has_begun;
         if *begun && first != deadline && matches!(end, End::TimeLimit) {
-            end = signals.supervise(process.group, &mut streams, feed.as_mut(), deadline)?;
+            end = signals.supervise(process.group, &mut traffic, deadline)?;
         }
         let status = match end {
             End::Process(status) => status,
@@ -164,7 +179,7 @@ impl Run<'_> {
                 return Err(Error::TimeLimit { limit: limit.unwrap_or_default() });
             }
         };
-        let [output, errors, log] = &streams;
+        let Traffic { output, errors, log, .. } = &traffic;
         let Some(report) = Report::read(job.path()) else {
             return Err(Error::Crash { end: describe(status), log: log.last_lines(LOG_LINES) });
         };

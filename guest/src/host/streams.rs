@@ -8,6 +8,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::FileTypeExt,
     },
+    time::Instant,
 };
 
 use nix::{
@@ -15,7 +16,11 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
-use crate::error::{Context, Error};
+use crate::{
+    error::{Context, Error},
+    feed::Message,
+    host::terminal::Escape,
+};
 
 /// As much as a pipe that is ready takes without making the writer wait (`PIPE_BUF`).
 pub(crate) const PIECE: usize = 4096;
@@ -32,6 +37,8 @@ pub(crate) struct Stream {
     kept: VecDeque<u8>,
     /// Bytes read so far.
     count: u64,
+    /// Lines end as a raw terminal has it.
+    is_raw: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,19 +46,21 @@ enum Kind {
     Output,
     Errors,
     Log,
+    Control,
 }
 
-/// Standard input on its way: in pieces, each after its length (u16, little endian); a length of 0
-/// is the end. A serial line has no end of its own: it is hung up, and what was not read is gone.
+/// Standard input on its way, as messages.
 pub(crate) struct Feed {
     source: Option<File>,
     sink: File,
     pending: VecDeque<u8>,
+    /// Standard input is a terminal.
+    escape: Option<Escape>,
+    is_escaped: bool,
 }
 
 impl Stream {
-    /// To standard output. The first byte is not passed on: it is init's word that the command
-    /// starts, and that it listens for standard input.
+    /// To standard output.
     pub(crate) fn output(source: OwnedFd) -> Result<Self, Error> {
         let sink = io::stdout().as_fd().try_clone_to_owned().context("copy", "standard output")?;
         Ok(Self::new(Kind::Output, source, Some(sink)))
@@ -64,18 +73,28 @@ impl Stream {
     }
 
     /// To be asked for its end, and also to standard error if it is shown.
-    pub(crate) fn log(source: OwnedFd, show: bool) -> Result<Self, Error> {
+    pub(crate) fn log(source: OwnedFd, show: bool, is_raw: bool) -> Result<Self, Error> {
         let sink = show.then(|| io::stderr().as_fd().try_clone_to_owned()).transpose();
-        Ok(Self::new(Kind::Log, source, sink.context("copy", "standard error")?))
+        let log = Self::new(Kind::Log, source, sink.context("copy", "standard error")?);
+        Ok(Self { is_raw, ..log })
+    }
+
+    /// What init says of the command.
+    pub(crate) fn control(source: OwnedFd) -> Self {
+        Self::new(Kind::Control, source, None)
     }
 
     fn new(kind: Kind, source: OwnedFd, sink: Option<OwnedFd>) -> Self {
         let (pending, kept) = (VecDeque::new(), VecDeque::new());
-        Self { kind, source: Some(source.into()), sink, pending, kept, count: 0 }
+        Self { kind, source: Some(source.into()), sink, pending, kept, count: 0, is_raw: false }
     }
 
-    pub(super) fn is_output(&self) -> bool {
-        self.kind == Kind::Output
+    /// What came of init since it was asked last.
+    pub(super) fn take_words(&mut self) -> Vec<u8> {
+        match self.kind {
+            Kind::Control => self.kept.drain(..).collect(),
+            _ => Vec::new(),
+        }
     }
 
     /// Bytes that came.
@@ -134,22 +153,26 @@ impl Stream {
         if length == 0 {
             self.source = None;
         }
-        let skip = usize::from(self.count == 0 && self.kind == Kind::Output).min(length);
         self.count += length as u64;
-        if self.kind == Kind::Log {
+        if matches!(self.kind, Kind::Log | Kind::Control) {
             self.kept.extend(&piece[..length]);
             self.kept.drain(..self.kept.len().saturating_sub(LOG));
         }
         if self.sink.is_some() {
-            self.pending.extend(&piece[skip..length]);
+            for &byte in &piece[..length] {
+                if byte == b'\n' && self.is_raw {
+                    self.pending.push_back(b'\r');
+                }
+                self.pending.push_back(byte);
+            }
         }
         Ok(())
     }
 }
 
 impl Feed {
-    /// This process's standard input, if it is a pipe, a socket or a file: a terminal is not passed
-    /// on, and `/dev/null` need not be.
+    /// Whether this process's standard input is a pipe, a socket or a file. `/dev/null` need not be
+    /// passed on.
     pub(crate) fn wanted() -> bool {
         let Ok(input) = io::stdin().as_fd().try_clone_to_owned() else { return false };
         File::from(input).metadata().is_ok_and(|metadata| {
@@ -158,10 +181,25 @@ impl Feed {
         })
     }
 
-    pub(crate) fn new(sink: OwnedFd) -> Result<Self, Error> {
+    pub(crate) fn new(sink: OwnedFd, is_terminal: bool) -> Result<Self, Error> {
         let source = io::stdin().as_fd().try_clone_to_owned().context("copy", "standard input")?;
-        let pending = VecDeque::new();
-        Ok(Self { source: Some(source.into()), sink: sink.into(), pending })
+        Ok(Self {
+            source: Some(source.into()),
+            sink: sink.into(),
+            pending: VecDeque::new(),
+            escape: is_terminal.then(Escape::default),
+            is_escaped: false,
+        })
+    }
+
+    /// Sends something of its own.
+    pub(super) fn send(&mut self, message: &Message) {
+        self.pending.extend(message.to_bytes());
+    }
+
+    /// Whether the keys came that end a guest that does not listen.
+    pub(super) fn is_escaped(&self) -> bool {
+        self.is_escaped
     }
 
     pub(super) fn waits_for(&self) -> Option<PollFd<'_>> {
@@ -177,7 +215,8 @@ impl Feed {
             self.fill();
         }
         if !self.pending.is_empty() && is_ready(self.sink.as_fd(), PollFlags::POLLOUT) {
-            match self.sink.write(self.pending.make_contiguous()) {
+            let length = self.pending.len().min(PIECE);
+            match self.sink.write(&self.pending.make_contiguous()[..length]) {
                 Ok(length) => drop(self.pending.drain(..length)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // The guest is about to end, and takes no input any more.
@@ -194,13 +233,18 @@ impl Feed {
         if !is_ready(source.as_fd(), PollFlags::POLLIN) {
             return;
         }
-        let mut piece = [0; PIECE - 2];
+        let mut piece = [0; PIECE - 3];
         // An input that cannot be read ends there.
         let length = source.read(&mut piece).unwrap_or(0);
-        self.pending.extend((length as u16).to_le_bytes());
-        self.pending.extend(&piece[..length]);
-        if length == 0 {
+        let typed = &piece[..length];
+        if let Some(escape) = &mut self.escape {
+            self.is_escaped |= escape.is_in(typed, Instant::now());
+        }
+        if typed.is_empty() {
             self.source = None;
+            self.send(&Message::End);
+        } else {
+            self.send(&Message::Data(typed.to_vec()));
         }
     }
 }

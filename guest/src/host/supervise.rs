@@ -1,7 +1,6 @@
 //! Waiting for a process while its output is passed on, signals and a time limit end it.
 
 use std::{
-    io,
     os::fd::{AsFd, BorrowedFd},
     process,
     time::{Duration, Instant},
@@ -21,11 +20,13 @@ use nix::{
 
 use crate::{
     error::{Context, Error},
-    host::streams::{Feed, Stream},
+    host::traffic::Traffic,
 };
 
 /// The signals that end a run.
 const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+/// The signals that say that the terminal may have changed.
+const TERMINAL: [Signal; 2] = [Signal::SIGCONT, Signal::SIGWINCH];
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +81,7 @@ pub(crate) enum End {
 impl Signals {
     /// Blocks the signals. A process that is started from now on inherits that.
     pub(crate) fn block() -> Result<Self, Error> {
-        let set: SigSet = ENDING.into_iter().chain([Signal::SIGCHLD]).collect();
+        let set: SigSet = ENDING.into_iter().chain(TERMINAL).chain([Signal::SIGCHLD]).collect();
         let descriptor = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .context("make a descriptor for", "signals")?;
         let before = set.thread_swap_mask(SigmaskHow::SIG_BLOCK).context("block", "signals")?;
@@ -89,11 +90,10 @@ impl Signals {
 
     /// Waits for a process that leads a process group, moving data until it has ended and each
     /// stream has come to its end. What else is left in the group is killed when the process ends.
-    pub(crate) fn supervise(
+    pub(super) fn supervise(
         &mut self,
         child: Pid,
-        streams: &mut [Stream],
-        mut feed: Option<&mut Feed>,
+        traffic: &mut Traffic,
         deadline: Option<Instant>,
     ) -> Result<End, Error> {
         let mut ended = None;
@@ -105,55 +105,46 @@ impl Signals {
                     let _ = signal::killpg(child, Signal::SIGKILL);
                 }
             }
-            if let Some(status) = ended.filter(|_| streams.iter().all(Stream::is_done)) {
+            if let Some(status) = ended.filter(|_| traffic.is_done()) {
                 return Ok(End::Process(status));
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
                 return Ok(End::TimeLimit);
             }
-            // Input that came before the guest listens would be mangled by its serial line.
-            let listening = streams.iter().any(|s| s.is_output() && s.count() > 0);
-            let mut feed = feed.as_deref_mut().filter(|_| listening);
-            self.wait_for_any(streams, feed.as_deref(), left)?;
-            if let Some(signal) = self.ending()? {
-                return Ok(End::Signal(signal));
-            }
-            for stream in &mut *streams {
-                match stream.step() {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                        return Ok(End::Signal(Signal::SIGPIPE));
-                    }
-                    Err(error) => return Err(error).context("pass on", "output"),
+            self.wait_for_any(traffic, left)?;
+            while let Some(signal) = self.next()? {
+                if ENDING.contains(&signal) {
+                    return Ok(End::Signal(signal));
+                }
+                if TERMINAL.contains(&signal) {
+                    traffic.look_at_terminal(signal)?;
                 }
             }
-            if let Some(feed) = &mut feed {
-                feed.step();
+            if let Some(signal) = traffic.step()? {
+                return Ok(End::Signal(signal));
             }
         }
     }
 
-    /// A signal that came and ends the run. The others are taken note of.
+    /// A signal that came and ends the run.
     pub(super) fn ending(&mut self) -> Result<Option<Signal>, Error> {
-        while let Some(info) = self.descriptor.read_signal().context("read", "signals")? {
-            match Signal::try_from(info.ssi_signo as i32) {
-                Ok(signal) if ENDING.contains(&signal) => return Ok(Some(signal)),
-                _ => {}
+        while let Some(signal) = self.next()? {
+            if ENDING.contains(&signal) {
+                return Ok(Some(signal));
             }
         }
         Ok(None)
     }
 
-    fn wait_for_any(
-        &self,
-        streams: &[Stream],
-        feed: Option<&Feed>,
-        left: Option<Duration>,
-    ) -> Result<(), Error> {
+    fn next(&mut self) -> Result<Option<Signal>, Error> {
+        let info = self.descriptor.read_signal().context("read", "signals")?;
+        Ok(info.and_then(|info| Signal::try_from(info.ssi_signo as i32).ok()))
+    }
+
+    fn wait_for_any(&self, traffic: &Traffic, left: Option<Duration>) -> Result<(), Error> {
         let mut waited = vec![PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
-        waited.extend(streams.iter().filter_map(Stream::waits_for));
-        waited.extend(feed.and_then(Feed::waits_for));
+        waited.extend(traffic.waits_for());
         // Rounded up, so that the deadline has passed when the wait ends.
         let timeout = left.map_or(PollTimeout::NONE, |left| {
             PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)

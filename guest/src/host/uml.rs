@@ -95,6 +95,7 @@ fn kernel_arguments(job: &Path, options: &Options, lines: &Lines) -> Vec<OsStrin
         "ssl=null".into(),
         format!("ssl0=null,fd:{}", lines.output.as_raw_fd()).into(),
         format!("ssl1=null,fd:{}", lines.errors.as_raw_fd()).into(),
+        format!("ssl3=null,fd:{}", lines.control.as_raw_fd()).into(),
         // A panic ends the process.
         "panic=-1".into(),
         "noreboot".into(),

@@ -9,7 +9,7 @@ use std::{
         unix::{fs::OpenOptionsExt, process::CommandExt},
     },
     path::{Path, PathBuf},
-    process::{self, Child, ChildStdin, Stdio},
+    process::{self, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -19,7 +19,7 @@ use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
-        signal::{SigSet, Signal},
+        signal::{self, SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
         termios::{self, SetArg},
         wait::{WaitPidFlag, WaitStatus, waitpid},
@@ -29,29 +29,45 @@ use nix::{
 
 use crate::{
     error::{Context, Error},
-    order::{Command, End, Files, Order, Report},
+    feed::{Decoder, Message},
+    inside::terminal::{self, Terminal},
+    order::{Command, End, Files, Order, Report, STARTS, STOPPED},
 };
 
 /// How long QEMU's lines may take to appear.
 const LINES_WAIT: Duration = Duration::from_secs(10);
 
+/// The command as it runs, and this side of its standard streams.
+pub(super) struct Running {
+    pub(super) process: Pid,
+    pub(super) output: Option<File>,
+    pub(super) errors: Option<File>,
+    pub(super) input: Option<File>,
+    /// Its terminal, if it has one, of which the output and the input are the other side.
+    pub(super) terminal: Option<Terminal>,
+}
+
 /// Runs the command, passing on its output until it ends.
 pub(super) fn run(order: &Order) -> Result<Report, Error> {
+    let line = |number| line_path(order.files, number);
     let mut lines = [
-        open_line(&line_path(order.files, 0)?, OpenOptions::new().write(true))?,
-        open_line(&line_path(order.files, 1)?, OpenOptions::new().write(true))?,
+        open_line(&line(1)?, OpenOptions::new().write(true))?,
+        open_line(&line(2)?, OpenOptions::new().write(true))?,
     ];
-    let input = if order.input {
-        Some(open_line(&line_path(order.files, 2)?, OpenOptions::new().read(true))?)
-    } else {
-        None
-    };
+    let input = order.input.then(|| open_line(&line(3)?, OpenOptions::new().read(true)));
+    let input = input.transpose()?;
+    let mut control = open_line(&line(4)?, OpenOptions::new().write(true))?;
     // The runner waits for this before it sends input: the line is ready for any byte now.
-    let mut written = [1, 0];
-    lines[0].write_all(b"!").context("write to", "the line of standard output")?;
+    let mut say = |word| control.write_all(&[word]).context("write to", "the line of control");
+    say(STARTS)?;
 
-    let mut child = match start(&order.command, order.input) {
-        Ok(child) => child,
+    let mut written = [0, 0];
+    let started = match &order.terminal {
+        Some(terminal) => terminal::start(&order.command, terminal)?,
+        None => start(&order.command, order.input),
+    };
+    let running = match started {
+        Ok(running) => running,
         Err(error) => {
             let errno = error.raw_os_error().unwrap_or(Errno::ENOEXEC as i32);
             return Ok(Report { end: End::NotRun(errno), written });
@@ -63,16 +79,15 @@ pub(super) fn run(order: &Order) -> Result<Report, Error> {
     let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .context("make a descriptor for", "SIGCHLD")?;
 
-    let command = Pid::from_raw(child.id() as i32);
-    let mut pipes = [
-        child.stdout.take().map(|pipe| File::from(OwnedFd::from(pipe))),
-        child.stderr.take().map(|pipe| File::from(OwnedFd::from(pipe))),
-    ];
-    let feed = input.zip(child.stdin.take()).map(|(line, pipe)| Feed::new(line, pipe));
+    let Running { process, output, errors, input: sink, terminal } = running;
+    let mut pipes = [output, errors];
+    let feed = input.zip(sink).map(|(line, sink)| Feed::new(line, sink));
     let mut feed = feed.transpose().context("set up", "standard input")?;
     let mut ended = None;
     loop {
-        reap(command, &mut ended)?;
+        if reap(process, terminal.is_some(), &mut ended)? {
+            say(STOPPED)?;
+        }
         // What is in the pipes when the command has ended is its output; what others write later,
         // that it left running, is not.
         let timeout = if ended.is_some() { PollTimeout::ZERO } else { PollTimeout::NONE };
@@ -85,7 +100,7 @@ pub(super) fn run(order: &Order) -> Result<Report, Error> {
             Err(error) => return Err(error).context("wait for", "output"),
         }
         while signals.read_signal().context("read", "signals")?.is_some() {}
-        if feed.as_mut().is_some_and(|feed| !feed.step()) {
+        if feed.as_mut().is_some_and(|feed| !feed.step(process, terminal.as_ref())) {
             feed = None;
         }
         let mut moved = false;
@@ -98,19 +113,21 @@ pub(super) fn run(order: &Order) -> Result<Report, Error> {
             for line in lines.iter().filter(|line| line.is_terminal()) {
                 termios::tcdrain(line).context("empty", "a serial line")?;
             }
-            return Ok(Report { end: end.clone(), written });
+            let end = terminal::not_run().map_or_else(|| end.clone(), End::NotRun);
+            return Ok(Report { end, written });
         }
     }
 }
 
-/// The path of a line to the runner: 0 standard output, 1 standard error, 2 standard input.
+/// The path of a line to the runner: 1 standard output, 2 standard error, 3 standard input, 4 what
+/// init says of the command.
 fn line_path(files: Files, number: u8) -> Result<PathBuf, Error> {
     if files == Files::Hostfs {
-        return Ok(format!("/dev/ttyS{number}").into());
+        return Ok(format!("/dev/ttyS{}", number - 1).into());
     }
-    // QEMU's are virtio ports, numbered from 1 within a device that may have any number. They appear
-    // some time after their driver.
-    let end = format!("p{}", number + 1);
+    // QEMU's are virtio ports of a device that may have any number. They appear some time after
+    // their driver.
+    let end = format!("p{number}");
     let deadline = Instant::now() + LINES_WAIT;
     loop {
         let names = fs::read_dir("/dev").context("read", "/dev")?.flatten();
@@ -138,8 +155,8 @@ fn open_line(path: &Path, options: &mut OpenOptions) -> Result<File, Error> {
     Ok(line)
 }
 
-fn start(command: &Command, input: bool) -> io::Result<Child> {
-    process::Command::new(command.look_up()?)
+fn start(command: &Command, input: bool) -> io::Result<Running> {
+    let mut child = process::Command::new(command.look_up()?)
         .arg0(&command.name)
         .args(&command.arguments)
         .env_clear()
@@ -148,24 +165,36 @@ fn start(command: &Command, input: bool) -> io::Result<Child> {
         .stdin(if input { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn()
+        .spawn()?;
+    Ok(Running {
+        process: Pid::from_raw(child.id() as i32),
+        output: child.stdout.take().map(|pipe| OwnedFd::from(pipe).into()),
+        errors: child.stderr.take().map(|pipe| OwnedFd::from(pipe).into()),
+        input: child.stdin.take().map(|pipe| OwnedFd::from(pipe).into()),
+        terminal: None,
+    })
 }
 
-/// Takes note of ended processes; every orphan of the guest is init's.
-fn reap(command: Pid, ended: &mut Option<End>) -> Result<(), Error> {
+/// Takes note of ended processes; every orphan of the guest is init's. Returns whether the command
+/// was stopped, if that is looked at.
+fn reap(command: Pid, look_at_stops: bool, ended: &mut Option<End>) -> Result<bool, Error> {
+    let mut flags = WaitPidFlag::WNOHANG;
+    flags.set(WaitPidFlag::WUNTRACED, look_at_stops);
+    let mut stopped = false;
     loop {
-        let status = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Err(Errno::ECHILD) => return Ok(()),
+        let status = match waitpid(None, Some(flags)) {
+            Err(Errno::ECHILD) => return Ok(stopped),
             status => status.context("wait for", "a process")?,
         };
         match status {
-            WaitStatus::StillAlive => return Ok(()),
+            WaitStatus::StillAlive => return Ok(stopped),
             WaitStatus::Exited(process, status) if process == command => {
                 *ended = Some(End::Exit(status));
             }
             WaitStatus::Signaled(process, signal, _) if process == command => {
                 *ended = Some(End::Signal(signal as i32));
             }
+            WaitStatus::Stopped(process, _) => stopped |= process == command,
             _ => {}
         }
     }
@@ -176,7 +205,12 @@ fn reap(command: Pid, ended: &mut Option<End>) -> Result<(), Error> {
 fn pass_on(pipe: &mut Option<File>, line: &mut File, count: &mut u64) -> Result<(), Error> {
     let Some(source) = pipe.as_mut().filter(|pipe| is_ready(pipe)) else { return Ok(()) };
     let mut piece = vec![0; 1 << 16];
-    let length = source.read(&mut piece).context("read", "output")?;
+    let length = match source.read(&mut piece) {
+        // A terminal that nobody has open any more; one that is read and written is not waited for.
+        Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => 0,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+        length => length.context("read", "output")?,
+    };
     if length == 0 {
         *pipe = None;
     }
@@ -192,97 +226,59 @@ fn is_ready(pipe: &File) -> bool {
 /// Standard input on its way from its serial line to the command: see the runner's side.
 struct Feed {
     line: File,
-    pipe: ChildStdin,
-    pieces: Pieces,
-}
-
-/// The bytes of a serial line taken apart: a length (u16, little endian), so many bytes, and so on,
-/// until a length of 0.
-#[derive(Default)]
-struct Pieces {
-    /// Bytes of the current piece that are still to come.
-    left: usize,
-    /// The start of a piece's length.
-    first: Option<u8>,
+    sink: File,
+    decoder: Decoder,
     /// Bytes that came and are not passed on yet.
     pending: VecDeque<u8>,
     is_last: bool,
 }
 
 impl Feed {
-    fn new(line: File, pipe: ChildStdin) -> io::Result<Self> {
+    fn new(line: File, sink: File) -> io::Result<Self> {
         // A command that does not read must not keep its output from being passed on.
-        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok(Self { line, pipe, pieces: Pieces::default() })
+        fcntl(&sink, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let (decoder, pending) = (Decoder::default(), VecDeque::new());
+        Ok(Self { line, sink, decoder, pending, is_last: false })
     }
 
     fn waits_for(&self) -> Option<PollFd<'_>> {
-        if self.pieces.pending.is_empty() {
+        if self.pending.is_empty() {
             Some(PollFd::new(self.line.as_fd(), PollFlags::POLLIN))
         } else {
-            Some(PollFd::new(self.pipe.as_fd(), PollFlags::POLLOUT))
+            Some(PollFd::new(self.sink.as_fd(), PollFlags::POLLOUT))
         }
     }
 
     /// Moves what can be moved without waiting; false when that was all, or nobody reads it.
-    fn step(&mut self) -> bool {
-        if self.pieces.pending.is_empty() && is_ready(&self.line) {
+    fn step(&mut self, command: Pid, terminal: Option<&Terminal>) -> bool {
+        if self.pending.is_empty() && is_ready(&self.line) {
             let mut piece = [0; 4096];
             match self.line.read(&mut piece) {
-                Ok(length @ 1..) => self.pieces.take(&piece[..length]),
-                _ => self.pieces.is_last = true,
+                Ok(length @ 1..) => self.decoder.take(&piece[..length]),
+                _ => self.is_last = true,
             }
         }
-        while !self.pieces.pending.is_empty() {
-            let (piece, _) = self.pieces.pending.as_slices();
-            match self.pipe.write(piece) {
-                Ok(length) => drop(self.pieces.pending.drain(..length)),
+        while let Some(message) = self.decoder.next() {
+            match message {
+                Message::Data(data) => self.pending.extend(data),
+                Message::End => self.is_last = true,
+                Message::Size(size) => {
+                    if let Some(terminal) = terminal {
+                        terminal.resize(size);
+                    }
+                }
+                // It may have ended.
+                Message::Continue => drop(signal::kill(command, Signal::SIGCONT)),
+            }
+        }
+        while !self.pending.is_empty() {
+            let (piece, _) = self.pending.as_slices();
+            match self.sink.write(piece) {
+                Ok(length) => drop(self.pending.drain(..length)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(_) => return false,
             }
         }
-        !self.pieces.is_last
-    }
-}
-
-impl Pieces {
-    fn take(&mut self, mut bytes: &[u8]) {
-        while let Some((&byte, rest)) = bytes.split_first() {
-            if self.left > 0 {
-                let (data, rest) = bytes.split_at(self.left.min(bytes.len()));
-                self.pending.extend(data);
-                self.left -= data.len();
-                bytes = rest;
-                continue;
-            }
-            bytes = rest;
-            match self.first.take() {
-                None => self.first = Some(byte),
-                Some(first) => {
-                    self.left = u16::from_le_bytes([first, byte]).into();
-                    self.is_last |= self.left == 0;
-                }
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_come_apart_wherever_they_are_cut() {
-        let line = [&[3, 0][..], b"abc", &[1, 1], &[b'x'; 257], &[1, 0], b"\0", &[0, 0]].concat();
-        let expected = [b"abc".as_slice(), &[b'x'; 257], b"\0"].concat();
-        for length in 1..=line.len() {
-            let mut pieces = Pieces::default();
-            for cut in line.chunks(length) {
-                assert!(!pieces.is_last);
-                pieces.take(cut);
-            }
-            assert!(pieces.is_last);
-            assert_eq!(pieces.pending, expected);
-        }
+        !self.is_last
     }
 }

@@ -20,7 +20,9 @@ use nix::{
 
 use crate::{
     error::{Context, Error},
-    inside::{FIRST_MODULES, FIRST_STAGE, HOST, JOB, MODPROBE, MODULES, command, own, root},
+    inside::{
+        FIRST_MODULES, FIRST_STAGE, HOST, JOB, MODPROBE, MODULES, command, own, root, terminal,
+    },
     modules::{self, Modules},
     order::{End, Order, Report},
 };
@@ -35,6 +37,7 @@ pub(crate) fn assume_role() {
             init(Path::new(&job));
         }
     }
+    terminal::assume_role();
     let mut words = std::env::args_os();
     if words.next().as_deref() == Some(OsStr::new(MODPROBE)) && is_guest() {
         // The kernel says `modprobe -q -- NAME`, and iptables `modprobe NAME -q`.

@@ -4,6 +4,7 @@ pub(crate) mod init;
 
 mod command;
 mod root;
+mod terminal;
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,106 @@
+//! All that goes between this process and a guest while the command runs.
+
+use std::io;
+
+use nix::{poll::PollFd, sys::signal::Signal};
+
+use crate::{
+    error::{Context, Error},
+    feed::Message,
+    host::{
+        streams::{Feed, Stream},
+        terminal::Terminal,
+    },
+    order::{STARTS, STOPPED},
+};
+
+/// The streams of a guest, standard input, and the terminal if the command has it.
+pub(super) struct Traffic {
+    pub(super) output: Stream,
+    pub(super) errors: Stream,
+    pub(super) log: Stream,
+    pub(super) control: Stream,
+    pub(super) feed: Option<Feed>,
+    pub(super) terminal: Option<Terminal>,
+    /// Init said that the command starts, and listens for standard input: what came before would be
+    /// mangled by its serial line.
+    pub(super) has_begun: bool,
+}
+
+impl Traffic {
+    fn streams(&self) -> [&Stream; 4] {
+        [&self.output, &self.errors, &self.log, &self.control]
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.streams().iter().all(|stream| stream.is_done())
+    }
+
+    pub(super) fn waits_for(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let feed = self.feed.as_ref().filter(|_| self.has_begun);
+        self.streams()
+            .into_iter()
+            .filter_map(Stream::waits_for)
+            .chain(feed.and_then(Feed::waits_for))
+    }
+
+    /// Moves what can be moved without waiting. Returns the signal that the run is to end by if
+    /// nobody reads the output any more, or the user gave the guest up.
+    pub(super) fn step(&mut self) -> Result<Option<Signal>, Error> {
+        for stream in [&mut self.output, &mut self.errors, &mut self.log, &mut self.control] {
+            match stream.step() {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    return Ok(Some(Signal::SIGPIPE));
+                }
+                Err(error) => return Err(error).context("pass on", "output"),
+            }
+        }
+        for word in self.control.take_words() {
+            match (word, &mut self.terminal) {
+                (STARTS, terminal) => {
+                    self.has_begun = true;
+                    if let Some(terminal) = terminal {
+                        terminal.make_raw()?;
+                    }
+                }
+                (STOPPED, Some(terminal)) => {
+                    terminal.suspend()?;
+                    self.send(&Message::Continue);
+                    self.send_size();
+                }
+                _ => {}
+            }
+        }
+        if let Some(feed) = self.feed.as_mut().filter(|_| self.has_begun) {
+            feed.step();
+            if feed.is_escaped() {
+                return Ok(Some(Signal::SIGTERM));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The terminal has another size, or this process was stopped and another had the terminal.
+    pub(super) fn look_at_terminal(&mut self, signal: Signal) -> Result<(), Error> {
+        if let Some(terminal) = self.terminal.as_mut().filter(|_| self.has_begun) {
+            if signal == Signal::SIGCONT {
+                terminal.make_raw()?;
+            }
+        }
+        self.send_size();
+        Ok(())
+    }
+
+    fn send_size(&mut self) {
+        if let Some(size) = self.terminal.as_ref().map(Terminal::size) {
+            self.send(&Message::Size(size));
+        }
+    }
+
+    fn send(&mut self, message: &Message) {
+        if let Some(feed) = &mut self.feed {
+            feed.send(message);
+        }
+    }
+}
