@@ -18,7 +18,7 @@ use std::{
 };
 
 use clap::Parser;
-use examples::{Options, WebServer, command, fetch, heading, ipvsadm};
+use examples::{Options, WebServer, command, fetch, heading};
 use lvs::{
     RealServer, Table, VirtualService,
     client::{Client, packet::ServiceKey},
@@ -116,7 +116,7 @@ async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
         )
         .build()?;
     for change in direct.apply(&ipvs).await? {
-        command(ipvsadm(&change));
+        command(change.command_line());
     }
     command("ipvsadm -L -n");
     print!("{}", Table::read(&ipvs).await?);

@@ -13,7 +13,7 @@
 use std::{error::Error, net::SocketAddr};
 
 use clap::Parser;
-use examples::{Conversation, Scene, command, heading, ipvsadm};
+use examples::{Conversation, Scene, command, heading};
 use lvs::{RealServer, Table, VirtualService};
 
 /// Two ports in one service, by a firewall mark.
@@ -56,7 +56,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         .real_servers(scene.pods.iter().map(|pod| RealServer::nat((pod.address(), 0).into())))
         .build()?;
     for change in service.apply(&scene.ipvs).await? {
-        command(ipvsadm(&change));
+        command(change.command_line());
     }
 
     heading("Six clients, each on both ports");

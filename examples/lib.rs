@@ -9,7 +9,7 @@ use std::{
 };
 
 use anstyle::{AnsiColor, Style};
-use lvs::{Change, VirtualService, client::table::CommandLine};
+use lvs::VirtualService;
 use netns_link::{Address, NetNs};
 use testbed::{Client, Container, DockerHost, Family, Nginx, Process, Server, page};
 use tokio::{
@@ -127,11 +127,6 @@ pub fn heading(text: &str) {
 /// The command that the next step stands for.
 pub fn command(line: impl fmt::Display) {
     anstream::println!("{COMMAND}$ {line}{COMMAND:#}");
-}
-
-/// The ipvsadm command that a change stands for.
-pub fn ipvsadm(change: &Change) -> String {
-    CommandLine(&change.clone().into()).to_string()
 }
 
 /// What serves a pod's page: this process, or an nginx in the pod.

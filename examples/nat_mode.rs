@@ -13,7 +13,7 @@
 use std::{error::Error, net::SocketAddr};
 
 use clap::Parser;
-use examples::{Options, WebServer, command, fetch, heading, ipvsadm};
+use examples::{Options, WebServer, command, fetch, heading};
 use lvs::{RealServer, Table, VirtualService, client::Client};
 use netns_link::Address;
 use testbed::DockerHost;
@@ -78,7 +78,7 @@ async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
         )
         .build()?;
     for change in service.apply(&ipvs).await? {
-        command(ipvsadm(&change));
+        command(change.command_line());
     }
     command("ipvsadm -L -n");
     print!("{}", Table::read(&ipvs).await?);

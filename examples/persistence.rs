@@ -13,7 +13,7 @@ use std::{
 };
 
 use clap::Parser;
-use examples::{Conversation, Scene, command, heading, ipvsadm};
+use examples::{Conversation, Scene, command, heading};
 use lvs::{RealServer, VirtualService, VirtualServiceBuilder};
 
 /// The same clients without persistence, with it, and with a netmask.
@@ -47,7 +47,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         heading(title);
         let service = service.build()?;
         for change in service.apply(&scene.ipvs).await? {
-            command(ipvsadm(&change));
+            command(change.command_line());
         }
         let mut pods = Vec::new();
         for client in clients.map(IpAddr::from) {

@@ -13,7 +13,7 @@
 use std::error::Error;
 
 use clap::Parser;
-use examples::{Options, WebServer, command, fetch, heading, ipvsadm};
+use examples::{Options, WebServer, command, fetch, heading};
 use lvs::{Encapsulation, RealServer, Table, VirtualService, client::Client};
 use netns_link::{prepare_director, prepare_real_server};
 use testbed::DockerHost;
@@ -73,7 +73,7 @@ async fn run(options: &Options, gue: bool) -> Result<(), Box<dyn Error>> {
         }))
         .build()?;
     for change in service.apply(&ipvs).await? {
-        command(ipvsadm(&change));
+        command(change.command_line());
     }
 
     heading("The page, fetched from the container");

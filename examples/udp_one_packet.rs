@@ -13,7 +13,7 @@
 use std::{collections::BTreeMap, error::Error, net::SocketAddr, time::Duration};
 
 use clap::Parser;
-use examples::{Scene, command, heading, ipvsadm};
+use examples::{Scene, command, heading};
 use lvs::{RealServer, VirtualService};
 use netns_link::prepare_real_server;
 use tokio::{net::UdpSocket, time::timeout};
@@ -53,7 +53,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         heading(title);
         let service = service.build()?;
         for change in service.apply(&scene.ipvs).await? {
-            command(ipvsadm(&change));
+            command(change.command_line());
         }
         let socket = scene.client.namespace().run(|| {
             let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;

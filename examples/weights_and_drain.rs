@@ -17,7 +17,7 @@ use std::{
 };
 
 use clap::Parser;
-use examples::{Conversation, Scene, command, heading, ipvsadm};
+use examples::{Conversation, Scene, command, heading};
 use lvs::{RealServer, Table, VirtualService};
 use testbed::Container;
 
@@ -50,7 +50,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             }))
             .build()?;
         for change in service.apply(&scene.ipvs).await? {
-            command(ipvsadm(&change));
+            command(change.command_line());
         }
         Ok::<_, Box<dyn Error>>(service)
     };

@@ -2,18 +2,30 @@
 //! something fails.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
 use ipvs_client::{
-    Client,
-    packet::{Destination, ForwardMethod, Service, ServiceKey, Tunnel, TunnelFlags},
+    Client, Snapshot, blocking,
+    packet::{
+        Destination, DestinationEntry, ForwardMethod, Service, ServiceFlags, ServiceKey,
+        Statistics, Tunnel, TunnelFlags, Weight,
+    },
 };
-use kernel_tests::{Outcome, block_on, client_case, needing};
-use libtest_mimic::Trial;
-use lvs::{Encapsulation, RealServer, VirtualService};
+use kernel_tests::{Outcome, block_on, client_case, key, needing};
+use libtest_mimic::{Failed, Trial};
+use lvs::{
+    Desired, Encapsulation, Ledger, Phase, Plan, Policy, RealServer, Scope, Table, VirtualService,
+    VirtualServiceBuilder, model::Kernel, strategy,
+};
 use netns_link::NetNs;
+use proptest::{
+    collection::vec,
+    strategy::{Strategy, ValueTree},
+    test_runner::TestRunner,
+};
 use testbed::{Family, run};
 
 use crate::scene::Scene;
@@ -26,7 +38,263 @@ pub(crate) fn cases() -> Vec<Trial> {
     vec![
         client_case("lvs_encapsulation_is_kept", encapsulation_is_kept),
         needing(&[("ip", "iproute2")], unreachable),
+        client_case("lvs_model_is_the_kernel", model_is_the_kernel),
+        client_case("lvs_refused_real_server", refused_real_server),
+        client_case("lvs_refused_scheduler", refused_scheduler),
+        client_case("lvs_failure_stays_in_its_service", failure_stays_in_its_service),
+        client_case("lvs_two_managers_at_once", two_managers_at_once),
+        client_case("lvs_random_tables", random_tables),
+        client_case("lvs_scope_and_guard", scope_and_guard),
+        client_case("lvs_killed_at_each_write", killed_at_each_write),
+        client_case("lvs_blocking_twin", blocking_twin),
     ]
+}
+
+fn web() -> VirtualServiceBuilder {
+    VirtualService::tcp("10.0.0.185:80".parse().expect("an address")).scheduler("rr")
+}
+
+fn nat(address: &str) -> RealServer {
+    RealServer::nat(address.parse().expect("an address"))
+}
+
+/// The real servers in the kernel, in order, as `address:port weight`.
+async fn real_servers(client: &Client, service: &str) -> Result<Vec<String>, Failed> {
+    let mut entries: Vec<Destination> = client
+        .destinations(&key(service))
+        .await?
+        .into_iter()
+        .map(|entry| entry.destination)
+        .collect();
+    entries.sort_by_key(|destination| destination.key);
+    Ok(entries.iter().map(|found| format!("{} {}", found.key, found.weight)).collect())
+}
+
+/// A value of a strategy, the same in each run.
+fn values<T: std::fmt::Debug>(strategy: impl Strategy<Value = T>, count: usize) -> Vec<T> {
+    let mut runner = TestRunner::deterministic();
+    (0..count)
+        .map(|_| strategy.new_tree(&mut runner).expect("the strategy has values").current())
+        .collect()
+}
+
+/// A snapshot with what the model knows.
+fn settings(mut snapshot: Snapshot) -> Snapshot {
+    for service in snapshot.services.values_mut() {
+        service.entry.statistics = Statistics::default();
+        service.entry.service.flags |= ServiceFlags::HASHED;
+        for entry in &mut service.destinations {
+            *entry = DestinationEntry::new(entry.destination.clone());
+        }
+    }
+    snapshot
+}
+
+/// Some thousand random requests have the same answers and the same effect here and there.
+async fn model_is_the_kernel(_namespace: NetNs, client: Client) -> Outcome {
+    let mut refused = 0;
+    for requests in values(vec(strategy::request(), 1..60), 100) {
+        client.flush().await?;
+        let mut model = Kernel::new();
+        let outcomes = client.batch(&requests).await;
+        for (request, outcome) in requests.iter().zip(outcomes) {
+            let kernel = outcome.err().and_then(|error| error.errno());
+            let ours = model.execute(request).err().map(|errno| errno.0);
+            assert_eq!(kernel, ours, "{request:?}");
+            refused += usize::from(kernel.is_some());
+        }
+        let found = client.snapshot().await?;
+        assert_eq!(settings(found), settings(model.snapshot()), "after {requests:?}");
+    }
+    assert!(refused > 500, "{refused} are too few refusals");
+    Ok(())
+}
+
+/// The kernel refuses the new real server, so the old one stays.
+async fn refused_real_server(_namespace: NetNs, client: Client) -> Outcome {
+    let service = || VirtualService::tcp("[2001:db8::185]:80".parse().expect("an address"));
+    service().real_server(nat("[2001:db8::3]:80")).build()?.apply(&client).await?;
+    // A link-local address that is none of ours is refused (EINVAL).
+    let next = service().real_server(nat("[fe80::dead]:80")).build()?;
+    let error = next.apply(&client).await.expect_err("the kernel refuses it");
+    let text = error.to_string();
+    assert!(text.contains("[fe80::dead]:80"), "{text}");
+    assert!(text.ends_with("changes made: 0, failed: 1, not tried: 1"), "{text}");
+    assert_eq!(real_servers(&client, "-t [2001:db8::185]:80").await?, ["[2001:db8::3]:80 1"]);
+    Ok(())
+}
+
+/// The kernel does not know the scheduler: what is there stays, and new real servers come.
+async fn refused_scheduler(_namespace: NetNs, client: Client) -> Outcome {
+    web().real_server(nat("172.17.0.3:80")).build()?.apply(&client).await?;
+    let next = web().scheduler("wrrr").real_server(nat("172.17.0.4:80")).build()?;
+    let error = next.apply(&client).await.expect_err("no such scheduler").to_string();
+    assert!(error.contains("ip_vs_wrrr"), "{error}");
+    let found = real_servers(&client, "-t 10.0.0.185:80").await?;
+    assert_eq!(found, ["172.17.0.3:80 1", "172.17.0.4:80 1"]);
+    // A new service cannot be added, so nothing is tried with its real servers.
+    client.flush().await?;
+    let error = next.apply(&client).await.expect_err("no such scheduler").to_string();
+    assert!(error.ends_with("changes made: 0, failed: 1, not tried: 1"), "{error}");
+    Ok(())
+}
+
+/// The other services are brought to what they should be, deletions included.
+async fn failure_stays_in_its_service(_namespace: NetNs, client: Client) -> Outcome {
+    let service = |port: u16, real_server: &str, scheduler: &str| {
+        VirtualService::tcp((IpAddr::from([10, 0, 0, 185]), port).into())
+            .scheduler(scheduler)
+            .real_server(nat(real_server))
+    };
+    let old = (1..=4).map(|port| service(port, "172.17.0.3:80", "rr"));
+    let policy = Policy::new().scope(Scope::All);
+    old.collect::<Result<Desired, _>>()?.apply(&client, &policy).await?;
+    let new = [
+        service(1, "172.17.0.4:80", "rr"),
+        service(2, "172.17.0.4:80", "wrrr"),
+        service(3, "172.17.0.4:80", "wrr"),
+    ];
+    let desired = new.into_iter().collect::<Result<Desired, _>>()?;
+    let error = desired.apply(&client, &policy).await.expect_err("no such scheduler");
+    let applied = error.applied().ok_or("the table was read")?;
+    let failed: Vec<String> = applied.failed().map(|(change, _)| change.to_string()).collect();
+    assert_eq!(failed, ["~ -t 10.0.0.185:2 scheduler rr -> wrrr"]);
+    assert_eq!(applied.not_sent(), 1, "the old real server of the second service");
+    for port in [1, 3] {
+        let found = real_servers(&client, &format!("-t 10.0.0.185:{port}")).await?;
+        assert_eq!(found, ["172.17.0.4:80 1"]);
+    }
+    let found = real_servers(&client, "-t 10.0.0.185:2").await?;
+    assert_eq!(found, ["172.17.0.3:80 1", "172.17.0.4:80 1"]);
+    let keys: Vec<String> =
+        client.snapshot().await?.services.keys().map(ToString::to_string).collect();
+    assert_eq!(keys, ["-t 10.0.0.185:1", "-t 10.0.0.185:2", "-t 10.0.0.185:3"]);
+    Ok(())
+}
+
+/// Both succeed, whoever writes first.
+async fn two_managers_at_once(namespace: NetNs, client: Client) -> Outcome {
+    let other = Client::connect_in(&namespace)?;
+    let service =
+        web().real_servers((1..=20).map(|host| nat(&format!("172.17.0.{host}:80")))).build()?;
+    let old = web().scheduler("wlc").real_server(nat("172.17.0.3:80").weight(3)).build()?;
+    let mut already = 0;
+    for round in 0..60 {
+        client.flush().await?;
+        if round % 2 == 1 {
+            old.apply(&client).await?;
+        }
+        let (one, two) = tokio::join!(service.apply(&client), service.apply(&other));
+        already += one?.already() + two?.already();
+        assert_eq!(client.destinations(service.key()).await?.len(), 20);
+        assert!(service.plan(&client).await?.is_empty());
+    }
+    println!("already: {already}");
+    Ok(())
+}
+
+/// What is planned is what the kernel then has: all of it, over every setting.
+async fn random_tables(namespace: NetNs, client: Client) -> Outcome {
+    let policy = Policy::new().scope(Scope::All);
+    for (desired, others) in values((strategy::desired(), vec(strategy::request(), 0..30)), 100) {
+        // Somebody else's writes, over what the last round has left.
+        let _ = client.batch(&others).await;
+        let applied = desired.apply(&client, &policy).await?;
+        assert!(applied.held_back().len() == 0 && applied.uncertain().is_empty());
+        assert!(desired.plan(&client, &policy).await?.is_empty());
+        assert_eq!(Desired::try_from(&client.snapshot().await?)?, desired);
+    }
+    let table = Table::read(&client).await?;
+    assert!(table.is_complete());
+    let twin = blocking::Client::connect_in(&namespace)?;
+    assert_eq!(Table::blocking_read(&twin)?.to_string(), table.to_string());
+    Ok(())
+}
+
+async fn scope_and_guard(_namespace: NetNs, client: Client) -> Outcome {
+    let service = |host: u8| {
+        VirtualService::tcp((IpAddr::from([10, 96, 0, host]), 80).into())
+            .real_server(nat("172.17.0.3:80"))
+    };
+    let five = (1..=5).map(service).collect::<Result<Desired, _>>()?;
+    web().build()?.apply(&client).await?;
+    let mut ledger = Ledger::new();
+    assert!(ledger.claim(&five) && !ledger.claim(&five));
+    let policy =
+        |ledger: &Ledger| Policy::new().scope(Scope::Ledger(ledger.clone())).max_deletions(3);
+    five.apply(&client, &policy(&ledger)).await?;
+    assert_eq!(client.services().await?.len(), 6);
+
+    // The source is empty: nothing is deleted before that is confirmed.
+    let none = Desired::new();
+    let applied = none.apply(&client, &policy(&ledger)).await?;
+    assert_eq!((applied.held_back().len(), applied.len()), (5, 0));
+    assert_eq!(client.services().await?.len(), 6);
+    let plan = none.plan(&client, &policy(&ledger)).await?;
+    assert!(plan.to_string().starts_with("# held back, since more than allowed: 5\n"), "{plan}");
+    assert_eq!(plan.confirm().apply(&client).await?.len(), 5);
+    let left: Vec<ServiceKey> = client.snapshot().await?.services.into_keys().collect();
+    assert_eq!(left, [key("-t 10.0.0.185:80")], "somebody else's service is spared");
+    assert!(ledger.settle(&none, &client.snapshot().await?));
+    assert_eq!(ledger, Ledger::new());
+
+    let mine = Scope::only(|key| key.to_string().starts_with("-t 10.96."));
+    five.apply(&client, &Policy::new()).await?;
+    let applied = none.apply(&client, &Policy::new().scope(mine)).await?;
+    assert_eq!(applied.len(), 5);
+    assert!(none.apply(&client, &Policy::new()).await?.is_empty(), "by default nothing is deleted");
+    assert_eq!(none.apply(&client, &Policy::new().scope(Scope::All)).await?.len(), 1);
+    Ok(())
+}
+
+/// Killed between any two writes, the next run finishes the work; and the service never is without a
+/// usable real server.
+async fn killed_at_each_write(_namespace: NetNs, client: Client) -> Outcome {
+    let old = web().real_servers([nat("172.17.0.3:80"), nat("172.17.0.4:80").weight(0)]).build()?;
+    let new = web()
+        .scheduler("wrr")
+        .real_servers([
+            nat("172.17.0.3:80").weight(0),
+            nat("172.17.0.4:80").weight(2),
+            nat("172.17.0.5:80"),
+        ])
+        .build()?;
+    let other = VirtualService::firewall_mark(7).real_server(nat("172.17.0.3:80")).build()?;
+    let desired = Desired::from(new.clone());
+    let policy = Policy::new().scope(Scope::All);
+    let keys = BTreeSet::from([*new.key(), *other.key()]);
+    for writes in 0..=5 {
+        client.flush().await?;
+        old.apply(&client).await?;
+        other.apply(&client).await?;
+        let table = client.snapshot().await?;
+        let plan = Plan::of_services(&keys, &desired, &table, &policy);
+        assert_eq!(plan.len(), 5, "{plan}");
+        assert!(Phase::ALL.into_iter().all(|phase| !plan.phase(phase).is_empty()), "{plan}");
+        for request in plan.requests().take(writes) {
+            client.batch(&[request]).await.into_iter().collect::<Result<(), _>>()?;
+            let found = client.destinations(new.key()).await?;
+            assert!(found.iter().any(|entry| entry.destination.weight != Weight::ZERO));
+        }
+        let applied = desired.apply(&client, &policy).await?;
+        assert_eq!(applied.len(), 5 - writes);
+        assert_eq!(Desired::try_from(&client.snapshot().await?)?, desired);
+    }
+    Ok(())
+}
+
+/// The blocking client's methods do the same.
+async fn blocking_twin(namespace: NetNs, client: Client) -> Outcome {
+    let twin = blocking::Client::connect_in(&namespace)?;
+    let service = web().real_server(nat("172.17.0.3:80")).build()?;
+    assert_eq!(service.blocking_plan(&twin)?.len(), 2);
+    assert_eq!(service.blocking_apply(&twin)?.len(), 2);
+    assert!(service.plan(&client).await?.is_empty());
+    let desired = Desired::from(service.clone());
+    assert!(desired.blocking_apply(&twin, &Policy::new())?.is_empty());
+    assert!(desired.blocking_plan(&twin, &Policy::new())?.blocking_apply(&twin)?.is_empty());
+    assert!(service.blocking_remove(&twin)? && !service.blocking_remove(&twin)?);
+    Ok(())
 }
 
 /// A tunnel's checksum that another tool has set is a setting like the others.

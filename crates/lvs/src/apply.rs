@@ -1,123 +1,430 @@
-//! From what should be to what is.
+//! How a plan is carried out, without I/O: the next writes come out, and what became of them goes
+//! in.
 
-use std::{collections::HashMap, fmt};
-
-use ipvs_client::{
-    BatchOptions, Client, Error, ErrorKind,
-    packet::{Destination, DestinationKey, Request, Service, ServiceKey},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error as _,
+    fmt, io,
 };
 
-use crate::VirtualService;
+use ipvs_client::{
+    Error, ErrorKind, Snapshot,
+    packet::{Request, ServiceKey},
+};
 
-/// One write to the kernel's table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+use crate::plan::{Action, Change, Phase, Plan};
+
+/// How often services are read and planned again that others changed meanwhile.
+const ROUNDS: usize = 4;
+/// How many writes are handed out at once: a bound on the memory that they take. A datagram takes
+/// fewer.
+const WRITES: usize = 2048;
+
+/// What an apply did: every change with what became of it.
+///
+/// It iterates over the changes that it made.
+#[derive(Debug)]
+pub struct Applied {
+    plan: Plan,
+    /// What became of the changes, by phase and position, of those that were not just done.
+    exceptions: BTreeMap<(usize, usize), State<Error>>,
+}
+
+/// What became of a [`Change`].
+#[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub enum Change {
-    /// The service is added. `ipvsadm -A`.
-    AddService(Service),
-    /// The service's settings are changed. `ipvsadm -E`.
-    UpdateService(Service),
-    /// A real server is added. `ipvsadm -a`.
-    AddDestination(ServiceKey, Destination),
-    /// A real server's settings are changed; its connections stay. `ipvsadm -e`.
-    UpdateDestination(ServiceKey, Destination),
-    /// A real server is taken away. `ipvsadm -d`.
-    DeleteDestination(ServiceKey, DestinationKey),
+pub enum Outcome<'a> {
+    /// It was made.
+    Done,
+    /// Another writer was faster: what was to be added was there, or what was to be taken away was
+    /// gone. The service was read again, and what still differed became changes of its own.
+    Already,
+    /// It failed.
+    Failed(&'a Error),
+    /// It was not tried, because another change of the same service failed, or because the apply
+    /// ended before.
+    NotSent,
 }
 
-impl From<Change> for Request {
-    fn from(change: Change) -> Self {
-        match change {
-            Change::AddService(service) => Self::NewService(service),
-            Change::UpdateService(service) => Self::SetService(service),
-            Change::AddDestination(key, destination) => Self::NewDestination(key, destination),
-            Change::UpdateDestination(key, destination) => Self::SetDestination(key, destination),
-            Change::DeleteDestination(key, destination) => {
-                Self::DeleteDestination(key, destination)
-            }
-        }
+/// What became of a change that was not just done.
+#[derive(Debug)]
+enum State<E> {
+    Already,
+    Failed(E),
+    NotSent,
+    /// It was not tried, and its service was planned again.
+    Replaced,
+}
+
+impl Applied {
+    /// Every change with what became of it, in the order in which they were tried within each phase.
+    pub fn outcomes(&self) -> impl Iterator<Item = (&Change, Outcome<'_>)> + '_ {
+        Phase::ALL.into_iter().flat_map(move |phase| {
+            self.plan.phase(phase).iter().enumerate().filter_map(move |(index, change)| {
+                let outcome = match self.exceptions.get(&(phase as usize, index)) {
+                    None => Outcome::Done,
+                    Some(State::Already) => Outcome::Already,
+                    Some(State::Failed(error)) => Outcome::Failed(error),
+                    Some(State::NotSent) => Outcome::NotSent,
+                    Some(State::Replaced) => return None,
+                };
+                Some((change, outcome))
+            })
+        })
+    }
+
+    /// The changes that were made.
+    pub fn done(&self) -> impl Iterator<Item = &Change> + '_ {
+        self.outcomes()
+            .filter_map(|(change, outcome)| matches!(outcome, Outcome::Done).then_some(change))
+    }
+
+    /// What is not done because it is [more than allowed](crate::Policy::max_deletions).
+    pub fn held_back(&self) -> impl ExactSizeIterator<Item = &Change> + '_ {
+        self.plan.held_back()
+    }
+
+    /// The services that others kept changing, so that nothing of them was drained or taken away.
+    pub fn uncertain(&self) -> &BTreeSet<ServiceKey> {
+        self.plan.uncertain()
+    }
+
+    /// Whether nothing was changed.
+    pub fn is_empty(&self) -> bool {
+        self.done().next().is_none()
+    }
+
+    /// How many changes were made.
+    pub fn len(&self) -> usize {
+        self.done().count()
+    }
+
+    fn count(&self, is: impl Fn(Outcome<'_>) -> bool) -> usize {
+        self.outcomes().filter(|(_, outcome)| is(*outcome)).count()
+    }
+
+    /// How many changes others had made already.
+    pub fn already(&self) -> usize {
+        self.count(|outcome| matches!(outcome, Outcome::Already))
+    }
+
+    /// The changes that failed, with their errors.
+    pub fn failed(&self) -> impl Iterator<Item = (&Change, &Error)> + '_ {
+        self.outcomes().filter_map(|(change, outcome)| match outcome {
+            Outcome::Failed(error) => Some((change, error)),
+            _ => None,
+        })
+    }
+
+    /// How many changes were not tried.
+    pub fn not_sent(&self) -> usize {
+        self.count(|outcome| matches!(outcome, Outcome::NotSent))
     }
 }
 
-impl fmt::Display for Change {
+/// Over the changes that were made.
+impl IntoIterator for Applied {
+    type Item = Change;
+    type IntoIter = std::vec::IntoIter<Change>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.done().cloned().collect::<Vec<_>>().into_iter()
+    }
+}
+
+/// Something of an apply failed. What did not is done, and applying again goes on from there.
+#[derive(Debug)]
+pub struct ApplyError {
+    applied: Option<Box<Applied>>,
+    /// What ended the apply.
+    common: Option<Error>,
+}
+
+impl ApplyError {
+    /// The table could not be read, so nothing was sent.
+    pub(crate) fn unread(error: Error) -> Self {
+        Self { applied: None, common: Some(error) }
+    }
+
+    /// What became of each change; `None` where the table could not be read.
+    pub fn applied(&self) -> Option<&Applied> {
+        self.applied.as_deref()
+    }
+
+    /// What ended the apply, if anything did: an error that is not about one service, such as a
+    /// missing right.
+    pub fn common(&self) -> Option<&Error> {
+        self.common.as_ref()
+    }
+
+    /// The first error: the common one, or else that of the first change that failed.
+    pub fn first(&self) -> Option<&Error> {
+        let failed = self.applied.as_ref().and_then(|applied| applied.failed().next());
+        self.common.as_ref().or(failed.map(|(_, error)| error))
+    }
+}
+
+/// One error a line, and then how much was done.
+impl fmt::Display for ApplyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AddService(service) => write!(f, "add service {}", service.key()),
-            Self::UpdateService(service) => write!(f, "update service {}", service.key()),
-            Self::AddDestination(key, destination) => {
-                write!(f, "add real server {} to service {key}", destination.key)
+        if let Some(error) = &self.common {
+            write!(f, "{error}")?;
+        }
+        let Some(applied) = &self.applied else { return Ok(()) };
+        for (number, (_, error)) in applied.failed().enumerate() {
+            if number > 0 || self.common.is_some() {
+                writeln!(f)?;
             }
-            Self::UpdateDestination(key, destination) => {
-                write!(f, "update real server {} of service {key}", destination.key)
+            write!(f, "{error}")?;
+        }
+        let (done, not_sent) = (applied.len(), applied.not_sent());
+        write!(f, "\nchanges made: {done}, failed: {}", applied.failed().count())?;
+        write!(f, ", not tried: {not_sent}")
+    }
+}
+
+impl std::error::Error for ApplyError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.first().map(|error| error as _)
+    }
+}
+
+impl From<ApplyError> for io::Error {
+    fn from(error: ApplyError) -> Self {
+        let kind = match error.first().map(Error::kind) {
+            Some(ErrorKind::PermissionDenied) => io::ErrorKind::PermissionDenied,
+            Some(ErrorKind::NotAvailable | ErrorKind::Unsupported) => io::ErrorKind::Unsupported,
+            Some(ErrorKind::Invalid | ErrorKind::SchedulerNotFound | ErrorKind::EngineNotFound) => {
+                io::ErrorKind::InvalidInput
             }
-            Self::DeleteDestination(key, destination) => {
-                write!(f, "delete real server {destination} of service {key}")
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// What a failed write says about the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The table is not as it was read.
+    Meanwhile,
+    /// This cannot be done; others can.
+    Refused,
+    /// Nothing can be done.
+    Common,
+    /// It was not tried.
+    NotSent,
+}
+
+/// An error of a write.
+pub(crate) trait Failure {
+    fn verdict(&self) -> Verdict;
+}
+
+impl Failure for Error {
+    fn verdict(&self) -> Verdict {
+        match self.kind() {
+            ErrorKind::AlreadyExists
+            | ErrorKind::ServiceNotFound
+            | ErrorKind::DestinationNotFound => Verdict::Meanwhile,
+            // Whether it took effect is not known.
+            ErrorKind::Overrun | ErrorKind::Malformed | ErrorKind::Interrupted => {
+                Verdict::Meanwhile
             }
+            ErrorKind::PermissionDenied | ErrorKind::NotAvailable => Verdict::Common,
+            // A socket that failed, and not the kernel's answer.
+            ErrorKind::Os if self.source().is_some() => Verdict::Common,
+            ErrorKind::NotSent => Verdict::NotSent,
+            _ => Verdict::Refused,
         }
     }
 }
 
-impl VirtualService {
-    /// Makes the kernel's table agree: adds the service and its real servers where they are
-    /// missing, changes what differs, and takes away the service's other real servers. Other
-    /// services are left alone. Returns the writes that this took, in order; none where nothing
-    /// differed.
-    ///
-    /// What stays keeps its connections, and so does a real server whose forwarding method changes.
+/// What comes next in an apply.
+#[derive(Debug)]
+pub(crate) enum Step<'a> {
+    /// These writes are to be carried out, in order, and their outcomes [told](Apply::wrote).
+    Write(&'a [Request]),
+    /// These services are to be read, and [told](Apply::read).
+    Read(&'a BTreeSet<ServiceKey>),
+    /// It is over.
+    Done,
+}
+
+/// A plan that is being carried out.
+#[derive(Debug)]
+pub(crate) struct Apply<E> {
+    plan: Plan,
+    exceptions: BTreeMap<(usize, usize), State<E>>,
+    phase: usize,
+    /// Where each phase goes on.
+    next: [usize; 4],
+    writes: Vec<Request>,
+    /// The positions in the phase of what `writes` holds.
+    written: Vec<usize>,
+    /// What others seem to have changed, in this round.
+    conflicts: Vec<((usize, usize), E)>,
+    /// The services to read and plan again.
+    again: BTreeSet<ServiceKey>,
+    /// The services of which something was refused.
+    refused: BTreeSet<ServiceKey>,
+    /// Those of them that could not even be added.
+    missing: BTreeSet<ServiceKey>,
+    common: Option<E>,
+    rounds: usize,
+}
+
+impl<E: Failure> Apply<E> {
+    pub(crate) fn new(plan: Plan) -> Self {
+        Self {
+            again: plan.uncertain().clone(),
+            plan,
+            exceptions: BTreeMap::new(),
+            phase: 0,
+            next: [0; 4],
+            writes: Vec::new(),
+            written: Vec::new(),
+            conflicts: Vec::new(),
+            refused: BTreeSet::new(),
+            missing: BTreeSet::new(),
+            common: None,
+            rounds: 1,
+        }
+    }
+
+    /// What comes next.
+    pub(crate) fn step(&mut self) -> Step<'_> {
+        while self.phase < Phase::ALL.len() {
+            self.fill();
+            if !self.writes.is_empty() {
+                return Step::Write(&self.writes);
+            }
+            self.phase += 1;
+        }
+        self.end_of_round();
+        if self.again.is_empty() || self.common.is_some() {
+            return Step::Done;
+        }
+        Step::Read(&self.again)
+    }
+
+    /// Takes the next writes of the phase.
+    fn fill(&mut self) {
+        self.writes.clear();
+        self.written.clear();
+        let phase = Phase::ALL[self.phase];
+        let changes = self.plan.phase(phase);
+        while self.written.len() < WRITES {
+            let index = self.next[self.phase];
+            let Some(change) = changes.get(index) else { break };
+            self.next[self.phase] += 1;
+            let service = change.service();
+            let takes_away = phase >= Phase::Drain && change.real_server().is_some();
+            let is_held_back = self.common.is_some()
+                || self.missing.contains(service)
+                || takes_away && self.refused.contains(service);
+            if is_held_back {
+                self.exceptions.insert((self.phase, index), State::NotSent);
+            } else if takes_away && self.again.contains(service) {
+                self.exceptions.insert((self.phase, index), State::Replaced);
+            } else {
+                self.writes.push(change.request());
+                self.written.push(index);
+            }
+        }
+    }
+
+    /// What became of the writes, in their order.
+    pub(crate) fn wrote(&mut self, outcomes: impl IntoIterator<Item = Result<(), E>>) {
+        let mut outcomes = outcomes.into_iter();
+        for index in std::mem::take(&mut self.written) {
+            let place = (self.phase, index);
+            let error = match outcomes.next() {
+                Some(Ok(())) => continue,
+                Some(Err(error)) => error,
+                None => {
+                    self.exceptions.insert(place, State::NotSent);
+                    continue;
+                }
+            };
+            let change = &self.plan.phase(Phase::ALL[self.phase])[index];
+            let service = *change.service();
+            match (error.verdict(), change.action()) {
+                (Verdict::Meanwhile, Action::DeleteService { .. }) => {
+                    self.exceptions.insert(place, State::Already);
+                }
+                (Verdict::Meanwhile, _) => {
+                    self.again.insert(service);
+                    self.conflicts.push((place, error));
+                }
+                (Verdict::Refused, action) => {
+                    self.refused.insert(service);
+                    if let Action::AddService { .. } = action {
+                        self.missing.insert(service);
+                    }
+                    self.exceptions.insert(place, State::Failed(error));
+                }
+                (Verdict::Common, _) if self.common.is_none() => {
+                    self.exceptions.insert(place, State::NotSent);
+                    self.common = Some(error);
+                }
+                (Verdict::Common | Verdict::NotSent, _) => {
+                    self.exceptions.insert(place, State::NotSent);
+                }
+            }
+        }
+        self.writes.clear();
+    }
+
+    /// Judges what others seem to have changed: it is so already, if it can be looked at again.
+    fn end_of_round(&mut self) {
+        let last = self.rounds == ROUNDS || self.common.is_some();
+        for (place, error) in std::mem::take(&mut self.conflicts) {
+            let service = self.plan.phase(Phase::ALL[place.0])[place.1].service();
+            let state = match last || self.refused.contains(service) {
+                true => State::Failed(error),
+                false => State::Already,
+            };
+            self.exceptions.insert(place, state);
+        }
+        self.again.retain(|service| !last && !self.refused.contains(service));
+    }
+
+    /// The changes that failed.
+    #[cfg(test)]
+    pub(crate) fn failures(&self) -> Vec<&Change> {
+        let failed = self.exceptions.iter().filter(|(_, state)| matches!(state, State::Failed(_)));
+        failed.map(|((phase, index), _)| &self.plan.phase(Phase::ALL[*phase])[*index]).collect()
+    }
+
+    /// What the services are now that were to be read.
+    pub(crate) fn read(&mut self, table: &Snapshot) {
+        let again = self.plan.again(&self.again, table);
+        self.rounds += 1;
+        self.phase = 0;
+        self.again.clone_from(again.uncertain());
+        self.plan.extend(again);
+    }
+
+    /// They could not be read.
+    pub(crate) fn unread(&mut self, error: E) {
+        self.common = Some(error);
+        self.again.clear();
+    }
+}
+
+impl Apply<Error> {
+    /// What was done.
     ///
     /// # Errors
     ///
-    /// The first of the [`Client`]'s methods that would do the same. The writes go out as one
-    /// batch, which stops where one fails; applying again goes on from there.
-    pub async fn apply(&self, client: &Client) -> Result<Vec<Change>, Error> {
-        let changes = self.plan(client).await?;
-        let writes: Vec<Request> = changes.iter().cloned().map(Request::from).collect();
-        let options = BatchOptions::new().stop_at_failure();
-        client.batch_with(&writes, options).await.into_result()?;
-        Ok(changes)
-    }
-
-    /// The writes that [`apply`](Self::apply) would do now.
-    pub async fn plan(&self, client: &Client) -> Result<Vec<Change>, Error> {
-        let key = *self.key();
-        let mut changes = Vec::new();
-        let mut present: HashMap<DestinationKey, Destination> = HashMap::new();
-        match client.service(&key).await {
-            Ok(entry) => {
-                if entry.service != *self.service() {
-                    changes.push(Change::UpdateService(self.service().clone()));
-                }
-                let entries = client.destinations(&key).await?;
-                present.extend(
-                    entries.into_iter().map(|entry| (entry.destination.key, entry.destination)),
-                );
-            }
-            Err(error) if error.kind() == ErrorKind::ServiceNotFound => {
-                changes.push(Change::AddService(self.service().clone()));
-            }
-            Err(error) => return Err(error),
-        }
-        for destination in self.destinations() {
-            match present.remove(&destination.key) {
-                None => changes.push(Change::AddDestination(key, destination.clone())),
-                Some(found) if found != *destination => {
-                    changes.push(Change::UpdateDestination(key, destination.clone()));
-                }
-                Some(_) => {}
-            }
-        }
-        let mut others: Vec<_> = present.into_keys().collect();
-        others.sort();
-        changes.extend(others.into_iter().map(|other| Change::DeleteDestination(key, other)));
-        Ok(changes)
-    }
-
-    /// Deletes the service with all its real servers. Returns whether it was there.
-    pub async fn remove(&self, client: &Client) -> Result<bool, Error> {
-        match client.delete_service(self.key()).await {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::ServiceNotFound => Ok(false),
-            Err(error) => Err(error),
+    /// Where a change failed.
+    pub(crate) fn finish(self) -> Result<Applied, ApplyError> {
+        let applied = Applied { plan: self.plan, exceptions: self.exceptions };
+        if self.common.is_none() && applied.failed().next().is_none() {
+            Ok(applied)
+        } else {
+            Err(ApplyError { applied: Some(Box::new(applied)), common: self.common })
         }
     }
 }

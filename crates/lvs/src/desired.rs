@@ -31,22 +31,22 @@ use crate::{Invalid, Rule, Violation, VirtualService, VirtualServiceBuilder};
 ///
 /// A service that is there twice alike counts once; two that differ are a [`Rule::Duplicate`].
 ///
-/// Clones are cheap: they share their services.
+/// Clones are cheap: they share their services. The first edit of a clone copies the index of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Desired {
-    services: BTreeMap<ServiceKey, Arc<VirtualService>>,
+    services: Arc<BTreeMap<ServiceKey, Arc<VirtualService>>>,
 }
 
 impl Desired {
     /// No service.
-    pub const fn new() -> Self {
-        Self { services: BTreeMap::new() }
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Takes in a service, in the place of one with the same key. Returns whether that makes a
     /// difference.
     pub fn insert(&mut self, service: VirtualService) -> bool {
-        match self.services.entry(*service.key()) {
+        match Arc::make_mut(&mut self.services).entry(*service.key()) {
             Entry::Occupied(found) if **found.get() == service => false,
             Entry::Occupied(mut found) => {
                 found.insert(Arc::new(service));
@@ -61,7 +61,8 @@ impl Desired {
 
     /// Takes out a service. Returns whether it was there.
     pub fn remove(&mut self, key: &ServiceKey) -> bool {
-        self.services.remove(key).is_some()
+        // Not to copy what is shared in vain.
+        self.services.contains_key(key) && Arc::make_mut(&mut self.services).remove(key).is_some()
     }
 
     /// A service.
@@ -87,6 +88,10 @@ impl Desired {
     /// Whether there is no service.
     pub fn is_empty(&self) -> bool {
         self.services.is_empty()
+    }
+
+    pub(crate) fn shared(&self) -> &BTreeMap<ServiceKey, Arc<VirtualService>> {
+        &self.services
     }
 
     /// Collects what was built, or why it was not.

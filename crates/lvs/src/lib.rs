@@ -22,15 +22,45 @@
 //! The kernel stores much that cannot work: a service on port 0 without persistence, a
 //! direct-routed real server on another port than the service's, a protocol that it does not
 //! balance. Here such a service does not build: a [`RealServer::direct`] has no port to get wrong,
-//! and what is left is a [`Rule`], by whose name the refusal tells what is the matter.
+//! and what is left is a [`Rule`]. [`Invalid`] names every rule that is broken, by what, and what to
+//! do about it.
 //!
-//! # Applying
+//! # A whole table
 //!
-//! [`VirtualService::apply`] adds what is missing, changes what differs in any setting, and takes
-//! away the service's other real servers; applied again, it writes nothing.
-//! [`plan`](VirtualService::plan) tells the same without writing. A change is an edit where the
-//! kernel has one, so that connections live on: the scheduler, the weights, and the forwarding
-//! method of a live service.
+//! [`Desired`] is what should be. It is collected from builders, read from the rules that
+//! `ipvsadm -S` writes, or taken from a snapshot. Compared with what is, it becomes a [`Plan`]: the
+//! fewest changes, in an order in which no service ever is without a real server.
+//!
+//! ```no_run
+//! use lvs::{Desired, Drain, Policy, Scope, client::Client};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let ipvs = Client::connect()?;
+//! let desired: Desired = std::fs::read_to_string("/etc/ipvsadm.rules")?.parse()?;
+//! let policy = Policy::new().scope(Scope::All).max_deletions(100);
+//! let plan = desired.plan(&ipvs, &policy).await?;
+//! print!("{plan}");
+//! plan.apply(&ipvs).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! ```text
+//! ~ -t 10.0.0.185:80 scheduler sh -> wrr, persistence 300 s -> none
+//! + -t 10.0.0.185:80 -> 10.0.0.4:80 -m -w 1
+//! ~ -t 10.0.0.185:80 -> 10.0.0.3:80 weight 1 -> 3
+//! - -t 10.0.0.185:80 -> 10.0.0.2:80
+//! ```
+//!
+//! - Changes are edits where the kernel has one, so that connections live on: the scheduler, the
+//!   weights, and the forwarding method of a live service. Applied again, nothing is written.
+//! - Other programs' services are left alone unless the [`Scope`] says that they are the caller's.
+//!   More deletions than the [`Policy`] allows are held back until they are confirmed.
+//! - What fails in one service leaves the others alone, and never takes a real server away from the
+//!   service that it failed in. Programs that apply the same at once all succeed.
+//! - [`Draining`] takes real servers away when their connections have ended, or their time is over.
+//!
+//! One service is a desired state as well: [`VirtualService::apply`].
 //!
 //! After a switch from NAT to direct routing, a packet of an old connection may let the kernel keep
 //! the real server's old route, over which new connections then fail. Writing 1 to
@@ -39,26 +69,47 @@
 //! # What it leaves to others
 //!
 //! The virtual address on a link of the director, and all that direct routing asks of a real server,
-//! are the crate `netns-link`'s. Health checks, announcements and draining are the application's.
+//! are the crate `netns-link`'s. Health checks and announcements are the application's.
+//!
+//! # Features
+//!
+//! - `tokio`: what needs tokio's timer, such as `Client::watch`. Everything else runs on any runtime,
+//!   and what begins with `blocking_` on none.
+//! - `serde`: plans serialise.
+//! - `model`: a model of the kernel's table, for tests without a kernel.
+//! - `proptest`: strategies for property tests. proptest itself needs Rust 1.88.
 
 #![forbid(unsafe_code)]
 
 mod apply;
 mod desired;
+mod draining;
+mod drive;
 mod encapsulation;
 mod invalid;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
+mod plan;
+mod policy;
 mod real_server;
+#[cfg(any(test, feature = "proptest"))]
+pub mod strategy;
 mod table;
+mod text;
 mod virtual_service;
 
 pub use ipvs_client as client;
 
 pub use crate::{
-    apply::Change,
+    apply::{Applied, ApplyError, Outcome},
     desired::Desired,
+    draining::Draining,
     encapsulation::Encapsulation,
     invalid::{Invalid, Rule, Violation},
+    plan::{Action, Change, CommandLines, Diff, Phase, Plan},
+    policy::{Drain, Ledger, Policy, Predicate, Scope},
     real_server::RealServer,
     table::Table,
+    text::TextError,
     virtual_service::{VirtualService, VirtualServiceBuilder},
 };

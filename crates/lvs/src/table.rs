@@ -2,13 +2,10 @@
 
 use std::fmt;
 
-use ipvs_client::{
-    Client, Error, ServiceSnapshot,
-    packet::{Info, ServiceKey},
-};
+use ipvs_client::{Error, Snapshot, packet::Info};
 use ipvs_table::Listing;
 
-/// All services with their destinations. It displays as `ipvsadm -L -n` prints it.
+/// All services with their real servers. It displays as `ipvsadm -L -n` prints it.
 ///
 /// ```text
 /// IP Virtual Server version 1.2.1 (size=4096)
@@ -18,36 +15,74 @@ use ipvs_table::Listing;
 ///   -> 172.17.0.3:80                Masq    1      0          0
 ///   -> 172.17.0.4:80                Masq    1      0          0
 /// ```
+///
+/// Where others changed services all the while that it was read, a line at the end names these:
+/// there the table may not be complete.
+///
+/// Other listings are made by `ipvs_table::Listing`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Table {
     /// The version of IPVS and the size of its connection table.
     pub info: Info,
-    /// The services with their destinations, in ipvsadm's order: by family, protocol, address and
-    /// port, and those of firewall marks last.
-    pub services: Vec<ServiceSnapshot>,
+    /// The services with their real servers, and which of them [are uncertain](Snapshot::uncertain).
+    pub snapshot: Snapshot,
 }
 
 impl Table {
-    /// Reads the table.
-    pub async fn read(client: &Client) -> Result<Self, Error> {
-        let info = client.info().await?;
-        let mut services: Vec<_> = client.snapshot().await?.services.into_values().collect();
-        services.sort_by_key(|service| order(service.entry.service.key()));
-        Ok(Self { info, services })
+    /// A table of what was read before.
+    pub fn new(info: Info, snapshot: Snapshot) -> Self {
+        Self { info, snapshot }
     }
-}
 
-fn order(key: &ServiceKey) -> impl Ord + use<> {
-    let marked = matches!(key, ServiceKey::Mark { .. });
-    let family = if marked { None } else { Some(key.family()) };
-    (marked, family, *key)
+    /// Reads the table.
+    pub async fn read(client: &ipvs_client::Client) -> Result<Self, Error> {
+        Ok(Self::new(client.info().await?, client.snapshot().await?))
+    }
+
+    /// Reads the table without async.
+    pub fn blocking_read(client: &ipvs_client::blocking::Client) -> Result<Self, Error> {
+        Ok(Self::new(client.info()?, client.snapshot()?))
+    }
+
+    /// Whether nothing can be missing: nobody changed a service all the while.
+    pub fn is_complete(&self) -> bool {
+        self.snapshot.is_certain()
+    }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let services = self.services.iter();
-        let services = services.map(|service| (&service.entry, &service.destinations[..]));
-        Listing::unsorted(self.info, services).fmt(f)
+        Listing::of_table(self.info, &self.snapshot).fmt(f)?;
+        if !self.is_complete() {
+            f.write_str("Not sure of, since others changed them:")?;
+            for (number, key) in self.snapshot.uncertain.iter().enumerate() {
+                write!(f, "{} {key}", if number == 0 { "" } else { "," })?;
+            }
+            f.write_str("\n")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "these are tests")]
+
+    use ipvs_client::packet::Version;
+
+    use super::*;
+
+    #[test]
+    fn an_incomplete_table_says_so() {
+        let mut table = Table::new(Info::new(Version(0x01_0201), 4096), Snapshot::new());
+        let complete = table.to_string();
+        assert!(table.is_complete() && !complete.contains("Not sure"));
+        for key in ["-t 10.0.0.185:80", "-f 1"] {
+            table.snapshot.uncertain.insert(key.parse().unwrap());
+        }
+        assert!(!table.is_complete());
+        let line = "Not sure of, since others changed them: -t 10.0.0.185:80, -f 1\n";
+        assert_eq!(table.to_string(), complete + line);
     }
 }

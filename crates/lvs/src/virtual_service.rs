@@ -323,7 +323,7 @@ impl VirtualServiceBuilder {
         let mut service = Service::new(key);
 
         match SchedulerName::new(&self.scheduler) {
-            Ok(_) if self.scheduler == "none" => violation(Rule::SchedulerNone, &"scheduler none"),
+            Ok(SchedulerName::NONE) => violation(Rule::SchedulerNone, &"scheduler none"),
             Ok(name) if is_word(&self.scheduler) => service.scheduler = name,
             _ => violation(Rule::Name, &format_args!("scheduler {:?}", self.scheduler)),
         }

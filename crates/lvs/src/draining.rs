@@ -1,0 +1,318 @@
+//! Real servers that leave without breaking a connection.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
+
+use ipvs_client::{
+    Snapshot,
+    packet::{DestinationKey, ServiceKey},
+};
+
+use crate::{Desired, Drain, Plan, Policy};
+
+/// Real servers that are being drained, and since when.
+///
+/// It does no I/O and takes the time as an argument. Each [step](Self::step) makes a plan out of the
+/// desired state and a snapshot, and says when the next step is due:
+///
+/// 1. A real server that is not desired any more gets weight 0: it gets no new connections, and keeps
+///    those that it has.
+/// 2. It is taken away when it has no active and no inactive connections, or when its
+///    [limit](Drain::for_at_most) is over. (Inactive are those that are closing, for up to two
+///    minutes.)
+/// 3. If it is desired again meanwhile, it gets its weight back; its connections never notice.
+///
+/// # After a restart
+///
+/// The table itself says what was being drained: a real server that is not desired and has weight 0.
+/// Such a one is waited for as before, and its limit begins anew. So does it when somebody else has
+/// set that weight.
+///
+/// # What a deleted real server leaves behind
+///
+/// Connections that are left at the limit break: the kernel drops their packets, or, with
+/// `net.ipv4.vs.expire_nodest_conn` 1 (`Sysctl::EXPIRE_NODEST_CONN`), ends them. The kernel remembers a
+/// deleted real server for two minutes, and as long as it has connections: added again within that
+/// time, it comes back with its counters and its connections.
+#[derive(Clone, Debug, Default)]
+pub struct Draining {
+    since: BTreeMap<(ServiceKey, DestinationKey), Instant>,
+}
+
+impl Draining {
+    /// Nothing is known to be drained.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What is to be done now, and when to look again; `None` where nothing is being drained.
+    ///
+    /// The plan is expected to be applied. Where it was not, or where a part of it failed, the next
+    /// step makes up for it.
+    pub fn step(
+        &mut self,
+        desired: &Desired,
+        table: &Snapshot,
+        policy: &Policy,
+        now: Instant,
+    ) -> (Plan, Option<Instant>) {
+        self.step_for(None, desired, table, policy, now)
+    }
+
+    /// The same for some services only; see [`Plan::of_services`].
+    pub fn step_of_services(
+        &mut self,
+        keys: &BTreeSet<ServiceKey>,
+        desired: &Desired,
+        table: &Snapshot,
+        policy: &Policy,
+        now: Instant,
+    ) -> (Plan, Option<Instant>) {
+        self.step_for(Some(keys), desired, table, policy, now)
+    }
+
+    fn step_for(
+        &mut self,
+        keys: Option<&BTreeSet<ServiceKey>>,
+        desired: &Desired,
+        table: &Snapshot,
+        policy: &Policy,
+        now: Instant,
+    ) -> (Plan, Option<Instant>) {
+        let expired = |service: &ServiceKey, real_server: &DestinationKey| {
+            self.expiry(service, real_server, policy).is_some_and(|expiry| now >= expiry)
+        };
+        let plan = Plan::with_expiry(keys, desired, table, policy, &expired);
+        let mut since: BTreeMap<_, _> = match keys {
+            None => BTreeMap::new(),
+            Some(keys) => {
+                let others = self.since.iter().filter(|((service, _), _)| !keys.contains(service));
+                others.map(|(real_server, since)| (*real_server, *since)).collect()
+            }
+        };
+        for leaving in plan.leaving().filter(|(service, _)| policy.drain_of(service).is_some()) {
+            since.insert(leaving, self.since.get(&leaving).copied().unwrap_or(now));
+        }
+        self.since = since;
+        (plan, self.next_look(policy, now))
+    }
+
+    /// The real servers that are being drained, by service, and since when.
+    pub fn iter(
+        &self,
+    ) -> impl ExactSizeIterator<Item = (&ServiceKey, &DestinationKey, Instant)> + '_ {
+        self.since.iter().map(|((service, real_server), since)| (service, real_server, *since))
+    }
+
+    /// The services that have such real servers.
+    pub fn services(&self) -> BTreeSet<ServiceKey> {
+        self.since.keys().map(|(service, _)| *service).collect()
+    }
+
+    /// When a real server's time is over; `None` for one that is not being drained, or for ever.
+    fn expiry(
+        &self,
+        service: &ServiceKey,
+        real_server: &DestinationKey,
+        policy: &Policy,
+    ) -> Option<Instant> {
+        let since = self.since.get(&(*service, *real_server))?;
+        since.checked_add(policy.drain_of(service)?.limit(service, real_server))
+    }
+
+    fn next_look(&self, policy: &Policy, now: Instant) -> Option<Instant> {
+        let looks = self.since.keys().filter_map(|(service, real_server)| {
+            let look = now.checked_add(policy.drain_of(service).map(Drain::interval)?);
+            let expiry = self.expiry(service, real_server, policy).filter(|expiry| *expiry > now);
+            look.into_iter().chain(expiry).min()
+        });
+        looks.min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "these are tests")]
+
+    use std::time::Duration;
+
+    use ipvs_client::packet::Weight;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Action, RealServer, Scope, VirtualService, model::Kernel, strategy};
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    fn policy() -> Policy {
+        Policy::new().drain(Drain::for_at_most(LIMIT).udp(true).sctp(true))
+    }
+
+    fn web(real_servers: &[&str]) -> Desired {
+        let real_servers = real_servers.iter().map(|at| RealServer::nat(at.parse().unwrap()));
+        let web = VirtualService::tcp("10.0.0.185:80".parse().unwrap());
+        web.real_servers(real_servers).build().unwrap().into()
+    }
+
+    fn execute(plan: &Plan, kernel: &mut Kernel) {
+        plan.requests().for_each(|request| kernel.execute(&request).unwrap());
+    }
+
+    /// A kernel with two real servers, of which the second has connections.
+    fn busy() -> (Kernel, ServiceKey, DestinationKey) {
+        let mut kernel = Kernel::new();
+        let both = web(&["10.1.0.2:80", "10.1.0.3:80"]);
+        execute(&Plan::new(&both, &kernel.snapshot(), &policy()), &mut kernel);
+        let (service, second) =
+            ("-t 10.0.0.185:80".parse().unwrap(), "10.1.0.3:80".parse().unwrap());
+        assert!(kernel.set_connections(&service, &second, 2, 1));
+        (kernel, service, second)
+    }
+
+    #[test]
+    fn it_is_taken_away_when_it_is_empty() {
+        let (mut kernel, service, second) = busy();
+        let one = web(&["10.1.0.2:80"]);
+        let (mut draining, now) = (Draining::new(), Instant::now());
+        let second_later = now + Duration::from_secs(1);
+        let (plan, next) = draining.step(&one, &kernel.snapshot(), &policy(), now);
+        let line = "~ -t 10.0.0.185:80 -> 10.1.0.3:80 weight 1 -> 0 (it leaves)\n";
+        assert_eq!((plan.to_string().as_str(), next), (line, Some(second_later)));
+        execute(&plan, &mut kernel);
+        for (active, inactive) in [(2, 1), (0, 1)] {
+            kernel.set_connections(&service, &second, active, inactive);
+            let (plan, next) = draining.step(&one, &kernel.snapshot(), &policy(), now);
+            assert!(plan.is_empty() && next == Some(second_later), "{plan}");
+        }
+        kernel.set_connections(&service, &second, 0, 0);
+        let (plan, _) = draining.step(&one, &kernel.snapshot(), &policy(), now);
+        assert_eq!(plan.to_string(), "- -t 10.0.0.185:80 -> 10.1.0.3:80\n");
+        execute(&plan, &mut kernel);
+        let (plan, next) = draining.step(&one, &kernel.snapshot(), &policy(), now);
+        assert!(plan.is_empty() && next.is_none() && draining.iter().len() == 0);
+    }
+
+    #[test]
+    fn a_limit_ends_it_and_begins_anew_after_a_restart() {
+        let (mut kernel, ..) = busy();
+        let one = web(&["10.1.0.2:80"]);
+        let (mut draining, start) = (Draining::new(), Instant::now());
+        execute(&draining.step(&one, &kernel.snapshot(), &policy(), start).0, &mut kernel);
+        let late = start + LIMIT - Duration::from_millis(200);
+        let (plan, next) = draining.step(&one, &kernel.snapshot(), &policy(), late);
+        assert!(
+            plan.is_empty() && next == Some(start + LIMIT),
+            "the limit is before the next look"
+        );
+        let mut restarted = Draining::new();
+        let (plan, _) = restarted.step(&one, &kernel.snapshot(), &policy(), start + LIMIT);
+        assert!(plan.is_empty() && restarted.services().len() == 1, "{plan}");
+        let (plan, _) = draining.step(&one, &kernel.snapshot(), &policy(), start + LIMIT);
+        assert_eq!(plan.len(), 1);
+        // Not carried out: it is planned again.
+        let (plan, _) = draining.step(&one, &kernel.snapshot(), &policy(), start + LIMIT);
+        assert_eq!(plan.len(), 1);
+        let (plan, _) = restarted.step(&one, &kernel.snapshot(), &policy(), start + 2 * LIMIT);
+        assert_eq!(plan.len(), 1);
+    }
+
+    #[test]
+    fn limits_and_protocols_are_the_policys() {
+        let (mut kernel, _, second) = busy();
+        let one = web(&["10.1.0.2:80"]);
+        let own = Policy::new().drain(
+            Drain::for_at_most(LIMIT)
+                .limit_of(move |_, at| (*at == second).then_some(Duration::from_secs(3)))
+                .look_every(Duration::from_secs(5)),
+        );
+        let (mut draining, start) = (Draining::new(), Instant::now());
+        let (plan, next) = draining.step(&one, &kernel.snapshot(), &own, start);
+        assert_eq!(next, Some(start + Duration::from_secs(3)));
+        execute(&plan, &mut kernel);
+        let later = start + Duration::from_secs(3);
+        assert_eq!(draining.step(&one, &kernel.snapshot(), &own, later).0.len(), 1);
+
+        let at_once = Policy::new().drain(Drain::for_at_most(LIMIT).tcp(false));
+        let (plan, next) = Draining::new().step(&one, &kernel.snapshot(), &at_once, start);
+        assert_eq!(
+            (plan.to_string().as_str(), next),
+            ("- -t 10.0.0.185:80 -> 10.1.0.3:80\n", None)
+        );
+    }
+
+    #[test]
+    fn one_that_returns_gets_its_weight_back() {
+        let (mut kernel, ..) = busy();
+        let (mut draining, now) = (Draining::new(), Instant::now());
+        let one = web(&["10.1.0.2:80"]);
+        execute(&draining.step(&one, &kernel.snapshot(), &policy(), now).0, &mut kernel);
+        let both = web(&["10.1.0.2:80", "10.1.0.3:80"]);
+        let (plan, next) = draining.step(&both, &kernel.snapshot(), &policy(), now);
+        let line = "~ -t 10.0.0.185:80 -> 10.1.0.3:80 weight 0 -> 1\n";
+        assert_eq!((plan.to_string().as_str(), next), (line, None));
+        assert_eq!(draining.iter().len(), 0);
+    }
+
+    #[test]
+    fn what_is_held_back_is_not_being_drained() {
+        let (kernel, ..) = busy();
+        let guarded = policy().max_deletions(0);
+        let mut draining = Draining::new();
+        let (plan, next) = draining.step(&web(&[]), &kernel.snapshot(), &guarded, Instant::now());
+        assert_eq!((plan.len(), plan.held_back().len(), next), (0, 2, None));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        /// Nothing with a weight is taken away, nothing with connections before its limit; and in
+        /// the end the table is as desired, restarts or not.
+        #[test]
+        fn nothing_breaks_before_its_limit(
+            kernel in strategy::kernel(),
+            desired in strategy::desired(),
+            restart in 0..8u64,
+        ) {
+            let mut kernel = kernel;
+            let policy = policy().scope(Scope::All);
+            let mut draining = Draining::new();
+            let mut began: BTreeMap<(ServiceKey, DestinationKey), u64> = BTreeMap::new();
+            let start = Instant::now();
+            for seconds in 0..20 {
+                if seconds == restart {
+                    draining = Draining::new();
+                }
+                let now = start + Duration::from_secs(seconds);
+                let table = kernel.snapshot();
+                let (plan, next) = draining.step(&desired, &table, &policy, now);
+                for change in plan.changes() {
+                    let key = *change.service();
+                    match change.action() {
+                        Action::DeleteRealServer { before } => {
+                            prop_assert_eq!(before.weight, Weight::ZERO);
+                            let found = table.service(&key).unwrap();
+                            let entry = found.destination(&before.key).unwrap();
+                            if entry.active_connections + entry.inactive_connections > 0 {
+                                let since = began.get(&(key, before.key)).copied().unwrap_or(0);
+                                prop_assert!(seconds >= since + 10);
+                            }
+                        }
+                        Action::DrainRealServer { before, .. } => {
+                            prop_assert!(began.insert((key, before.key), seconds).is_none());
+                        }
+                        _ => {}
+                    }
+                }
+                execute(&plan, &mut kernel);
+                prop_assert_eq!(next.is_some(), draining.iter().len() > 0);
+                prop_assert!(next.is_none_or(|next| next > now));
+            }
+            let (plan, next) =
+                draining.step(&desired, &kernel.snapshot(), &policy, start + 2 * LIMIT);
+            prop_assert!(plan.is_empty() && next.is_none(), "{}", plan);
+            prop_assert_eq!(Desired::try_from(&kernel.snapshot()).unwrap(), desired);
+        }
+    }
+}
