@@ -1,7 +1,10 @@
 use std::{error, fmt, io, path::PathBuf, time::Duration};
 
+use crate::options::Kernel;
+
 /// Why a process could not be put on a kernel that has IPVS, or did not end there by itself.
-#[derive(Debug)]
+///
+/// Its `Debug` text is its `Display` text, so that it can be read where `main` returns it.
 #[non_exhaustive]
 pub enum Error {
     /// A variable or option has a value that means nothing.
@@ -36,23 +39,30 @@ pub enum Error {
         /// How many threads there were.
         count: usize,
     },
-    /// There is no kernel for a guest to be had on this machine.
+    /// This machine cannot get a kernel for a guest.
     NoKernel {
         /// Why not.
         reason: String,
     },
-    /// A program that runs the kernel is not on this machine.
+    /// The kernel that was asked for by name is not available.
+    NotAvailable {
+        /// Its name.
+        kernel: Kernel,
+        /// Why not.
+        reason: String,
+    },
+    /// A program that runs the kernel is not installed.
     NoProgram {
         /// The program.
         program: &'static str,
     },
-    /// This is not root, as QEMU's guests take.
+    /// QEMU's guests need root.
     NotRoot,
     /// Fetching or unpacking the kernel's package failed.
     Fetch {
         /// The command that failed.
         command: String,
-        /// What it said.
+        /// What it printed.
         words: String,
         /// What helps.
         remedy: String,
@@ -63,7 +73,7 @@ pub enum Error {
         /// The signal's number.
         signal: i32,
     },
-    /// No directory for the kernel's package.
+    /// There is no directory that can hold the kernel's package.
     Cache {
         /// The directory.
         path: PathBuf,
@@ -76,7 +86,7 @@ pub enum Error {
         program: String,
         /// The errno.
         source: io::Error,
-        /// Whether it is there on this machine, and the guest cannot see it or what it needs.
+        /// Whether it is on this machine, but the guest cannot see it or what it needs.
         is_hidden: bool,
     },
     /// The time limit was reached and the guest was ended.
@@ -91,19 +101,19 @@ pub enum Error {
         /// The end of the guest's kernel log.
         log: String,
     },
-    /// The guest's init could not set things up.
+    /// The guest's init could not set the guest up.
     Init {
-        /// Its own words.
+        /// What it reported.
         words: String,
     },
-    /// Output that the command wrote in the guest did not come out.
+    /// Output that the command wrote in the guest was lost.
     Lost {
         /// How many bytes are missing.
         bytes: u64,
     },
 }
 
-/// What users of [`Error`] tell apart.
+/// What kind of [`Error`] it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -111,7 +121,7 @@ pub enum ErrorKind {
     Setting,
     /// The kernel that runs this process cannot be used.
     Unavailable,
-    /// No kernel for a guest could be had.
+    /// There is no kernel for a guest.
     NoKernel,
     /// The command is not there or cannot be run.
     Command,
@@ -130,6 +140,7 @@ impl Error {
             Self::Setting { .. } => ErrorKind::Setting,
             Self::NoIpvs | Self::NotPermitted { .. } => ErrorKind::Unavailable,
             Self::NoKernel { .. }
+            | Self::NotAvailable { .. }
             | Self::NoProgram { .. }
             | Self::NotRoot
             | Self::Fetch { .. }
@@ -161,12 +172,12 @@ impl fmt::Display for Error {
                 write!(f, "{name}={value}: expected {expected}")
             }
             Self::NoIpvs => {
-                write!(f, "IPVS is not available on this kernel: load ip_vs (modprobe ip_vs)")
+                write!(f, "this kernel has no IPVS: load it with modprobe ip_vs, as root")
             }
             Self::NotPermitted { step, source } => write!(
                 f,
-                "{step}: {source}: CAP_NET_ADMIN and CAP_SYS_ADMIN in the initial user namespace \
-                 are needed (root, not in a user namespace)"
+                "cannot {step}: {source}: this needs CAP_NET_ADMIN and CAP_SYS_ADMIN in the initial \
+                 user namespace (root, and not root of a container's user namespace)"
             ),
             Self::System { step, object, source } => write!(f, "cannot {step} {object}: {source}"),
             Self::Threads { count } => write!(
@@ -175,31 +186,35 @@ impl fmt::Display for Error {
             ),
             Self::NoKernel { reason } => write!(
                 f,
-                "no kernel with IPVS is to be had here: {reason}\nThere are three ways out:\n  \
-                 - set LVS_GUEST_UML to the path of a User-Mode Linux binary\n  \
+                "this machine cannot get a kernel with IPVS: {reason}\nAny of these helps:\n  \
                  - run as root on a kernel that has IPVS (modprobe ip_vs)\n  \
-                 - use a Debian or Ubuntu machine (x86-64), where apt fetches the package \
-                 user-mode-linux without root"
+                 - run on x86-64 Debian or Ubuntu, where apt fetches a kernel without root; a \
+                 virtual machine will do\n  \
+                 - set LVS_GUEST_UML to the path of a User-Mode Linux binary (x86-64)"
+            ),
+            Self::NotAvailable { kernel, reason } => write!(
+                f,
+                "the kernel {kernel} is not available: {reason}; LVS_GUEST_KERNEL names another one"
             ),
             Self::NoProgram { program } => write!(
                 f,
-                "there is no {program} on this machine, and the kernels named qemu-* take it: as \
-                 root, apt-get install qemu-system-x86 kmod (from Debian 13 on virtiofsd too); the \
-                 kernels named uml-* need nothing installed"
+                "{program} is not installed, and the kernels named qemu-* need it: run apt-get \
+                 install qemu-system-x86 kmod as root (from Debian 13 on also virtiofsd). The \
+                 kernels named uml* need no installed program"
             ),
             Self::NotRoot => write!(
                 f,
-                "the kernels named qemu-* take root: the server of this machine's files reads them \
-                 with their owners' rights; the kernels named uml-* do not"
+                "the kernels named qemu-* need root, because virtiofsd, which shows this machine's \
+                 files to the guest, opens them as their owners. The kernels named uml* do not"
             ),
             Self::Fetch { command, words, remedy } => write!(
                 f,
-                "cannot fetch the package of a kernel: {command} said:\n{words}\n{remedy}.\nWithout \
-                 a network, LVS_GUEST_UML=PATH takes a User-Mode Linux binary from elsewhere, in \
-                 place of any kernel named uml."
+                "cannot fetch the package of a kernel: {command} printed:\n{words}\n{remedy}.\n\
+                 Without a network, copy a User-Mode Linux binary here and set LVS_GUEST_UML to its \
+                 path: it replaces any kernel named uml*."
             ),
             Self::Interrupted { signal } => {
-                write!(f, "signal {signal} ended the fetching of a kernel")
+                write!(f, "signal {signal} interrupted the download of a kernel")
             }
             Self::Cache { path, reason } => write!(
                 f,
@@ -212,26 +227,35 @@ impl fmt::Display for Error {
             }
             Self::Command { program, source, is_hidden: true } => write!(
                 f,
-                "cannot run {program}: {source}: it is there on this machine, but the guest cannot \
-                 see it or its interpreter: the guest has a /dev, /proc, /run, /sys and /tmp of its \
-                 own; --write DIRECTORY or LVS_GUEST_WRITE=DIRECTORY shows a directory of this \
-                 machine's there"
+                "cannot run {program}: {source}: it is on this machine, but the guest does not see \
+                 it or its interpreter, since it has a /dev, /proc, /run, /sys and /tmp of its own. \
+                 --write DIRECTORY or LVS_GUEST_WRITE=DIRECTORY shows a directory to the guest"
             ),
             Self::TimeLimit { limit } => write!(
                 f,
-                "the time limit of {} s was reached and the command was ended: \
-                 LVS_GUEST_TIME_LIMIT sets another, 0 none",
+                "the command was ended after the time limit of {} s: LVS_GUEST_TIME_LIMIT sets \
+                 another one, and 0 means none",
                 limit.as_secs_f64()
             ),
             Self::Crash { end, log } => write!(
                 f,
-                "the guest ended without an exit status ({end}); the end of its kernel log:\n{log}"
+                "the guest ended without an exit status ({end}). LVS_GUEST_VERBOSE=1 shows its whole \
+                 kernel log, which ends with:\n{log}"
             ),
-            Self::Init { words } => write!(f, "the guest could not be set up: {words}"),
+            Self::Init { words } => write!(f, "cannot set up the guest: {words}"),
             Self::Lost { bytes } => {
-                write!(f, "{bytes} bytes that the command wrote did not come out of the guest")
+                write!(
+                    f,
+                    "{bytes} bytes of the command's output were lost on the way out of the guest"
+                )
             }
         }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -273,5 +297,18 @@ impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
             object: object.to_string(),
             source: error.into(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_main_prints_can_be_read() {
+        let failed: Result<(), Error> = Err(io::Error::from_raw_os_error(13)).context("open", "/x");
+        let error = failed.unwrap_err();
+        assert_eq!(format!("{error:?}"), "cannot open /x: Permission denied (os error 13)");
+        assert_eq!(format!("{error:#?}"), error.to_string());
     }
 }

@@ -11,56 +11,65 @@
 //! The call returns only where IPVS can be used:
 //!
 //! - **On this machine's kernel**, if it has IPVS and the process may use it (root in the initial
-//!   user namespace). The process is then moved into a network and a mount namespace of its own, so
+//!   user namespace). The process first moves into a network and a mount namespace of its own, so
 //!   that it never touches the machine's own IPVS table, links or settings.
-//! - **In a guest** otherwise: by default a User-Mode Linux kernel, an ordinary program that needs no
-//!   root, no KVM and no image; if asked for, a kernel of Debian's in QEMU. The same program is run again inside with the same arguments, environment,
-//!   working directory and standard input; its standard output and standard error come out apart
-//!   and live; and the first process ends as the second did, with its exit status or by its signal.
+//! - **In a guest** otherwise: a Linux kernel of its own. By default that is User-Mode Linux, an
+//!   ordinary program that needs no root, no KVM and no disk image; on request it is one of Debian's
+//!   kernels in QEMU. The same program runs again inside, with the same arguments, environment,
+//!   working directory and standard input. Its standard output and standard error come out apart and
+//!   live. The first process ends as the second did, with its exit status or by its signal.
 //!
-//! `cargo guest -- COMMAND ARGUMENTS...` does the same for any command; options come before the
-//! `--`, and `cargo guest --help` tells of them.
+//! `cargo guest -- COMMAND ARGUMENTS...` does the same for any command. Options come before the `--`;
+//! `cargo guest --help` lists them.
 //!
 //! # Inside the guest
 //!
-//! The process is root. It sees this machine's files: what it writes goes to a layer in memory and
+//! The process is root. It sees this machine's files. What it writes goes to a layer in memory and
 //! is gone afterwards, except below the working directory, cargo's target directory and
-//! [`Options::write`], where it is written straight through, with the rights of the user who started
-//! it. `/dev`, `/proc`, `/run`, `/sys` and `/tmp` are the guest's own and do not show this machine's
-//! files, with two exceptions below `/dev/shm`, `/run` and `/tmp`: the directories of the program and
-//! of `PATH` and similar variables can be read, and a directory that any other variable names
-//! (`TMPDIR`, `XDG_RUNTIME_DIR`) is there, empty and writable. A working directory that holds system
-//! directories (`/`, `/usr`, `/etc`) is not written through. There is a network with nothing but
-//! `lo`, and one CPU. Kernel modules load by themselves. The guest ends when the command ends, whatever
-//! it left running.
+//! [`Options::write`]: there it is written straight through, with the rights of the user who started
+//! the guest. A working directory that holds system directories (`/`, `/usr`, `/etc`) is not written
+//! through.
 //!
-//! If standard input and standard output are a terminal, so they are inside, and interactive programs
-//! work: `cargo guest -- top`, `vi`, `bash`. The terminal has the same size, also after a change;
-//! Control-C and Control-Z are the command's, and Control-Z stops the whole job if it stops the
-//! command. Control-] three times within a second ends a guest that does not listen. The time limit
-//! holds. When the guest ends, however it ends, the terminal is as it was before. Otherwise, and for a
-//! job in the background, standard input is passed on if it is a pipe or a file (and read ahead, as
-//! ssh does) or is `/dev/null`, and standard output and standard error are pipes.
+//! The guest has a `/dev`, `/proc`, `/run`, `/sys` and `/tmp` of its own, which do not show this
+//! machine's files. There are two exceptions below `/dev/shm`, `/run` and `/tmp`: the directories of
+//! the program and of `PATH` and similar variables can be read, and a directory that any other
+//! variable names (`TMPDIR`, `XDG_RUNTIME_DIR`) exists, empty and writable.
+//!
+//! The network has nothing but `lo`. There is one CPU. Kernel modules load by themselves. The guest
+//! ends when the command ends, even if it left processes behind.
+//!
+//! # Terminals
+//!
+//! If standard input and standard output are a terminal, the command has one inside, and interactive
+//! programs work: `cargo guest -- top`, `vi`, `bash`. The terminal has the same size, and follows its
+//! changes. Control-C and Control-Z go to the command; when Control-Z stops the command, it stops the
+//! whole job outside too. Control-] three times within a second ends a guest that does not respond.
+//! The time limit applies. However the guest ends, the terminal is then as it was before.
+//!
+//! Otherwise, and for a job in the background, standard input is passed on if it is a pipe or a file
+//! (and read ahead, as ssh does), and is `/dev/null` if not. Standard output and standard error are
+//! pipes.
 //!
 //! # How it works
 //!
-//! The kernel is Debian's package `user-mode-linux`. One that is installed is taken; otherwise it is
-//! fetched once by apt with a state directory of its own (no root needed, apt verifies the
-//! signatures) and unpacked into a cache directory; other kernels come from Debian's other suites,
-//! each with the C library that it was linked with. The guest's init is this very program, since
-//! the guest's root is a read-only view of this machine's files; it also answers the kernel's calls
-//! for `modprobe`. A job directory (private, in `/dev/shm` or `$TMPDIR`) carries the command in and
-//! the exit status out. The guest dies with the process that started it.
+//! The kernel is Debian's package `user-mode-linux`. If it is not installed, apt fetches it once, with
+//! a state directory of its own, so that this needs no root; apt verifies the signatures. It is
+//! unpacked into a cache directory. The other kernels come from Debian's other suites, each with the C
+//! library that it was linked with. The guest's init is this very program, since the guest's root is a
+//! read-only view of this machine's files; it also answers the kernel's calls for `modprobe`. A job
+//! directory (private, in `/dev/shm` or `$TMPDIR`) carries the command in and the exit status out. The
+//! guest dies with the process that started it.
 //!
-//! The kernels named `qemu-*` are those that Debian makes for virtual machines, fetched in the same
-//! way: a machine's kernel to the letter, where User-Mode Linux is one of another architecture, and in
-//! more versions. They take three to six seconds to boot, root, and QEMU, which is not fetched:
-//! `apt-get install qemu-system-x86 kmod` (from Debian 13 on `virtiofsd` too). QEMU translates
-//! instructions, so that programs run some ten times slower; where KVM works it is used, and one that
-//! hangs or dies is given up after five seconds, until the machine's next boot. The kernel starts with
-//! this program and its libraries, packed into an initramfs with the modules that it takes to mount
-//! this machine's files, which `virtiofsd` serves; it goes over to them and is the same init from
-//! there on. Virtio ports stand for the serial lines.
+//! The kernels named `qemu-*` are the ones that Debian makes for virtual machines, and are fetched in
+//! the same way. They are what real machines run, where User-Mode Linux is an architecture of its
+//! own, and there are more versions of them. They boot in three to six seconds, and need root and
+//! QEMU, which is not fetched: `apt-get install qemu-system-x86 kmod` (from Debian 13 on also
+//! `virtiofsd`). QEMU translates instructions, so programs run some ten times slower. KVM is used where
+//! it works; if it hangs or dies, it is given up after five seconds, until the machine's next boot.
+//!
+//! QEMU's kernel starts with this program and its libraries, packed into an initramfs with the modules
+//! that are needed to mount this machine's files, which `virtiofsd` serves. The program moves to those
+//! files and is the same init from there on. Virtio ports take the place of the serial lines.
 //!
 //! # Variables
 //!
@@ -78,9 +87,9 @@
 //!
 //! # Exit status
 //!
-//! That of the command, or its signal. Besides: 124 after the time limit, 125 when the guest could
-//! not be had or crashed (the end of its kernel log is shown), 126 and 127 for a command that cannot
-//! be run or is not there.
+//! That of the command, or its signal. Besides: 124 after the time limit, 125 when there is no guest
+//! or it crashed (the end of its kernel log is shown), 126 and 127 for a command that cannot
+//! be run or does not exist.
 //!
 //! # Limits
 //!
@@ -159,7 +168,7 @@ impl fmt::Display for Place {
 ///
 /// # Errors
 ///
-/// No such kernel is to be had, or the guest failed; [`Error::exit_code`] is the status to exit with.
+/// There is no such kernel, or the guest failed; [`Error::exit_code`] is the status to exit with.
 pub fn enter(options: &Options) -> Result<Place, Error> {
     assume_role();
     if let Some(place) = settle(options)? {
@@ -179,14 +188,14 @@ pub fn enter_or_exit() -> Place {
     Options::from_env().and_then(|options| enter(&options)).unwrap_or_else(|error| fail(&error))
 }
 
-/// Runs a command on a kernel that has IPVS, as `cargo guest` does: becomes it on this machine's
-/// kernel, or tells how it ended in a guest.
+/// Runs a command on a kernel that has IPVS, as `cargo guest` does: becomes the command on this
+/// machine's kernel, or returns how it ended in a guest.
 ///
 /// The program that calls this must have called [`assume_role`] first thing in `main`.
 ///
 /// # Errors
 ///
-/// No such kernel is to be had, the command cannot be run, the time limit was reached or the guest
+/// There is no such kernel, the command cannot be run, the time limit was reached or the guest
 /// failed.
 pub fn run(
     options: &Options,

@@ -10,13 +10,18 @@ use guest::{Choice, Kernel, Options};
 
 const USAGE: &str = "cargo guest [OPTIONS] -- COMMAND [ARGUMENTS]...";
 
-/// Runs a command on a Linux kernel that has IPVS: this machine's, in namespaces of its own, if it
-/// has IPVS and this is root; else a guest's that sees this machine's files, by default User-Mode
-/// Linux. The exit status is the command's; 124 after the time limit, 125 if the guest failed.
+/// Runs a command on a Linux kernel that has IPVS. If this machine's kernel has it and this is root,
+/// that is this machine's kernel, in namespaces of its own; else it is a guest's, by default
+/// User-Mode Linux. A guest is a kernel of its own that sees this machine's files: nothing on this
+/// machine changes except below the working directory and cargo's target directory.
+///
+/// The exit status is the command's; 124 after the time limit, 125 if the guest failed. If standard
+/// input and output are a terminal, the command has a terminal too. Control-] three times within a
+/// second ends a guest that does not respond.
 ///
 /// Each option has a variable of the same meaning, LVS_GUEST_TIME_LIMIT and so on, which the
-/// examples and tests heed too. LVS_GUEST_UML names a User-Mode Linux binary of your own,
-/// LVS_GUEST_UML_MODULES its modules, LVS_GUEST_CACHE where the package is kept.
+/// examples and tests read too. LVS_GUEST_UML names a User-Mode Linux binary of your own,
+/// LVS_GUEST_UML_MODULES its modules, LVS_GUEST_CACHE the directory that keeps fetched kernels.
 #[derive(Parser)]
 #[command(name = "cargo guest", override_usage = USAGE)]
 struct Arguments {
@@ -44,8 +49,8 @@ struct Arguments {
     #[arg(long, short)]
     verbose: bool,
 
-    /// A directory to be written straight through, besides the working directory and cargo's target
-    /// directory; can be given several times
+    /// A directory of this machine that the guest writes to, besides the working directory and cargo's
+    /// target directory; can be given several times
     #[arg(long, value_name = "DIRECTORY")]
     write: Vec<PathBuf>,
 

@@ -1,4 +1,4 @@
-//! The three netlink requests that it takes to tell whether a kernel has IPVS and to bring up `lo`.
+//! The three netlink requests that find out whether a kernel has IPVS and bring up `lo`.
 
 use std::io;
 
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_errno_of_a_reply_is_told() {
+    fn the_errno_of_a_reply_is_found() {
         let mut reply = vec![0; HEADER];
         reply[4..6].copy_from_slice(&NLMSG_ERROR.to_ne_bytes());
         assert!(parse_reply(&reply).is_err());

@@ -11,7 +11,7 @@ pub struct Options {
     pub kernel: Kernel,
     /// When a guest is ended. Default: 10 minutes; `None` is no limit.
     pub time_limit: Option<Duration>,
-    /// The guest's memory in MiB, at least 32, in QEMU 128. It is taken from the machine as it is used.
+    /// The guest's memory in MiB, at least 32, in QEMU 128. The machine gives it as it is used.
     /// Default: 512.
     pub memory: u32,
     /// Shows the guest's kernel log on standard error. Default: no.
@@ -19,13 +19,13 @@ pub struct Options {
     /// Directories that are written straight through, besides the working directory and cargo's target
     /// directory.
     pub write: Vec<PathBuf>,
-    /// A User-Mode Linux binary to be used instead of the package, if the kernel is not one of QEMU's.
+    /// A User-Mode Linux binary to use instead of the package, if the kernel is not one of QEMU's.
     pub uml: Option<PathBuf>,
     /// The directory that holds its modules by version. Default: `../lib/uml/modules` from the
     /// binary.
     pub uml_modules: Option<PathBuf>,
-    /// Where the package is unpacked. Default: `$XDG_CACHE_HOME/lvs-guest`, `~/.cache/lvs-guest`, or
-    /// a private directory in `/tmp`, the first that can be made.
+    /// Where packages are unpacked. Default: the first of `$XDG_CACHE_HOME/lvs-guest`,
+    /// `~/.cache/lvs-guest` and a private directory in `/tmp` that can be made.
     pub cache: Option<PathBuf>,
 }
 

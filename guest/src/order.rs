@@ -29,7 +29,7 @@ pub(crate) const STOPPED: u8 = b'z';
 pub(crate) struct Command {
     /// What is run: a path, or a name to be looked up in the environment's `PATH`.
     pub(crate) program: OsString,
-    /// What the program is told as its own name.
+    /// The name that the program is given as its own.
     pub(crate) name: OsString,
     pub(crate) arguments: Vec<OsString>,
     pub(crate) environment: Vec<(OsString, OsString)>,
@@ -249,7 +249,7 @@ impl Report {
     }
 
     pub(crate) fn write(&self, job: &Path) -> io::Result<()> {
-        // Written through to this machine's file when it is closed; sync first tells of an error.
+        // Closing it writes it through to this machine's file; sync reports errors of that.
         let mut file = File::create(job.join("report"))?;
         file.write_all(self.to_string().as_bytes())?;
         file.sync_all()

@@ -318,7 +318,7 @@ fn what_a_killed_runner_leaves_goes_with_the_next_run() {
 }
 
 #[test]
-fn a_panic_of_the_guest_is_told() {
+fn a_panic_of_the_guest_is_reported() {
     let output = shell("echo before; sleep 0.3; echo c > /proc/sysrq-trigger; echo after");
     assert_eq!(output.status.code(), Some(125));
     assert_eq!(said(&output), "before\n");
@@ -462,7 +462,7 @@ fn guest_with(options: &[&str]) -> Command {
     FETCHED.call_once(|| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_guest"));
         let status = command.args(["--place", "guest", "--", "true"]).status().unwrap();
-        assert!(status.success(), "no guest is to be had on this machine");
+        assert!(status.success(), "this machine cannot have a guest");
     });
     let mut command = Command::new(env!("CARGO_BIN_EXE_guest"));
     command.args(["--place", "guest"]).args(options).arg("--").stdin(Stdio::null());

@@ -60,7 +60,7 @@ fn two_first_runs_fetch_once() {
 }
 
 #[test]
-fn a_machine_without_apt_is_told_the_ways_out() {
+fn without_apt_it_names_what_helps() {
     if is_installed() {
         return;
     }
@@ -220,7 +220,7 @@ fn fails_in(
     Some(errors(&output))
 }
 
-/// Whether nothing is ever fetched on this machine, which is told.
+/// Whether nothing is ever fetched on this machine; then it says so.
 fn is_installed() -> bool {
     let installed = Path::new("/usr/bin/linux.uml").exists();
     if installed {

@@ -56,7 +56,7 @@ fn streams_status_and_files_are_the_same() {
 }
 
 #[test]
-fn signals_and_commands_that_are_not_there_are_told() {
+fn signals_and_commands_that_do_not_exist_are_reported() {
     let Some(mut command) = guest(&[]) else { return };
     let output = command.args(["sh", "-c", "kill -ABRT $$"]).output().unwrap();
     assert_eq!(output.status.signal(), Some(6), "{output:?}");
@@ -108,7 +108,7 @@ fn a_signal_to_the_runner_leaves_nothing() {
 }
 
 #[test]
-fn a_panic_of_the_guest_is_told() {
+fn a_panic_of_the_guest_is_reported() {
     let Some(mut command) = guest(&[]) else { return };
     let script = "echo before; echo c > /proc/sysrq-trigger; echo after";
     let output = command.args(["sh", "-c", script]).output().unwrap();
@@ -129,12 +129,12 @@ fn the_newest_kernel_of_the_backports_boots() {
 }
 
 #[test]
-fn what_qemu_takes_is_told() {
+fn what_qemu_needs_is_named() {
     if !Uid::effective().is_root() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_guest"));
         command.args(["--place", "guest", "--kernel", KERNEL, "--", "true"]);
         let output = command.output().unwrap();
-        assert!(errors(&output).contains("the kernels named qemu-* take root"), "{output:?}");
+        assert!(errors(&output).contains("the kernels named qemu-* need root"), "{output:?}");
         return;
     }
     if Path::new("/usr/sbin/qemu-system-x86_64").exists() {
@@ -147,8 +147,8 @@ fn what_qemu_takes_is_told() {
     assert!(errors(&output).contains("apt-get install qemu-system-x86"), "{output:?}");
 }
 
-/// A guest of QEMU; without QEMU on this machine, or as an ordinary user, the test cannot run, which
-/// is told.
+/// A guest of QEMU. Without QEMU on this machine, or as an ordinary user, the test cannot run and says
+/// so.
 fn guest(options: &[&str]) -> Option<Command> {
     if !Uid::effective().is_root() {
         eprintln!("not tested: a guest of QEMU takes root");

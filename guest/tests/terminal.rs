@@ -155,7 +155,7 @@ fn the_terminal_is_as_it_was_whatever_ends_the_command() {
 }
 
 #[test]
-fn a_command_that_is_not_there_is_told() {
+fn a_command_that_does_not_exist_is_reported() {
     for (command, status, word) in
         [("no-such-command", 127, "No such file"), ("/etc/passwd", 126, "Permission denied")]
     {

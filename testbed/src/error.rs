@@ -1,7 +1,7 @@
 use std::{error, fmt, io};
 
-/// What could not be set up or exchanged, and why.
-#[derive(Debug)]
+/// What could not be set up or exchanged, and why. Its `Debug` text is its `Display` text, so that it
+/// can be read where `main` returns it.
 pub struct Error {
     step: String,
     source: Box<dyn error::Error + Send + Sync>,
@@ -29,6 +29,12 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.step, self.source)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

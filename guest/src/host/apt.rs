@@ -5,12 +5,12 @@ use std::path::Path;
 /// The keys of Debian's archive.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// How far apt is, by its own line.
+/// The percentage in one of apt's lines of progress.
 pub(super) fn percent(line: &str) -> Option<f64> {
     line.strip_prefix("dlstatus:")?.split(':').nth(1)?.parse().ok()
 }
 
-/// How many bytes apt fetched, by its last words: `Fetched 32.9 MB in 14s (2384 kB/s)`.
+/// How many bytes apt fetched, which its last lines say: `Fetched 32.9 MB in 14s (2384 kB/s)`.
 pub(super) fn fetched(said: &str) -> u64 {
     let size = said.lines().find_map(|line| {
         let mut words = line.strip_prefix("Fetched ")?.split(' ');
@@ -41,7 +41,7 @@ pub(super) fn installed_size(descriptions: &str) -> u64 {
     sizes.sum::<u64>() * 1024
 }
 
-/// What helps, as far as apt's words say it.
+/// What helps, as far as apt's words make that certain.
 pub(super) fn remedy(words: &str, proxy: Option<&str>, place: &Path) -> String {
     let says = |texts: &[&str]| texts.iter().any(|text| words.contains(text));
     let by_proxy = match proxy {
@@ -73,7 +73,7 @@ pub(super) fn source_lines(addresses: &str, suites: &[&str]) -> Option<String> {
     let keys =
         if Path::new(KEYRING).exists() { format!(" [signed-by={KEYRING}]") } else { String::new() };
     let mirror = mirror(addresses)?;
-    // A machine without updates of security gets what was in the archive's last edition.
+    // Without a source of security updates there is what the last point release had.
     let security = security_mirror(addresses);
     let lines = suites.iter().filter_map(|suite| {
         let mirror = if suite.ends_with("-security") { security? } else { mirror };
@@ -97,7 +97,7 @@ fn mirror(addresses: &str) -> Option<&str> {
     updated.or_else(|| sources().next()).map(|(mirror, _)| mirror)
 }
 
-/// The same of the archive of security updates.
+/// The mirror that this machine uses of Debian's security updates.
 fn security_mirror(addresses: &str) -> Option<&str> {
     addresses
         .lines()
@@ -106,8 +106,8 @@ fn security_mirror(addresses: &str) -> Option<&str> {
         .map(|(mirror, _)| mirror)
 }
 
-/// What apt is told, in a file, since a list cannot be emptied on its command line. All that it
-/// writes goes below one directory; the machine's sources and keys are its own.
+/// apt's configuration. It is a file, since a list cannot be emptied on apt's command line. All that
+/// apt writes goes below one directory; sources and keys are the machine's own.
 pub(super) fn configuration(directory: &Path) -> String {
     let directory = directory.display();
     format!(

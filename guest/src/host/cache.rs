@@ -22,7 +22,7 @@ use crate::{
 /// Where a package is fetched before it is whole.
 const PARTIAL: &str = "partial-";
 
-/// What a directory of the cache has, which is filled by unpacking a package if it is not there.
+/// Looks for something in a directory of the cache, which is filled first if it is not there.
 pub(super) fn kept<T>(
     cache: &Path,
     name: &str,
@@ -48,8 +48,8 @@ pub(super) fn kept<T>(
     if let Some(found) = look(&unpacked) {
         return Ok(found);
     }
-    // Nobody else is here: what there is was left by a run that was ended half-way. Its apt may be
-    // at work still, so that the directory's name is not used again.
+    // This process has the lock, so what there is was left by a run that was killed. Its apt may still
+    // be running, so the directory's name is not used again.
     for entry in fs::read_dir(cache).context("read", cache.display())?.flatten() {
         if entry.file_name().as_encoded_bytes().starts_with(PARTIAL.as_bytes()) {
             remove(&entry.path())?;
@@ -94,7 +94,8 @@ pub(super) fn directory(options: &Options) -> Result<PathBuf, Error> {
     own.map_or_else(|| temporary_cache(Path::new("/tmp")), Ok)
 }
 
-/// A directory where everybody may write: another user must not have made what is run from there.
+/// A directory in one where everybody may write. Programs run from it, so nobody else may have made
+/// it.
 fn temporary_cache(base: &Path) -> Result<PathBuf, Error> {
     let path = base.join(format!("lvs-guest-cache-{}", Uid::effective()));
     let refused = |reason: String| Err(refused(&path, reason));

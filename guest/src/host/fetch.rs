@@ -77,8 +77,7 @@ impl<'a> Fetch<'a> {
         let place = fetch.place().display();
         eprintln!("guest: fetching a kernel with IPVS from {of}, once, into {place}");
         fetch.configure(suites)?;
-        // A failure of one of several sources need not matter. Its words do, if the package is not
-        // to be had.
+        // That one of several sources fails need not matter. If the package is missing, it is why.
         let said = fetch.with_progress("apt-get", &["update"], |percent| {
             format!("reading the lists of packages: {percent:.0} %")
         });
@@ -100,8 +99,8 @@ impl<'a> Fetch<'a> {
         self.apt("apt-cache", &words("show --no-all-versions", packages))
     }
 
-    /// Fetches and unpacks the first set of packages that can be had, and returns the directory.
-    /// `none` says what is missing if there is no set.
+    /// Fetches and unpacks the first set of packages that is available, and returns the directory.
+    /// `none` is the reason if there is no set.
     pub(super) fn first_of(&mut self, sets: &[Vec<String>], none: &str) -> Result<PathBuf, Error> {
         let mut failure = None;
         for set in sets.iter().take(ATTEMPTS) {
@@ -255,7 +254,7 @@ impl<'a> Fetch<'a> {
         let name = command.get_program().to_string_lossy().into_owned();
         let progress = &mut self.progress;
         let said = listen(
-            // Nothing is left in the directory of temporary files, whatever ends it.
+            // So that nothing is left in the directory of temporary files, whatever ends it.
             command.current_dir(self.directory).env("TMPDIR", self.directory),
             self.directory,
             &mut self.signals,
@@ -321,7 +320,7 @@ fn listen(
             break Ok(());
         }
         match read_any(&mut pipes, &mut said, signals) {
-            // apt waits for ever for its helpers, which cannot write then.
+            // On a full disk apt can wait for ever for a helper of its own.
             Ok(None) if free_space(directory) < LEAST_SPACE => {
                 break Err(io::Error::from(Errno::ENOSPC)).context("write to", directory.display());
             }

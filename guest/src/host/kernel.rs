@@ -34,17 +34,23 @@ const USEFUL: &str = "linux-base-";
 /// Where they have the modules: older ones in the second.
 const MODULES: [&str; 2] = ["usr/lib/modules", "lib/modules"];
 
-/// The kernel that was asked for, that is installed, or that was fetched; fetches it otherwise.
+/// The kernel that was asked for, from this machine or from the cache, or else fetched.
 pub(crate) fn find(options: &Options) -> Result<Engine, Error> {
     if !cfg!(target_arch = "x86_64") {
         let reason = "the guests' kernels run on x86-64 only".to_owned();
         return Err(Error::NoKernel { reason });
     }
-    if options.kernel.is_qemu() {
+    let engine = if options.kernel.is_qemu() {
         find_machine(options).map(Engine::Qemu)
     } else {
         find_uml(options).map(Engine::Uml)
-    }
+    };
+    engine.map_err(|error| match error {
+        Error::NoKernel { reason } if options.kernel != Kernel::Uml => {
+            Error::NotAvailable { kernel: options.kernel, reason }
+        }
+        error => error,
+    })
 }
 
 fn find_uml(options: &Options) -> Result<Uml, Error> {
@@ -102,7 +108,7 @@ fn find_machine(options: &Options) -> Result<Machine, Error> {
     })
 }
 
-/// The packages of the kernels whose release begins as asked, the newest kernel first.
+/// The packages of the kernels whose release begins as wanted, the newest kernel first.
 fn image_packages(fetch: &mut Fetch<'_>, kernel: Kernel) -> Result<Vec<Vec<String>>, Error> {
     let names = fetch.names(PACKAGES)?;
     let images = images(&names, kernel.release());
@@ -133,9 +139,9 @@ fn images(names: &str, release: &str) -> Vec<String> {
     images.into_iter().rev().map(|(_, name)| name).collect()
 }
 
-/// The packages that it takes to boot an image: its own, and those of the kernel and its modules
-/// that it depends on, if it has them in packages of their own. `None` if one of these is not among
-/// the names of packages. What else it depends on is for machines that it is installed on.
+/// The packages that are needed to boot an image: the image, and the packages of the kernel and its
+/// modules if it depends on such. `None` if one of these is not among the names of packages. The
+/// other dependencies matter only on a machine where the image is installed.
 fn parts(image: &str, descriptions: &str, names: &str) -> Option<Vec<String>> {
     let first = format!("Package: {image}");
     let description = descriptions.split("\n\n").find(|text| text.lines().any(|l| l == first))?;

@@ -34,7 +34,7 @@ pub(crate) fn isolate() -> Result<(), Error> {
     netlink::loopback_up().context("bring up", "lo")
 }
 
-/// Tells a lack of privilege, in which case a guest can help, from other errors.
+/// Makes an error of its own of a lack of privilege: a guest can help then.
 fn permitted(step: &'static str, result: nix::Result<()>) -> Result<(), Error> {
     match result {
         Err(error @ (Errno::EPERM | Errno::EACCES)) => {
@@ -44,7 +44,7 @@ fn permitted(step: &'static str, result: nix::Result<()>) -> Result<(), Error> {
     }
 }
 
-/// Becomes a command; returns only if that is not possible.
+/// Becomes a command. Returns only if that fails.
 pub(crate) fn become_command(command: &Command) -> Error {
     let source =
         process::Command::new(&command.program).arg0(&command.name).args(&command.arguments).exec();

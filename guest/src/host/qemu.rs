@@ -64,8 +64,8 @@ pub(crate) enum Accelerator {
     Tcg,
 }
 
-/// The programs that it takes, QEMU and the server of this machine's files, which only root can run:
-/// the layer over the files opens them in a way that is their owners' right.
+/// The programs that run a machine, QEMU and the server of this machine's files. Only root can run
+/// the server: the layer over the files opens them in a way that is the right of their owners.
 pub(crate) fn programs() -> Result<(PathBuf, PathBuf), Error> {
     if !Uid::effective().is_root() {
         return Err(Error::NotRoot);
@@ -126,7 +126,7 @@ impl Machine {
         archive.finish().context("write", path.display())
     }
 
-    /// What the launcher is told: QEMU, the server of files, and QEMU's arguments.
+    /// The launcher's words: QEMU, the server of files, and QEMU's arguments.
     pub(crate) fn words(
         &self,
         job: &Job,
@@ -249,7 +249,7 @@ fn is_program(path: &Path) -> bool {
     path.is_file() && unistd::access(path, AccessFlags::X_OK).is_ok()
 }
 
-/// What tells one run of this machine from the next.
+/// A number that is another after each boot of this machine.
 fn boot_number() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
 }

@@ -90,7 +90,7 @@ impl Run<'_> {
         }
     }
 
-    /// Runs the command once. `begun` tells whether the guest came as far as starting it; a guest
+    /// Runs the command once. `begun` is whether the guest came as far as starting it; a guest
     /// that does not within the patience is ended.
     fn attempt(
         &self,

@@ -39,7 +39,7 @@ pub(crate) struct Uml {
 }
 
 impl Uml {
-    /// What the launcher is told: the kernel, its library and its arguments.
+    /// The launcher's words: the kernel, its library and its arguments.
     pub(crate) fn words(&self, job: &Job, options: &Options, lines: &Lines) -> Vec<OsString> {
         let library = self.library.as_ref().map_or(Path::new(""), |(_, library)| library);
         let mut words = vec![self.binary.clone().into(), library.into()];

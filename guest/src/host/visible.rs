@@ -15,7 +15,7 @@ use crate::{
 
 pub(super) const SHARED_MEMORY: &str = "/dev/shm";
 
-/// What a command in a guest has of this machine's directories, besides what it can read anyway.
+/// The directories of this machine that a command in a guest gets, besides what it can read anyway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Visible {
     /// Directories that are written straight through.
@@ -29,11 +29,10 @@ pub(super) struct Visible {
 }
 
 impl Visible {
-    /// Written through is what is asked for, the working directory and cargo's target directory.
-    /// What the command needs to start is read: the directories of its program, of this program, and
-    /// those in which variables such as `PATH` say that something is found. The other directories
-    /// that variables name, `TMPDIR` and `XDG_RUNTIME_DIR` among them, are to put things in: they
-    /// are empty.
+    /// The command writes straight through to the directories of the options, the working directory
+    /// and cargo's target directory. It reads what it needs to start: the directories of its program,
+    /// of this program, and of variables such as `PATH`. Other variables, such as `TMPDIR` and
+    /// `XDG_RUNTIME_DIR`, name directories to put things in: these are made, empty.
     pub(super) fn new(options: &Options, command: &Command, helper: &Path) -> Result<Self, Error> {
         let mut visible =
             Self { write: written_through(options, command, helper)?, ..Self::default() };
@@ -99,8 +98,8 @@ fn written_through(
     Ok(paths)
 }
 
-/// Whether a directory is one of the system's or holds one: mounted over the guest's, it would let
-/// the guest change the machine and hide what the guest has of its own.
+/// Whether a directory is one of the system's or holds one. Written through, it would let the guest
+/// change the machine, and would hide what the guest has of its own.
 fn is_system(path: &Path) -> bool {
     const HELD: [&str; 11] =
         ["/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/run", "/sbin", "/sys", "/usr", "/var"];
@@ -111,8 +110,8 @@ fn is_system(path: &Path) -> bool {
         || below("/dev") && !below(SHARED_MEMORY)
 }
 
-/// Whether a path is below a directory of which the guest has its own, and the machine's could be
-/// seen instead: not what the kernel shows of itself.
+/// Whether a path is below a directory of the guest's own in which it can have some of this machine's
+/// files: not below one through which a kernel shows itself.
 fn is_hidden(path: &Path) -> bool {
     let shown = [Path::new(SHARED_MEMORY)].into_iter();
     OWN_DIRECTORIES

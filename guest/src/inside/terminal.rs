@@ -44,9 +44,9 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// The command is told if the size is another one.
+    /// Sends the command SIGWINCH if the size is another one.
     pub(super) fn resize(&self, size: Size) {
-        // The size that it had is not wrong enough to end the command.
+        // A wrong size is no reason to end the command.
         let _ = tcsetwinsize(&self.outside, winsize(size));
     }
 }
