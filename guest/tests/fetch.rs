@@ -84,7 +84,7 @@ fn without_a_network_it_says_so() {
     // A machine's apt may know a proxy, which cannot be reached then.
     let reasons = ["No name server answered", "could not be reached", "No proxy"];
     assert!(reasons.iter().any(|reason| failure.contains(reason)), "{failure}");
-    for word in ["Failed to fetch", "run this again when", "http_proxy", "LVS_GUEST_UML=PATH"] {
+    for word in ["Failed to fetch", "run this again when", "http_proxy", "set LVS_GUEST_UML"] {
         assert!(failure.contains(word), "{word} in {failure}");
     }
 }
