@@ -348,16 +348,19 @@ impl UnknownAttributes {
 
     /// Adds an attribute, as a newer kernel would.
     ///
-    /// Refused are a number that this crate knows at that level, since it would be taken for what
-    /// it is when the message is read back, and what would make the attributes of the level longer
-    /// than 16 KiB in all, since a nest cannot hold more than 64 KiB. A level that the message does
-    /// not have is not written: an entry for a destination has no [`Level::Service`].
+    /// Only the levels that a message has are written: an entry for a destination has no
+    /// [`Level::Service`].
+    ///
+    /// # Errors
+    /// If this crate knows the number at that level: the attribute would not be unknown when the
+    /// message is read back. If the attributes of the level would take more than 16 KiB in all: a
+    /// nest cannot hold more than 64 KiB.
     pub fn push(&mut self, level: Level, number: u16, value: &[u8]) -> Result<(), InvalidValue> {
         if level.knows(number & NUMBER_MASK) {
             return Err(InvalidValue::new(
                 "unknown attribute",
                 number & NUMBER_MASK,
-                "must be a number that is not known at its level",
+                "must not have a number that is known at its level",
             ));
         }
         if self.add(level, number, value) {
@@ -434,7 +437,7 @@ mod tests {
             (Level::Statistics64, 1),
         ] {
             let error = unknown.push(level, number, &[]).unwrap_err();
-            assert_eq!(error.rule(), "must be a number that is not known at its level");
+            assert_eq!(error.rule(), "must not have a number that is known at its level");
             assert!(unknown.is_empty());
         }
         unknown.push(Level::Service, 13, &[1]).unwrap();

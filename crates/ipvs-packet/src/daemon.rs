@@ -58,9 +58,11 @@ impl SyncDaemon {
         self.group
     }
 
-    /// Sets the multicast group, or with `None` the default. It must be a multicast address (the
-    /// kernel answers others with EINVAL). `IPVS_DAEMON_ATTR_MCAST_GROUP`, `_GROUP6`,
+    /// Sets the multicast group; `None` is the default. `IPVS_DAEMON_ATTR_MCAST_GROUP`, `_GROUP6`,
     /// `ipvsadm --mcast-group`, since Linux 4.3.
+    ///
+    /// # Errors
+    /// If it is not a multicast address. (The kernel refuses it with EINVAL.)
     pub fn set_group(&mut self, group: Option<IpAddr>) -> Result<(), InvalidValue> {
         if let Some(address) = group.filter(|address| !address.is_multicast()) {
             return Err(InvalidValue::new("multicast group", address, GROUP_RULE));

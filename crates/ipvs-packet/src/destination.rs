@@ -369,6 +369,9 @@ impl Weight {
     const RULE: &str = "must be 0 to 2147483647";
 
     /// Takes 0 to 2,147,483,647.
+    ///
+    /// # Errors
+    /// If the number is larger.
     pub fn new(weight: u32) -> Result<Self, InvalidValue> {
         if weight <= Self::MAX.0 {
             Ok(Self(weight))
@@ -432,10 +435,12 @@ impl Thresholds {
     /// No limit.
     pub const NONE: Self = Self { upper: 0, lower: 0 };
 
-    /// `upper` 0 (no limit) to 2,147,483,647, and `lower` at most `upper`.
+    /// Takes an upper threshold of 0 (no limit) to 2,147,483,647, and a lower one of at most that.
     ///
-    /// The kernel refuses a lower threshold above the upper one with ERANGE. It refuses an upper
-    /// one above 2,147,483,647 with EINVAL since July 2026, and accepted it before.
+    /// # Errors
+    /// If a threshold is larger. (The kernel refuses a lower threshold above the upper one with
+    /// ERANGE. Since July 2026 it refuses an upper one above 2,147,483,647 with EINVAL; before, it
+    /// accepted it.)
     pub fn new(upper: u32, lower: u32) -> Result<Self, InvalidValue> {
         if upper > i32::MAX as u32 {
             return Err(InvalidValue::new("upper threshold", upper, "must be 0 to 2147483647"));
@@ -480,7 +485,10 @@ impl Tunnel {
     /// IP in IP: the default, and the only one before Linux 5.3.
     pub const IPIP: Self = Self { kind: TunnelType::IPIP, port: 0, flags: TunnelFlags::empty() };
 
-    /// Any encapsulation. GUE must have a port, 1 to 65535; the kernel ignores the port of others.
+    /// Any encapsulation. The kernel only uses the port of GUE.
+    ///
+    /// # Errors
+    /// If it is GUE with port 0.
     pub fn new(kind: TunnelType, port: u16, flags: TunnelFlags) -> Result<Self, InvalidValue> {
         if kind == TunnelType::GUE && port == 0 {
             return Err(InvalidValue::new("tunnel port", port, "must be 1 to 65535 with GUE"));

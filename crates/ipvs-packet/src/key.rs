@@ -227,7 +227,7 @@ impl FromStr for ServiceKey {
             InvalidValue::new(
                 "service",
                 text,
-                "must be such as \"-t 10.0.0.185:80\", \"-u [2001:db8::1]:53\", \"--sctp-service \
+                "must look like \"-t 10.0.0.185:80\", \"-u [2001:db8::1]:53\", \"--sctp-service \
                  10.0.0.185:5060\", \"--protocol 99 10.0.0.185:80\", \"-f 10\" or \"-f 10 -6\"",
             )
         };
@@ -350,7 +350,7 @@ impl FromStr for DestinationKey {
             InvalidValue::new(
                 "destination",
                 text,
-                "must be such as \"172.17.0.3:80\" or \"[2001:db8::3]:80\"",
+                "must look like \"172.17.0.3:80\" or \"[2001:db8::3]:80\"",
             )
         })
     }

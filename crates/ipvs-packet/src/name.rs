@@ -70,6 +70,9 @@ macro_rules! name {
             pub const ALL: &[Self] = &[$(Self::$const),*];
 
             /// Takes a name of 1 to 15 bytes.
+            ///
+            /// # Errors
+            /// If the kernel could not have such a name.
             pub fn new(name: &str) -> Result<Self, InvalidValue> {
                 let inner = Name::new(name).ok_or_else(|| InvalidValue::new($what, name, RULE))?;
                 let also: fn(&str) -> bool = $also;

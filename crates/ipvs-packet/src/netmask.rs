@@ -34,7 +34,10 @@ impl Netmask {
         }
     }
 
-    /// By prefix length: 0 to 32 for IPv4, 1 to 128 for IPv6.
+    /// From a prefix length: 0 to 32 for IPv4, 1 to 128 for IPv6.
+    ///
+    /// # Errors
+    /// If the length is out of range.
     pub fn prefix(family: AddressFamily, length: u8) -> Result<Self, InvalidValue> {
         match family {
             AddressFamily::Ipv4 if length <= 32 => {
@@ -47,6 +50,9 @@ impl Netmask {
     }
 
     /// Reads `255.255.255.0` or `24` for IPv4, `64` for IPv6.
+    ///
+    /// # Errors
+    /// If the text is neither, or the length is out of range.
     pub fn from_text(family: AddressFamily, text: &str) -> Result<Self, InvalidValue> {
         let rule = match family {
             AddressFamily::Ipv4 => IPV4_RULE,
@@ -139,6 +145,9 @@ impl Ipv6Prefix {
     };
 
     /// Takes 1 to 128.
+    ///
+    /// # Errors
+    /// If the length is out of range.
     pub fn new(length: u8) -> Result<Self, InvalidValue> {
         NonZeroU8::new(length)
             .filter(|length| length.get() <= 128)

@@ -157,7 +157,7 @@ impl FromStr for Version {
             let version = u32::from(major) << 16 | u32::from(minor) << 8 | u32::from(patch);
             parts.next().is_none().then_some(Self(version))
         };
-        parse().ok_or_else(|| InvalidValue::new("version", text, "must be such as 1.2.1"))
+        parse().ok_or_else(|| InvalidValue::new("version", text, "must look like 1.2.1"))
     }
 }
 

@@ -420,13 +420,13 @@ fn what_no_kernel_reports_is_refused() {
         json!({"role": "master", "interface": "eth0", "group": "10.0.0.1"}),
         "must be a multicast address",
     );
-    refuses::<Version>(json!("1.2"), "such as 1.2.1");
+    refuses::<Version>(json!("1.2"), "look like 1.2.1");
     refuses::<ServiceEntry>(
         json!({
             "service": {"key": "-f 1"},
             "unknown": [{"level": "service", "number": 12, "value": ""}],
         }),
-        "not known at its level",
+        "known at its level",
     );
     refuses::<ServiceEntry>(
         json!({
