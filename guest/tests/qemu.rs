@@ -129,6 +129,32 @@ fn the_newest_kernel_of_the_backports_boots() {
 }
 
 #[test]
+fn the_next_older_kernel_is_taken_if_the_newest_cannot_be_fetched() {
+    let Some(mut command) = guest(&["--kernel", "qemu-backports"]) else { return };
+    let directory = std::env::current_dir().unwrap().join(format!("apt-{}", std::process::id()));
+    let names = archive(&directory);
+    let output = command
+        .arg("true")
+        .env("APT_CONFIG", directory.join("apt.conf"))
+        .env("LVS_GUEST_CACHE", directory.join("cache"))
+        .output();
+    let kept = fs::read_dir(directory.join("cache/linux-qemu-backports/lib/modules"));
+    let kept: Vec<_> =
+        kept.into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+    fs::remove_dir_all(&directory).unwrap();
+    let output = output.unwrap();
+    // What is fetched is no kernel. It was taken all the same.
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    let said = errors(&output);
+    assert!(
+        said.contains(&format!("{} is not available, trying the next older", names[0])),
+        "{said}"
+    );
+    assert!(said.contains("fetched in") && said.contains("without an exit status"), "{said}");
+    assert_eq!(kept, ["9.1.0-cloud-amd64"]);
+}
+
+#[test]
 fn what_qemu_needs_is_named() {
     if !Uid::effective().is_root() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_guest"));
@@ -168,6 +194,51 @@ fn guest(options: &[&str]) -> Option<Command> {
     command.args(["--place", "guest"]).env("LVS_GUEST_KERNEL", KERNEL).args(options);
     command.arg("--").stdin(Stdio::null());
     Some(command)
+}
+
+/// An archive as Debian's: its list names two kernels, and the package of the newer one is missing.
+/// apt's configuration beside it leads there. Returns the names of the packages.
+fn archive(directory: &Path) -> [String; 2] {
+    let run = |program: &str, words: &[&str]| {
+        let output = Command::new(program).args(words).current_dir(directory).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let write = |path: &str, text: &str| {
+        let path = directory.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    let [newer, older] =
+        ["9.2.0", "9.1.0"].map(|version| format!("linux-image-{version}-cloud-amd64"));
+    write("tree/boot/vmlinuz-9.1.0-cloud-amd64", "no kernel");
+    write("tree/lib/modules/9.1.0-cloud-amd64/modules.order", "");
+    let fields = |name: &str| {
+        format!(
+            "Package: {name}\nVersion: 1\nArchitecture: amd64\nMaintainer: nobody\n\
+             Description: none\nInstalled-Size: 1\nDepends: linux-base-{name}\n"
+        )
+    };
+    write("tree/DEBIAN/control", &fields(&older));
+    run("dpkg-deb", &["--root-owner-group", "--build", "tree", "older.deb"]);
+    let sum = run("sha256sum", &["older.deb"]);
+    let sum = sum.split(' ').next().unwrap();
+    let size = fs::metadata(directory.join("older.deb")).unwrap().len();
+    let entry =
+        |name, file| format!("{}Filename: {file}\nSize: {size}\nSHA256: {sum}\n\n", fields(name));
+    let list = "dists/trixie-backports/main/binary-amd64/Packages";
+    write(list, &(entry(&newer, "newer.deb") + &entry(&older, "older.deb")));
+    write("dists/trixie-backports/Release", "Suite: trixie-backports\n");
+    let path = directory.display();
+    write("sources.list", &format!("deb [trusted=yes] file:{path} trixie-backports main\n"));
+    write(
+        "apt.conf",
+        &format!(
+            "Dir::Etc::sourcelist \"{path}/sources.list\";\nDir::Etc::sourceparts \"/dev/null\";\n\
+             Acquire::AllowInsecureRepositories \"true\";\nAPT::Get::AllowUnauthenticated \"true\";\n"
+        ),
+    );
+    [newer, older]
 }
 
 /// The living processes that have a word on their command line.

@@ -83,9 +83,9 @@ fn control_z_stops_the_job_and_it_goes_on() {
     screen.spawn(bash);
     screen.expect("ready> ");
     screen.keys(&format!(
-        "{PROGRAM} --place guest -- sh -c 'echo u''p; read x; echo g''ot $x; stty size'\r"
+        "{PROGRAM} --place guest -- sh -c 'echo up $((6*7)); read x; echo $x $((2*4)); stty size'\r"
     ));
-    screen.expect("up\r\n");
+    screen.expect("up 42\r\n");
     screen.keys("\x1a");
     screen.expect("Stopped");
     screen.expect("ready> ");
@@ -93,7 +93,7 @@ fn control_z_stops_the_job_and_it_goes_on() {
     screen.keys("fg\r");
     screen.expect("sh -c");
     screen.keys("word\r");
-    screen.expect("got word\r\n");
+    screen.expect("word 8\r\n");
     screen.expect("30 90");
     screen.expect("ready> ");
     screen.keys("exit 4\r");
