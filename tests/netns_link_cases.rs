@@ -17,7 +17,7 @@ use std::{
 use libtest_mimic::{Failed, Trial};
 use netns_link::{
     Address, DummyLink, Error, ErrorKind, Link, Links, NetNs, RealServerArp, Scope, Setting,
-    prepare_director, prepare_real_server,
+    blocking, prepare_director, prepare_real_server,
 };
 
 /// Every case by its name.
@@ -39,6 +39,7 @@ pub(crate) fn cases() -> Vec<Trial> {
         async_case("netns_link_gone_in_the_middle", link_gone_in_the_middle),
         async_case("netns_listing_by_many_at_once", listing_by_many_at_once),
         async_case("netns_listing_while_it_changes", listing_while_it_changes),
+        case("netns_blocking_by_many_threads", blocking_by_many_threads),
         case("netns_links_outlive_their_runtime", links_outlive_their_runtime),
         async_case("netns_settings_are_of_the_namespace", settings_are_of_the_namespace),
         async_case("netns_real_server_arp_and_undo", real_server_arp_and_undo),
@@ -381,6 +382,35 @@ async fn listing_while_it_changes(namespace: NetNs, links: Links) -> Result<(), 
         changes.join().expect("no panic")?;
         listings.expect("no panic")
     })
+}
+
+/// Clones of the blocking client change and list at once: each call gets its own answers.
+fn blocking_by_many_threads() -> Result<(), Failed> {
+    let links = blocking::Links::connect(&NetNs::new()?)?;
+    let dummy = links.create_dummy("ipvs0")?.link;
+    let stay: BTreeSet<_> =
+        (0..300_u32).map(|n| Address::host(Ipv4Addr::from(0x0a00_0000 + n).into())).collect();
+    links.set_addresses(&dummy, &stay.iter().copied().collect::<Vec<_>>())?;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4_u8)
+            .map(|thread| {
+                let (links, dummy, stay) = (links.clone(), &dummy, &stay);
+                scope.spawn(move || -> Result<(), Error> {
+                    let own = Address::host([10, 9, 9, thread].into());
+                    for _ in 0..50 {
+                        assert!(links.add_address(dummy, own)?);
+                        let listed: BTreeSet<_> = links.addresses(dummy)?.into_iter().collect();
+                        assert!(listed.contains(&own) && listed.is_superset(stay));
+                        assert!(links.remove_address(dummy, own)?);
+                        assert_eq!(links.find("no-such-link")?, None);
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("no panic"))
+    })?;
+    Ok(())
 }
 
 fn links_outlive_their_runtime() -> Result<(), Failed> {

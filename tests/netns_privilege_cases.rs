@@ -175,6 +175,9 @@ fn with_net_admin() -> Outcome {
     assert_eq!(Setting::ip_forward().read(&here)?, "1");
     let mut setup = prepare_real_server(&here, "dummy1", &vips)?;
     assert_eq!(Setting::arp_ignore("all")?.read(&here)?, "1");
+    // As long as the virtual IPs are there the host must stay silent about them.
+    refused("CAP_SYS_ADMIN", setup.undo(&NetNs::open(&env::var(OTHER)?)?));
+    assert_eq!(Setting::arp_ignore("all")?.read(&here)?, "1");
     setup.undo(&here)?;
     assert_eq!(links.find("dummy1")?, None);
     assert_eq!(Setting::arp_ignore("all")?.read(&here)?, "0");

@@ -19,7 +19,7 @@ use netlink_packet_route::{
 use nix::errno::Errno;
 
 use crate::{
-    Address, Error, ErrorKind, Link, blocking,
+    Address, Error, ErrorKind, Link, Route, blocking,
     link::Links,
     netlink::{Answers, Netlink, Raw},
 };
@@ -176,6 +176,33 @@ fn a_link_that_is_gone_has_nothing() {
     let (links, _) = links([gone(), gone()]);
     assert_eq!(links.addresses(&dummy()).unwrap(), []);
     assert_eq!(links.routes(&dummy()).unwrap(), []);
+}
+
+/// Kernels before 4.20 list everything.
+#[test]
+fn what_was_not_asked_for_is_sifted_out() {
+    let of_other = |text: &str| RouteNetlinkMessage::NewAddress(address(text).message(8));
+    let route = |text: &str, index| {
+        RouteNetlinkMessage::NewRoute(text.parse::<Route>().unwrap().message(index))
+    };
+    let list = |objects: Vec<RouteNetlinkMessage>| {
+        let mut messages: Vec<_> =
+            objects.iter().map(|object| self::object(NLM_F_MULTIPART, object)).collect();
+        messages.push(done(0, 0));
+        answered(messages)
+    };
+    let mut main = Route::filter(7);
+    main.header.table = 254;
+    let (links, _) = links([
+        list(vec![of_other("10.0.0.1"), listed("10.0.0.2")]),
+        list(vec![
+            route("local 10.0.0.1/32", 8),
+            RouteNetlinkMessage::NewRoute(main),
+            route("local 10.0.0.2/32", 7),
+        ]),
+    ]);
+    assert_eq!(links.addresses(&dummy()).unwrap(), [address("10.0.0.2")]);
+    assert_eq!(links.routes(&dummy()).unwrap(), ["local 10.0.0.2/32".parse().unwrap()]);
 }
 
 #[test]

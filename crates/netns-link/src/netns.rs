@@ -125,7 +125,11 @@ impl NetNs {
         Self::opened(&path_of(name)?, &Operation::OpenNamespace(name.to_owned()), name.to_owned())
     }
 
-    /// Opens the namespace of a process: `/proc/PID/ns/net`.
+    /// Opens the namespace of a process: `/proc/PID/ns/net`. It stays open when the process ends.
+    ///
+    /// The kernel gives the number of a process that has ended to another one. Whoever got it from
+    /// elsewhere should look whether it is still the same process; if the number went to a process
+    /// of the caller's own namespace, the result equals [`NetNs::current`].
     ///
     /// # Errors
     /// If there is no such process ([`ErrorKind::NotFound`](crate::ErrorKind)) or the caller may
