@@ -60,7 +60,8 @@ impl Node {
         Ok(node)
     }
 
-    /// The route that the kernel makes for an address, in IPv6 a moment after the call that adds it.
+    /// The route that the kernel makes for an address, in IPv6 a moment after the call that adds
+    /// it.
     fn route_of_kernel(&self, link: &Link, ip: IpAddr) -> Result<Route, Failed> {
         let limit = Instant::now() + Duration::from_secs(10);
         loop {

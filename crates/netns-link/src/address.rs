@@ -25,8 +25,8 @@ const FOREVER: u32 = u32::MAX;
 /// `fd00::185/128 preferred_lft 0 nodad`. Without a length it is a host's: /32 for IPv4, /128 for
 /// IPv6, which is right for a virtual IP. What is not said is the kernel's default.
 ///
-/// A link tells its addresses apart by the address, and in IPv4 by the length too; the properties
-/// do not count for that. Two values are equal if all of it is.
+/// A link has an IPv6 address once, and an IPv4 address once for each length, whatever the
+/// properties. Two values are equal if all of it is equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(into = "String", try_from = "String"))]
@@ -97,22 +97,22 @@ impl Address {
         Self { noprefixroute: true, ..self }
     }
 
-    /// Never the source of new connections while there is another: `preferred_lft 0`. Right for an
-    /// IPv6 virtual IP on a link that has an address of its own: the kernel would otherwise prefer
-    /// the one that was added last. In IPv4 the kernel shows it and does not heed it; there the
-    /// order of addresses and their [`scope`](Self::with_scope) decide.
+    /// Not the source of new connections while there is another address: `preferred_lft 0`. Right
+    /// for an IPv6 virtual IP on a link that has an address of its own, since the kernel could
+    /// choose either. In IPv4 the kernel stores it and ignores it; there the order of the
+    /// addresses and their [`scope`](Self::with_scope) decide.
     #[must_use]
     pub fn deprecated(self) -> Self {
         Self { preferred: 0, ..self }
     }
 
     /// Limits how long the address is there (`valid_lft`) and how long it may be the source of new
-    /// connections (`preferred_lft`); `None` is for ever, which is the default of both. In whole
-    /// seconds, what is beyond them is dropped. The kernel removes the address when the time is up.
+    /// connections (`preferred_lft`), in whole seconds; fractions are dropped. `None` is for ever,
+    /// which is the default of both. The kernel removes the address when the time is up.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidInput`](crate::ErrorKind) if the second is longer than the first, the
-    /// first less than a second, or either longer than 4294967294 seconds.
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind) if `preferred` is longer than `valid`, if
+    /// `valid` is less than a second, or if either is longer than 4294967294 seconds.
     pub fn with_lifetimes(
         self,
         valid: Option<Duration>,
@@ -131,17 +131,18 @@ impl Address {
     }
 
     /// How far the address is valid: `scope`. The default is [`Scope::GLOBAL`], and
-    /// [`Scope::HOST`] for loopback addresses. IPv4 only: in IPv6 it follows from the address, so
-    /// nothing changes there. All IPv4 addresses of one network on a link have the same.
+    /// [`Scope::HOST`] for loopback addresses. In IPv6 the scope follows from the address, so
+    /// nothing changes there. The kernel wants the same scope for all IPv4 addresses of a
+    /// network on a link.
     #[must_use]
     pub fn with_scope(self, scope: Scope) -> Self {
         let said = self.ip.is_ipv4() && scope != default_scope(self.ip);
         Self { scope: said.then_some(scope), ..self }
     }
 
-    /// A name for the address: `label` (`IFA_LABEL`). The default is the link's name; `ip address`
-    /// wants it to begin with that, as `eth0:1`, and some programs know it as an alias interface.
-    /// IPv4 only, nothing changes in IPv6.
+    /// A name for the address: `label` (`IFA_LABEL`). The default is the link's name. `ip address`
+    /// takes only labels that begin with it, such as `eth0:1`, which older programs show as an
+    /// interface. IPv6 has no labels, so nothing changes there.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`](crate::ErrorKind) unless it has 1 to 15 bytes without white

@@ -1,5 +1,5 @@
-//! The links of a namespace for programs without an async runtime. No other thread and no runtime is
-//! behind it: the kernel answers each request within the system call that asks.
+//! The links of a namespace for programs without an async runtime. No other thread and no runtime
+//! is behind it: the kernel answers each request within the system call that asks.
 //!
 //! ```no_run
 //! use netns_link::{NetNs, blocking::Links};
@@ -69,7 +69,8 @@ impl Links {
         at_once(self.links.find_index(index))
     }
 
-    /// Makes a dummy link, or finds the one that has this name: [`Links::create_dummy`](crate::Links::create_dummy).
+    /// Makes a dummy link, or finds the one that has this name:
+    /// [`Links::create_dummy`](crate::Links::create_dummy).
     ///
     /// # Errors
     /// As there.
@@ -77,7 +78,8 @@ impl Links {
         at_once(self.links.create_dummy(name))
     }
 
-    /// Deletes a dummy link with its addresses: [`Links::delete_dummy`](crate::Links::delete_dummy).
+    /// Deletes a dummy link with its addresses:
+    /// [`Links::delete_dummy`](crate::Links::delete_dummy).
     ///
     /// # Errors
     /// As there.
@@ -133,7 +135,8 @@ impl Links {
         at_once(self.links.addresses(link))
     }
 
-    /// Adds an address to a link; returns whether it was missing: [`Links::add_address`](crate::Links::add_address).
+    /// Adds an address to a link; returns whether it was missing:
+    /// [`Links::add_address`](crate::Links::add_address).
     ///
     /// # Errors
     /// As there.
@@ -141,7 +144,8 @@ impl Links {
         at_once(self.links.add_address(link, address))
     }
 
-    /// Adds an address to a link or changes its properties; returns whether it was missing: [`Links::replace_address`](crate::Links::replace_address).
+    /// Adds an address to a link or changes its properties; returns whether it was missing:
+    /// [`Links::replace_address`](crate::Links::replace_address).
     ///
     /// # Errors
     /// As there.
@@ -149,7 +153,8 @@ impl Links {
         at_once(self.links.replace_address(link, address))
     }
 
-    /// Removes an address from a link; returns whether it was there: [`Links::remove_address`](crate::Links::remove_address).
+    /// Removes an address from a link; returns whether it was there:
+    /// [`Links::remove_address`](crate::Links::remove_address).
     ///
     /// # Errors
     /// As there.
@@ -169,7 +174,8 @@ impl Links {
         at_once(self.links.set_addresses(link, addresses))
     }
 
-    /// All addresses that are local to the namespace: [`Links::local_addresses`](crate::Links::local_addresses).
+    /// All addresses that are local to the namespace:
+    /// [`Links::local_addresses`](crate::Links::local_addresses).
     ///
     /// # Errors
     /// As there.
@@ -177,7 +183,8 @@ impl Links {
         at_once(self.links.local_addresses())
     }
 
-    /// The same without one link: [`Links::local_addresses_except`](crate::Links::local_addresses_except).
+    /// The same without one link:
+    /// [`Links::local_addresses_except`](crate::Links::local_addresses_except).
     ///
     /// # Errors
     /// As there.
@@ -193,7 +200,8 @@ impl Links {
         at_once(self.links.routes(link))
     }
 
-    /// Adds a local route over a link; returns whether it was missing: [`Links::add_route`](crate::Links::add_route).
+    /// Adds a local route over a link; returns whether it was missing:
+    /// [`Links::add_route`](crate::Links::add_route).
     ///
     /// # Errors
     /// As there.
@@ -201,7 +209,8 @@ impl Links {
         at_once(self.links.add_route(link, route))
     }
 
-    /// Adds a local route over a link in the place of another: [`Links::replace_route`](crate::Links::replace_route).
+    /// Adds a local route over a link in the place of another:
+    /// [`Links::replace_route`](crate::Links::replace_route).
     ///
     /// # Errors
     /// As there.
@@ -209,7 +218,8 @@ impl Links {
         at_once(self.links.replace_route(link, route))
     }
 
-    /// Deletes a local route over a link; returns whether it was there: [`Links::delete_route`](crate::Links::delete_route).
+    /// Deletes a local route over a link; returns whether it was there:
+    /// [`Links::delete_route`](crate::Links::delete_route).
     ///
     /// # Errors
     /// As there.

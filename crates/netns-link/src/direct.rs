@@ -1,8 +1,8 @@
 //! A socket that one caller uses at a time, without a driver: send, then take in the answers.
 //!
 //! The kernel carries a request out within the system call that sends it. When that returns, the
-//! answers are in the socket's queue, but for the rest of a list, which is made as the list is read.
-//! So nothing waits here: an answer that is not there never comes.
+//! answers are in the socket's queue, but for the rest of a list, which is made as the list is
+//! read. So nothing waits here: an answer that is not there never comes.
 
 use std::{
     io,

@@ -16,19 +16,20 @@ use crate::{
 /// Equivalent to `ip link add LINK type dummy`, `ip address add VIP/32 dev LINK` (and `delete`)
 /// for each that differs, `ip link set LINK up`.
 ///
-/// A plain function, in async programs too: the kernel answers within each system call, so nothing
-/// waits, and nothing can be left half-way by a future that is dropped. It takes some 0.1 ms an
-/// address; for thousands of addresses use `spawn_blocking`, or one [`Route`](crate::Route) for the
+/// This is a plain function for async programs too. The kernel answers within each system call, so
+/// it never waits, and there is no future that could be dropped half-way. An address takes some
+/// 0.1 ms; for thousands of addresses use `spawn_blocking`, or one [`Route`](crate::Route) for the
 /// whole range.
 ///
-/// A director of direct routing that connects to its own virtual IP asks for the real servers' link
-/// addresses with that IP as the source; they have it too and do not answer, and for a while the
-/// packets of other clients fail with them. [`Setting::arp_announce`] 2 for `all` avoids it.
+/// When a director of direct routing connects to its own virtual IP, it sends ARP requests for the
+/// real servers with that IP as the source. The real servers have the IP too and do not answer, and
+/// for a while the packets of other clients are lost as well. Set [`Setting::arp_announce`] to 2
+/// for `all` to avoid this.
 ///
 /// # Errors
-/// As [`Links::create_dummy`] and [`Links::set_addresses`]. What was done until then is undone: the
-/// link is gone, or has the addresses that it had. Where that fails too,
-/// [`Error::not_undone`] says why.
+/// As [`Links::create_dummy`] and [`Links::set_addresses`]. What was done before the error is
+/// undone: a link that was made is deleted, another has the addresses that it had. Where that fails
+/// too, [`Error::not_undone`] says why.
 pub fn prepare_director(namespace: &NetNs, link: &str, vips: &[IpAddr]) -> Result<Link, Error> {
     let links = Links::connect(namespace)?;
     let dummy = links.create_dummy(link)?;
@@ -63,15 +64,15 @@ pub fn prepare_director(namespace: &NetNs, link: &str, vips: &[IpAddr]) -> Resul
 /// Equivalent, in the namespace, to `sysctl -w net.ipv4.conf.all.arp_ignore=1`,
 /// `sysctl -w net.ipv4.conf.all.arp_announce=2`, `ip link add LINK type dummy`,
 /// `ip address add VIP/32 dev LINK` (`VIP/128 … nodad` for IPv6), `ip link set LINK up`. In this
-/// order: there is no moment at which the host would answer for a virtual IP. What is there
-/// already stays and is not removed by the undoing.
+/// order, so the host never answers for a virtual IP. What is there already stays, and undoing does
+/// not remove it.
 ///
-/// A plain function, in async programs too: the kernel answers within each system call, so nothing
-/// waits, and nothing can be left half-way by a future that is dropped.
+/// This is a plain function for async programs too. The kernel answers within each system call, so
+/// it never waits, and there is no future that could be dropped half-way.
 ///
 /// # Errors
-/// As [`Setting::write`], [`Links::create_dummy`] and [`Links::add_address`]. What was done until
-/// then is undone. Where that fails too, [`Error::not_undone`] says why.
+/// As [`Setting::write`], [`Links::create_dummy`] and [`Links::add_address`]. What was done before
+/// the error is undone. Where that fails too, [`Error::not_undone`] says why.
 pub fn prepare_real_server(
     namespace: &NetNs,
     link: &str,
@@ -104,9 +105,9 @@ impl RealServerSetup {
     /// and sets down a link that was down. Then restores the ARP settings.
     ///
     /// # Errors
-    /// The first. The ARP settings stay while a virtual IP could not be removed: the host would
-    /// answer for it. What could not be undone stays in this value, so that the call can be made
-    /// again. It is no error if something is gone already.
+    /// The first one. While a virtual IP cannot be removed, the ARP settings stay, or the host
+    /// would answer for it. What could not be undone stays in this value, so that the call can
+    /// be repeated. It is no error if something is gone already.
     pub fn undo(&mut self, namespace: &NetNs) -> Result<(), Error> {
         self.remove(namespace)?;
         self.arp.undo(namespace)
@@ -160,11 +161,11 @@ impl RealServerSetup {
 /// The ARP settings that a real server of direct routing needs for its IPv4 virtual IPs:
 /// `net.ipv4.conf.all.arp_ignore` at least 1 and `net.ipv4.conf.all.arp_announce` at least 2.
 ///
-/// Without the first, it answers ARP requests for the virtual IP, which is an address of its own,
-/// and clients of the same segment may send to it past the director. Without the second, its own
-/// ARP requests may have the virtual IP as their source, and teach others the same. `all` counts
-/// for every link that the host has or gets. IPv6 needs no such thing: neighbour discovery answers
-/// for the addresses of the link that was asked only.
+/// Without the first, it answers ARP requests for the virtual IP, which is one of its addresses,
+/// and clients on the same segment may send to it past the director. Without the second, its own
+/// ARP requests may have the virtual IP as their source, which teaches others the same. `all` holds
+/// for every link that the host has or gets. IPv6 needs nothing of the kind: neighbour discovery
+/// answers only for the addresses of the link on which the request came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "the settings stay unless this is undone"]
 pub struct RealServerArp {
@@ -175,7 +176,7 @@ impl RealServerArp {
     /// Sets them in a namespace. Greater values, which are stricter, stay.
     ///
     /// # Errors
-    /// As [`Setting::write`]. What was changed until then is undone; where that fails too,
+    /// As [`Setting::write`]. What was changed before the error is undone; where that fails too,
     /// [`Error::not_undone`] says why.
     pub fn apply(namespace: &NetNs) -> Result<Self, Error> {
         let mut changes = SettingChanges::default();
@@ -194,7 +195,7 @@ impl RealServerArp {
         &self.changes
     }
 
-    /// Restores the values of before, except where somebody else has changed them since.
+    /// Restores the earlier values, except where somebody else has changed them since.
     ///
     /// # Errors
     /// As [`SettingChanges::undo`].

@@ -1,5 +1,5 @@
-//! What the crate promises of answers that go wrong, over a scripted socket and over real ones whose
-//! receive buffer is too small; and what it asks of the kernel, request by request.
+//! What the crate promises of answers that go wrong, over a scripted socket and over real ones
+//! whose receive buffer is too small; and what it asks of the kernel, request by request.
 
 use std::{
     collections::VecDeque,

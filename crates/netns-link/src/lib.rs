@@ -1,6 +1,6 @@
-//! Network namespaces, dummy links, their addresses and routes, and the settings that a load balancer
-//! and its real servers need, over route netlink. Useful with the crates `ipvs-client` and `lvs`,
-//! and without them.
+//! Network namespaces, dummy links, their addresses and routes, and the settings that a load
+//! balancer and its real servers need, over route netlink. Useful with the crates `ipvs-client` and
+//! `lvs`, and without them.
 //!
 //! - [`NetNs`]: a network namespace, anonymous or named as `ip netns` does; run a closure, start a
 //!   process, open a socket in it.
@@ -29,15 +29,15 @@
 //! ```
 //!
 //! What is there already is success, and so is what is gone already; each call returns which it was
-//! where that matters. Every error names the operation, the object and the error number, and what to
-//! do where that is sure.
+//! where that matters. Every error names the operation, the object and the error number, and what
+//! to do where that is sure.
 //!
 //! # Privileges
 //!
 //! In the caller's own namespace, reading (links, addresses, routes, settings) needs nothing and
 //! changes need CAP_NET_ADMIN, in the user namespace of the network namespace. Making a namespace,
-//! naming one, and entering one that is not the caller's need CAP_SYS_ADMIN, and so do all calls for
-//! such a one, as each begins by entering it.
+//! naming one, and entering one that is not the caller's need CAP_SYS_ADMIN, and so do all calls
+//! for such a one, as each begins by entering it.
 //!
 //! # Descriptors
 //!
@@ -49,8 +49,8 @@
 //!
 //! - `tokio` (default): the async [`Links`], driven by netlink-proto on the current tokio runtime.
 //!   Without it there is neither in the tree.
-//! - `serde`: the readable forms of addresses, prefixes, routes, scopes and settings as strings, and
-//!   of links as structs.
+//! - `serde`: the readable forms of addresses, prefixes, routes, scopes and settings as strings,
+//!   and of links as structs.
 //!
 //! IPv4 and IPv6, Linux only.
 #![forbid(unsafe_code)]

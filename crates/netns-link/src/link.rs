@@ -36,9 +36,8 @@ const IPV6_MIN_MTU: u32 = 1280;
 /// made. Any number of calls may run at once. For programs without an async runtime there is
 /// [`blocking::Links`](crate::blocking::Links).
 ///
-/// Dropping a call's future stops the waiting, not what was sent: the call may then have been
-/// carried out wholly, not at all, or, if it makes several changes, in part. What is there already
-/// is success, so calling it again settles it.
+/// If a call's future is dropped, the call may have been carried out, or not at all, or, if it
+/// makes several changes, in part. Repeat the call to be sure: what is there already is success.
 ///
 /// ```no_run
 /// use netns_link::{Links, NetNs};
@@ -62,9 +61,9 @@ pub struct Links {
 
 #[cfg_attr(not(feature = "tokio"), allow(unreachable_pub, reason = "the blocking one has it"))]
 impl Links {
-    /// Opens a socket in the namespace; a task of the current tokio runtime serves it. Calls end
-    /// while that runtime runs, and fail with [`ErrorKind::Disconnected`](crate::ErrorKind) after
-    /// it; they may be awaited on any other.
+    /// Opens a socket in the namespace; a task of the current tokio runtime drives it. Calls may be
+    /// awaited on any runtime, and make progress while the first one runs. After it has ended they
+    /// fail with [`ErrorKind::Disconnected`](crate::ErrorKind).
     ///
     /// # Errors
     /// Outside of a tokio runtime, and as [`NetNs::run`].
@@ -99,8 +98,8 @@ impl Links {
     /// All links: `ip link show`.
     ///
     /// # Errors
-    /// If changes disturb the listing again and again
-    /// ([`ErrorKind::Interrupted`](crate::ErrorKind)).
+    /// [`ErrorKind::Interrupted`](crate::ErrorKind) if changes disturb the listing ten times in a
+    /// row.
     pub async fn list(&self) -> Result<Vec<Link>, Error> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
         let messages = self.netlink.dump(&Operation::ListLinks, request).await?;
@@ -247,9 +246,9 @@ impl Links {
     }
 
     /// Adds an address to a link: `ip address add ADDRESS dev NAME`. Returns whether it was
-    /// missing. One that is there stays as it is, with the properties that it has; to change them
-    /// there is [`replace_address`](Links::replace_address). The kernel finishes an IPv6 address,
-    /// and makes its route, a moment after the call.
+    /// missing. An address that is there already keeps its properties; use
+    /// [`replace_address`](Links::replace_address) to change them. In IPv6 the kernel makes the
+    /// address's route a moment after the call.
     ///
     /// # Errors
     /// If the link has this IPv6 address with another prefix length
@@ -288,8 +287,8 @@ impl Links {
     /// Removes an address from a link: `ip address delete ADDRESS dev NAME`. Its properties do not
     /// matter. Returns whether it was there; it is no error if it was not, nor if the link is gone.
     ///
-    /// An IPv4 address that others of its network came after takes these with it, unless the
-    /// setting `promote_secondaries` is on. This does not concern /32.
+    /// When the first IPv4 address of a network goes, the kernel removes the later ones of that
+    /// network with it, unless the setting `promote_secondaries` is on. A /32 has no later ones.
     ///
     /// # Errors
     /// If a capability is missing.
@@ -306,16 +305,16 @@ impl Links {
 
     /// Gives a link exactly these addresses, by one listing and batches of changes.
     ///
-    /// What is there and wanted is not touched where its properties are right. Lifetimes and
-    /// metrics are changed in place, and so is `noprefixroute` in IPv6; a limited lifetime starts
-    /// anew. An IPv4 address with another scope or label than the wanted one says, or that lacks a
-    /// `noprefixroute`, is removed and added again. `nodad` counts for those that are added only.
+    /// An address that is there and has the wanted properties is not touched. Lifetimes and metrics
+    /// are changed in place, and in IPv6 `noprefixroute` too. A limited lifetime starts again with
+    /// each call. An IPv4 address is removed and added again if a scope, a label or `noprefixroute`
+    /// is wanted that it does not have. `nodad` matters only for addresses that are added.
     /// Link-local IPv6 addresses, which the kernel makes for itself, are never removed.
     ///
     /// # Errors
-    /// If an IPv6 address is given with two prefix lengths (before anything is changed), and as
-    /// [`add_address`](Links::add_address). All other changes are made even if one is refused; they
-    /// are returned with the first refusal.
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind) if an IPv6 address is given with two prefix
+    /// lengths, before anything is changed; and as [`add_address`](Links::add_address). If a change
+    /// is refused the others are made all the same, and are returned with the first refusal.
     pub async fn set_addresses(
         &self,
         link: &Link,
@@ -382,9 +381,9 @@ impl Links {
     /// Adds a local route over a link: `ip route add ROUTE dev NAME`. Returns whether it was
     /// missing.
     ///
-    /// The link must be up for IPv6. `lo` is right for a range; for a single virtual IP that a link
-    /// has, the kernel has made a route already, which [`replace_route`](Links::replace_route)
-    /// replaces in IPv4. In IPv6 it goes before any other, unless it is deleted.
+    /// In IPv6 the link must be up. For a range, use `lo`. For a single virtual IP of a link the
+    /// kernel has made a route already: in IPv4 [`replace_route`](Links::replace_route) takes its
+    /// place, in IPv6 it wins over every other and must be deleted.
     ///
     /// # Errors
     /// If there is another route for the same prefix and metric
@@ -407,8 +406,9 @@ impl Links {
     /// Adds a local route over a link in the place of one for the same prefix and metric, if there
     /// is any: `ip route replace ROUTE dev NAME`.
     ///
-    /// The kernel removes a route that took the place of its own neither with the address, while
-    /// the link has another, nor when the source goes.
+    /// A route that took the place of the kernel's own must be deleted when it is no longer wanted:
+    /// the kernel does not remove it with the address while the link has another one, nor when the
+    /// source goes.
     ///
     /// # Errors
     /// As [`add_route`](Links::add_route).
@@ -418,9 +418,9 @@ impl Links {
     }
 
     /// Deletes a local route over a link: `ip route delete ROUTE dev NAME`. Returns whether it was
-    /// there; it is no error if it was not. Only a route with the same source (where one is given),
-    /// metric and [`protocol`](Route::with_protocol) is deleted, so one of the kernel's only as it
-    /// was listed.
+    /// there; it is no error if it was not. The [`protocol`](Route::with_protocol), the metric and,
+    /// where one is given, the source must be the same. So the kernel's own routes are safe, unless
+    /// one is passed as it was listed.
     ///
     /// # Errors
     /// If a capability is missing.
@@ -548,8 +548,8 @@ pub struct DummyLink {
 
 /// A link as it was when it was looked up.
 ///
-/// Calls go by its index alone, and the kernel may give that of a deleted link to a new one. So a
-/// value that was kept beyond the deletion of its link may name another; look it up again.
+/// Calls use its index alone, and the kernel may give the index of a deleted link to a new one. So
+/// do not keep a value after its link was deleted: look it up again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

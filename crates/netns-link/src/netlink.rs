@@ -235,8 +235,8 @@ fn listed(
 }
 
 fn unexpected(operation: &Operation, payload: &NetlinkPayload<Raw>) -> Error {
-    let reason = format_args!("a message of type {} is none of it", payload.message_type());
-    Error::malformed(operation, reason)
+    let number = payload.message_type();
+    Error::malformed(operation, format_args!("it holds a message of type {number}"))
 }
 
 /// The kernel's no: the error number, and its own words behind the header of the refused request.

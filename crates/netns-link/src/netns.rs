@@ -51,10 +51,10 @@ const OWN: &str = "/proc/thread-self/ns/net";
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Entering a namespace that is not the caller's needs CAP_SYS_ADMIN, as making one does. The
-/// caller's own is never entered, so with it every call works without that capability.
+/// Making a namespace needs CAP_SYS_ADMIN, and so does entering one that is not the caller's. The
+/// caller's own namespace is never entered, so every call works there without that capability.
 ///
-/// A value costs one file descriptor. Two values are equal if they hold the same namespace, however
+/// A value holds one file descriptor. Two values are equal if they hold the same namespace, however
 /// they were opened: `NetNs::from_pid(pid)? == NetNs::current()?` says whether a process shares the
 /// caller's namespace.
 #[derive(Debug)]
@@ -81,8 +81,8 @@ impl NetNs {
         Self::from_fd(file.into())
     }
 
-    /// Makes a namespace with a name: `ip netns add NAME`. It stays until [`NetNs::delete`], also
-    /// when this value is dropped.
+    /// Makes a namespace with a name: `ip netns add NAME`. The name stays until [`NetNs::delete`],
+    /// even when this value is dropped.
     ///
     /// # Errors
     /// As [`NetNs::new`] and [`attach`](NetNs::attach).
@@ -93,14 +93,16 @@ impl NetNs {
         Ok(Self { label: name.to_owned(), ..namespace })
     }
 
-    /// Gives a name to a namespace that is there, as that of a process: `ip netns attach NAME PID`
-    /// (and what `ln -s /proc/PID/ns/net /var/run/netns/NAME` is meant to do; the name outlives the
-    /// process, though). It stays until [`NetNs::delete`].
+    /// Gives a name to a namespace, such as that of a process: `ip netns attach NAME PID`. The name
+    /// stays until [`NetNs::delete`]. Unlike a symbolic link to `/proc/PID/ns/net`, it outlives the
+    /// process.
     ///
     /// # Errors
-    /// If the name is taken ([`ErrorKind::AlreadyExists`](crate::ErrorKind); the text says whether
-    /// by a namespace or by a stale file, which [`NetNs::delete`] removes) or impossible, or without
-    /// CAP_SYS_ADMIN. Nothing is left behind then.
+    /// [`ErrorKind::AlreadyExists`](crate::ErrorKind) if the name is taken; the text says whether
+    /// by a namespace or by a stale file, which [`NetNs::delete`] removes.
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind) if it cannot be a name,
+    /// [`ErrorKind::PermissionDenied`](crate::ErrorKind) without CAP_SYS_ADMIN. Nothing is left
+    /// behind then.
     pub fn attach(&self, name: &str) -> Result<(), Error> {
         let path = path_of(name)?;
         share_run_dir()?;
@@ -119,21 +121,21 @@ impl NetNs {
     /// Opens a namespace by its name in `ip netns list`.
     ///
     /// # Errors
-    /// If there is none ([`ErrorKind::NotFound`](crate::ErrorKind)), if the name is impossible, or
-    /// if the file is one that a deletion or a reboot left without a namespace.
+    /// [`ErrorKind::NotFound`](crate::ErrorKind) if there is none;
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind) if it cannot be a name, or if the file is a
+    /// stale one, which a deletion or a reboot has left without a namespace.
     pub fn open(name: &str) -> Result<Self, Error> {
         Self::opened(&path_of(name)?, &Operation::OpenNamespace(name.to_owned()), name.to_owned())
     }
 
     /// Opens the namespace of a process: `/proc/PID/ns/net`. It stays open when the process ends.
     ///
-    /// The kernel gives the number of a process that has ended to another one. Whoever got it from
-    /// elsewhere should look whether it is still the same process; if the number went to a process
-    /// of the caller's own namespace, the result equals [`NetNs::current`].
+    /// After a process has ended, the kernel may give its number to another. A container's process
+    /// whose namespace equals [`NetNs::current`] is likely to be such another one.
     ///
     /// # Errors
-    /// If there is no such process ([`ErrorKind::NotFound`](crate::ErrorKind)) or the caller may
-    /// not trace it ([`ErrorKind::PermissionDenied`](crate::ErrorKind)).
+    /// [`ErrorKind::NotFound`](crate::ErrorKind) if there is no such process;
+    /// [`ErrorKind::PermissionDenied`](crate::ErrorKind) if the caller may not trace it.
     pub fn from_pid(pid: u32) -> Result<Self, Error> {
         let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
         // Without /proc nothing is known of the process.
@@ -169,13 +171,15 @@ impl NetNs {
     /// # Errors
     /// Where /proc is not mounted, or at the limit of open files.
     pub fn current() -> Result<Self, Error> {
-        Self::from_path(OWN)
+        let file = fs::File::open(OWN)
+            .map_err(|error| Error::system(&Operation::OpenNamespaceAt(OWN.to_owned()), error))?;
+        Self::from_fd(file.into())
     }
 
     /// The names of the named namespaces, sorted: `ip netns list`.
     ///
     /// # Errors
-    /// If the directory of `ip netns` cannot be read. That it does not exist is no error.
+    /// If the directory of `ip netns` cannot be read. Where it does not exist there are no names.
     pub fn names() -> Result<Vec<String>, Error> {
         let failed = |error| Error::system(&Operation::ListNamespaces, error);
         let entries = match fs::read_dir(RUN_DIR) {
@@ -208,19 +212,20 @@ impl NetNs {
         fs::remove_file(&path).map_err(failed)
     }
 
-    /// Runs a closure in the namespace and returns its result: on the calling thread if that is in
-    /// the namespace already, else on a fresh thread that enters it and ends with the closure. A
-    /// panic of the closure goes on in the caller.
+    /// Runs a closure in the namespace and returns its result. If the calling thread is in the
+    /// namespace already, the closure runs there; else it runs on a fresh thread, which enters the
+    /// namespace and ends with the closure. A panic of the closure goes on in the caller.
     ///
-    /// The closure may borrow. It must not block for long where that would matter to the caller: an
-    /// async program uses `spawn_blocking` then. `/proc/sys/net` and `/proc/thread-self/net` are
-    /// those of the namespace; `/sys` is the caller's, and so is every mount (`ip netns exec` mounts
+    /// The closure may borrow. The caller waits for it, so in an async program a closure that
+    /// blocks belongs into `spawn_blocking`. `/proc/sys/net` and `/proc/thread-self/net` are
+    /// those of the namespace. `/sys` and all mounts are the caller's (`ip netns exec` mounts
     /// `/sys` anew, this does not).
     ///
     /// # Errors
-    /// For a namespace that is not the caller's: without CAP_SYS_ADMIN
-    /// ([`ErrorKind::PermissionDenied`](crate::ErrorKind)), or at the limit of threads
-    /// ([`ErrorKind::LimitReached`](crate::ErrorKind)). The closure has not run then.
+    /// Only for a namespace that is not the caller's:
+    /// [`ErrorKind::PermissionDenied`](crate::ErrorKind) without CAP_SYS_ADMIN,
+    /// [`ErrorKind::LimitReached`](crate::ErrorKind) if no more threads can be made. The closure
+    /// has not run then.
     pub fn run<T: Send>(&self, closure: impl FnOnce() -> T + Send) -> Result<T, Error> {
         if self.is_current() {
             return Ok(closure());
@@ -235,11 +240,11 @@ impl NetNs {
 
     /// Starts a process in the namespace: `ip netns exec NAME COMMAND`, without its mounts.
     ///
-    /// A tokio `Command` is started by [`run`](NetNs::run) with the runtime entered:
+    /// To start a tokio `Command`, enter the runtime within [`run`](NetNs::run):
     /// `let rt = Handle::current(); ns.run(|| { let _rt = rt.enter(); command.spawn() })`.
     ///
     /// Do not set `PR_SET_PDEATHSIG`: the kernel sends that signal when the thread that started the
-    /// child ends, and that thread may be one that ends with this call.
+    /// child ends, and that thread may end with this call.
     ///
     /// # Errors
     /// As [`run`](NetNs::run), and if the program cannot be started
@@ -273,8 +278,8 @@ impl NetNs {
     }
 }
 
-/// The name, where the namespace was opened or made by one; else what it was opened by, or
-/// `net:[inode]` as `readlink /proc/PID/ns/net` shows it.
+/// The name, where the namespace was opened or made by one; else the process or the path that it
+/// was opened by, or `net:[inode]` as `readlink /proc/PID/ns/net` shows it.
 impl fmt::Display for NetNs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.label)

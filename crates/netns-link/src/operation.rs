@@ -164,14 +164,14 @@ impl Operation {
             }
             (Self::CreateDummy(_), Errno::EOPNOTSUPP) => (
                 ErrorKind::Unsupported,
-                "the kernel has no dummy links: load the module dummy (modprobe dummy; on the host, \
+                "the kernel has no dummy links: load the module dummy (modprobe dummy, on the host \
                  where this is a container)",
             ),
             (_, Errno::EACCES) if self.is_ipv6() => return self.ipv6_off(),
             (_, Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) if self.is_ipv6() => (
                 ErrorKind::Ipv6Disabled,
-                "the kernel has no IPv6: it was built or booted (ipv6.disable=1) without it, or its \
-                 module is not loaded",
+                "the kernel has no IPv6: it was built or booted (ipv6.disable=1) without it, or \
+                 its module is not loaded",
             ),
             (Self::AddAddress { address, .. }, Errno::EEXIST) if address.ip().is_ipv6() => {
                 (ErrorKind::AlreadyExists, "the link has this address with another prefix length")

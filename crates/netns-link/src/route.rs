@@ -20,8 +20,8 @@ const LOCAL_TABLE: u8 = 255;
 /// [`with_source`](Self::with_source) the host's own connections to the range come from an address
 /// that others can answer to. (Without, IPv4 takes the address that a connection is for as its
 /// source, and IPv6 one of the host's.) Addresses of the range that nobody serves refuse
-/// connections. Programs cannot bind to an IPv6 address that only a route makes local. Equivalent to
-/// `ip route add local 10.96.0.0/12 dev lo src NODE`.
+/// connections. Programs cannot bind to an IPv6 address that only a route makes local. Equivalent
+/// to `ip route add local 10.96.0.0/12 dev lo src NODE`.
 ///
 /// ```no_run
 /// use netns_link::{NetNs, Route, blocking::Links};
@@ -68,8 +68,8 @@ impl Route {
     }
 
     /// Who made it: `proto` (`RTM_PROTOCOL`). The default is [`RouteProtocol::BOOT`], as with
-    /// `ip route`. Only a route with the same one is deleted, so that a program with a number of its
-    /// own finds and deletes its own routes only.
+    /// `ip route`. Only a route with the same one is deleted, so that a program with a number of
+    /// its own finds and deletes its own routes only.
     #[must_use]
     pub fn with_protocol(self, protocol: RouteProtocol) -> Self {
         Self { protocol, ..self }

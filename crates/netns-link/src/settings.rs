@@ -20,9 +20,9 @@ use crate::{
 /// interface exist for each link by its name, for `all`, and for `default`, which links made later
 /// start with.
 ///
-/// In the caller's own namespace, reading needs no capability (but for a few secrets, such as
-/// `net.ipv4.tcp_fastopen_key`) and writing CAP_NET_ADMIN, or root for most settings. Another
-/// namespace needs CAP_SYS_ADMIN too, to enter it.
+/// In the caller's own namespace, anybody may read settings (except for a few secrets, such as
+/// `net.ipv4.tcp_fastopen_key`), and writing needs CAP_NET_ADMIN; for most settings root will do.
+/// In another namespace, CAP_SYS_ADMIN is needed too, to enter it.
 ///
 /// ```no_run
 /// use netns_link::{NetNs, Setting};
@@ -67,8 +67,9 @@ impl Setting {
     }
 
     /// `net.ipv4.conf.INTERFACE.arp_ignore`: to which ARP requests the host answers. 0 (the
-    /// default): for any address of its own; 1: for those of the interface that was asked; up to
-    /// 8. The greater one of `all` and the interface counts.
+    /// default): for any address of its own; 1: only for those of the interface on which the
+    /// request came; values to 8 are stricter still. The greater of `all` and the interface
+    /// counts.
     ///
     /// # Errors
     /// If no link can have the name.
@@ -77,8 +78,8 @@ impl Setting {
     }
 
     /// `net.ipv4.conf.INTERFACE.arp_announce`: which source its own ARP requests have. 0 (the
-    /// default): any address; 1: preferably, 2: always one of the interface that is asked. The
-    /// greater one of `all` and the interface counts.
+    /// default): any address; 1: preferably one of the interface that it leaves by; 2: always such
+    /// a one. The greater of `all` and the interface counts.
     ///
     /// # Errors
     /// If no link can have the name.
@@ -88,7 +89,7 @@ impl Setting {
 
     /// `net.ipv4.conf.INTERFACE.rp_filter`: whether the route back to a packet's source is
     /// checked. 0 (the default): no; 1: it must lead to the same interface; 2: to any. The greater
-    /// one of `all` and the interface counts. A tunnelled real server needs 0 on the tunnel's link
+    /// of `all` and the interface counts. A tunnelled real server needs 0 on the tunnel's link
     /// and on `all`; 2 is enough only where the tunnel's link has an address.
     ///
     /// # Errors
@@ -97,8 +98,9 @@ impl Setting {
         Self::ipv4_conf(interface, "rp_filter")
     }
 
-    /// `net.ipv4.conf.INTERFACE.accept_local`: whether packets with a source that is an address of
-    /// the host itself are taken, 0 (the default) or 1. One of `all` and the interface is enough.
+    /// `net.ipv4.conf.INTERFACE.accept_local`: whether the host accepts packets whose source is one
+    /// of its own addresses, 0 (the default) or 1. It is enough to set it for `all` or the
+    /// interface.
     ///
     /// # Errors
     /// If no link can have the name.
@@ -123,8 +125,8 @@ impl Setting {
     /// # Errors
     /// As [`read`](Setting::read); [`ErrorKind::InvalidInput`](crate::ErrorKind) if the kernel does
     /// not take the value; [`ErrorKind::PermissionDenied`](crate::ErrorKind) without CAP_NET_ADMIN;
-    /// [`ErrorKind::ReadOnly`](crate::ErrorKind) if the setting is read-only or `/proc/sys` is, as in
-    /// a container that is not privileged (its value can be read there).
+    /// [`ErrorKind::ReadOnly`](crate::ErrorKind) if the setting is read-only or `/proc/sys` is, as
+    /// in a container that is not privileged (its value can be read there).
     pub fn write(&self, namespace: &NetNs, value: impl fmt::Display) -> Result<(), Error> {
         let value = value.to_string();
         let operation = Operation::WriteSetting {
@@ -142,8 +144,8 @@ impl Setting {
     /// A setting that has its value already is not written.
     ///
     /// # Errors
-    /// As [`read`](Setting::read) and [`write`](Setting::write), for the first that fails, with what
-    /// was changed until then. Those after it are not tried.
+    /// As [`read`](Setting::read) and [`write`](Setting::write). The first error is returned with
+    /// what was changed before it; the settings after it are not tried.
     pub fn write_all<V: fmt::Display>(
         namespace: &NetNs,
         values: impl IntoIterator<Item = (Self, V)>,
@@ -195,12 +197,12 @@ impl SettingChanges {
         self.changed.is_empty()
     }
 
-    /// Restores the values of before, the last change first, except where somebody else has changed
-    /// them since or the setting is gone with its link.
+    /// Restores the earlier values, the last change first. A setting that somebody else has changed
+    /// since, or that is gone with its link, is left alone.
     ///
     /// # Errors
-    /// As [`Setting::write`]: the first; the others are restored all the same. What could not be
-    /// restored stays in this value, so that the call can be made again.
+    /// As [`Setting::write`]. The first error is returned, and the other settings are restored all
+    /// the same. What could not be restored stays in this value, so that the call can be repeated.
     pub fn undo(&mut self, namespace: &NetNs) -> Result<(), Error> {
         let mut result = Ok(());
         let mut kept = Vec::new();
