@@ -3,6 +3,7 @@
 
 use std::{fs, io, path::Path};
 
+use ipvs_table::{Rules, TableDocument};
 use support::{DIRECTORY, golden};
 
 #[path = "../../crates/ipvs-packet/tests/support/mod.rs"]
@@ -22,6 +23,12 @@ fn main() -> io::Result<()> {
                 write(&corpus.join(target), &format!("{name}-{index}"), &seed)?;
             }
         }
+        write(&corpus.join("rules"), name, golden.line.as_bytes())?;
+        if let Ok(table) = golden.line.parse::<Rules>().and_then(|rules| rules.table()) {
+            let document = TableDocument::from(&table);
+            let yaml = serde_saphyr::to_string(&document).map_err(io::Error::other)?;
+            write(&corpus.join("table_document"), name, yaml.as_bytes())?;
+        }
         let words: Vec<&str> = golden.line.split_ascii_whitespace().collect();
         for pair in words.windows(2) {
             if ["-t", "-u", "--sctp-service", "-f"].contains(&pair[0]) {
@@ -36,7 +43,19 @@ fn main() -> io::Result<()> {
             }
         }
     }
-    Ok(())
+    // One with all fields, since no golden line has real servers beside their service.
+    let table = "-A -t 10.0.0.1:80 -s sh -p 60 -M 24 --pe sip -b sh-port\n\
+                 -a -t 10.0.0.1:80 -r 10.1.0.1 -m -w 3 -x 9 -y 3\n\
+                 -a -t 10.0.0.1:80 -r [fd00::1]:80 -i --tun-type gue --tun-port 6080 --tun-csum\n\
+                 -A -f 10 -6 # a mark\n\
+                 -A -u [fd00::2]:53 -o";
+    write(&corpus.join("rules"), "table", table.as_bytes())?;
+    let snapshot = table.parse::<Rules>().and_then(|rules| rules.table());
+    let document = TableDocument::from(&snapshot.map_err(io::Error::other)?);
+    let yaml = serde_saphyr::to_string(&document).map_err(io::Error::other)?;
+    write(&corpus.join("table_document"), "yaml", yaml.as_bytes())?;
+    let json = serde_json::to_string(&document).map_err(io::Error::other)?;
+    write(&corpus.join("table_document"), "json", json.as_bytes())
 }
 
 fn write(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {

@@ -12,6 +12,8 @@ use ipvs_packet::{
 use crate::{Mistake, Mistakes, Names, Numeric, Place};
 
 pub(crate) use self::read::read_line;
+#[cfg(feature = "serde")]
+pub(crate) use self::read::scheduler_flag;
 
 /// What ipvsadm 1.31 can be told by one command line.
 ///

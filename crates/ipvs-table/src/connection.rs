@@ -16,6 +16,8 @@ use ipvs_packet::{EngineName, Protocol};
 /// Addresses and ports are the client's, the one to which it connected, and the real server's. Of
 /// the three, only the real server's may be of another family (tunnelled).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Connection {
     /// The transport protocol; 0 (`IPPROTO_IP`) in the templates of services of a firewall mark.
@@ -32,11 +34,14 @@ pub struct Connection {
     /// How long until it times out if no packet comes, in whole seconds; 0 when that is due. The
     /// kernel's defaults are 900 s for established TCP, 120 s for closing TCP, 300 s for UDP
     /// ([`Timeouts`](ipvs_packet::Timeouts)); of a template, what is left of the service's timeout.
+    #[cfg_attr(feature = "serde", serde(with = "crate::serialize::whole_seconds"))]
     pub expires: Duration,
     /// What a persistence engine read out of the traffic, in templates of services that have one.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
     pub engine: Option<EngineData>,
     /// Whether the connection was made here or came from a sync daemon. Only
     /// /proc/net/ip_vs_conn_sync says so.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
     pub origin: Option<ConnectionOrigin>,
 }
 
@@ -198,7 +203,14 @@ impl ConnectionState {
     }
 
     fn parse(column: &[u8]) -> Option<Self> {
-        let name = std::str::from_utf8(column).ok()?;
+        Self::from_name(std::str::from_utf8(column).ok()?)
+    }
+
+    /// A word without white space.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        if name.is_empty() || name.contains(char::is_whitespace) {
+            return None;
+        }
         Some(Self::known(name).unwrap_or_else(|| Self(Cow::Owned(name.to_owned()))))
     }
 }
@@ -217,11 +229,14 @@ impl fmt::Debug for ConnectionState {
 
 /// What a persistence engine keeps in a template.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct EngineData {
     /// The engine.
     pub name: EngineName,
     /// Its data, at most 255 bytes, as it came in a packet: for `sip`, the Call-ID. Bytes, since a
     /// client chooses them; what follows a NUL the kernel does not tell.
+    #[cfg_attr(feature = "serde", serde(with = "crate::serialize::escaped"))]
     pub data: Vec<u8>,
 }
 
@@ -238,6 +253,8 @@ impl EngineData {
 
 /// Where a connection was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum ConnectionOrigin {
     /// Here. (`LOCAL`)
     Local,

@@ -8,12 +8,16 @@ use crate::{DestinationChanges, ServiceChanges, ServiceSnapshot, Snapshot};
 
 /// What differs between two snapshots of one table.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Differences {
     /// The time between the two.
+    #[cfg_attr(feature = "serde", serde(with = "crate::serialize::seconds"))]
     pub elapsed: Duration,
     /// The services of which one of the two is [not sure](Snapshot::uncertain): what is said of
     /// these may be an artefact, such as a removal of something that was only missed.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub uncertain: BTreeSet<ServiceKey>,
     /// What became of services and destinations, in order of the services' keys, then of the
     /// destinations'. What was changed and changed back in between does not show.
@@ -113,6 +117,9 @@ impl Differences {
 
 /// What became of a service or destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum TableChange {
     /// It is there, and was not before; with its destinations.
@@ -197,11 +204,14 @@ impl fmt::Display for TableChange {
 /// The kernel brings its counters up to date every two seconds. Over less time than that they stand
 /// still or jump; over more, rates are off by up to two seconds' traffic.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Activity {
     /// The service.
     pub service: ServiceKey,
     /// The destination; `None` for the service as a whole.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
     pub destination: Option<DestinationKey>,
     /// How much went through.
     pub traffic: Traffic<u64>,
@@ -216,6 +226,8 @@ pub struct Activity {
 
 /// Traffic, counted or by the second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct Traffic<T> {
     /// Connections scheduled.
     pub connections: T,

@@ -20,6 +20,17 @@
 //!   prints.
 //! - [`Mistakes`]: everything that is wrong with a text, each with its place.
 //! - [`Names`]: names for hosts and services, looked up by the caller.
+//!
+//! # Features
+//!
+//! - `serde`: readable forms, and whole tables as documents that people write
+//!   ([`TableDocument`](https://docs.rs/ipvs-table/latest/ipvs_table/struct.TableDocument.html): YAML,
+//!   JSON, TOML). Of values the fields are those of the types, and what they hold is in the forms of
+//!   [`ipvs_packet`]: a snapshot is `{"services": [{"entry": ..., "destinations": [...]}]}` with
+//!   `uncertain` keys if there are any, a change of the table `{"service_added": ...}`. Times are
+//!   seconds. A connection's state is its name, and the data of a persistence engine are text with
+//!   escapes as in Rust (`\xff`, `\\`). A command is its line, and rules are a list of lines. Fields
+//!   that do not exist are refused, and so are two entries with one key.
 
 #![forbid(unsafe_code)]
 
@@ -27,16 +38,22 @@ mod changes;
 mod command;
 mod connection;
 mod differences;
+#[cfg(feature = "serde")]
+mod document;
 mod listing;
 mod mistake;
 mod names;
 mod options;
 mod rules;
+#[cfg(feature = "serde")]
+mod serialize;
 mod snapshot;
 mod words;
 
 pub use ipvs_packet as packet;
 
+#[cfg(feature = "serde")]
+pub use crate::document::{TableDocument, UncheckedDocument};
 pub use crate::{
     changes::{DestinationChanges, ServiceChanges},
     command::{Command, CommandLine, ListOptions, Listed},

@@ -1,6 +1,6 @@
 //! What is wrong with a text, and where.
 
-use std::{error, fmt};
+use std::{cmp::Ordering, error, fmt};
 
 /// Everything that is wrong with a text. It displays as one line for each mistake.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,12 +21,16 @@ impl Mistakes {
         Self(self.0.into_iter().map(change).collect())
     }
 
-    /// Succeeds where there are none; puts them in the order of the text.
+    /// Succeeds where there are none; puts those of a text in its order.
+    /// Those of a document are in it already.
     pub(crate) fn none<T>(mut mistakes: Vec<Mistake>, value: T) -> Result<T, Self> {
         if mistakes.is_empty() {
             return Ok(value);
         }
-        mistakes.sort_by(|one, other| one.place.cmp(&other.place));
+        mistakes.sort_by(|one, other| match (&one.place, &other.place) {
+            (Place::Field(_), Place::Field(_)) => Ordering::Equal,
+            (one, other) => one.cmp(other),
+        });
         Err(Self(mistakes))
     }
 }

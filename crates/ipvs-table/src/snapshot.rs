@@ -46,6 +46,7 @@ impl FromIterator<ServiceSnapshot> for Snapshot {
 
 /// A service with its destinations.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ServiceSnapshot {
     /// The service with its statistics.

@@ -773,35 +773,37 @@ fn parse_scheduler_flags(
     text: &Text<'_>,
     scheduler: &SchedulerName,
 ) -> Result<ServiceFlags, Mistake> {
-    let mut flags = ServiceFlags::empty();
-    for name in text.text.split(',').filter(|name| !name.is_empty()) {
-        let refuse = |message: &str| {
-            Err(Mistake::new(text.place.clone(), format!("{} {message}", quoted(name))))
-        };
-        let (flag, of) = match name {
-            "sh-fallback" => (ServiceFlags::SH_FALLBACK, Some(SchedulerName::SH)),
-            "sh-port" => (ServiceFlags::SH_PORT, Some(SchedulerName::SH)),
-            "mh-fallback" => (ServiceFlags::MH_FALLBACK, Some(SchedulerName::MH)),
-            "mh-port" => (ServiceFlags::MH_PORT, Some(SchedulerName::MH)),
-            _ => {
-                let number = name.strip_prefix("flag-").and_then(|number| number.parse().ok());
-                let bit = number
-                    .and_then(|number: u32| {
-                        ServiceFlags::SCHEDULER_1.bits().checked_shl(number.checked_sub(1)?)
-                    })
-                    .filter(|&bit| bit != 0);
-                let Some(bit) = bit else {
-                    return refuse(
-                        "must be sh-fallback, sh-port, mh-fallback, mh-port, or flag-1 to flag-3",
-                    );
-                };
-                (ServiceFlags::from_bits_retain(bit), None)
-            }
-        };
-        if of.is_some_and(|of| of != *scheduler) {
-            return refuse(&format!("does not go with scheduler {scheduler}"));
+    let names = text.text.split(',').filter(|name| !name.is_empty());
+    let flags = names.map(|name| scheduler_flag(name, scheduler));
+    let flags: Result<Vec<_>, _> = flags.collect();
+    let flags = flags.map_err(|message| Mistake::new(text.place.clone(), message))?;
+    Ok(flags.into_iter().fold(ServiceFlags::empty(), |all, flag| all | flag))
+}
+
+/// A flag by its name. Those of a scheduler need that scheduler.
+pub(crate) fn scheduler_flag(
+    name: &str,
+    scheduler: &SchedulerName,
+) -> Result<ServiceFlags, String> {
+    let (flag, of) = match name {
+        "sh-fallback" => (ServiceFlags::SH_FALLBACK, SchedulerName::SH),
+        "sh-port" => (ServiceFlags::SH_PORT, SchedulerName::SH),
+        "mh-fallback" => (ServiceFlags::MH_FALLBACK, SchedulerName::MH),
+        "mh-port" => (ServiceFlags::MH_PORT, SchedulerName::MH),
+        _ => {
+            let first = ServiceFlags::SCHEDULER_1.bits();
+            let number = name.strip_prefix("flag-").and_then(|number| number.parse().ok());
+            let bit = number.and_then(|number: u32| first.checked_shl(number.checked_sub(1)?));
+            return bit.filter(|&bit| bit != 0).map(ServiceFlags::from_bits_retain).ok_or_else(
+                || {
+                    let names = "sh-fallback, sh-port, mh-fallback, mh-port, or flag-1 to flag-3";
+                    format!("{} must be {names}", quoted(name))
+                },
+            );
         }
-        flags |= flag;
+    };
+    match of == *scheduler {
+        true => Ok(flag),
+        false => Err(format!("{} does not go with scheduler {scheduler}", quoted(name))),
     }
-    Ok(flags)
 }

@@ -1,0 +1,33 @@
+//! Any text is read as rules or refused, with places that are in the text; what is read is written in
+//! a form that reads as the same.
+#![no_main]
+
+use ipvs_table::{Place, Rules};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    match text.parse::<Rules>() {
+        Ok(rules) => {
+            let read: Rules = rules.to_string().parse().expect("what is written can be read");
+            assert!(read.requests().eq(rules.requests()), "{rules}");
+            if let Ok(table) = rules.table() {
+                // What has no effect is not written, so that the first time counts.
+                let saved = Rules::from(&table).to_string();
+                if let Ok(again) = saved.parse::<Rules>() {
+                    assert_eq!(again.to_string(), saved);
+                }
+            }
+        }
+        Err(mistakes) => {
+            assert!(mistakes.iter().next().is_some());
+            let lines: Vec<&str> = text.lines().collect();
+            for mistake in &mistakes {
+                let Place::Line { line, column } = mistake.place() else {
+                    panic!("{mistake}");
+                };
+                let length = lines[line - 1].chars().count();
+                assert!((1..=length + 1).contains(column), "{mistake}");
+            }
+        }
+    }
+});
