@@ -13,11 +13,13 @@ pub(super) struct Progress {
     on_terminal: bool,
     /// When something was said last, or this was made.
     last: Instant,
+    /// What the line on a terminal says.
+    shown: String,
 }
 
 impl Progress {
     pub(super) fn new() -> Self {
-        Self { on_terminal: io::stderr().is_terminal(), last: Instant::now() }
+        Self { on_terminal: io::stderr().is_terminal(), last: Instant::now(), shown: String::new() }
     }
 
     pub(super) fn say(&mut self, now: Instant, text: &str) {
@@ -30,13 +32,16 @@ impl Progress {
     /// Takes the line off a terminal.
     pub(super) fn clear(&mut self) {
         if self.on_terminal {
+            self.shown.clear();
             let _ = io::stderr().write_all(b"\r\x1b[K");
         }
     }
 
     fn line(&mut self, now: Instant, text: &str) -> Option<String> {
         if self.on_terminal {
-            return Some(format!("\r\x1b[Kguest: {text}"));
+            let is_new = self.shown != text;
+            text.clone_into(&mut self.shown);
+            return is_new.then(|| format!("\r\x1b[Kguest: {text}"));
         }
         if now.saturating_duration_since(self.last) < INTERVAL {
             return None;
@@ -58,10 +63,11 @@ mod tests {
     #[test]
     fn a_terminal_has_one_line_and_a_file_one_every_ten_seconds() {
         let start = Instant::now();
-        let mut terminal = Progress { on_terminal: true, last: start };
+        let mut terminal = Progress { on_terminal: true, last: start, shown: String::new() };
         assert_eq!(terminal.line(start, "1 %").unwrap(), "\r\x1b[Kguest: 1 %");
         assert_eq!(terminal.line(start, "2 %").unwrap(), "\r\x1b[Kguest: 2 %");
-        let mut file = Progress { on_terminal: false, last: start };
+        assert_eq!(terminal.line(start, "2 %"), None);
+        let mut file = Progress { on_terminal: false, last: start, shown: String::new() };
         let said: Vec<_> = (0..25)
             .filter_map(|second| {
                 file.line(start + Duration::from_secs(second), &second.to_string())
