@@ -40,6 +40,7 @@ pub(crate) fn cases() -> Vec<Trial> {
         async_case("netns_listing_by_many_at_once", listing_by_many_at_once),
         async_case("netns_listing_while_it_changes", listing_while_it_changes),
         case("netns_blocking_by_many_threads", blocking_by_many_threads),
+        case("netns_links_serve_other_runtimes", links_serve_other_runtimes),
         case("netns_links_outlive_their_runtime", links_outlive_their_runtime),
         async_case("netns_settings_are_of_the_namespace", settings_are_of_the_namespace),
         async_case("netns_real_server_arp_and_undo", real_server_arp_and_undo),
@@ -119,7 +120,8 @@ fn netns_named_as_ip_netns() -> Result<(), Failed> {
         let error = NetNs::create(&name).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
         assert!(error.to_string().contains("delete the name first"), "{error}");
-        NetNs::open(&name).unwrap_err();
+        let kind = NetNs::open(&name).unwrap_err().kind();
+        assert!(matches!(kind, ErrorKind::InvalidInput | ErrorKind::NotFound), "{kind}");
         NetNs::delete(&name)?;
         assert!(fs::symlink_metadata(&path).is_err());
     }
@@ -413,6 +415,21 @@ fn blocking_by_many_threads() -> Result<(), Failed> {
     Ok(())
 }
 
+fn links_serve_other_runtimes() -> Result<(), Failed> {
+    let namespace = NetNs::new()?;
+    let theirs =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let links = theirs.block_on(async { Links::connect(&namespace) })?;
+    for _ in 0..2 {
+        let listed = tokio()?.block_on(async {
+            links.create_dummy("ipvs0").await?;
+            links.list().await
+        })?;
+        assert_eq!(listed.len(), 2);
+    }
+    Ok(())
+}
+
 fn links_outlive_their_runtime() -> Result<(), Failed> {
     let namespace = NetNs::new()?;
     let runtime = tokio()?;
@@ -461,6 +478,10 @@ async fn settings_are_of_the_namespace(namespace: NetNs, links: Links) -> Result
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     let error = Setting::arp_ignore("no-such-link")?.write(&namespace, 1).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    let read_only = Setting::new("net/ipv4/tcp_available_congestion_control")?;
+    let error = read_only.write(&namespace, "reno").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ReadOnly, "{error}");
+    assert!(error.to_string().contains("this setting is read-only"), "{error}");
     let error = Setting::ip_forward().write(&namespace, "much").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     assert!(error.to_string().contains("net.ipv4.ip_forward"), "{error}");
@@ -820,6 +841,15 @@ async fn changes_before_a_failure_come_back(namespace: NetNs, links: Links) -> R
     forward.write(&namespace, 0)?;
     forward.write(&namespace, 1)?;
     done.undo(&namespace)?;
+    assert_eq!(forward.read(&namespace)?, "0");
+    // What is gone with its link needs no undoing, what another has changed is that one's.
+    let dummy = links.create_dummy("ipvs0").await?.link;
+    let of_link = Setting::arp_ignore(&dummy.name)?;
+    let mut done = Setting::write_all(&namespace, [(forward.clone(), 1), (of_link, 1)])?;
+    links.delete_dummy("ipvs0").await?;
+    forward.write(&namespace, 0)?;
+    done.undo(&namespace)?;
+    assert!(done.is_empty());
     assert_eq!(forward.read(&namespace)?, "0");
 
     Setting::new("net/ipv6/conf/default/disable_ipv6")?.write(&namespace, 1)?;

@@ -147,6 +147,8 @@ fn without_capabilities() -> Outcome {
     } else {
         refused("CAP_NET_ADMIN", arp);
         refused("CAP_NET_ADMIN", Setting::ip_forward().write(&here, 1));
+        // A secret.
+        refused("CAP_NET_ADMIN", Setting::new("net/ipv4/tcp_fastopen_key")?.read(&here));
     }
     assert_eq!(Setting::arp_ignore("all")?.read(&here)?, "0");
     let traced = NetNs::from_pid(std::os::unix::process::parent_id()).unwrap_err();
@@ -198,6 +200,10 @@ fn in_other_namespace() -> Outcome {
     refused("CAP_SYS_ADMIN", Links::connect(&other));
     refused("CAP_SYS_ADMIN", Setting::ip_forward().read(&other));
     refused("CAP_SYS_ADMIN", prepare_director(&other, "ipvs0", &[]));
+    // Nor is a name given, or a file left where it would be.
+    let name = format!("netns-link-refused-{}", process::id());
+    refused("CAP_SYS_ADMIN", NetNs::current()?.attach(&name));
+    assert!(!NetNs::names()?.contains(&name));
     Ok(())
 }
 

@@ -336,6 +336,23 @@ mod tests {
     }
 
     #[test]
+    fn an_io_error_keeps_the_kind_and_the_text() {
+        for (errno, kind) in [
+            (Errno::EPERM, io::ErrorKind::PermissionDenied),
+            (Errno::ENODEV, io::ErrorKind::NotFound),
+            (Errno::EEXIST, io::ErrorKind::AlreadyExists),
+            (Errno::EROFS, io::ErrorKind::ReadOnlyFilesystem),
+            (Errno::EBUSY, io::ErrorKind::Other),
+        ] {
+            let error = Error::system(&Operation::FindLink("ipvs0".to_owned()), errno);
+            let text = error.to_string();
+            let converted = io::Error::from(error);
+            assert_eq!(converted.kind(), kind, "{text}");
+            assert_eq!(converted.to_string(), text);
+        }
+    }
+
+    #[test]
     fn the_debug_form_is_the_text_with_its_source() {
         let error = Error::system(&Operation::EnterNamespace("blue".to_owned()), Errno::EPERM);
         assert_eq!(
