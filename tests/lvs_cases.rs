@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr, UdpSocket},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ipvs_client::{
@@ -17,8 +17,8 @@ use ipvs_client::{
 use kernel_tests::{Outcome, block_on, client_case, key, needing};
 use libtest_mimic::{Failed, Trial};
 use lvs::{
-    Desired, Encapsulation, Ledger, Phase, Plan, Policy, RealServer, Scope, Table, VirtualService,
-    VirtualServiceBuilder, model::Kernel, strategy,
+    Desired, Encapsulation, Ledger, Phase, Plan, Policy, RealServer, Reconciler, Scope, Table,
+    VirtualService, VirtualServiceBuilder, model::Kernel, strategy,
 };
 use netns_link::NetNs;
 use proptest::{
@@ -47,6 +47,8 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("lvs_scope_and_guard", scope_and_guard),
         client_case("lvs_killed_at_each_write", killed_at_each_write),
         client_case("lvs_blocking_twin", blocking_twin),
+        client_case("lvs_reconciler_runs", reconciler_runs),
+        client_case("lvs_reconciler_tries_again", reconciler_tries_again),
     ]
 }
 
@@ -189,7 +191,7 @@ async fn two_managers_at_once(namespace: NetNs, client: Client) -> Outcome {
         assert_eq!(client.destinations(service.key()).await?.len(), 20);
         assert!(service.plan(&client).await?.is_empty());
     }
-    println!("already: {already}");
+    assert!(already > 0, "they wrote at the same time");
     Ok(())
 }
 
@@ -280,6 +282,79 @@ async fn killed_at_each_write(_namespace: NetNs, client: Client) -> Outcome {
         assert_eq!(applied.len(), 5 - writes);
         assert_eq!(Desired::try_from(&client.snapshot().await?)?, desired);
     }
+    Ok(())
+}
+
+/// It takes what comes, repairs what others do, writes nothing where nothing differs, and ends when
+/// nothing more can come.
+async fn reconciler_runs(_namespace: NetNs, client: Client) -> Outcome {
+    let state = |weight: u32| -> Result<Desired, Failed> {
+        Ok(web().real_server(nat("172.17.0.3:80").weight(weight)).build()?.into())
+    };
+    let (sender, mut states) = tokio::sync::watch::channel(state(1)?);
+    let mut reconciler =
+        Reconciler::new(Policy::new().scope(Scope::All)).resync_every(Duration::from_millis(20));
+    let mut errors = Vec::new();
+    let run = reconciler.run(&client, &mut states, |_, round| {
+        errors.extend(round.result.as_ref().err().map(ToString::to_string));
+    });
+    let others = async {
+        let wait = async |expected: &[&str]| -> Outcome {
+            for _ in 0..500 {
+                if real_servers(&client, "-t 10.0.0.185:80").await.is_ok_and(|got| got == expected)
+                {
+                    return Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Err(format!("it never is {expected:?}").into())
+        };
+        wait(&["172.17.0.3:80 1"]).await?;
+        for weight in 2..=9 {
+            sender.send(state(weight)?)?;
+        }
+        wait(&["172.17.0.3:80 9"]).await?;
+        client.flush().await?;
+        wait(&["172.17.0.3:80 9"]).await?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        sender.send(state(3)?)?;
+        drop(sender);
+        Ok::<(), Failed>(())
+    };
+    let ((), outcome) = tokio::join!(run, others);
+    outcome?;
+    assert_eq!(real_servers(&client, "-t 10.0.0.185:80").await?, ["172.17.0.3:80 3"]);
+    assert!(errors.is_empty(), "{errors:?}");
+    let status = reconciler.status();
+    assert!(status.changes < 8 && status.rounds > status.changes, "{status:?}");
+    Ok(())
+}
+
+/// What failed is tried again, later each time, and that alone.
+async fn reconciler_tries_again(_namespace: NetNs, client: Client) -> Outcome {
+    let good = web().build()?;
+    let bad = VirtualService::udp("10.0.0.185:53".parse()?).scheduler("wrrr").build()?;
+    let mut reconciler = Reconciler::new(Policy::new())
+        .resync_every(Duration::from_secs(1000))
+        .back_off(Duration::from_secs(1), Duration::from_secs(3));
+    reconciler.insert(good.clone());
+    reconciler.insert(bad.clone());
+    let mut now = Instant::now();
+    for (number, pause) in [1, 2, 3, 3].into_iter().enumerate() {
+        let round = reconciler.round(&client, now).await.ok_or("it is due")?;
+        let error = round.result.expect_err("no such scheduler");
+        assert!(error.to_string().contains("ip_vs_wrrr"), "{error}");
+        let whole = number == 0;
+        assert_eq!(round.services, (!whole).then(|| BTreeSet::from([*bad.key()])));
+        assert_eq!(reconciler.due(now), Some(now + Duration::from_secs(pause)));
+        now += Duration::from_secs(pause);
+    }
+    assert_eq!(reconciler.status().failed_in_a_row, 4);
+    assert!(good.plan(&client).await?.is_empty());
+    reconciler.insert(bad.to_builder().scheduler("rr").build()?);
+    reconciler.round(&client, now).await.ok_or("it is due")?.result?;
+    assert_eq!(reconciler.status().failed_in_a_row, 0);
+    assert_eq!(client.services().await?.len(), 2);
     Ok(())
 }
 

@@ -2,15 +2,22 @@
 //! thresholds and persistence do to it.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     net::{SocketAddr, TcpStream as StdTcpStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use ipvs_client::packet::{DestinationKey, Weight};
+use ipvs_client::{
+    Client, Sysctl,
+    packet::{DestinationKey, ServiceKey, Weight},
+};
 use kernel_tests::{Outcome, block_on, needing};
 use libtest_mimic::{Failed, Trial};
-use lvs::{Encapsulation, RealServer, VirtualService, VirtualServiceBuilder};
+use lvs::{
+    Desired, Drain, Encapsulation, Policy, RealServer, Reconciler, VirtualService,
+    VirtualServiceBuilder,
+};
 use netns_link::{NetNs, Setting, prepare_real_server};
 use testbed::{Container, Family, Server, tcp_exchange, udp_exchange};
 use tokio::{
@@ -57,6 +64,12 @@ pub(crate) fn cases() -> Vec<Trial> {
     case("thresholds_bound_connections", || block_on(thresholds_bound_connections()));
     case("persistence_sticks", || block_on(persistence_sticks()));
     case("schedulers_of_short_connections", || block_on(schedulers_of_short_connections()));
+    case("roll_out_breaks_nothing", || block_on(roll_out_breaks_nothing(false)));
+    case("roll_out_of_persistent_clients_breaks_nothing", || {
+        block_on(roll_out_breaks_nothing(true))
+    });
+    case("drain_of_persistent_clients", || block_on(drain_of_persistent_clients()));
+    case("drained_server_returns", || block_on(drained_server_returns()));
     case("schedulers_of_open_connections", || block_on(schedulers_of_open_connections()));
     cases
 }
@@ -227,7 +240,7 @@ async fn weight_zero_keeps_what_is_open() -> Outcome {
     let named = Named::new().await?;
     named.serve("rr", [1, 1]).await?;
     let (_, mut open) = named.ask_open(2).await?;
-    let service = ipvs_client::packet::ServiceKey::tcp(named.address);
+    let service = ServiceKey::tcp(named.address);
     let drained = DestinationKey::new((named.scene.pods[0].address(), TCP).into());
     let client = &named.scene.client;
     client.modify_destination(&service, &drained, |pod| pod.weight = Weight::ZERO).await?;
@@ -280,6 +293,154 @@ async fn persistence_sticks() -> Outcome {
     // By round robin the second client gets the other pod; seen as one client, the same.
     assert_ne!(who[0], who[1]);
     assert_eq!(who[2], who[3]);
+    Ok(())
+}
+
+/// Keeps one pod behind the service, with this limit for what drains.
+fn reconciler(limit: Duration) -> Reconciler {
+    let drain = Drain::for_at_most(limit).look_every(Duration::from_millis(50));
+    Reconciler::new(Policy::new().drain(drain))
+}
+
+/// Carries out what is due until nothing is being drained.
+async fn settle(reconciler: &mut Reconciler, client: &Client) -> Outcome {
+    let until = Instant::now() + LIMIT;
+    loop {
+        if let Some(round) = reconciler.round(client, Instant::now()).await {
+            round.result?;
+            if reconciler.draining().iter().len() == 0 {
+                return Ok(());
+            }
+        }
+        if Instant::now() > until {
+            return Err("it does not end".into());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// One pod takes the other's place, to and fro, while clients ask all the time.
+async fn roll_out_breaks_nothing(persistent: bool) -> Outcome {
+    let named = Named::new().await?;
+    named.scene.host.forward()?;
+    named.scene.host.filter_bridge()?;
+    let client = &named.scene.client;
+    client.set_sysctl(Sysctl::EXPIRE_QUIESCENT_TEMPLATE, true)?;
+    let desired = |pod: usize| -> Result<Desired, Failed> {
+        let service = VirtualService::tcp(named.address).scheduler("rr");
+        let service = if persistent { service.persistent() } else { service };
+        Ok(service.real_server(named.pod(pod)).build()?.into())
+    };
+    let mut reconciler = reconciler(Duration::from_millis(400));
+    reconciler.set(desired(0)?);
+    settle(&mut reconciler, client).await?;
+    let over = Cell::new(false);
+    let ask = async |from: &NetNs| -> Result<[usize; 2], Failed> {
+        let mut answers = [0; 2];
+        while !over.get() {
+            let [first, second] = named.ask(from, 1).await?;
+            answers = [answers[0] + first, answers[1] + second];
+            tokio::task::yield_now().await;
+        }
+        Ok(answers)
+    };
+    let roll = async {
+        let mut outcome = Ok(());
+        for pod in [1, 0, 1, 0] {
+            reconciler.set(desired(pod)?);
+            outcome = settle(&mut reconciler, client).await;
+            // The one that returns within two minutes comes back with its counters; that it had
+            // connections harms nobody.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if outcome.is_err() {
+                break;
+            }
+        }
+        over.set(true);
+        outcome
+    };
+    let (host, container) = (named.host(), named.scene.container.namespace());
+    let (one, two, rolled) = tokio::join!(ask(host), ask(container), roll);
+    rolled?;
+    let (one, two) = (one?, two?);
+    println!("requests: {one:?} and {two:?}, none failed");
+    assert!(one.into_iter().chain(two).all(|answers| answers > 10), "{one:?} {two:?}");
+    let left = client.destinations(&ServiceKey::tcp(named.address)).await?;
+    assert_eq!(left.len(), 1, "{left:?}");
+    Ok(())
+}
+
+/// A persistent client keeps its pod at weight 0 until the limit; with `expire_quiescent_template`
+/// its next connection goes elsewhere.
+async fn drain_of_persistent_clients() -> Outcome {
+    for expire in [false, true] {
+        let named = Named::new().await?;
+        let client = &named.scene.client;
+        client.set_sysctl(Sysctl::EXPIRE_QUIESCENT_TEMPLATE, expire)?;
+        let desired = |pods: &[usize]| -> Result<Desired, Failed> {
+            let service = VirtualService::tcp(named.address).scheduler("rr").persistent();
+            let pods = pods.iter().map(|pod| named.pod(*pod));
+            Ok(service.real_servers(pods).build()?.into())
+        };
+        let mut reconciler = reconciler(Duration::from_millis(300));
+        reconciler.set(desired(&[0, 1])?);
+        settle(&mut reconciler, client).await?;
+        let answers = named.ask(named.host(), 3).await?;
+        let its = usize::from(answers[1] > 0);
+        assert_eq!(answers[its], 3, "one pod for a client");
+        reconciler.set(desired(&[1 - its])?);
+        reconciler.round(client, Instant::now()).await.ok_or("it is due")?.result?;
+        let answers = named.ask(named.host(), 3).await?;
+        let stays = if expire { 1 - its } else { its };
+        assert_eq!(answers[stays], 3, "expire_quiescent_template {expire}");
+        settle(&mut reconciler, client).await?;
+        let answers = named.ask(named.host(), 3).await?;
+        assert_eq!(answers[1 - its], 3, "its pod is away");
+    }
+    Ok(())
+}
+
+/// A pod that is desired again while it is being drained gets its weight back, and what was open goes
+/// on all the while; one that was taken away comes back with its connections.
+async fn drained_server_returns() -> Outcome {
+    let named = Named::new().await?;
+    let client = &named.scene.client;
+    let desired = |pods: &[usize]| -> Result<Desired, Failed> {
+        let pods = pods.iter().map(|pod| named.pod(*pod));
+        Ok(VirtualService::tcp(named.address).scheduler("rr").real_servers(pods).build()?.into())
+    };
+    let mut reconciler = reconciler(Duration::from_secs(2));
+    reconciler.set(desired(&[0])?);
+    settle(&mut reconciler, client).await?;
+    let (_, mut open) = named.ask_open(2).await?;
+    let mut lines = async |reconciler: &mut Reconciler, pods: &[usize]| -> Result<String, Failed> {
+        reconciler.set(desired(pods)?);
+        let round = reconciler.round(client, Instant::now()).await.ok_or("it is due")?;
+        let lines = round.result?.into_iter().map(|change| change.to_string() + "\n").collect();
+        for connection in &mut open {
+            assert_eq!(connection.ask().await?, 0, "what is open goes on");
+        }
+        Ok(lines)
+    };
+    let (key, pod) = (ServiceKey::tcp(named.address), (named.scene.pods[0].address(), TCP));
+    let pod = DestinationKey::new(pod.into());
+    let leaves = lines(&mut reconciler, &[1]).await?;
+    assert!(leaves.contains(&format!("~ {key} -> {pod} weight 1 -> 0 (it leaves)")), "{leaves}");
+    let returns = lines(&mut reconciler, &[0, 1]).await?;
+    assert_eq!(returns, format!("~ {key} -> {pod} weight 0 -> 1\n"));
+    // Another reconciler, as after a restart, finds it by its weight.
+    lines(&mut reconciler, &[1]).await?;
+    let mut restarted = self::reconciler(Duration::from_millis(300));
+    assert_eq!(lines(&mut restarted, &[1]).await?, "");
+    assert_eq!(restarted.draining().iter().len(), 1);
+    settle(&mut restarted, client).await?;
+    assert!(open[0].ask().await.is_err(), "its limit is over");
+    // The kernel kept it with its connections.
+    restarted.set(desired(&[0, 1])?);
+    settle(&mut restarted, client).await?;
+    let back = client.destinations(&key).await?;
+    let back = back.iter().find(|entry| entry.destination.key == pod).ok_or("it is not back")?;
+    assert_eq!(back.active_connections, 2, "{back:?}");
     Ok(())
 }
 

@@ -59,6 +59,7 @@
 //! - What fails in one service leaves the others alone, and never takes a real server away from the
 //!   service that it failed in. Programs that apply the same at once all succeed.
 //! - [`Draining`] takes real servers away when their connections have ended, or their time is over.
+//! - [`Reconciler`] keeps a desired state in effect.
 //!
 //! One service is a desired state as well: [`VirtualService::apply`].
 //!
@@ -92,6 +93,7 @@ pub mod model;
 mod plan;
 mod policy;
 mod real_server;
+mod reconcile;
 #[cfg(any(test, feature = "proptest"))]
 pub mod strategy;
 mod table;
@@ -109,6 +111,7 @@ pub use crate::{
     plan::{Action, Change, CommandLines, Diff, Phase, Plan},
     policy::{Drain, Ledger, Policy, Predicate, Scope},
     real_server::RealServer,
+    reconcile::{Reconciler, Round, Status},
     table::Table,
     text::TextError,
     virtual_service::{VirtualService, VirtualServiceBuilder},

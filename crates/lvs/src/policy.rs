@@ -81,6 +81,10 @@ impl Policy {
         self.drain.as_ref().filter(|drain| drain.takes(service))
     }
 
+    pub(crate) fn scope_mut(&mut self) -> &mut Scope {
+        &mut self.scope
+    }
+
     pub(crate) fn without_max_deletions(mut self) -> Self {
         self.max_deletions = None;
         self
