@@ -4,16 +4,17 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use ipvs_client::{
     BatchOptions, Client, ErrorKind, Socket, blocking,
     packet::{
-        Command, DaemonRole, Destination, DestinationKey, Reply, Request, Service, ServiceKey,
-        SyncDaemon, Weight,
+        Command, DaemonRole, Destination, DestinationKey, EngineName, Reply, Request, Service,
+        ServiceKey, SyncDaemon, Weight,
     },
 };
 use kernel_tests::{Outcome, client_case, key};
@@ -27,6 +28,7 @@ pub(crate) fn cases() -> Vec<Trial> {
     vec![
         client_case("batch_of_none_one_and_many", batch_of_none_one_and_many),
         client_case("batch_tells_each_outcome", batch_tells_each_outcome),
+        client_case("batch_says_what_calls_say", batch_says_what_calls_say),
         client_case("batch_stops_and_tells_progress", batch_stops_and_tells_progress),
         client_case("batch_with_the_smallest_buffer", batch_with_the_smallest_buffer),
         client_case("batch_that_ends_with_a_daemon", batch_that_ends_with_a_daemon),
@@ -34,6 +36,26 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("snapshot_of_everything", snapshot_of_everything),
         client_case("list_repeats_what_was_listed", list_repeats_what_was_listed),
         client_case("snapshot_while_others_write", snapshot_while_others_write),
+        client_case("snapshot_beside_10_changes_a_second", |namespace, client| {
+            snapshot_beside_a_writer(
+                namespace,
+                client,
+                Table { services: 2_000, destinations: 5 },
+                10,
+            )
+        }),
+        client_case("snapshot_beside_50_changes_a_second", |namespace, client| {
+            snapshot_beside_a_writer(
+                namespace,
+                client,
+                Table { services: 2_000, destinations: 5 },
+                50,
+            )
+        }),
+        client_case("snapshot_beside_a_writer_at_full_speed", |namespace, client| {
+            let table = Table { services: 500, destinations: 1 };
+            snapshot_beside_a_writer(namespace, client, table, u32::MAX)
+        }),
         client_case("blocking_client_does_the_same", blocking_client_does_the_same),
         client_case("client_on_smol_does_the_same", client_on_smol_does_the_same),
         client_case("modify_and_upsert", modify_and_upsert),
@@ -116,6 +138,44 @@ async fn batch_tells_each_outcome(_: NetNs, client: Client) -> Outcome {
             None,
         ]
     );
+    Ok(())
+}
+
+/// A failure is called the same whichever way it was met.
+async fn batch_says_what_calls_say(_: NetNs, client: Client) -> Outcome {
+    let mut sip = Service::new(key("-u 10.0.0.185:5060"));
+    sip.flags = ipvs_client::packet::ServiceFlags::PERSISTENT;
+    sip.engine = Some(EngineName::SIP);
+    client.add_service(&sip).await?;
+    let mut no_engine = Service::new(key("-u 10.0.0.186:5060"));
+    no_engine.engine = Some("nonesuch".parse()?);
+    let mut neither = no_engine.clone();
+    neither.scheduler = "nonesuch".parse()?;
+    let mut no_scheduler = sip.clone();
+    no_scheduler.scheduler = "nonesuch".parse()?;
+    let missing = Service::new(key("-u 10.0.0.187:5060"));
+    let broadcast = Destination::new("0.0.0.0:80".parse()?);
+    for (write, kind) in [
+        (Request::NewService(sip.clone()), ErrorKind::AlreadyExists),
+        (Request::NewService(no_engine), ErrorKind::EngineNotFound),
+        (Request::NewService(neither), ErrorKind::SchedulerNotFound),
+        (Request::SetService(no_scheduler), ErrorKind::SchedulerNotFound),
+        (Request::SetService(missing), ErrorKind::ServiceNotFound),
+        (Request::NewDestination(*sip.key(), broadcast), ErrorKind::Invalid),
+    ] {
+        let call = match &write {
+            Request::NewService(service) => client.add_service(service).await,
+            Request::SetService(service) => client.update_service(service).await,
+            Request::NewDestination(key, destination) => {
+                client.add_destination(key, destination).await
+            }
+            other => return Err(format!("{other:?}").into()),
+        };
+        let call = call.expect_err("it is refused");
+        assert_eq!(call.kind(), kind, "{call}");
+        let batch = client.batch(&[write]).await.into_result().expect_err("it is refused");
+        assert_eq!((batch.kind(), batch.to_string()), (kind, call.to_string()));
+    }
     Ok(())
 }
 
@@ -331,6 +391,92 @@ async fn snapshot_while_others_write(namespace: NetNs, client: Client) -> Outcom
     assert!(snapshot.is_certain(), "nobody writes any more");
     assert_eq!(snapshot.service(&key).ok_or("the service is missing")?.destinations.len(), 2_000);
     Ok(())
+}
+
+#[derive(Clone, Copy)]
+struct Table {
+    services: u16,
+    destinations: u16,
+}
+
+/// While another program adds and deletes services of its own, all others are in every snapshot, none
+/// of them in doubt, and a snapshot costs a few requests for each change.
+async fn snapshot_beside_a_writer(
+    namespace: NetNs,
+    client: Client,
+    table: Table,
+    changes_per_second: u32,
+) -> Outcome {
+    let Table { services, destinations } = table;
+    client.batch(&load(services, destinations)).await.into_result()?;
+    let before = requests(&client)?;
+    assert!(client.snapshot().await?.is_certain());
+    let quiet = requests(&client)? - before;
+    assert_eq!(quiet, usize::from(services) + 2);
+
+    let pause = Duration::from_secs(1) / changes_per_second;
+    let (ended, changes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let writer = thread::spawn({
+        let (ended, changes) = (Arc::clone(&ended), Arc::clone(&changes));
+        let client = blocking::Client::connect_in(&namespace)?;
+        move || -> Result<(), ipvs_client::Error> {
+            for round in 0.. {
+                let others = (0..20).map(|number| service(30_000 + (round % 50) * 20 + number));
+                for (write, key) in others
+                    .clone()
+                    .map(|other| (Some(other.clone()), *other.key()))
+                    .chain(others.map(|other| (None, *other.key())))
+                {
+                    if ended.load(Ordering::Relaxed) {
+                        return Ok(());
+                    }
+                    match write {
+                        Some(service) => client.add_service(&service)?,
+                        None => client.delete_service(&key)?,
+                    }
+                    changes.fetch_add(1, Ordering::Relaxed);
+                    thread::sleep(pause);
+                }
+            }
+            Ok(())
+        }
+    });
+    let (mut certain, mut asked_most, mut changes_most) = (0, 0, 0);
+    for _ in 0..5 {
+        let (asked, changed) = (requests(&client)?, changes.load(Ordering::Relaxed));
+        let snapshot = client.snapshot().await?;
+        let asked = requests(&client)? - asked;
+        let changed = changes.load(Ordering::Relaxed) - changed;
+        for number in 1..=services {
+            let key = *service(number).key();
+            let found = snapshot.service(&key).ok_or_else(|| format!("{key} is missing"))?;
+            assert_eq!(found.entry.service, service(number));
+            assert_eq!(found.destinations.len(), usize::from(destinations), "{key}");
+            assert!(!snapshot.uncertain.contains(&key), "{key} is in doubt");
+        }
+        // Besides: four more lists of services; whether each of up to 20 others is there, and its
+        // destinations; the same of each change, and of each service that a list lacked by its fault.
+        let most = quiet + 4 + 2 * 20 + 3 * (changed + 1);
+        assert!(asked <= most, "{asked} requests for {changed} changes");
+        certain += usize::from(snapshot.is_certain());
+        asked_most = asked_most.max(asked);
+        changes_most = changes_most.max(changed);
+    }
+    ended.store(true, Ordering::Relaxed);
+    writer.join().map_err(|_| "the writer panicked")??;
+    eprintln!(
+        "{certain} of 5 certain; at most {asked_most} requests, of which {quiet} without any change, \
+         and {changes_most} changes"
+    );
+    Ok(())
+}
+
+/// How many requests a client has sent.
+fn requests(client: &Client) -> Result<usize, Failed> {
+    let text = format!("{client:?}");
+    let (_, number) = text.split_once("requests: ").ok_or_else(|| text.clone())?;
+    let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
+    Ok(digits.parse()?)
 }
 
 async fn blocking_client_does_the_same(namespace: NetNs, client: Client) -> Outcome {

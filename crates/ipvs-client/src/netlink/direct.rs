@@ -278,7 +278,10 @@ impl Direct {
 
 impl std::fmt::Debug for Direct {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Direct").field("family", &self.family).finish_non_exhaustive()
+        f.debug_struct("Direct")
+            .field("family", &self.family)
+            .field("requests", &self.sequence)
+            .finish_non_exhaustive()
     }
 }
 
