@@ -516,7 +516,7 @@ async fn modify_and_upsert(_: NetNs, client: Client) -> Outcome {
     let mut sip = Service::new(key("-u 10.0.0.185:5060"));
     sip.flags = ipvs_client::packet::ServiceFlags::PERSISTENT;
     sip.timeout = 60;
-    sip.engine = Some(ipvs_client::packet::EngineName::SIP);
+    sip.engine = Some(EngineName::SIP);
     assert!(client.upsert_service(&sip).await?);
     assert!(!client.upsert_service(&sip).await?);
     // The hole: an update that does not name the engine takes it away.

@@ -9,12 +9,14 @@
 
 mod bulk_cases;
 mod client_cases;
+mod client_privilege_cases;
 mod lvs_cases;
 mod nat_cases;
 mod netns_link_cases;
 mod netns_privilege_cases;
 mod netns_route_cases;
 mod observe_cases;
+mod part;
 mod scene;
 mod table_cases;
 mod testbed_cases;
@@ -27,7 +29,8 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     guest::assume_role();
-    netns_privilege_cases::assume_part();
+    let parts = [netns_privilege_cases::PARTS, client_privilege_cases::PARTS];
+    part::assume(&parts.concat());
     let mut arguments = Arguments::from_args();
     // One after the other: kernels up to 7.0 have one table of services for all network namespaces,
     // so that changes in one namespace disturb a long listing in another.
@@ -85,6 +88,7 @@ fn ignored(cases: Vec<Trial>) -> Vec<Trial> {
 fn all_cases() -> Vec<Trial> {
     [
         client_cases::cases(),
+        client_privilege_cases::cases(),
         bulk_cases::cases(),
         lvs_cases::cases(),
         nat_cases::cases(),

@@ -1,15 +1,6 @@
 //! netns-link with as few privileges as its documentation names, and at the limits of a process.
-//!
-//! Capabilities, mounts and limits are a process's: a case runs this program again with less of
-//! them, in a part of its own.
 
-use std::{
-    env,
-    fs::{self, File},
-    net::IpAddr,
-    path::Path,
-    process::{self, Command},
-};
+use std::{fs, net::IpAddr, path::Path, process};
 
 use kernel_tests::Outcome;
 use libtest_mimic::{Failed, Trial};
@@ -22,96 +13,47 @@ use nix::{
     unistd::geteuid,
 };
 
-/// The part of this process.
-const PART: &str = "LVS_KERNEL_TEST_PART";
+use crate::part::{self, Part};
 
-/// The name of a namespace that is not this process's.
-const OTHER: &str = "LVS_KERNEL_TEST_OTHER";
+const WITHOUT_CAPABILITIES: Part = Part("netns_without_capabilities", without_capabilities);
+const WITH_NET_ADMIN: Part = Part("netns_with_net_admin", with_net_admin);
+const SETTINGS_READ_ONLY: Part = Part("netns_settings_read_only", settings_read_only);
+const SETTINGS_READ_ONLY_AT_UNDOING: Part =
+    Part("netns_settings_read_only_at_undoing", settings_read_only_at_undoing);
+const FEW_DESCRIPTORS: Part = Part("netns_few_descriptors", few_descriptors);
+const ONE_THREAD: Part = Part("netns_one_thread", one_thread);
 
-const AS_ROOT: [&str; 3] = ["setpriv", "--bounding-set", "-all"];
-const AS_USER: [&str; 6] =
-    ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--bounding-set", "-all"];
-const ROOT_WITH_NET_ADMIN: [&str; 5] =
-    ["setpriv", "--bounding-set", "-all,+net_admin", "--inh-caps", "-all,+net_admin"];
-const USER_WITH_NET_ADMIN: [&str; 10] = [
-    "setpriv",
-    "--reuid=1000",
-    "--regid=1000",
-    "--clear-groups",
-    "--bounding-set",
-    "-all,+net_admin",
-    "--inh-caps",
-    "-all,+net_admin",
-    "--ambient-caps",
-    "-all,+net_admin",
+pub(crate) const PARTS: &[Part] = &[
+    WITHOUT_CAPABILITIES,
+    WITH_NET_ADMIN,
+    SETTINGS_READ_ONLY,
+    SETTINGS_READ_ONLY_AT_UNDOING,
+    FEW_DESCRIPTORS,
+    ONE_THREAD,
 ];
 
 /// Every case by its name.
 pub(crate) fn cases() -> Vec<Trial> {
-    let part = |name, part: &'static str, by: &'static [&'static str]| {
-        Trial::test(name, move || play(part, by))
-    };
+    let (case, own_mounts) = (part::case, &["unshare", "--mount"]);
     vec![
-        part("netns_root_without_capabilities", "without_capabilities", &AS_ROOT),
-        part("netns_user_without_capabilities", "without_capabilities", &AS_USER),
-        part("netns_root_with_net_admin", "with_net_admin", &ROOT_WITH_NET_ADMIN),
-        part("netns_user_with_net_admin", "with_net_admin", &USER_WITH_NET_ADMIN),
-        part("netns_settings_read_only", "settings_read_only", &["unshare", "--mount"]),
-        part(
-            "netns_settings_read_only_at_undoing",
-            "settings_read_only_at_undoing",
-            &["unshare", "--mount"],
+        case(
+            "netns_root_without_capabilities",
+            WITHOUT_CAPABILITIES,
+            part::ROOT_WITHOUT_CAPABILITIES,
         ),
-        part("netns_few_descriptors", "few_descriptors", &["prlimit", "--nofile=32"]),
-        part(
-            "netns_one_thread",
-            "one_thread",
-            &["setpriv", "--reuid=1001", "--regid=1001", "--clear-groups", "prlimit", "--nproc=1"],
+        case(
+            "netns_user_without_capabilities",
+            WITHOUT_CAPABILITIES,
+            part::USER_WITHOUT_CAPABILITIES,
         ),
+        case("netns_root_with_net_admin", WITH_NET_ADMIN, part::ROOT_WITH_NET_ADMIN),
+        case("netns_user_with_net_admin", WITH_NET_ADMIN, part::USER_WITH_NET_ADMIN),
+        case("netns_settings_read_only", SETTINGS_READ_ONLY, own_mounts),
+        case("netns_settings_read_only_at_undoing", SETTINGS_READ_ONLY_AT_UNDOING, own_mounts),
+        case("netns_few_descriptors", FEW_DESCRIPTORS, &["prlimit", "--nofile=32"]),
+        case("netns_one_thread", ONE_THREAD, part::USER_WITH_ONE_THREAD),
         Trial::test("netns_limit_of_namespaces", limit_of_namespaces),
     ]
-}
-
-/// Plays the part of this process, if it has one, and ends.
-pub(crate) fn assume_part() {
-    let Ok(part) = env::var(PART) else { return };
-    let played = match &*part {
-        "without_capabilities" => without_capabilities(),
-        "with_net_admin" => with_net_admin(),
-        "settings_read_only" => settings_read_only(),
-        "settings_read_only_at_undoing" => settings_read_only_at_undoing(),
-        "few_descriptors" => few_descriptors(),
-        "one_thread" => one_thread(),
-        _ => Err(format!("no part {part}").into()),
-    };
-    match played {
-        Ok(()) => process::exit(0),
-        Err(failed) => {
-            eprintln!("{part}: {}", failed.message().unwrap_or_default());
-            process::exit(1)
-        }
-    }
-}
-
-/// Runs this program again, in a namespace of its own and by another program that takes something
-/// from it.
-fn play(part: &str, by: &[&str]) -> Outcome {
-    let namespace = NetNs::new()?;
-    let other = format!("netns-link-other-{}", process::id());
-    NetNs::create(&other)?;
-    // By its descriptor: another user may not reach its path.
-    let mut command = Command::new(by[0]);
-    command
-        .args(&by[1..])
-        .arg("/proc/self/fd/0")
-        .env(PART, part)
-        .env(OTHER, &other)
-        .stdin(File::open(env::current_exe()?)?);
-    let output = namespace.run(|| command.output());
-    NetNs::delete(&other)?;
-    let output = output??;
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() { Ok(()) } else { Err(format!("{}: {said}", output.status).into()) }
 }
 
 /// Everything that only reads works, everything else says what it needs.
@@ -194,7 +136,7 @@ fn with_net_admin() -> Outcome {
 }
 
 fn in_other_namespace() -> Outcome {
-    let other = NetNs::open(&env::var(OTHER)?)?;
+    let other = part::other_namespace()?;
     assert_ne!(other, NetNs::current()?);
     refused("CAP_SYS_ADMIN", other.run(|| ()));
     refused("CAP_SYS_ADMIN", Links::connect(&other));
@@ -286,7 +228,7 @@ fn descriptors() -> Result<usize, Failed> {
 }
 
 fn one_thread() -> Outcome {
-    for result in [NetNs::new().map(drop), NetNs::open(&env::var(OTHER)?)?.run(|| ())] {
+    for result in [NetNs::new().map(drop), part::other_namespace()?.run(|| ())] {
         let error = result.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::LimitReached, "{error}");
         assert!(error.to_string().contains("RLIMIT_NPROC"), "{error}");

@@ -58,6 +58,9 @@ pub enum ErrorKind {
     /// The kernel does not know the command, the address family (EOPNOTSUPP, EAFNOSUPPORT) or the
     /// setting (ENOENT).
     Unsupported,
+    /// The setting cannot be changed because /proc/sys is mounted read-only, as in a container that is
+    /// not privileged; it can be read. (EROFS.)
+    ReadOnly,
     /// The kernel dropped answers because the socket's receive buffer was full: whether the call
     /// took effect is not known. (ENOBUFS.)
     Overrun,
@@ -217,6 +220,7 @@ impl From<Error> for io::Error {
             ErrorKind::NotAvailable | ErrorKind::Unsupported => io::ErrorKind::Unsupported,
             ErrorKind::Malformed => io::ErrorKind::InvalidData,
             ErrorKind::Interrupted => io::ErrorKind::Interrupted,
+            ErrorKind::ReadOnly => io::ErrorKind::ReadOnlyFilesystem,
             ErrorKind::ServiceNotFound
             | ErrorKind::DestinationNotFound
             | ErrorKind::DaemonNotFound
@@ -349,6 +353,7 @@ pub(crate) mod errno {
     pub(crate) const NOENT: i32 = Errno::ENOENT as i32;
     pub(crate) const SRCH: i32 = Errno::ESRCH as i32;
     pub(crate) const INTR: i32 = Errno::EINTR as i32;
+    pub(crate) const ROFS: i32 = Errno::EROFS as i32;
     pub(crate) const BUSY: i32 = Errno::EBUSY as i32;
     pub(crate) const EXIST: i32 = Errno::EEXIST as i32;
     pub(crate) const NODEV: i32 = Errno::ENODEV as i32;
@@ -367,6 +372,7 @@ pub(crate) mod errno {
             NOENT => "ENOENT",
             SRCH => "ESRCH",
             INTR => "EINTR",
+            ROFS => "EROFS",
             BUSY => "EBUSY",
             EXIST => "EEXIST",
             NODEV => "ENODEV",

@@ -530,6 +530,11 @@ fn refused<T>(operation: &str, sysctl: Sysctl<T>, error: io::Error) -> Error {
                         user namespaces, some settings are read-only";
             Error::file(operation, ErrorKind::PermissionDenied, text, error)
         }
+        Some(errno::ROFS) => {
+            let text = "/proc/sys is mounted read-only, as in a container that is not privileged; set \
+                        it on the host, for this network namespace";
+            Error::file(operation, ErrorKind::ReadOnly, text, error)
+        }
         _ => Error::file(operation, ErrorKind::Os, "the kernel refuses it", error),
     }
 }

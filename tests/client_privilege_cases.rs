@@ -1,0 +1,104 @@
+//! ipvs-client with as few privileges as its documentation names, and at the limits of a process.
+
+use ipvs_client::{
+    Client, Error, ErrorKind, Socket, Sysctl, blocking,
+    packet::{Request, Service},
+};
+use kernel_tests::{Outcome, block_on, key};
+use libtest_mimic::{Failed, Trial};
+use netns_link::NetNs;
+
+use crate::part::{self, Part};
+
+const WITHOUT_CAPABILITIES: Part = Part("client_without_capabilities", without_capabilities);
+const WITH_NET_ADMIN: Part = Part("client_with_net_admin", with_net_admin);
+const ONE_THREAD: Part = Part("client_one_thread", one_thread);
+const SETTINGS_READ_ONLY: Part = Part("client_settings_read_only", settings_read_only);
+
+pub(crate) const PARTS: &[Part] =
+    &[WITHOUT_CAPABILITIES, WITH_NET_ADMIN, ONE_THREAD, SETTINGS_READ_ONLY];
+
+/// Every case by its name.
+pub(crate) fn cases() -> Vec<Trial> {
+    let case = part::case;
+    vec![
+        case(
+            "client_root_without_capabilities",
+            WITHOUT_CAPABILITIES,
+            part::ROOT_WITHOUT_CAPABILITIES,
+        ),
+        case(
+            "client_user_without_capabilities",
+            WITHOUT_CAPABILITIES,
+            part::USER_WITHOUT_CAPABILITIES,
+        ),
+        case("client_root_with_net_admin", WITH_NET_ADMIN, part::ROOT_WITH_NET_ADMIN),
+        case("client_user_with_net_admin", WITH_NET_ADMIN, part::USER_WITH_NET_ADMIN),
+        case("client_one_thread", ONE_THREAD, part::USER_WITH_ONE_THREAD),
+        case("client_settings_read_only", SETTINGS_READ_ONLY, &["unshare", "--mount"]),
+    ]
+}
+
+fn without_capabilities() -> Outcome {
+    refused("CAP_NET_ADMIN", Client::connect());
+    refused("CAP_NET_ADMIN", Client::connect_in(&NetNs::current()?));
+    refused("CAP_SYS_ADMIN", Client::connect_in(&part::other_namespace()?));
+    Ok(())
+}
+
+/// At home one capability is enough for everything, wherever it is called from.
+fn with_net_admin() -> Outcome {
+    let here = NetNs::current()?;
+    let service = Service::new(key("-f 7"));
+    let use_it = |client: Client| {
+        block_on(async move {
+            client.add_service(&service).await?;
+            client.batch(&[Request::SetService(service.clone())]).await.into_result()?;
+            assert_eq!(client.snapshot().await?.services.len(), 1);
+            client.flush().await?;
+            client.set_sysctl(Sysctl::CONNTRACK, client.sysctl(Sysctl::CONNTRACK)?)?;
+            assert_eq!(client.connections()?.count(), 0);
+            client.totals()?;
+            Ok::<_, Failed>(())
+        })
+    };
+    use_it(Client::connect()?)?;
+    let home = Client::connect_in(&here)?;
+    let elsewhere = std::thread::spawn(move || home.sysctl(Sysctl::CONNTRACK));
+    elsewhere.join().map_err(|_| "it panicked")??;
+    assert!(blocking::Client::connect_in(&here)?.services()?.is_empty());
+    refused("CAP_SYS_ADMIN", Client::connect_in(&part::other_namespace()?));
+    Ok(())
+}
+
+fn one_thread() -> Outcome {
+    let Err(error) = Socket::open_in(&part::other_namespace()?) else {
+        return Err("a thread was made".into());
+    };
+    assert_eq!((error.kind(), error.errno()), (ErrorKind::Os, Some(11)), "{error}");
+    assert!(error.to_string().contains("no thread could be started"), "{error}");
+    Ok(())
+}
+
+/// As in a container that is not privileged.
+fn settings_read_only() -> Outcome {
+    let client = blocking::Client::connect()?;
+    let before = client.sysctl(Sysctl::CONNTRACK)?;
+    let mounted = std::process::Command::new("mount")
+        .args(["--bind", "-o", "ro", "/proc/sys", "/proc/sys"])
+        .status()?;
+    assert!(mounted.success());
+    assert_eq!(client.sysctl(Sysctl::CONNTRACK)?, before);
+    let error = client.set_sysctl(Sysctl::CONNTRACK, !before).expect_err("read-only");
+    assert_eq!((error.kind(), error.errno()), (ErrorKind::ReadOnly, Some(30)), "{error}");
+    assert!(error.to_string().contains("read-only"), "{error}");
+    Ok(())
+}
+
+/// A capability is missing, and the error names it and no other.
+fn refused<T>(capability: &str, result: Result<T, Error>) {
+    let Err(error) = result else { panic!("it was allowed without {capability}") };
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    let text = error.to_string();
+    assert!(text.contains(capability) && text.matches("CAP_").count() == 1, "{text}");
+}
