@@ -79,6 +79,9 @@ fn main() {
         Table { services, destinations, runs }.compare();
     }
     latency(if test { 20 } else { 2_000 });
+    concurrency(if test { 20 } else { 10_000 });
+    let large = Table { services: if test { 20 } else { 2_000 }, destinations: 10, runs: 1 };
+    waiting(large, if test { 3 } else { 200 });
     memory(if test { 50 } else { 10_000 });
 }
 
@@ -523,6 +526,109 @@ fn latency(requests: u32) {
         let micros = time.as_secs_f64() * 1e6 / f64::from(requests);
         println!("| {name} | {micros:.1} us | {:.2}x |", time.as_secs_f64() / bare.as_secs_f64());
     }
+}
+
+/// Many calls at once.
+fn concurrency(calls: u32) {
+    let table = Table { services: 1, destinations: 1, runs: 1 };
+    let namespace = table.namespace(Phase::Read);
+    let key = Table::key(1);
+    let in_a_loop = async |client: Client| {
+        for _ in 0..calls {
+            black_box(client.service(&key).await.unwrap());
+        }
+    };
+    let at_once = async |client: Client| {
+        let tasks: Vec<_> = (0..calls)
+            .map(|_| {
+                let client = client.clone();
+                tokio::spawn(async move { client.service(&key).await.unwrap() })
+            })
+            .collect();
+        for task in tasks {
+            black_box(task.await.unwrap());
+        }
+    };
+    println!("\n## {calls} services read\n");
+    println!("| | one caller in a loop | {calls} tasks at once | throughput |");
+    println!("|---|---|---|---|");
+    for (name, runtime) in runtimes() {
+        let measure = |future: &mut dyn FnMut(Client)| {
+            let client = Client::connect_in(&namespace).unwrap();
+            let start = Instant::now();
+            future(client);
+            start.elapsed()
+        };
+        let (mut alone, mut many) = (Duration::MAX, Duration::MAX);
+        for _ in 0..3 {
+            alone = alone.min(measure(&mut |client| runtime.block_on(in_a_loop(client))));
+            many = many.min(measure(&mut |client| runtime.block_on(at_once(client))));
+        }
+        let milliseconds = [alone, many].map(|time| time.as_secs_f64() * 1e3);
+        println!(
+            "| {name} | {:.0} ms | {:.0} ms | {:.2}x |",
+            milliseconds[0],
+            milliseconds[1],
+            alone.as_secs_f64() / many.as_secs_f64()
+        );
+    }
+}
+
+/// How long a change of a weight waits while snapshots are taken.
+fn waiting(table: Table, changes: u32) {
+    let namespace = table.namespace(Phase::Read);
+    let key = Table::key(1);
+    let destination = Table::destination(1);
+    println!(
+        "\n## A weight set while snapshots of {} services x {} destinations are taken\n",
+        table.services, table.destinations
+    );
+    println!("| | median | longest |");
+    println!("|---|---|---|");
+    for (name, runtime) in runtimes() {
+        for (socket, shared) in [("the same client", true), ("another client", false)] {
+            let waits = runtime.block_on(async {
+                let reader = Client::connect_in(&namespace).unwrap();
+                let writer = match shared {
+                    true => reader.clone(),
+                    false => Client::connect_in(&namespace).unwrap(),
+                };
+                let snapshots = tokio::spawn(async move {
+                    loop {
+                        black_box(reader.snapshot().await.unwrap());
+                    }
+                });
+                let destination = destination.clone();
+                let writer = tokio::spawn(async move {
+                    let mut waits = Vec::new();
+                    for _ in 0..changes {
+                        tokio::time::sleep(Duration::from_millis(7)).await;
+                        let start = Instant::now();
+                        writer.update_destination(&key, &destination).await.unwrap();
+                        waits.push(start.elapsed());
+                    }
+                    waits
+                });
+                let mut waits = writer.await.unwrap();
+                snapshots.abort();
+                waits.sort();
+                waits
+            });
+            let [median, longest] = [waits[waits.len() / 2], waits[waits.len() - 1]]
+                .map(|wait| wait.as_secs_f64() * 1e3);
+            println!("| {name}, {socket} | {median:.2} ms | {longest:.2} ms |");
+        }
+    }
+    table.check(&namespace, Phase::Read);
+}
+
+fn runtimes() -> [(&'static str, tokio::runtime::Runtime); 2] {
+    let [one, many] = [
+        tokio::runtime::Builder::new_current_thread(),
+        tokio::runtime::Builder::new_multi_thread(),
+    ]
+    .map(|mut builder| builder.enable_all().worker_threads(2).build().unwrap());
+    [("one thread", one), ("two threads", many)]
 }
 
 /// The memory that a snapshot takes.
