@@ -83,8 +83,8 @@ impl Client {
         if direct.try_lock().is_ok_and(|mut direct| direct.is_pause_due()) {
             pause().await;
         }
-        // First without waiting: a task of tokio's whose budget is used up would get the socket and
-        // not be told of it before it is polled again.
+        // First without waiting: the lock of a tokio task whose budget is used up is taken, but not
+        // handed out before the task is polled again.
         match direct.try_lock() {
             Ok(direct) => direct,
             Err(_) => direct.lock().await,

@@ -6,15 +6,17 @@ use ipvs_packet::{ParseError, Request, SchedulerName};
 
 /// A failed call: what was asked, of which object, and why it failed.
 ///
-/// [`kind`](Self::kind) is what programs branch on; the text is for people and says what to do.
+/// [`kind`](Self::kind) is what programs branch on; the text is for people and says what to do. An
+/// error number comes with advice only where it can mean nothing else.
 ///
 /// ```text
 /// adding service -t 10.0.0.185:80 (NEW_SERVICE): it already exists (EEXIST, errno 17)
 /// ```
-#[derive(Debug)]
+///
+/// `Debug` is the same text with what caused it, so that `fn main() -> Result<(), Error>` prints what
+/// a person can read.
 pub struct Error(Box<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     kind: ErrorKind,
     operation: String,
@@ -24,18 +26,18 @@ struct Inner {
     source: Option<Source>,
 }
 
-#[derive(Debug)]
 enum Source {
     Io(io::Error),
     Parse(ParseError),
 }
 
-/// What kind of failure an [`Error`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What kind of failure an [`Error`] is. It displays in a few words, for labels and logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The kernel has no IPVS: the module ip_vs is neither loaded nor loadable. (ENOENT on the
-    /// look-up of the family.)
+    /// The kernel has no IPVS: the module ip_vs is not loaded, and the kernel cannot load it by itself.
+    /// (ENOENT on the look-up of the family, or of a file in /proc.) `modprobe ip_vs` says more, on the
+    /// host where the program runs in a container.
     NotAvailable,
     /// `CAP_NET_ADMIN` in the initial user namespace is missing. (EPERM.)
     PermissionDenied,
@@ -66,7 +68,7 @@ pub enum ErrorKind {
     Overrun,
     /// The table changed while it was listed, and again at each retry.
     Interrupted,
-    /// A write of a batch that was not carried out because the batch ended before.
+    /// A write of a batch that was not sent, because the batch ended at an earlier failure.
     NotSent,
     /// The kernel's answer is not what the protocol says.
     Malformed,
@@ -202,12 +204,50 @@ impl fmt::Display for Error {
     }
 }
 
+/// The text with its cause.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)?;
+        match &self.0.source {
+            Some(Source::Parse(error)) => write!(f, ": {error}"),
+            // Of the others the text has the error number already, if there is one.
+            Some(Source::Io(error)) if self.0.errno.is_none() => write!(f, ": {error}"),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self.0.source.as_ref()? {
             Source::Io(error) => Some(error),
             Source::Parse(error) => Some(error),
         }
+    }
+}
+
+/// In a few words: `service not found`.
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotAvailable => "IPVS not available",
+            Self::PermissionDenied => "permission denied",
+            Self::ServiceNotFound => "service not found",
+            Self::DestinationNotFound => "destination not found",
+            Self::DaemonNotFound => "sync daemon not found",
+            Self::AlreadyExists => "already exists",
+            Self::SchedulerNotFound => "scheduler not found",
+            Self::EngineNotFound => "persistence engine not found",
+            Self::InterfaceNotFound => "interface not found",
+            Self::Invalid => "invalid value",
+            Self::Unsupported => "not supported by this kernel",
+            Self::ReadOnly => "settings are read-only",
+            Self::Overrun => "answers dropped",
+            Self::Interrupted => "table changed while it was listed",
+            Self::NotSent => "not sent",
+            Self::Malformed => "malformed answer",
+            Self::Os => "error of the operating system",
+        })
     }
 }
 
@@ -260,46 +300,59 @@ fn meaning(request: &Request, number: i32) -> (ErrorKind, String) {
         (errno::NOENT, Request::SetDestination(..) | Request::DeleteDestination(..)) => {
             text(ErrorKind::DestinationNotFound, "the service has no such destination")
         }
-        (errno::NOENT, _) => text(ErrorKind::NotAvailable, "IPVS is not available: load ip_vs"),
-        (errno::EXIST, _) => text(ErrorKind::AlreadyExists, "it already exists"),
-        (errno::NODEV, _) => text(ErrorKind::InterfaceNotFound, "there is no such interface"),
-        (errno::INVAL, Request::NewDestination(key, destination))
-            if key.family() != destination.key.family() =>
-        {
-            text(
-                ErrorKind::Invalid,
-                "the kernel refuses it: a destination of the other address family must be \
-                 tunnelled, and no sync daemon may run",
-            )
+        (errno::NOENT, _) => {
+            (ErrorKind::NotAvailable, format!("IPVS is not available: {LOAD_IP_VS}"))
         }
+        (errno::EXIST, Request::NewDaemon(daemon)) => (
+            ErrorKind::AlreadyExists,
+            format!("a {} sync daemon already runs, perhaps with other settings", daemon.role),
+        ),
+        (errno::EXIST, _) => text(ErrorKind::AlreadyExists, "it already exists"),
+        (errno::NODEV, Request::NewDaemon(daemon)) => (
+            ErrorKind::InterfaceNotFound,
+            format!("the network namespace has no interface {}", daemon.interface),
+        ),
+        (
+            errno::INVAL,
+            Request::NewDestination(key, destination) | Request::SetDestination(key, destination),
+        ) if key.family() != destination.key.family() => text(
+            ErrorKind::Invalid,
+            "the kernel refuses it: a destination whose address family is not its service's must be \
+             tunnelled, and no sync daemon may run",
+        ),
         (errno::INVAL, Request::NewDestination(..)) => text(
             ErrorKind::Invalid,
-            "the kernel refuses it: the address must be a unicast one, not a link-local one of \
-             another host, and the network namespace must have an address (is lo up?)",
+            "the kernel refuses it: the address must be unicast, and not link-local unless it is this \
+             host's own; for IPv4, the network namespace must have an address (is lo up?); a GUE tunnel \
+             needs a port; newer kernels take upper thresholds up to 2147483647 only",
         ),
         (errno::INVAL, Request::NewDaemon(_)) => text(
             ErrorKind::Invalid,
             "the kernel refuses it: the role must be master or backup, the group a multicast \
-             address, and no service may have destinations of the other address family",
+             address, and no service may have a destination of another address family than its own",
         ),
         (errno::INVAL, Request::SetTimeouts(_)) => {
             text(ErrorKind::Invalid, "the kernel refuses it: a timeout is too long")
         }
         (errno::INVAL, _) => text(ErrorKind::Invalid, "the kernel refuses the values"),
-        (errno::RANGE, _) => text(
+        (errno::RANGE, Request::NewDestination(..) | Request::SetDestination(..)) => text(
             ErrorKind::Invalid,
-            "the kernel refuses it: a weight is negative or a lower threshold exceeds the upper",
+            "the kernel refuses it: the weight must be at most 2147483647, and the lower threshold at \
+             most the upper",
         ),
+        (errno::RANGE, _) => text(ErrorKind::Invalid, "the kernel refuses the values"),
         (errno::AFNOSUPPORT, _) => {
             text(ErrorKind::Unsupported, "the kernel does not support this address family")
         }
         (errno::OPNOTSUPP, _) => {
             text(ErrorKind::Unsupported, "the kernel does not support this command")
         }
-        (errno::NOBUFS, _) => (ErrorKind::Overrun, "the kernel dropped answers".to_owned()),
         _ => text(ErrorKind::Os, "the kernel refuses it"),
     }
 }
+
+/// What to do where there is no IPVS.
+pub(crate) const LOAD_IP_VS: &str = "run `modprobe ip_vs`, on the host where this is a container";
 
 /// The kernel has no such scheduler, in words.
 pub(crate) fn missing_scheduler(name: SchedulerName) -> String {
@@ -383,5 +436,39 @@ pub(crate) mod errno {
             NOBUFS => "ENOBUFS",
             _ => return None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "these are tests")]
+
+    use ipvs_packet::{Command, Reply, ServiceKey};
+
+    use super::*;
+
+    #[test]
+    fn debug_is_the_text_with_its_cause() {
+        let key: ServiceKey = "-t 10.0.0.185:80".parse().unwrap();
+        let error = Error::kernel(&Request::GetService(key), errno::SRCH, Some("no".to_owned()));
+        let text = "reading service -t 10.0.0.185:80 (GET_SERVICE): the service does not exist (ESRCH, \
+                    errno 3); the kernel says: no";
+        assert_eq!(error.to_string(), text);
+        assert_eq!(format!("{error:?}"), text);
+
+        let cause = Reply::parse(Command::NEW_SERVICE, &[1], None).unwrap_err();
+        let error = Error::parse(Operation(&Request::ListServices), cause);
+        let debug = format!("{error:?}");
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(debug.starts_with(&error.to_string()) && debug.ends_with(&cause), "{debug}");
+
+        let error = Error::file("looking", ErrorKind::Os, "it failed", io::ErrorKind::Other.into());
+        assert_eq!(format!("{error:?}"), "looking: it failed: other error");
+    }
+
+    #[test]
+    fn without_ipvs_the_error_says_what_to_do() {
+        let error = Error::kernel(&Request::GetInfo, errno::NOENT, None).to_string();
+        assert!(error.contains("modprobe ip_vs") && error.contains("on the host"), "{error}");
     }
 }

@@ -6,7 +6,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::{Client, Differences, Error, Snapshot};
 
-/// Looks at the table time and again and tells what differs: see [`Client::watch`].
+/// Looks at the table again and again and returns what differs: see [`Client::watch`].
 #[derive(Debug)]
 pub struct Watch {
     client: Client,
@@ -16,10 +16,10 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Waits for its time, looks at the table, and tells what differs from the last time.
+    /// Waits until it is time, looks at the table, and returns what differs from the last look.
     ///
-    /// The first call looks at once and tells every service as added. Differences are told
-    /// also if there are none, so that a caller sees the time go by.
+    /// The first call looks at once, and every service is an addition. It returns even if nothing
+    /// differs, so that the caller sees time pass.
     ///
     /// A call may be cancelled; the next one then compares with the same last snapshot.
     ///
@@ -44,8 +44,8 @@ impl Watch {
 }
 
 impl Client {
-    /// Watches the table by taking a [snapshot](Self::snapshot) once in a while: IPVS tells of
-    /// no change by itself.
+    /// Watches the table by taking a [snapshot](Self::snapshot) at regular times: IPVS reports no
+    /// change by itself.
     ///
     /// At least a millisecond is between two looks. Should one take longer than that, the next
     /// is as much later. Two seconds or more make sense for traffic, since that is how often

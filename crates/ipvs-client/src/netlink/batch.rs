@@ -115,7 +115,7 @@ impl<'a, 'b> Batch<'a, 'b> {
         let mut last = 0;
         while let Some(write) = self.writes.get(self.outcomes.len()) {
             if is_read(write) {
-                let text = "a batch takes requests that change something";
+                let text = "a batch takes only requests that change something";
                 self.outcomes.push(Err(Error::new(ErrorKind::Invalid, Operation(write), text)));
                 continue;
             }

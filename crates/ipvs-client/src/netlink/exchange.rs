@@ -98,14 +98,18 @@ impl<'a> Exchange<'a> {
         }
         match self.request {
             // By the kernel's word or, where that was lost, by the list of those that still run.
-            Request::DeleteDaemon(_) if self.runs && !self.acknowledged => {
-                Err(Error::malformed(operation, "not acknowledged, and the daemon still runs"))
-            }
+            Request::DeleteDaemon(_) if self.runs && !self.acknowledged => Err(Error::malformed(
+                operation,
+                "the kernel did not acknowledge it, and the daemon still runs",
+            )),
             request if expected_reply(request).is_some() && !request.is_dump() => {
                 match self.replies {
                     1 => Ok(()),
-                    0 => Err(Error::malformed(operation, "acknowledged, but nothing was answered")),
-                    _ => Err(Error::malformed(operation, "answered more than once")),
+                    0 => Err(Error::malformed(
+                        operation,
+                        "the kernel acknowledged it without an answer",
+                    )),
+                    _ => Err(Error::malformed(operation, "the kernel answered more than once")),
                 }
             }
             _ => Ok(()),
@@ -115,14 +119,14 @@ impl<'a> Exchange<'a> {
     fn take_reply(&mut self, answer: &[u8], hand_on: impl FnOnce(Reply)) -> Result<(), Error> {
         let operation = Operation(self.request);
         let Some((header, payload)) = answer.split_at_checked(GENL_HEADER) else {
-            return Err(Error::malformed(operation, "an answer without generic netlink header"));
+            return Err(Error::malformed(operation, "the answer has no generic netlink header"));
         };
         let command = Command(header[0]);
         let expected = expected_reply(self.barrier.as_ref().unwrap_or(self.request));
         if expected.is_some_and(|expected| expected != command) {
             return Err(Error::malformed(
                 operation,
-                &format!("answered with {command}, which was not asked for"),
+                &format!("the kernel answered with {command}, which was not asked for"),
             ));
         }
         let reply = match self.request {

@@ -2,7 +2,7 @@
 
 use std::{fs::File, io};
 
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, error::LOAD_IP_VS};
 
 /// Opens a file of ip_vs.
 pub(super) fn open(operation: &str, path: &str) -> Result<File, Error> {
@@ -14,12 +14,12 @@ pub(super) fn refused(operation: &str, error: io::Error) -> Error {
     let (kind, text) = match error.kind() {
         io::ErrorKind::NotFound => (
             ErrorKind::NotAvailable,
-            "the kernel does not tell it: ip_vs is not loaded, or /proc is not mounted",
+            format!("ip_vs is not loaded ({LOAD_IP_VS}), or /proc is not mounted"),
         ),
         io::ErrorKind::PermissionDenied => {
-            (ErrorKind::PermissionDenied, "the kernel does not tell it to this user")
+            (ErrorKind::PermissionDenied, "this user may not read the file".to_owned())
         }
-        _ => (ErrorKind::Os, "the file cannot be read"),
+        _ => (ErrorKind::Os, "the file cannot be read".to_owned()),
     };
-    Error::file(operation, kind, text, error)
+    Error::file(operation, kind, &text, error)
 }

@@ -41,7 +41,7 @@ impl Namespace {
             Error::file(
                 operation,
                 ErrorKind::Os,
-                "the client knows no network namespace: /proc was not mounted when it was connected",
+                "/proc was not mounted when the client connected, so its network namespace cannot be found",
                 error,
             )
         })?;
@@ -56,7 +56,7 @@ pub(crate) fn run_in<T: Send>(
     operation: &str,
     closure: impl FnOnce() -> Result<T, Error> + Send,
 ) -> Result<T, Error> {
-    // Where that cannot be told, the kernel decides.
+    // Where /proc does not say, entering is tried.
     if is_current(namespace).unwrap_or(false) {
         return closure();
     }
@@ -84,7 +84,9 @@ fn enter(namespace: BorrowedFd<'_>, operation: &str) -> Result<(), Error> {
                 ErrorKind::PermissionDenied,
                 "CAP_SYS_ADMIN is needed to enter another network namespace",
             ),
-            errno::INVAL => (ErrorKind::Invalid, "this is no network namespace"),
+            errno::INVAL => {
+                (ErrorKind::Invalid, "the file descriptor is not one of a network namespace")
+            }
             _ => (ErrorKind::Os, "entering the network namespace failed"),
         };
         Error::file(operation, kind, text, number.into())

@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::namespace::Namespace;
-use crate::{Error, ErrorKind, error::errno};
+use crate::{
+    Error, ErrorKind,
+    error::{LOAD_IP_VS, errno},
+};
 
 /// Shows each thread the settings of its own network namespace.
 const DIRECTORY: &str = "/proc/sys/net/ipv4/vs";
@@ -180,8 +183,8 @@ sysctls! {
     /// The same of the scheduler lblcr.
     LBLCR_EXPIRATION: Duration = "lblcr_expiration", None, Some("the module ip_vs_lblcr"),
         "whole seconds, at most 2^31 - 1 ticks", whole_seconds;
-    /// Whether a real server is told by ICMP of packets that belong to no connection, in
-    /// masquerading; off by default.
+    /// Whether, in masquerading, a real server gets an ICMP error for a packet that belongs to no
+    /// connection; off by default.
     NAT_ICMP_SEND: bool = "nat_icmp_send", None, None, "0 or 1", |_| true;
     /// Whether packets that are too long and must not be fragmented are refused by ICMP; on by
     /// default. Off, tunnelling fragments them. Since Linux 3.7.
@@ -205,8 +208,8 @@ sysctls! {
     SVC_LFACTOR: i32 = "svc_lfactor", Some((7, 1)), None, "-8 to 8", |value| {
         (-8..=8).contains(value)
     };
-    /// Whether sync daemons tell of persistent services only the templates; off by default. Since
-    /// Linux 3.11.
+    /// Whether sync daemons send only the templates of persistent services, without their
+    /// connections; off by default. Since Linux 3.11.
     SYNC_PERSIST_MODE: bool = "sync_persist_mode", Some((3, 11)), None, "0 or 1", |_| true;
     /// By how many threads, each with a UDP port of its own, a sync daemon sends or receives: a
     /// power of two, by default 1; more than 64 are not used. Since Linux 3.5.
@@ -216,8 +219,9 @@ sysctls! {
     /// How many messages may wait for a sync daemon to send them: by default a 32nd of the memory
     /// in pages. Read-only in other user namespaces. Since Linux 3.5.
     SYNC_QLEN_MAX: u64 = "sync_qlen_max", Some((3, 5)), None, "a number of messages", |_| true;
-    /// By how much the time that is left to a connection changes before it is told again if nothing
-    /// else did: whole seconds up to 2^31 - 1 ticks, by default 0. Since Linux 3.5.
+    /// By how much the time that is left to a connection must change before a sync daemon sends it
+    /// again, if nothing else about it changed: whole seconds up to 2^31 - 1 ticks, by default 0. Since
+    /// Linux 3.5.
     SYNC_REFRESH_PERIOD: Duration = "sync_refresh_period", Some((3, 5)), None,
         "whole seconds, at most 2^31 - 1 ticks", whole_seconds;
     /// How often a sync message is repeated, each an eighth of
@@ -231,7 +235,7 @@ sysctls! {
     SYNC_SOCK_SIZE: i32 = "sync_sock_size", Some((3, 5)), None, "0 to 2147483647", |&value| {
         value >= 0
     };
-    /// After which packets a connection is told to the backup; by default "3 50".
+    /// After which packets a sync daemon sends a connection to the backup; by default "3 50".
     SYNC_THRESHOLD: SyncThreshold = "sync_threshold", None, None,
         "a threshold below the period, or a period of 0, neither above 2147483647", |value| {
         (value.period == 0 || value.threshold < value.period)
@@ -255,12 +259,12 @@ pub enum DefenseMode {
     Always,
 }
 
-/// After which packets a connection is told to the backup director:
+/// After which packets a sync daemon sends a connection to the backup director:
 /// [`Sysctl::SYNC_THRESHOLD`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SyncThreshold {
-    /// A connection is told when the number of its incoming packets, divided by the period, leaves
-    /// this: 0 to 2^31 - 1 and less than the period.
+    /// A connection is sent when the number of its incoming packets, divided by the period, leaves
+    /// this remainder: 0 to 2^31 - 1 and less than the period.
     pub threshold: u32,
     /// The period in packets, 0 to 2^31 - 1; 0 for once only.
     pub period: u32,
@@ -388,7 +392,7 @@ pub struct SysctlChange {
     pub after: String,
 }
 
-/// As sysctl tells it: `net.ipv4.vs.conntrack = 1`.
+/// As sysctl prints it: `net.ipv4.vs.conntrack = 1`.
 impl fmt::Display for SysctlChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} = {}", self.sysctl, self.after)
@@ -515,7 +519,7 @@ fn refused<T>(operation: &str, sysctl: Sysctl<T>, error: io::Error) -> Error {
                     format!("this kernel does not have it; it came with Linux {major}.{minor}")
                 }
                 (None, Some(needs)) if any => {
-                    format!("this kernel does not have it; it takes {needs}")
+                    format!("this kernel does not have it; it needs {needs}")
                 }
                 _ => return absent(operation, error),
             };
@@ -526,8 +530,8 @@ fn refused<T>(operation: &str, sysctl: Sysctl<T>, error: io::Error) -> Error {
             Error::file(operation, ErrorKind::Invalid, &text, error)
         }
         Some(errno::PERM | errno::ACCES) => {
-            let text = "it takes root in the network namespace; outside of the initial network and \
-                        user namespaces, some settings are read-only";
+            let text = "root in the network namespace is needed, or CAP_NET_ADMIN there; outside of the \
+                        initial network and user namespaces some settings are read-only";
             Error::file(operation, ErrorKind::PermissionDenied, text, error)
         }
         Some(errno::ROFS) => {
@@ -541,10 +545,11 @@ fn refused<T>(operation: &str, sysctl: Sysctl<T>, error: io::Error) -> Error {
 
 /// None of the settings is there.
 fn absent(operation: &str, error: io::Error) -> Error {
-    let text = "the kernel does not tell it: ip_vs is not loaded, /proc is not mounted, or (before \
-                Linux 6.10) the network namespace belongs to another user namespace than the \
-                initial one";
-    Error::file(operation, ErrorKind::NotAvailable, text, error)
+    let text = format!(
+        "ip_vs is not loaded ({LOAD_IP_VS}), /proc is not mounted, or (before Linux 6.10) the network \
+         namespace does not belong to the initial user namespace"
+    );
+    Error::file(operation, ErrorKind::NotAvailable, &text, error)
 }
 
 fn whole_seconds(value: &Duration) -> bool {
