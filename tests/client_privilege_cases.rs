@@ -15,8 +15,10 @@ const WITH_NET_ADMIN: Part = Part("client_with_net_admin", with_net_admin);
 const ONE_THREAD: Part = Part("client_one_thread", one_thread);
 const SETTINGS_READ_ONLY: Part = Part("client_settings_read_only", settings_read_only);
 
+const ONE_SETTING_READ_ONLY: Part = Part("client_one_setting_read_only", one_setting_read_only);
+
 pub(crate) const PARTS: &[Part] =
-    &[WITHOUT_CAPABILITIES, WITH_NET_ADMIN, ONE_THREAD, SETTINGS_READ_ONLY];
+    &[WITHOUT_CAPABILITIES, WITH_NET_ADMIN, ONE_THREAD, SETTINGS_READ_ONLY, ONE_SETTING_READ_ONLY];
 
 /// Every case by its name.
 pub(crate) fn cases() -> Vec<Trial> {
@@ -36,6 +38,7 @@ pub(crate) fn cases() -> Vec<Trial> {
         case("client_user_with_net_admin", WITH_NET_ADMIN, part::USER_WITH_NET_ADMIN),
         case("client_one_thread", ONE_THREAD, part::USER_WITH_ONE_THREAD),
         case("client_settings_read_only", SETTINGS_READ_ONLY, &["unshare", "--mount"]),
+        case("client_one_setting_read_only", ONE_SETTING_READ_ONLY, &["unshare", "--mount"]),
     ]
 }
 
@@ -84,15 +87,35 @@ fn one_thread() -> Outcome {
 fn settings_read_only() -> Outcome {
     let client = blocking::Client::connect()?;
     let before = client.sysctl(Sysctl::CONNTRACK)?;
-    let mounted = std::process::Command::new("mount")
-        .args(["--bind", "-o", "ro", "/proc/sys", "/proc/sys"])
-        .status()?;
-    assert!(mounted.success());
+    make_read_only("/proc/sys")?;
     assert_eq!(client.sysctl(Sysctl::CONNTRACK)?, before);
     let error = client.set_sysctl(Sysctl::CONNTRACK, !before).expect_err("read-only");
     assert_eq!((error.kind(), error.errno()), (ErrorKind::ReadOnly, Some(30)), "{error}");
     assert!(error.to_string().contains("read-only"), "{error}");
     Ok(())
+}
+
+/// What was changed before a setting failed is returned, and can be undone.
+fn one_setting_read_only() -> Outcome {
+    let client = blocking::Client::connect()?;
+    let before = client.sysctls()?;
+    make_read_only("/proc/sys/net/ipv4/vs/expire_quiescent_template")?;
+    let error = client.set_kube_proxy_sysctls().expect_err("one is read-only");
+    assert_eq!(error.error.kind(), ErrorKind::ReadOnly, "{error}");
+    let changed: Vec<_> = error.changed.iter().map(ToString::to_string).collect();
+    assert_eq!(changed, ["net.ipv4.vs.conntrack = 1", "net.ipv4.vs.expire_nodest_conn = 1"]);
+    let text = error.to_string();
+    assert!(text.contains("changed before that: net.ipv4.vs.conntrack = 1 (it was 0), "), "{text}");
+    assert!(client.sysctl(Sysctl::CONNTRACK)?);
+    client.restore_sysctls(&error.changed)?;
+    assert_eq!(client.sysctls()?, before);
+    Ok(())
+}
+
+fn make_read_only(path: &str) -> Outcome {
+    let mount =
+        std::process::Command::new("mount").args(["--bind", "-o", "ro", path, path]).status()?;
+    if mount.success() { Ok(()) } else { Err(format!("mount {path}: {mount}").into()) }
 }
 
 /// A capability is missing, and the error names it and no other.

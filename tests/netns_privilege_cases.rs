@@ -120,7 +120,7 @@ fn with_net_admin() -> Outcome {
     let mut setup = prepare_real_server(&here, "dummy1", &vips)?;
     assert_eq!(Setting::arp_ignore("all")?.read(&here)?, "1");
     // As long as the virtual IPs are there the host must stay silent about them.
-    refused("CAP_SYS_ADMIN", setup.undo(&NetNs::open(&env::var(OTHER)?)?));
+    refused("CAP_SYS_ADMIN", setup.undo(&part::other_namespace()?));
     assert_eq!(Setting::arp_ignore("all")?.read(&here)?, "1");
     setup.undo(&here)?;
     assert_eq!(links.find("dummy1")?, None);

@@ -22,7 +22,7 @@ use ipvs_table::{ServiceSnapshot, Snapshot};
 
 use crate::{
     BatchOptions, BatchOutcomes, Connections, CpuTotals, Error, Socket, Sysctl, SysctlChange,
-    SysctlValue,
+    SysctlValue, SysctlsError,
     netlink::{direct::Direct, snapshot::SnapshotBuilder},
     proc::{connections::Source, namespace::Namespace, statistics, sysctl},
 };
@@ -307,8 +307,14 @@ impl Client {
 
     /// Sets what kube-proxy sets in its IPVS mode, and returns what had another value before: see
     /// [`Client::set_kube_proxy_sysctls`](crate::Client::set_kube_proxy_sysctls).
-    pub fn set_kube_proxy_sysctls(&self) -> Result<Vec<SysctlChange>, Error> {
+    pub fn set_kube_proxy_sysctls(&self) -> Result<Vec<SysctlChange>, SysctlsError> {
         sysctl::prepare_kube_proxy(self.namespace())
+    }
+
+    /// Gives settings the values that they had before they were changed: see
+    /// [`Client::restore_sysctls`](crate::Client::restore_sysctls).
+    pub fn restore_sysctls(&self, changes: &[SysctlChange]) -> Result<(), Error> {
+        sysctl::restore(self.namespace(), changes)
     }
 }
 

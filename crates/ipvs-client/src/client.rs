@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
     BatchOptions, BatchOutcomes, Connections, CpuTotals, Error, Socket, Sysctl, SysctlChange,
-    SysctlValue,
+    SysctlValue, SysctlsError,
     netlink::{direct::Direct, snapshot::SnapshotBuilder},
     proc::{connections::Source, namespace::Namespace, statistics, sysctl},
 };
@@ -535,9 +535,20 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As for [`set_sysctl`](Self::set_sysctl).
-    pub fn set_kube_proxy_sysctls(&self) -> Result<Vec<SysctlChange>, Error> {
+    /// As for [`set_sysctl`](Self::set_sysctl), with what was changed before:
+    /// [`restore_sysctls`](Self::restore_sysctls) undoes it.
+    pub fn set_kube_proxy_sysctls(&self) -> Result<Vec<SysctlChange>, SysctlsError> {
         sysctl::prepare_kube_proxy(self.namespace())
+    }
+
+    /// Gives settings the values that they had before they were changed, the last one first.
+    ///
+    /// # Errors
+    ///
+    /// As for [`set_sysctl`](Self::set_sysctl). Those that come after the one that failed keep what
+    /// they have.
+    pub fn restore_sysctls(&self, changes: &[SysctlChange]) -> Result<(), Error> {
+        sysctl::restore(self.namespace(), changes)
     }
 }
 

@@ -77,8 +77,10 @@
 //! # Features
 //!
 //! - `tokio`: `Client::watch`, which needs a timer.
+//! - `serde`: readable forms of the messages, as in [`ipvs_packet`].
 
 #![forbid(unsafe_code)]
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 pub mod blocking;
 mod client;
@@ -105,6 +107,8 @@ pub use crate::{
         connection_stream::ConnectionStream,
         connections::Connections,
         statistics::CpuTotals,
-        sysctl::{DefenseMode, SyncThreshold, Sysctl, SysctlChange, SysctlInfo, SysctlValue},
+        sysctl::{
+            DefenseMode, SyncThreshold, Sysctl, SysctlChange, SysctlInfo, SysctlValue, SysctlsError,
+        },
     },
 };

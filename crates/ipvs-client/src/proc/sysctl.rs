@@ -5,6 +5,7 @@ use std::{
     fmt, fs,
     io::{self, Write},
     path::Path,
+    str::FromStr,
     time::Duration,
 };
 
@@ -18,6 +19,7 @@ use crate::{
 const DIRECTORY: &str = "/proc/sys/net/ipv4/vs";
 const LISTING: &str = "listing net.ipv4.vs.*";
 const RELEASE: &str = "/proc/sys/kernel/osrelease";
+const RESTORING: &str = "restoring net.ipv4.vs.*";
 const KUBE_PROXY: &str = "setting net.ipv4.vs.* as kube-proxy does";
 
 /// A setting of IPVS with the type of its value: `net.ipv4.vs.<name>` of a network namespace.
@@ -247,6 +249,7 @@ sysctls! {
 
 /// When a defence against overload is on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(clippy::exhaustive_enums, reason = "the kernel takes 0 to 3, and nothing else")]
 pub enum DefenseMode {
     /// Never. (0)
     #[default]
@@ -262,6 +265,7 @@ pub enum DefenseMode {
 /// After which packets a sync daemon sends a connection to the backup director:
 /// [`Sysctl::SYNC_THRESHOLD`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::exhaustive_structs, reason = "the setting is two numbers")]
 pub struct SyncThreshold {
     /// A connection is sent when the number of its incoming packets, divided by the period, leaves
     /// this remainder: 0 to 2^31 - 1 and less than the period.
@@ -273,6 +277,18 @@ pub struct SyncThreshold {
 impl fmt::Display for SyncThreshold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.threshold, self.period)
+    }
+}
+
+/// From what it displays: `3 50`.
+impl FromStr for SyncThreshold {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        private::Text::parse(text).ok_or_else(|| {
+            let wrong = format!("it must be two numbers such as \"3 50\", not \"{text}\"");
+            Error::new(ErrorKind::Invalid, "reading a sync threshold", &wrong)
+        })
     }
 }
 
@@ -399,6 +415,42 @@ impl fmt::Display for SysctlChange {
     }
 }
 
+/// Several settings were to be changed, and one could not be: see
+/// [`Client::set_kube_proxy_sysctls`](crate::Client::set_kube_proxy_sysctls).
+///
+/// [`Client::restore_sysctls`](crate::Client::restore_sysctls) undoes what was changed before.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct SysctlsError {
+    /// Why the one that failed did.
+    pub error: Error,
+    /// What was changed before, in order.
+    pub changed: Vec<SysctlChange>,
+}
+
+impl fmt::Display for SysctlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)?;
+        for (position, change) in self.changed.iter().enumerate() {
+            let start = if position == 0 { "; changed before that:" } else { "," };
+            write!(f, "{start} {change} (it was {})", change.before)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for SysctlsError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+impl From<SysctlsError> for Error {
+    fn from(error: SysctlsError) -> Self {
+        error.error
+    }
+}
+
 /// Reads a setting in a namespace.
 pub(crate) fn read<T: SysctlValue>(namespace: &Namespace, sysctl: Sysctl<T>) -> Result<T, Error> {
     namespace.run(&format!("reading {sysctl}"), || read_here(sysctl).map(|(value, _)| value))
@@ -438,8 +490,9 @@ pub(crate) fn list(namespace: &Namespace) -> Result<BTreeMap<String, String>, Er
 }
 
 /// Sets in a namespace what kube-proxy sets in its IPVS mode. Returns what was different before.
-pub(crate) fn prepare_kube_proxy(namespace: &Namespace) -> Result<Vec<SysctlChange>, Error> {
-    namespace.run(KUBE_PROXY, || {
+pub(crate) fn prepare_kube_proxy(namespace: &Namespace) -> Result<Vec<SysctlChange>, SysctlsError> {
+    let nothing_changed = |error| SysctlsError { error, changed: Vec::new() };
+    let changes = namespace.run(KUBE_PROXY, || {
         let release = fs::read_to_string(RELEASE).map_err(|error| {
             Error::file(KUBE_PROXY, ErrorKind::Os, "the kernel's version cannot be read", error)
         })?;
@@ -457,11 +510,29 @@ pub(crate) fn prepare_kube_proxy(namespace: &Namespace) -> Result<Vec<SysctlChan
         if wants_no_reuse(version) {
             changes.extend(difference(Sysctl::CONN_REUSE_MODE, 0)?);
         }
-        for SysctlChange { sysctl, after, .. } in &changes {
-            // Allowed as they are.
-            write_here(Sysctl::<String>::new(*sysctl, "0 or 1", |_| true), after)?;
-        }
         Ok(changes)
+    });
+    let changes = changes.map_err(nothing_changed)?;
+    let written = namespace.run(KUBE_PROXY, || {
+        let failed = changes.iter().enumerate().find_map(|(position, change)| {
+            let written = write_text_here(change.sysctl, &change.after);
+            written.err().map(|error| (position, error))
+        });
+        Ok(failed)
+    });
+    match written.map_err(nothing_changed)? {
+        None => Ok(changes),
+        Some((position, error)) => {
+            let changed = changes.into_iter().take(position).collect();
+            Err(SysctlsError { error, changed })
+        }
+    }
+}
+
+/// Gives settings in a namespace the values that they had before they were changed.
+pub(crate) fn restore(namespace: &Namespace, changes: &[SysctlChange]) -> Result<(), Error> {
+    namespace.run(RESTORING, || {
+        changes.iter().rev().try_for_each(|change| write_text_here(change.sysctl, &change.before))
     })
 }
 
@@ -502,6 +573,11 @@ fn write_here<T>(sysctl: Sysctl<T>, text: &str) -> Result<(), Error> {
         .open(path_of(sysctl.info))
         .and_then(|mut file| file.write_all(format!("{text}\n").as_bytes()))
         .map_err(|error| refused(&format!("setting {sysctl}"), sysctl, error))
+}
+
+/// Writes a value that the kernel is known to take, as text.
+fn write_text_here(sysctl: SysctlInfo, text: &str) -> Result<(), Error> {
+    write_here(Sysctl::<String>::new(sysctl, "a value that it had", |_| true), text)
 }
 
 fn path_of(info: SysctlInfo) -> std::path::PathBuf {
