@@ -10,6 +10,9 @@
 mod bulk_cases;
 mod client_cases;
 mod client_privilege_cases;
+mod kube_proxy_cases;
+#[path = "../crates/lvs-kube-proxy/tests/cases/mod.rs"]
+mod kube_proxy_table;
 mod lvs_cases;
 mod nat_cases;
 mod netns_link_cases;
@@ -90,6 +93,7 @@ fn all_cases() -> Vec<Trial> {
         client_cases::cases(),
         client_privilege_cases::cases(),
         bulk_cases::cases(),
+        kube_proxy_cases::cases(),
         lvs_cases::cases(),
         nat_cases::cases(),
         netns_link_cases::cases(),

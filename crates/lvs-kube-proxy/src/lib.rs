@@ -19,14 +19,25 @@
 #![forbid(unsafe_code)]
 
 pub mod annotation;
+mod health;
+mod kernel;
 pub mod manifest;
+mod metrics;
 pub mod object;
+mod options;
+mod program;
+mod proxy;
+mod records;
 mod settings;
 pub mod source;
 mod state;
 mod translate;
 
 pub use crate::{
+    kernel::{Failure, LINK},
+    options::{BindAddress, GoDuration, Options, OptionsError, VipMode},
+    program::run,
+    proxy::{Proxy, clean_up},
     settings::{NodePortAddresses, Settings, ThisNode, WithoutLocal},
     state::{Event, State, Update},
     translate::{HealthCheck, Target, TargetKind, Translation, translate},

@@ -307,7 +307,7 @@ pub struct NodeAddress {
 }
 
 /// Takes `null` for a missing value: an API server writes empty lists so.
-fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub(crate) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de> + Default,

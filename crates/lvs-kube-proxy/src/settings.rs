@@ -35,7 +35,7 @@ impl Default for Settings {
 }
 
 /// What an address with policy `Local` does when this node has no endpoint of the service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum WithoutLocal {
     /// It leads to the endpoints of other nodes, as with kube-proxy, if the service can be reached
     /// from outside. Pods of this node reach the address so. Clients outside get answers from an

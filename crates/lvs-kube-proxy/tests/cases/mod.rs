@@ -1,4 +1,6 @@
-//! Reads `conformance.yaml`: objects in, table out.
+//! Reads `conformance.yaml`: objects in, table out. The kernel's cases use it too.
+
+#![allow(dead_code, reason = "each of the tests that share this file uses a part of it")]
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
@@ -120,6 +122,36 @@ impl Case {
         let slices =
             slices.into_iter().enumerate().map(|(number, slice)| self::slice(number, &slice));
         std::iter::once(service).chain(slices).map(|object| format!("---\n{object}\n")).collect()
+    }
+
+    /// The node of the frame, as a manifest.
+    pub(crate) fn node_manifest(&self) -> String {
+        let labels =
+            self.settings.zone.as_ref().map(|zone| json!({"topology.kubernetes.io/zone": zone}));
+        let addresses = ["192.0.2.11", "2001:db8:77::11"];
+        let addresses = addresses.map(|address| json!({"type": "InternalIP", "address": address}));
+        let node = json!({
+            "kind": "Node",
+            "metadata": {"name": "node-a", "labels": labels},
+            "status": {"addresses": addresses},
+        });
+        node.to_string()
+    }
+
+    /// The settings as flags of the program.
+    pub(crate) fn flags(&self) -> Vec<String> {
+        let settings = &self.settings;
+        let mut flags = vec![format!("--ipvs-scheduler={}", settings.scheduler)];
+        if settings.external_ips {
+            flags.push("--external-ips".to_owned());
+        }
+        if !settings.node_port_addresses.is_empty() {
+            flags.push(format!("--nodeport-addresses={}", settings.node_port_addresses.join(",")));
+        }
+        if settings.without_local == "refuse" {
+            flags.push("--without-local=refuse".to_owned());
+        }
+        flags
     }
 
     /// The objects, as a source gives them.

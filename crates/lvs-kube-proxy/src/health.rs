@@ -1,0 +1,215 @@
+//! What the proxy answers over HTTP: its health, that of the services, and its metrics.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use http_body_util::Full;
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::CONTENT_TYPE,
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+
+use crate::{metrics::Metrics, object::ObjectName, translate::HealthCheck};
+
+/// The longest that one connection is kept.
+const CONNECTION: Duration = Duration::from_secs(60);
+/// How long a request's head may take.
+const HEAD: Duration = Duration::from_secs(10);
+
+/// What is known of the proxy's health. One value for all listeners.
+#[derive(Debug)]
+pub(crate) struct Health {
+    pub(crate) metrics: Metrics,
+    /// A change that waits longer is a sign of illness: twice the sync period.
+    patience: Duration,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    last_success: Option<SystemTime>,
+    /// Since when a change waits to be written.
+    waiting: Option<SystemTime>,
+    node_is_eligible: bool,
+    checks: BTreeMap<u16, (ObjectName, HealthCheck)>,
+}
+
+impl Health {
+    pub(crate) fn new(sync_period: Duration) -> Self {
+        Self {
+            metrics: Metrics::new(),
+            patience: sync_period * 2,
+            known: Mutex::new(Known {
+                last_success: None,
+                // The first run is wanted from the beginning.
+                waiting: Some(SystemTime::now()),
+                node_is_eligible: true,
+                checks: BTreeMap::new(),
+            }),
+        }
+    }
+
+    /// A change waits to be written.
+    pub(crate) fn queued(&self) {
+        self.with(|known| known.waiting = known.waiting.or_else(|| Some(SystemTime::now())));
+    }
+
+    /// Everything is written.
+    pub(crate) fn ran(&self) {
+        self.with(|known| {
+            known.last_success = Some(SystemTime::now());
+            known.waiting = None;
+        });
+    }
+
+    pub(crate) fn set_node_is_eligible(&self, eligible: bool) {
+        self.with(|known| known.node_is_eligible = eligible);
+    }
+
+    pub(crate) fn set_checks(&self, checks: BTreeMap<u16, (ObjectName, HealthCheck)>) {
+        self.with(|known| known.checks = checks);
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Known) -> T) -> T {
+        act(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn is_live(&self) -> bool {
+        let waited = self.with(|known| known.waiting);
+        waited.is_none_or(|since| since.elapsed().unwrap_or_default() <= self.patience)
+    }
+
+    fn answer(&self, path: &str) -> Response<Full<Bytes>> {
+        match path {
+            "/healthz" | "/livez" => {
+                let (updated, eligible) =
+                    self.with(|known| (known.last_success, known.node_is_eligible));
+                let good = self.is_live() && (path == "/livez" || eligible);
+                let time = |time| humantime::format_rfc3339_seconds(time).to_string();
+                let updated = time(updated.unwrap_or(SystemTime::UNIX_EPOCH));
+                let current = time(SystemTime::now());
+                let text = format!(
+                    r#"{{"lastUpdated": "{updated}", "currentTime": "{current}", "nodeEligible": {eligible}}}"#
+                );
+                response(good, "application/json", text)
+            }
+            "/metrics" => match self.metrics.text() {
+                Ok(text) => {
+                    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                    response(true, kind, text)
+                }
+                Err(_) => response(false, "text/plain", "the metrics cannot be written".to_owned()),
+            },
+            "/proxyMode" => response(true, "text/plain", "ipvs".to_owned()),
+            _ => not_found(),
+        }
+    }
+
+    /// What a load balancer learns, on any path.
+    fn check(&self, port: u16) -> Response<Full<Bytes>> {
+        let healthy = self.is_live();
+        let Some((name, check)) = self.with(|known| known.checks.get(&port).cloned()) else {
+            return not_found();
+        };
+        let count = check.local_endpoints;
+        let text = format!(
+            r#"{{"service": {{"namespace": {:?}, "name": {:?}}}, "localEndpoints": {count}, "serviceProxyHealthy": {healthy}}}"#,
+            name.namespace, name.name,
+        );
+        let mut response = response(count > 0 && healthy, "application/json", text);
+        response.headers_mut().insert("x-load-balancing-endpoint-weight", count.into());
+        response
+    }
+}
+
+/// A listener, which ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    task: JoinHandle<()>,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Serves the proxy's own health and metrics.
+    pub(crate) fn own(socket: std::net::TcpListener, health: Arc<Health>) -> io::Result<Self> {
+        Self::new(socket, move |path| health.answer(path))
+    }
+
+    /// Serves what load balancers ask of a service.
+    pub(crate) fn of_service(
+        socket: std::net::TcpListener,
+        health: Arc<Health>,
+    ) -> io::Result<Self> {
+        let port = socket.local_addr()?.port();
+        Self::new(socket, move |_| health.check(port))
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn new(
+        socket: std::net::TcpListener,
+        answer: impl Fn(&str) -> Response<Full<Bytes>> + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        let socket = TcpListener::from_std(socket)?;
+        let answer = Arc::new(answer);
+        let task = tokio::spawn(async move {
+            loop {
+                let Ok((stream, _)) = socket.accept().await else {
+                    // Out of descriptors, most likely: others will end.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                };
+                let answer = answer.clone();
+                tokio::spawn(async move {
+                    let service = service_fn(|request: Request<Incoming>| {
+                        let response = answer(request.uri().path());
+                        async move { Ok::<_, Infallible>(response) }
+                    });
+                    let connection = http1::Builder::new()
+                        .timer(TokioTimer::new())
+                        .header_read_timeout(HEAD)
+                        .serve_connection(TokioIo::new(stream), service);
+                    let _ = timeout(CONNECTION, connection).await;
+                });
+            }
+        });
+        Ok(Self { task, address })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn response(good: bool, kind: &str, text: String) -> Response<Full<Bytes>> {
+    let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    if let Ok(kind) = kind.parse() {
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+    }
+    response
+}
+
+fn not_found() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(b"not found\n")));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
+}

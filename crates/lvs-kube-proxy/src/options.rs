@@ -1,0 +1,506 @@
+//! The command line and the configuration file: kube-proxy's, where they mean the same.
+
+use std::{
+    fmt, fs, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use clap::{Parser, ValueEnum};
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::settings::{NodePortAddresses, WithoutLocal};
+
+/// A service proxy for Kubernetes on IPVS. Flags that kube-proxy has mean the same.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "lvs-kube-proxy", version)]
+pub struct Options {
+    /// Reads Services and EndpointSlices from the manifests in this directory instead of from an API
+    /// server, and follows what changes there
+    #[arg(long, value_name = "DIRECTORY")]
+    pub manifests: Option<PathBuf>,
+
+    /// How to reach the API server; without it and --manifests, what Kubernetes gives to a pod
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// A configuration file of kube-proxy's (kubeproxy.config.k8s.io/v1alpha1, mode ipvs); flags
+    /// come before it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// The name of this node in the cluster [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub hostname_override: Option<String>,
+
+    /// ipvs is the only one
+    #[arg(long, value_name = "MODE")]
+    pub proxy_mode: Option<String>,
+
+    /// The scheduler of services that choose none [default: rr]
+    #[arg(long, value_name = "NAME")]
+    pub ipvs_scheduler: Option<String>,
+
+    /// How often everything is compared and repaired, whatever happens [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub ipvs_sync_period: Option<GoDuration>,
+
+    /// The least time from the end of a run to the beginning of the next [default: 0s]
+    #[arg(long, value_name = "DURATION")]
+    pub ipvs_min_sync_period: Option<GoDuration>,
+
+    /// Virtual services in these networks are left alone, even if they are ours
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
+    pub ipvs_exclude_cidrs: Vec<IpNet>,
+
+    /// The other links do not answer ARP for virtual addresses (arp_ignore 1, arp_announce 2)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub ipvs_strict_arp: Option<bool>,
+
+    /// When idle TCP connections expire; 0 leaves it as it is [default: 0s]
+    #[arg(long, value_name = "DURATION")]
+    pub ipvs_tcp_timeout: Option<GoDuration>,
+
+    /// When TCP connections expire after a FIN; 0 leaves it as it is [default: 0s]
+    #[arg(long, value_name = "DURATION")]
+    pub ipvs_tcpfin_timeout: Option<GoDuration>,
+
+    /// When idle UDP connections expire; 0 leaves it as it is [default: 0s]
+    #[arg(long, value_name = "DURATION")]
+    pub ipvs_udp_timeout: Option<GoDuration>,
+
+    /// On which addresses of the node node ports are served: networks, or the word primary
+    /// [default: on all]
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
+    pub nodeport_addresses: Vec<NodePortAddresses>,
+
+    /// Where /healthz and /livez are served; an empty text serves them nowhere
+    /// [default: 0.0.0.0:10256]
+    #[arg(long, value_name = "ADDRESS")]
+    pub healthz_bind_address: Option<BindAddress>,
+
+    /// Where /metrics and /healthz are served; an empty text serves them nowhere
+    /// [default: 127.0.0.1:10249]
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics_bind_address: Option<BindAddress>,
+
+    /// The networks from which the cluster gives addresses to services: they become local by one
+    /// route each, and what is in them is ours
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
+    pub service_cluster_ip_range: Vec<IpNet>,
+
+    /// How virtual addresses become local: by a route for each service range, by addresses on
+    /// kube-ipvs0, or routes where the ranges are known
+    #[arg(long, value_enum, default_value_t = VipMode::Auto)]
+    pub vip_mode: VipMode,
+
+    /// The node's own address, the source of its connections to services [default: that of the Node
+    /// object, or of the default route]
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    pub node_ip: Vec<IpAddr>,
+
+    /// Serves spec.externalIPs: whoever may write a Service can then take traffic for any address
+    #[arg(long)]
+    pub external_ips: bool,
+
+    /// What an address of policy Local does when this node has no endpoint: fall-back leads to those of
+    /// other nodes, as kube-proxy does, so that pods here reach it; refuse does as the policy says
+    #[arg(long, value_enum, default_value_t = WithoutLocal::FallBack)]
+    pub without_local: WithoutLocal,
+
+    /// How long an endpoint that leaves may keep its TCP connections, and SCTP and UDP not at all
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    pub drain_limit: GoDuration,
+
+    /// Where it is noted what is ours in the kernel. Without it, what lies in the service ranges is,
+    /// and what else was made stays after a restart if nobody wants it any more
+    #[arg(long, value_name = "DIRECTORY")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Brings the kernel to what should be once, and ends
+    #[arg(long)]
+    pub once: bool,
+
+    /// Prints what would be done, does nothing, and ends
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Takes away what is ours in the kernel, and ends
+    #[arg(long)]
+    pub cleanup: bool,
+
+    /// How much is logged: 0 to 2 what matters, 3 and 4 more, 5 and more everything
+    #[arg(short, long, default_value_t = 2, value_name = "LEVEL")]
+    pub v: u8,
+}
+
+/// How virtual addresses become local to the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum VipMode {
+    /// Routes where the service ranges are known, else addresses.
+    Auto,
+    /// One local route for each service range; what lies outside of them is an address of
+    /// `kube-ipvs0`.
+    Routes,
+    /// An address of `kube-ipvs0` for each, as kube-proxy has it.
+    Addresses,
+}
+
+impl Options {
+    /// Reads the configuration file, if one is named, and checks everything. Flags come first.
+    ///
+    /// Returns what the file asks for and this proxy does not have: to be logged.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or it asks for another mode than `ipvs`.
+    pub fn complete(&mut self) -> Result<Vec<String>, OptionsError> {
+        let mut left_out = Vec::new();
+        if let Some(path) = self.config.clone() {
+            let error = |reason: String| OptionsError { place: path.display().to_string(), reason };
+            let text = fs::read_to_string(&path).map_err(|reason| error(reason.to_string()))?;
+            let file = ConfigFile::parse(&text).map_err(error)?;
+            left_out = file
+                .lay_under(self)
+                .map_err(|reason| OptionsError { place: path.display().to_string(), reason })?;
+        }
+        match self.proxy_mode.as_deref() {
+            None | Some("ipvs" | "") => {}
+            Some(mode) => {
+                return Err(OptionsError {
+                    place: "--proxy-mode".to_owned(),
+                    reason: format!("{mode:?} is not a mode of this proxy, which is ipvs"),
+                });
+            }
+        }
+        if self.vip_mode == VipMode::Routes && self.service_cluster_ip_range.is_empty() {
+            return Err(OptionsError {
+                place: "--vip-mode=routes".to_owned(),
+                reason: "needs --service-cluster-ip-range".to_owned(),
+            });
+        }
+        Ok(left_out)
+    }
+
+    /// The name of this node.
+    ///
+    /// # Errors
+    ///
+    /// None was given, and the host's own cannot be read.
+    pub fn node_name(&self) -> io::Result<String> {
+        let name = match &self.hostname_override {
+            Some(name) => name.clone(),
+            None => fs::read_to_string("/proc/sys/kernel/hostname")?,
+        };
+        Ok(name.trim().to_lowercase())
+    }
+
+    /// Whether virtual addresses of the service ranges are local by routes.
+    pub fn has_routes(&self) -> bool {
+        self.vip_mode != VipMode::Addresses && !self.service_cluster_ip_range.is_empty()
+    }
+
+    /// How often everything is compared.
+    pub fn sync_period(&self) -> Duration {
+        self.ipvs_sync_period.map_or(Duration::from_secs(30), |period| period.0)
+    }
+
+    /// The least time between two runs.
+    pub fn min_sync_period(&self) -> Duration {
+        self.ipvs_min_sync_period.map_or(Duration::ZERO, |period| period.0)
+    }
+
+    /// Where health is served.
+    pub fn healthz(&self) -> Option<SocketAddr> {
+        let default = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 10_256));
+        self.healthz_bind_address.map_or(Some(default), |address| address.0)
+    }
+
+    /// Where metrics are served.
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 10_249));
+        self.metrics_bind_address.map_or(Some(default), |address| address.0)
+    }
+}
+
+/// Why the command line or the configuration file cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OptionsError {
+    place: String,
+    reason: String,
+}
+
+impl fmt::Display for OptionsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.reason)
+    }
+}
+
+impl std::error::Error for OptionsError {}
+
+/// A duration as Go writes it: `30s`, `1m30s`, `250ms`, `1.5h`, `0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GoDuration(pub Duration);
+
+impl FromStr for GoDuration {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a duration such as 30s, 1m30s or 250ms");
+        let mut rest = text.trim();
+        if rest == "0" {
+            return Ok(Self(Duration::ZERO));
+        }
+        let mut seconds = 0.0;
+        let units =
+            [("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("h", 3600.0), ("m", 60.0), ("s", 1.0)];
+        if rest.is_empty() {
+            return Err(wrong());
+        }
+        while !rest.is_empty() {
+            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+            let number: f64 = rest[..end].parse().map_err(|_| wrong())?;
+            rest = &rest[end..];
+            let (unit, factor) =
+                units.iter().find(|(unit, _)| rest.starts_with(unit)).ok_or_else(wrong)?;
+            seconds += number * factor;
+            rest = &rest[unit.len()..];
+        }
+        Duration::try_from_secs_f64(seconds).map(Self).map_err(|_| wrong())
+    }
+}
+
+impl fmt::Display for GoDuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}s", self.0.as_secs_f64())
+    }
+}
+
+/// An address to listen on, or an empty text for none. Without a port, kube-proxy's own is for the
+/// caller to add; so one is needed here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BindAddress(pub Option<SocketAddr>);
+
+impl FromStr for BindAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "" => Ok(Self(None)),
+            text => text
+                .parse()
+                .map(|address| Self(Some(address)))
+                .map_err(|_| format!("{text:?} is not an address and port such as 0.0.0.0:10256")),
+        }
+    }
+}
+
+/// What is used of a KubeProxyConfiguration.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ConfigFile {
+    api_version: String,
+    kind: String,
+    mode: Option<String>,
+    client_connection: ClientConnection,
+    hostname_override: Option<String>,
+    ipvs: Ipvs,
+    iptables: Iptables,
+    #[serde(deserialize_with = "crate::object::or_default")]
+    node_port_addresses: Vec<String>,
+    healthz_bind_address: Option<String>,
+    metrics_bind_address: Option<String>,
+    #[serde(rename = "clusterCIDR")]
+    cluster_cidr: Option<String>,
+    detect_local_mode: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ClientConnection {
+    kubeconfig: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Ipvs {
+    scheduler: Option<String>,
+    sync_period: Option<String>,
+    min_sync_period: Option<String>,
+    #[serde(rename = "excludeCIDRs", deserialize_with = "crate::object::or_default")]
+    exclude_cidrs: Vec<String>,
+    #[serde(rename = "strictARP")]
+    strict_arp: Option<bool>,
+    tcp_timeout: Option<String>,
+    tcp_fin_timeout: Option<String>,
+    udp_timeout: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Iptables {
+    masquerade_all: bool,
+}
+
+impl ConfigFile {
+    fn parse(text: &str) -> Result<Self, String> {
+        let file: Self = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+        let (version, kind) = ("kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration");
+        if (file.api_version.as_str(), file.kind.as_str()) != (version, kind) {
+            return Err(format!("it is not a {kind} of {version}"));
+        }
+        Ok(file)
+    }
+
+    /// Fills in what no flag has set. Returns what is set and has no effect here.
+    fn lay_under(self, options: &mut Options) -> Result<Vec<String>, String> {
+        fill(&mut options.proxy_mode, "mode", self.mode)?;
+        let kubeconfig = self.client_connection.kubeconfig;
+        if options.manifests.is_none() {
+            fill(&mut options.kubeconfig, "clientConnection.kubeconfig", kubeconfig)?;
+        }
+        fill(&mut options.hostname_override, "hostnameOverride", self.hostname_override)?;
+        fill(&mut options.ipvs_scheduler, "ipvs.scheduler", self.ipvs.scheduler)?;
+        fill(&mut options.ipvs_sync_period, "ipvs.syncPeriod", self.ipvs.sync_period)?;
+        fill(&mut options.ipvs_min_sync_period, "ipvs.minSyncPeriod", self.ipvs.min_sync_period)?;
+        fill(&mut options.ipvs_tcp_timeout, "ipvs.tcpTimeout", self.ipvs.tcp_timeout)?;
+        fill(&mut options.ipvs_tcpfin_timeout, "ipvs.tcpFinTimeout", self.ipvs.tcp_fin_timeout)?;
+        fill(&mut options.ipvs_udp_timeout, "ipvs.udpTimeout", self.ipvs.udp_timeout)?;
+        fill(&mut options.healthz_bind_address, "healthzBindAddress", self.healthz_bind_address)?;
+        fill(&mut options.metrics_bind_address, "metricsBindAddress", self.metrics_bind_address)?;
+        options.ipvs_strict_arp = options.ipvs_strict_arp.or(self.ipvs.strict_arp);
+        fill_list(&mut options.ipvs_exclude_cidrs, "ipvs.excludeCIDRs", &self.ipvs.exclude_cidrs)?;
+        fill_list(&mut options.nodeport_addresses, "nodePortAddresses", &self.node_port_addresses)?;
+
+        let mut left_out = Vec::new();
+        let mut leave_out = |field: &str, is_set: bool| {
+            if is_set {
+                left_out.push(format!("{field} has no effect in this proxy"));
+            }
+        };
+        leave_out("iptables.masqueradeAll", self.iptables.masquerade_all);
+        leave_out("clusterCIDR", self.cluster_cidr.is_some_and(|cidr| !cidr.is_empty()));
+        leave_out("detectLocalMode", self.detect_local_mode.is_some_and(|mode| !mode.is_empty()));
+        Ok(left_out)
+    }
+}
+
+fn fill<T: FromStr>(option: &mut Option<T>, field: &str, text: Option<String>) -> Result<(), String>
+where
+    T::Err: fmt::Display,
+{
+    let text = text.filter(|text| !text.is_empty());
+    if option.is_none()
+        && let Some(text) = text
+    {
+        *option = Some(text.parse().map_err(|error| format!("{field}: {error}"))?);
+    }
+    Ok(())
+}
+
+fn fill_list<T: FromStr>(options: &mut Vec<T>, field: &str, texts: &[String]) -> Result<(), String>
+where
+    T::Err: fmt::Display,
+{
+    if options.is_empty() {
+        for text in texts {
+            let entry = text.parse().map_err(|error| format!("{field}: {text:?}: {error}"))?;
+            options.push(entry);
+        }
+    }
+    Ok(())
+}
+
+/// A path below the state directory.
+pub(crate) fn ledger_path(directory: &Path) -> PathBuf {
+    directory.join("ledger")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(words: &[&str]) -> Options {
+        Options::try_parse_from([&["lvs-kube-proxy"], words].concat()).unwrap()
+    }
+
+    fn with_file(text: &str, words: &[&str]) -> Result<(Options, Vec<String>), OptionsError> {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("config.conf");
+        fs::write(&path, text).unwrap();
+        let mut options = options(&[words, &["--config", path.to_str().unwrap()]].concat());
+        let left_out = options.complete()?;
+        Ok((options, left_out))
+    }
+
+    const HEAD: &str =
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+
+    #[test]
+    fn defaults_are_kube_proxys() {
+        let mut options = options(&[]);
+        assert_eq!(options.complete(), Ok(vec![]));
+        assert_eq!(options.sync_period(), Duration::from_secs(30));
+        assert_eq!(options.min_sync_period(), Duration::ZERO);
+        assert_eq!(options.healthz(), Some("0.0.0.0:10256".parse().unwrap()));
+        assert_eq!(options.metrics(), Some("127.0.0.1:10249".parse().unwrap()));
+        assert!(!options.has_routes());
+    }
+
+    #[test]
+    fn flags_come_before_the_file() {
+        let file = format!(
+            "{HEAD}mode: ipvs\nclusterCIDR: 10.244.0.0/16\nhostnameOverride: node-b\n\
+             clientConnection: {{kubeconfig: /var/lib/kube-proxy/kubeconfig.conf}}\n\
+             nodePortAddresses: [192.0.2.0/24, primary]\nmetricsBindAddress: ''\nportRange: ''\n\
+             ipvs: {{scheduler: lc, syncPeriod: 1m0s, minSyncPeriod: 0s, excludeCIDRs: null, \
+             strictARP: true, tcpTimeout: 0s}}\n"
+        );
+        let (options, left_out) = with_file(&file, &["--ipvs-scheduler", "sh"]).unwrap();
+        assert_eq!(options.ipvs_scheduler.as_deref(), Some("sh"));
+        assert_eq!(options.sync_period(), Duration::from_secs(60));
+        assert_eq!(options.ipvs_strict_arp, Some(true));
+        assert_eq!(options.node_name().unwrap(), "node-b");
+        assert_eq!(options.nodeport_addresses.len(), 2);
+        assert!(options.kubeconfig.is_some());
+        assert_eq!(left_out, ["clusterCIDR has no effect in this proxy"]);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let error = with_file(&format!("{HEAD}mode: iptables\n"), &[]).unwrap_err().to_string();
+        assert!(error.contains("\"iptables\" is not a mode of this proxy"), "{error}");
+        let error = with_file("kind: Pod\n", &[]).unwrap_err().to_string();
+        assert!(error.contains("config.conf: it is not a KubeProxyConfiguration"), "{error}");
+        let file = format!("{HEAD}ipvs: {{syncPeriod: soon}}\n");
+        let error = with_file(&file, &[]).unwrap_err().to_string();
+        assert!(error.contains("ipvs.syncPeriod: \"soon\" is not a duration"), "{error}");
+        let error = options(&["--vip-mode", "routes"]).complete().unwrap_err().to_string();
+        assert_eq!(error, "--vip-mode=routes: needs --service-cluster-ip-range");
+    }
+
+    #[test]
+    fn durations() {
+        let read = |text: &str| text.parse::<GoDuration>().map(|duration| duration.0);
+        assert_eq!(read("0"), Ok(Duration::ZERO));
+        assert_eq!(read("1h2m3s"), Ok(Duration::from_secs(3723)));
+        assert_eq!(read("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(read("250ms"), Ok(Duration::from_millis(250)));
+        for text in ["", "s", "5", "-1s", "1d", "1s2", "..s", "1e9h"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_flags_are_well_formed() {
+        use clap::CommandFactory;
+        Options::command().debug_assert();
+        assert_eq!(options(&["--ipvs-strict-arp"]).ipvs_strict_arp, Some(true));
+        assert_eq!(options(&["--ipvs-strict-arp=false"]).ipvs_strict_arp, Some(false));
+        let options = options(&["--healthz-bind-address", "", "--nodeport-addresses", "primary"]);
+        assert_eq!(options.healthz(), None);
+    }
+}

@@ -1,0 +1,699 @@
+//! The proxy itself: what a source says, brought to the kernel and kept there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    future::Future,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use lvs::{
+    Applied, Desired, Drain, Plan, Policy,
+    client::{
+        ErrorKind, Snapshot,
+        packet::{DestinationKey, Protocol, Request, ServiceKey, Timeouts},
+    },
+};
+use netns_link::NetNs;
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    health::{Health, Listener},
+    kernel::{Failure, Kernel},
+    metrics::{ChangeKind, Counts},
+    options::{GoDuration, Options, ledger_path},
+    records::Records,
+    settings::{Settings, ThisNode},
+    source::Source,
+    state::{Event, State, Update},
+};
+
+/// How often real servers that leave are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// The waits after a run that failed.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// From how many services on the whole table is read rather than each service.
+const MANY: usize = 512;
+/// So many deletions need no fresh lists, whatever part of the table they are.
+const FEW: usize = 20;
+/// So many changes are logged one by one.
+const SAID: usize = 20;
+
+/// A service proxy for one node.
+///
+/// It is cancel-safe: whatever was interrupted, the next run goes on from what the kernel has.
+#[derive(Debug)]
+pub struct Proxy<'n, S> {
+    source: S,
+    options: Options,
+    kernel: Kernel<'n>,
+    records: Records,
+    state: State,
+    desired: Desired,
+    /// Services of which the kernel may have something else than is desired.
+    pending: BTreeSet<ServiceKey>,
+    /// The addresses of the proxy's link, as far as it knows.
+    present: BTreeSet<IpAddr>,
+    /// The real servers that leave, and since when.
+    leaving: BTreeMap<(ServiceKey, DestinationKey), Instant>,
+    guard: Guard,
+    health: Arc<Health>,
+    listeners: Vec<Listener>,
+    checks: BTreeMap<u16, Listener>,
+    counts: Counts,
+}
+
+/// What became of a plan.
+#[derive(Clone, Copy, Debug)]
+struct Outcome {
+    held_back: usize,
+    has_failed: bool,
+}
+
+/// What guards against a source that has lost its objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guard {
+    /// Large deletions are held back.
+    Up,
+    /// They were, and lists were asked for; which of them have come.
+    Asked { services: bool, slices: bool },
+    /// Fresh lists have come, so whatever is to be deleted is.
+    Down,
+}
+
+impl<'n, S: Source> Proxy<'n, S> {
+    /// Opens what the proxy needs in a namespace, and makes its settings. Services and addresses are
+    /// left as they are until the source has given both lists.
+    ///
+    /// # Errors
+    ///
+    /// IPVS, its settings or the state directory cannot be had.
+    pub async fn new(source: S, options: Options, namespace: &'n NetNs) -> Result<Self, Failure> {
+        let mut kernel = Kernel::open(namespace).await?;
+        let state_failed = |error: io::Error| Failure::new("state", error);
+        let path = options.state_dir.as_deref().map(ledger_path);
+        let ranges = options.service_cluster_ip_range.clone();
+        let records = Records::open(path, ranges, options.ipvs_exclude_cidrs.clone());
+        let records = records.map_err(state_failed)?;
+        let name = options
+            .node_name()
+            .map_err(|error| Failure::new("node", format!("read the host's name: {error}")))?;
+        let node = ThisNode {
+            name,
+            addresses: kernel.node_addresses().await?,
+            primary: options.node_ip.clone(),
+            zone: None,
+        };
+        let settings = Settings {
+            scheduler: options.ipvs_scheduler.clone().unwrap_or_else(|| "rr".to_owned()),
+            node_port_addresses: options.nodeport_addresses.clone(),
+            external_ips: options.external_ips,
+            without_local: options.without_local,
+            ..Settings::default()
+        };
+        let health = Arc::new(Health::new(options.sync_period()));
+        Ok(Self {
+            source,
+            kernel,
+            records,
+            state: State::new(node, settings),
+            desired: Desired::new(),
+            pending: BTreeSet::new(),
+            present: BTreeSet::new(),
+            leaving: BTreeMap::new(),
+            guard: Guard::Up,
+            health,
+            listeners: Vec::new(),
+            checks: BTreeMap::new(),
+            counts: Counts::default(),
+            options,
+        })
+    }
+
+    /// Follows the source until `stop` ends. The node is then left as it is: traffic goes on.
+    ///
+    /// # Errors
+    ///
+    /// The proxy cannot serve its health or metrics. All else is logged and tried again.
+    pub async fn run(&mut self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
+        self.listen()?;
+        let mut stop = std::pin::pin!(stop);
+        let mut next_full = Instant::now();
+        let mut not_before = Instant::now();
+        let mut wait = FIRST_WAIT;
+        let mut settled = false;
+        loop {
+            let wanted =
+                self.state.is_touched() || !self.pending.is_empty() || self.guard == Guard::Down;
+            let ready = self.state.is_complete();
+            let look = (!self.leaving.is_empty()).then(|| Instant::now() + LOOK);
+            let event_run = wanted.then_some(not_before);
+            let next =
+                [Some(next_full.max(not_before)), event_run, look].into_iter().flatten().min();
+            let next = next.unwrap_or(next_full);
+            tokio::select! {
+                () = &mut stop => return Ok(()),
+                events = self.source.next() => {
+                    self.take_in(events);
+                    continue;
+                }
+                () = sleep_until(next), if ready => {}
+            }
+            let result = match settled {
+                false => self.settle().await,
+                true => Ok(()),
+            };
+            settled = result.is_ok();
+            let is_full = next_full <= Instant::now() || self.guard == Guard::Down;
+            let result = match result {
+                Ok(()) if is_full => self.full_run().await,
+                Ok(()) => self.event_run().await,
+                Err(failure) => Err(failure),
+            };
+            not_before = Instant::now() + self.options.min_sync_period();
+            match result {
+                Ok(()) => {
+                    wait = FIRST_WAIT;
+                    if is_full {
+                        next_full = Instant::now() + self.options.sync_period();
+                    }
+                }
+                Err(failure) => {
+                    self.health.metrics.failed(failure.step);
+                    tracing::error!("{failure}; the next attempt is in {} s", wait.as_secs_f64());
+                    next_full = Instant::now() + wait;
+                    not_before = not_before.max(next_full);
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                }
+            }
+        }
+    }
+
+    /// Waits for both lists, brings the kernel to what they come to, and returns.
+    ///
+    /// # Errors
+    ///
+    /// Something could not be read or written.
+    pub async fn once(&mut self) -> Result<(), Failure> {
+        self.wait_for_lists().await;
+        self.settle().await?;
+        self.full_run().await?;
+        if matches!(self.guard, Guard::Asked { .. }) {
+            while self.guard != Guard::Down {
+                let events = self.source.next().await;
+                self.take_in(events);
+            }
+            self.full_run().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for both lists, and says what a run would do.
+    ///
+    /// # Errors
+    ///
+    /// Something could not be read.
+    pub async fn dry_run(&mut self) -> Result<String, Failure> {
+        self.wait_for_lists().await;
+        self.translate();
+        let mut text = String::new();
+        let present = self.kernel.virtual_addresses().await?;
+        let wanted = self.link_addresses();
+        for (range, source) in self.routes() {
+            let source = source.map_or(String::new(), |source| format!(" src {source}"));
+            let _ = writeln!(text, "= local {range} dev lo{source}");
+        }
+        for address in wanted.difference(&present) {
+            let _ = writeln!(text, "+ address {address}");
+        }
+        let snapshot = self.kernel.ipvs.snapshot().await;
+        let snapshot = snapshot.map_err(|error| Failure::new("ipvs", error))?;
+        let plan = Plan::new(&self.desired, &snapshot, &self.policy(&snapshot));
+        let _ = write!(text, "{plan}");
+        for address in
+            present.difference(&wanted).filter(|address| self.records.owns_address(address))
+        {
+            let _ = writeln!(text, "- address {address}");
+        }
+        Ok(text)
+    }
+
+    /// What the source's objects come to.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The addresses at which the proxy serves its own health and metrics.
+    pub fn listening(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listeners.iter().map(Listener::address)
+    }
+
+    async fn wait_for_lists(&mut self) {
+        while !self.state.is_complete() {
+            let events = self.source.next().await;
+            self.take_in(events);
+        }
+    }
+
+    fn listen(&mut self) -> Result<(), Failure> {
+        let wanted: BTreeSet<_> =
+            [self.options.healthz(), self.options.metrics()].into_iter().flatten().collect();
+        for address in wanted {
+            let socket = self.kernel.listen(address);
+            let listener = socket.and_then(|socket| Listener::own(socket, self.health.clone()));
+            self.listeners.push(listener.map_err(|error| {
+                Failure::new(
+                    "listen",
+                    format!("listen on {address} for health and metrics: {error}"),
+                )
+            })?);
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, events: Vec<Event>) {
+        for event in events {
+            match &event {
+                Event::Node(node) if node.metadata.name == self.state.node().name => {
+                    let is_ending = node.metadata.deletion_timestamp.is_some();
+                    let taint = "ToBeDeletedByClusterAutoscaler";
+                    let is_leaving = node.spec.taints.iter().any(|found| found.key == taint);
+                    self.health.set_node_is_eligible(!is_ending && !is_leaving);
+                }
+                Event::Services(_) => self.guard = self.guard.heard(true),
+                Event::Slices(_) => self.guard = self.guard.heard(false),
+                _ => {}
+            }
+            self.state.apply(event);
+        }
+        if self.state.is_touched() {
+            self.health.queued();
+        }
+    }
+
+    /// Makes the node's settings.
+    async fn settle(&mut self) -> Result<(), Failure> {
+        for change in self.kernel.settle(self.options.ipvs_strict_arp == Some(true))? {
+            tracing::info!("set {change}");
+        }
+        let seconds = |duration: Option<GoDuration>| {
+            duration.map_or(0, |duration| u32::try_from(duration.0.as_secs()).unwrap_or(u32::MAX))
+        };
+        let options = &self.options;
+        let timeouts = Timeouts::new(
+            seconds(options.ipvs_tcp_timeout),
+            seconds(options.ipvs_tcpfin_timeout),
+            seconds(options.ipvs_udp_timeout),
+        );
+        self.kernel.set_timeouts(timeouts).await
+    }
+
+    /// Translates what has changed.
+    fn translate(&mut self) {
+        let Update { keys, services, notices } = self.state.update();
+        if !services.is_empty() {
+            self.health.metrics.queued(services.len());
+        }
+        for notice in notices {
+            tracing::warn!("{notice}");
+        }
+        for key in keys {
+            match self.state.target(&key) {
+                Some((_, target)) => {
+                    self.desired.insert(target.virtual_service.clone());
+                }
+                None => {
+                    self.desired.remove(&key);
+                }
+            }
+            self.pending.insert(key);
+        }
+    }
+
+    /// Compares everything: routes, addresses, the whole table.
+    async fn full_run(&mut self) -> Result<(), Failure> {
+        let begin = Instant::now();
+        let addresses = self.kernel.node_addresses().await?;
+        self.state.set_node_addresses(addresses);
+        self.translate();
+        for change in self.kernel.set_routes(&self.routes()).await? {
+            tracing::info!("{change}");
+        }
+
+        let wanted = self.link_addresses();
+        self.present = self.kernel.virtual_addresses().await?;
+        self.claim(&wanted)?;
+        let added = wanted.difference(&self.present).count();
+        if added > 0 {
+            let all = self.present.union(&wanted).copied().collect();
+            self.kernel.set_virtual_addresses(&all).await?;
+            self.present = all;
+        }
+
+        let snapshot = self.kernel.ipvs.snapshot().await;
+        let snapshot = snapshot.map_err(|error| Failure::new("ipvs", error))?;
+        let plan = Plan::new(&self.desired, &snapshot, &self.policy(&snapshot));
+        let outcome = self.apply(plan, &snapshot, None).await?;
+        self.pending.clear();
+
+        if outcome.held_back == 0 {
+            let stay =
+                |address: &IpAddr| wanted.contains(address) || !self.records.owns_address(address);
+            let all: BTreeSet<_> = self.present.iter().copied().filter(stay).collect();
+            let removed = self.present.len() - all.len();
+            if removed > 0 {
+                self.kernel.set_virtual_addresses(&all).await?;
+            }
+            self.health.metrics.changed(ChangeKind::Address, added + removed);
+            self.present = all;
+            let present = &self.present;
+            self.records
+                .settle(&self.desired, &snapshot, |address| present.contains(address))
+                .map_err(|error| Failure::new("state", error))?;
+            self.guard = Guard::Up;
+        }
+        self.finish(begin, outcome)
+    }
+
+    /// Brings to the kernel what has changed since the last run, and looks at what leaves.
+    async fn event_run(&mut self) -> Result<(), Failure> {
+        let begin = Instant::now();
+        self.translate();
+        let mut keys = self.pending.clone();
+        keys.extend(self.leaving.keys().map(|(service, _)| *service));
+        let wanted: BTreeSet<_> = keys.iter().filter_map(|key| self.link_address(key)).collect();
+        self.claim(&wanted)?;
+        let added: Vec<_> = wanted.difference(&self.present).copied().collect();
+        for address in &added {
+            self.kernel.change_virtual_address(*address, true).await?;
+            self.present.insert(*address);
+        }
+
+        let snapshot = match keys.len() {
+            0..=MANY => self.kernel.services(&keys).await?,
+            _ => {
+                let snapshot = self.kernel.ipvs.snapshot().await;
+                snapshot.map_err(|error| Failure::new("ipvs", error))?
+            }
+        };
+        let policy = self.policy(&snapshot);
+        let plan = Plan::of_services(&keys, &self.desired, &snapshot, &policy);
+        let outcome = self.apply(plan, &snapshot, Some(&keys)).await?;
+        self.pending.clear();
+
+        let mut removed = 0;
+        if outcome.held_back == 0 {
+            for key in &keys {
+                let ServiceKey::Address { address, .. } = key else { continue };
+                let stays = self.is_link_address(address) || !self.records.owns_address(address);
+                if !stays && self.present.remove(address) {
+                    self.kernel.change_virtual_address(*address, false).await?;
+                    removed += 1;
+                }
+            }
+        }
+        self.health.metrics.changed(ChangeKind::Address, added.len() + removed);
+        self.finish(begin, outcome)
+    }
+
+    /// Carries a plan out. A service that fails does not hold up the others: it is tried again with
+    /// the next full run.
+    async fn apply(
+        &mut self,
+        plan: Plan,
+        before: &Snapshot,
+        keys: Option<&BTreeSet<ServiceKey>>,
+    ) -> Result<Outcome, Failure> {
+        let mut refused = BTreeSet::new();
+        let result = plan.apply(&self.kernel.ipvs).await;
+        let (applied, common) = match &result {
+            Ok(applied) => (Some(applied), None),
+            Err(error) => (error.applied(), error.common()),
+        };
+        let mut held_back = 0;
+        if let Some(applied) = applied {
+            self.log(applied);
+            held_back = applied.held_back().len();
+            for (change, error) in applied.failed() {
+                self.health.metrics.failed("ipvs");
+                let scheduler = self.desired.get(change.service());
+                let scheduler = scheduler.map(|service| service.service().scheduler.to_string());
+                match scheduler {
+                    Some(name)
+                        if error.kind() == ErrorKind::SchedulerNotFound
+                            && name != self.state.settings().scheduler =>
+                    {
+                        refused.insert(name);
+                    }
+                    _ => tracing::error!("{error}"),
+                }
+            }
+        }
+        if let Some(error) = common {
+            return Err(Failure::new("ipvs", error));
+        }
+        if held_back > 0 && self.guard == Guard::Up {
+            tracing::warn!(
+                "{held_back} deletions wait for fresh lists to confirm them: they are more than half \
+                 of the table"
+            );
+            self.source.relist();
+            self.guard = Guard::Asked { services: false, slices: false };
+        }
+        let has_failed = result.is_err();
+        self.note_leaving(before, keys).await;
+        let is_replaced = !refused.is_empty();
+        if is_replaced {
+            // Translated again, with the default in their place, which is then written at once.
+            let mut settings = self.state.settings().clone();
+            settings.refused_schedulers.extend(refused);
+            self.state.set_settings(settings);
+        }
+        Ok(Outcome { held_back, has_failed: has_failed && !is_replaced })
+    }
+
+    /// Notes which real servers have begun to leave, and takes away those whose time is over.
+    async fn note_leaving(&mut self, before: &Snapshot, keys: Option<&BTreeSet<ServiceKey>>) {
+        let now = Instant::now();
+        let mut found = BTreeSet::new();
+        for (key, service) in &before.services {
+            if keys.is_some_and(|keys| !keys.contains(key)) || !drains(key) {
+                continue;
+            }
+            let Some(wanted) = self.desired.get(key) else { continue };
+            for entry in &service.destinations {
+                // Without a connection it was taken away now, unless it had a weight until now: then
+                // one may have come in between.
+                let is_busy = entry.active_connections > 0 || entry.inactive_connections > 0;
+                let stays = is_busy || entry.destination.weight.get() != 0;
+                let real_server = entry.destination.key;
+                if stays && wanted.destination(&real_server).is_none() {
+                    found.insert((*key, real_server));
+                }
+            }
+        }
+        self.leaving.retain(|(key, real_server), _| {
+            keys.is_some_and(|keys| !keys.contains(key)) || found.contains(&(*key, *real_server))
+        });
+        for place in found {
+            self.leaving.entry(place).or_insert(now);
+        }
+        let limit = self.options.drain_limit.0;
+        let over: Vec<_> = self
+            .leaving
+            .iter()
+            .filter(|(_, since)| now.duration_since(**since) >= limit)
+            .map(|(place, _)| *place)
+            .collect();
+        if over.is_empty() {
+            return;
+        }
+        let requests: Vec<_> =
+            over.iter().map(|(key, server)| Request::DeleteDestination(*key, *server)).collect();
+        let results = self.kernel.ipvs.batch(&requests).await;
+        for ((key, server), result) in over.into_iter().zip(results) {
+            match result {
+                Ok(()) => tracing::info!("{key} -> {server}: its time is over, it is taken away"),
+                Err(error) => tracing::debug!("{error}"),
+            }
+            self.leaving.remove(&(key, server));
+        }
+    }
+
+    fn log(&self, applied: &Applied) {
+        let count = applied.len();
+        self.health.metrics.changed(ChangeKind::Table, count);
+        if count > SAID {
+            tracing::info!("{count} changes in the table");
+        }
+        for change in applied.done() {
+            match count > SAID {
+                true => tracing::debug!("{change}"),
+                false => tracing::info!("{change}"),
+            }
+        }
+    }
+
+    fn claim(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Failure> {
+        let claimed = self.records.claim(&self.desired, addresses.iter().copied());
+        claimed.map_err(|error| Failure::new("state", error))
+    }
+
+    fn policy(&self, table: &Snapshot) -> Policy {
+        let policy = Policy::new()
+            .scope(self.records.scope())
+            .drain(Drain::for_at_most(self.options.drain_limit.0));
+        let there: usize =
+            table.services.values().map(|service| 1 + service.destinations.len()).sum();
+        match self.guard {
+            Guard::Down => policy,
+            _ => policy.max_deletions(FEW.max(there.max(self.counts.total()) / 2)),
+        }
+    }
+
+    /// The service ranges with the node's address as the source of its own connections.
+    fn routes(&self) -> Vec<(ipnet::IpNet, Option<IpAddr>)> {
+        if !self.options.has_routes() {
+            return Vec::new();
+        }
+        let source = |ipv4: bool| {
+            let is_fit = |address: &&IpAddr| address.is_ipv4() == ipv4;
+            let own = self.options.node_ip.iter().find(is_fit);
+            let own = own.or_else(|| self.state.node().primary.iter().find(is_fit));
+            own.copied()
+                .filter(|address| self.state.node().addresses.contains(address))
+                .or_else(|| self.kernel.source(ipv4))
+        };
+        let ranges = self.options.service_cluster_ip_range.iter();
+        ranges.map(|range| (*range, source(range.addr().is_ipv4()))).collect()
+    }
+
+    /// Whether the proxy's link should have this address.
+    fn is_link_address(&self, address: &IpAddr) -> bool {
+        let has_route = self.options.has_routes()
+            && self.options.service_cluster_ip_range.iter().any(|range| range.contains(address));
+        !has_route && self.state.wants_address(address)
+    }
+
+    /// The address that the proxy's link should have for a virtual service.
+    fn link_address(&self, key: &ServiceKey) -> Option<IpAddr> {
+        let (_, target) = self.state.target(key)?;
+        target.address().filter(|address| self.is_link_address(address))
+    }
+
+    fn link_addresses(&self) -> BTreeSet<IpAddr> {
+        self.state.addresses().filter(|address| self.is_link_address(address)).collect()
+    }
+
+    /// Says how it stands, and serves the health checks that are wanted.
+    fn finish(&mut self, begin: Instant, outcome: Outcome) -> Result<(), Failure> {
+        let mut counts = Counts {
+            virtual_services: self.desired.len(),
+            real_servers: self.desired.iter().map(|service| service.destinations().len()).sum(),
+            draining: self.leaving.len(),
+            addresses: self.present.len(),
+            held_back: outcome.held_back,
+            ..Counts::default()
+        };
+        for (_, translation) in self.state.translations() {
+            counts.no_local_internal += usize::from(translation.no_local_internal);
+            counts.no_local_external += usize::from(translation.no_local_external);
+        }
+        self.counts = counts;
+        self.serve_checks();
+        if outcome.has_failed {
+            let reason = "some services could not be brought to what they should be";
+            return Err(Failure::new("ipvs", reason));
+        }
+        self.health.metrics.ran(begin.elapsed(), &counts);
+        if !self.state.is_touched() {
+            self.health.ran();
+        }
+        Ok(())
+    }
+
+    fn serve_checks(&mut self) {
+        let checks: BTreeMap<_, _> = self
+            .state
+            .health_checks()
+            .map(|(name, check)| (check.port, (name.clone(), check.clone())))
+            .collect();
+        self.checks.retain(|port, _| checks.contains_key(port));
+        for (port, (name, _)) in &checks {
+            if self.checks.contains_key(port) {
+                continue;
+            }
+            let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port));
+            let socket = self
+                .kernel
+                .listen(both)
+                .or_else(|_| self.kernel.listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port))));
+            match socket.and_then(|socket| Listener::of_service(socket, self.health.clone())) {
+                Ok(listener) => {
+                    self.checks.insert(*port, listener);
+                }
+                Err(error) => {
+                    self.health.metrics.failed("listen");
+                    tracing::error!(
+                        "service {name}: listen on its health check port {port}: {error}"
+                    );
+                }
+            }
+        }
+        self.health.set_checks(checks);
+    }
+}
+
+/// Takes away what is the proxy's own in the kernel: its services, addresses and routes. What others
+/// have made stays. Without a ledger, what lies in the service ranges is the proxy's own.
+///
+/// # Errors
+///
+/// Something could not be read or taken away.
+pub async fn clean_up(options: &Options, namespace: &NetNs) -> Result<(), Failure> {
+    let mut kernel = Kernel::open(namespace).await?;
+    let failed = |error: io::Error| Failure::new("state", error);
+    let path = options.state_dir.as_deref().map(ledger_path);
+    let ranges = options.service_cluster_ip_range.clone();
+    let excluded = options.ipvs_exclude_cidrs.clone();
+    let mut records = Records::open(path, ranges, excluded).map_err(failed)?;
+    let applied = Desired::new().apply(&kernel.ipvs, &Policy::new().scope(records.scope())).await;
+    applied.map_err(|error| Failure::new("ipvs", error))?;
+    let present = kernel.virtual_addresses().await?;
+    let stay = present.iter().filter(|address| !records.owns_address(address)).copied().collect();
+    kernel.set_virtual_addresses(&stay).await?;
+    kernel.set_routes(&[]).await?;
+    kernel.delete_empty_link().await?;
+    records.clear().map_err(failed)
+}
+
+impl Guard {
+    /// After a list has come.
+    fn heard(self, is_services: bool) -> Self {
+        match self {
+            Self::Asked { services, slices } => {
+                let (services, slices) = (services || is_services, slices || !is_services);
+                match services && slices {
+                    true => Self::Down,
+                    false => Self::Asked { services, slices },
+                }
+            }
+            other => other,
+        }
+    }
+}
+
+impl Counts {
+    fn total(&self) -> usize {
+        self.virtual_services + self.real_servers
+    }
+}
+
+/// Whether a service's real servers are drained.
+fn drains(key: &ServiceKey) -> bool {
+    matches!(key, ServiceKey::Address { protocol: Protocol::TCP, .. })
+}

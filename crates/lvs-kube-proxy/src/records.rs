@@ -1,0 +1,199 @@
+//! What the proxy has made in the kernel, which stores no owner.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use ipnet::IpNet;
+use lvs::{
+    Desired, Ledger, Scope,
+    client::{Snapshot, packet::ServiceKey},
+};
+
+/// How an address is marked in the file.
+const ADDRESS: &str = "address ";
+
+/// The services and addresses that are the proxy's own: those in its ledger, and those in the service
+/// ranges.
+///
+/// The ledger is a file with a line for each: a service in ipvsadm's notation, or `address` and an
+/// address. It is written before the kernel is, so that a proxy that is killed at any moment finds
+/// all that it has made.
+#[derive(Clone, Debug)]
+pub(crate) struct Records {
+    path: Option<PathBuf>,
+    services: Ledger,
+    addresses: BTreeSet<IpAddr>,
+    ranges: Vec<IpNet>,
+    excluded: Vec<IpNet>,
+}
+
+impl Records {
+    /// Reads the ledger, if there is one.
+    pub(crate) fn open(
+        path: Option<PathBuf>,
+        ranges: Vec<IpNet>,
+        excluded: Vec<IpNet>,
+    ) -> io::Result<Self> {
+        let mut records =
+            Self { path, services: Ledger::new(), addresses: BTreeSet::new(), ranges, excluded };
+        if let Some(path) = records.path.clone() {
+            match fs::read_to_string(&path) {
+                Ok(text) => records.read(&text).map_err(|line| {
+                    let reason =
+                        format!("{}: {line:?} is neither a service nor an address", path.display());
+                    io::Error::new(io::ErrorKind::InvalidData, reason)
+                })?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    let reason = format!("read {}: {error}", path.display());
+                    return Err(io::Error::new(error.kind(), reason));
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    fn read(&mut self, text: &str) -> Result<(), String> {
+        let mut services = Vec::new();
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let wrong = || line.to_owned();
+            match line.strip_prefix(ADDRESS) {
+                Some(address) => {
+                    self.addresses.insert(address.parse().map_err(|_| wrong())?);
+                }
+                None => services.push(line.parse::<ServiceKey>().map_err(|_| wrong())?),
+            }
+        }
+        self.services = services.into_iter().collect();
+        Ok(())
+    }
+
+    /// Notes what is about to be made.
+    pub(crate) fn claim(
+        &mut self,
+        desired: &Desired,
+        addresses: impl IntoIterator<Item = IpAddr>,
+    ) -> io::Result<()> {
+        let mut changed = self.services.claim(desired);
+        for address in addresses {
+            changed |= self.addresses.insert(address);
+        }
+        if changed { self.write() } else { Ok(()) }
+    }
+
+    /// Forgets what is neither wanted nor there any more.
+    pub(crate) fn settle(
+        &mut self,
+        desired: &Desired,
+        table: &Snapshot,
+        stays: impl Fn(&IpAddr) -> bool,
+    ) -> io::Result<()> {
+        let mut changed = self.services.settle(desired, table);
+        let before = self.addresses.len();
+        self.addresses.retain(stays);
+        changed |= self.addresses.len() != before;
+        if changed { self.write() } else { Ok(()) }
+    }
+
+    /// Forgets everything, after it was taken away.
+    pub(crate) fn clear(&mut self) -> io::Result<()> {
+        (self.services, self.addresses) = (Ledger::new(), BTreeSet::new());
+        match &self.path {
+            Some(path) if path.exists() => fs::remove_file(path),
+            _ => Ok(()),
+        }
+    }
+
+    /// Which services may be deleted.
+    pub(crate) fn scope(&self) -> Scope {
+        let (services, ranges) = (self.services.clone(), self.ranges.clone());
+        let excluded = self.excluded.clone();
+        Scope::only(move |key| {
+            let address = match key {
+                ServiceKey::Address { address, .. } => Some(address),
+                ServiceKey::Mark { .. } => None,
+            };
+            let is_in = |networks: &[IpNet]| {
+                address.is_some_and(|address| networks.iter().any(|range| range.contains(address)))
+            };
+            (services.contains(key) || is_in(&ranges)) && !is_in(&excluded)
+        })
+    }
+
+    /// Whether an address of the proxy's link is its own.
+    pub(crate) fn owns_address(&self, address: &IpAddr) -> bool {
+        self.addresses.contains(address) || self.ranges.iter().any(|range| range.contains(address))
+    }
+
+    fn write(&self) -> io::Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let addresses = self.addresses.iter().map(|address| format!("{ADDRESS}{address}\n"));
+        let text = self.services.to_string() + &addresses.collect::<String>();
+        replace(path, &text).map_err(|error| {
+            io::Error::new(error.kind(), format!("write {}: {error}", path.display()))
+        })
+    }
+}
+
+/// Writes a file in one step: it holds the old text or the new one, whatever happens.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, text)?;
+    fs::File::open(&new)?.sync_all()?;
+    fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use lvs::VirtualService;
+
+    use super::*;
+
+    fn desired(addresses: &[&str]) -> Desired {
+        let mut desired = Desired::new();
+        for address in addresses {
+            desired.insert(VirtualService::tcp(address.parse().unwrap()).build().unwrap());
+        }
+        desired
+    }
+
+    #[test]
+    fn a_ledger_is_read_as_it_was_written() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("ledger");
+        let open = || Records::open(Some(path.clone()), vec![], vec![]).unwrap();
+        let mut records = open();
+        let address: IpAddr = "203.0.113.50".parse().unwrap();
+        records.claim(&desired(&["203.0.113.50:80", "[fd96::1]:80"]), [address]).unwrap();
+        let again = open();
+        assert_eq!(
+            (again.services, again.addresses),
+            (records.services.clone(), records.addresses.clone())
+        );
+        assert!(open().owns_address(&address));
+
+        records.settle(&desired(&["[fd96::1]:80"]), &Snapshot::new(), |_| false).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "-t [fd96::1]:80\n");
+        records.clear().unwrap();
+        assert!(!path.exists());
+
+        fs::write(&path, "nonsense").unwrap();
+        let error = Records::open(Some(path), vec![], vec![]).unwrap_err().to_string();
+        assert!(error.contains("\"nonsense\" is neither"), "{error}");
+    }
+
+    #[test]
+    fn what_is_ours() {
+        let ranges = vec!["10.96.0.0/12".parse().unwrap()];
+        let excluded = vec!["10.96.9.0/24".parse().unwrap()];
+        let mut records = Records::open(None, ranges, excluded).unwrap();
+        records.claim(&desired(&["203.0.113.50:80"]), None).unwrap();
+        let Scope::Only(_) = records.scope() else { panic!() };
+        assert!(records.owns_address(&"10.96.0.1".parse().unwrap()));
+        assert!(!records.owns_address(&"192.0.2.1".parse().unwrap()));
+    }
+}

@@ -1,0 +1,752 @@
+//! The service proxy for Kubernetes on a real kernel, from a directory of manifests: its table of
+//! cases, and what happens over time.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use ipvs_client::{
+    Client,
+    packet::{Destination, Service, ServiceFlags, Weight},
+};
+use kernel_tests::{Outcome, block_on, client_case, fresh_namespace, needing};
+use libtest_mimic::{Failed, Trial};
+use lvs::{Desired, VirtualService};
+use lvs_kube_proxy::{LINK, Options, Proxy, clean_up, source::Directory};
+use netns_link::{Address, Links, NetNs};
+use tempfile::TempDir;
+use testbed::{Container, DockerHost, Family, tcp_exchange, udp_exchange};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    kube_proxy_table::{self, Case, table_lines},
+    scene::LIMIT,
+};
+
+/// Every case by its name.
+pub(crate) fn cases() -> Vec<Trial> {
+    let mut cases = vec![
+        Trial::test("kube_proxy_table", || block_on(table())),
+        client_case("kube_proxy_settings_in_place", settings_in_place),
+        client_case("kube_proxy_spares_what_is_not_its_own", spares_what_is_not_its_own),
+        client_case("kube_proxy_weights_are_repaired", weights_are_repaired),
+        client_case("kube_proxy_port_changes", port_changes),
+        client_case("kube_proxy_address_moves_between_services", address_moves),
+        client_case("kube_proxy_restart_and_clean_up", restart_and_clean_up),
+        client_case("kube_proxy_emptied_directory", emptied_directory),
+        client_case("kube_proxy_scheduler_that_the_kernel_lacks", scheduler_that_is_lacking),
+        client_case("kube_proxy_health_and_metrics", health_and_metrics),
+        Trial::test("kube_proxy_drain", || block_on(drain())),
+        Trial::test("kube_proxy_udp_is_taken_away_at_once", || block_on(udp_at_once())),
+        Trial::test("kube_proxy_loses_no_service_when_restarted", || block_on(warm_restart())),
+    ];
+    for (family, suffix) in [(Family::Ipv4, "ipv4"), (Family::Ipv6, "ipv6")] {
+        let name = format!("kube_proxy_source_of_the_node_{suffix}");
+        let case = Trial::test(name, move || block_on(source_of_the_node(family)));
+        cases.push(needing(&[("ip", "iproute2")], case));
+    }
+    cases
+}
+
+/// Each case of `conformance.yaml`: the table and the addresses, once by addresses, and once with the
+/// service ranges as routes; then everything is taken away.
+async fn table() -> Outcome {
+    let namespace = node_namespace().await?;
+    let client = Client::connect_in(&namespace)?;
+    for case in kube_proxy_table::all() {
+        for ranges in [&[][..], &["--service-cluster-ip-range=10.96.0.0/12,fd96::/64"]] {
+            if let Err(error) = table_case(&namespace, &client, &case, ranges).await {
+                let reason = error.message().unwrap_or_default().to_owned();
+                return Err(format!("case {} {ranges:?}: {reason}", case.case).into());
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn table_case(
+    namespace: &NetNs,
+    client: &Client,
+    case: &Case,
+    ranges: &[&str],
+) -> Result<(), Failed> {
+    let directory = TempDir::new()?;
+    fs::write(directory.path().join("case.yaml"), case.manifest())?;
+    fs::write(directory.path().join("node.yaml"), case.node_manifest())?;
+    let state = TempDir::new()?;
+    let state_dir = format!("--state-dir={}", state.path().display());
+    let flags = case.flags();
+    let mut words: Vec<&str> = flags.iter().map(String::as_str).collect();
+    words.extend(ranges);
+    words.push(&state_dir);
+    let options = options(&words)?;
+
+    let mut proxy = Proxy::new(source(&directory)?, options.clone(), namespace).await?;
+    proxy.once().await?;
+    let expected = (case.table.clone(), case.addresses());
+    let covered: Vec<IpAddr> = ["10.96.7.20".parse()?, "fd96::20".parse()?].into();
+    let addresses = async || -> Result<BTreeSet<String>, Failed> {
+        let mut addresses = link_addresses(namespace).await?;
+        if !ranges.is_empty() {
+            // What a route covers is no address of the link.
+            assert!(covered.iter().all(|address| !addresses.contains(&address.to_string())));
+            let wanted = covered.iter().map(ToString::to_string);
+            addresses.extend(wanted.filter(|address| case.addresses().contains(address)));
+        }
+        Ok(addresses)
+    };
+    assert_eq!((lines(client).await?, addresses().await?), expected);
+    // Again there is nothing to do.
+    let mut again = Proxy::new(source(&directory)?, options.clone(), namespace).await?;
+    let told = again.dry_run().await?;
+    assert!(told.lines().all(|line| line.starts_with("= local")), "{told}");
+
+    clean_up(&options, namespace).await?;
+    assert_eq!((lines(client).await?, link_addresses(namespace).await?), Default::default());
+    Ok(())
+}
+
+/// Cases 16 and 18: affinity and the scheduler change while connections live on.
+async fn settings_in_place(namespace: NetNs, client: Client) -> Outcome {
+    let directory = TempDir::new()?;
+    let web =
+        |spec: &str| service("web", &format!("clusterIP: 10.96.7.20, ports: [{{port: 80}}]{spec}"));
+    write(&directory, "slice.yaml", &slice("web", 8080, &[("10.42.1.5", "")]))?;
+    let affinity =
+        ", sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 7200}}";
+    write(&directory, "web.yaml", &web(affinity))?;
+    let story = async {
+        until(&client, &["TCP 10.96.7.20:80 rr persistent 7200 mask 32 -> 10.42.1.5:8080"]).await?;
+        let key = "-t 10.96.7.20:80".parse()?;
+        // A mark by which the same service is known afterwards.
+        let before = client.destinations(&key).await?;
+        write(&directory, "web.yaml", &web(""))?;
+        until(&client, &["TCP 10.96.7.20:80 rr -> 10.42.1.5:8080"]).await?;
+        assert_eq!(client.destinations(&key).await?.len(), before.len());
+        assert!(!client.service(&key).await?.service.flags.contains(ServiceFlags::PERSISTENT));
+        Ok(())
+    };
+    with_proxy(&namespace, &directory, &[], story).await?;
+    let story = until(&client, &["TCP 10.96.7.20:80 lc -> 10.42.1.5:8080"]);
+    with_proxy(&namespace, &directory, &["--ipvs-scheduler=lc"], story).await
+}
+
+/// Cases 40 and 41: services and addresses of others are never touched.
+async fn spares_what_is_not_its_own(namespace: NetNs, client: Client) -> Outcome {
+    let links = Links::connect(&namespace)?;
+    let link = links.create_dummy(LINK).await?.link;
+    links.add_address(&link, Address::host("10.0.9.9".parse()?)).await?;
+    for foreign in ["10.0.9.9:443", "[fd00:9::9]:443"] {
+        VirtualService::tcp(foreign.parse()?).build()?.apply(&client).await?;
+    }
+    let directory = TempDir::new()?;
+    write(&directory, "web.yaml", &service("web", "clusterIP: 10.96.7.20, ports: [{port: 80}]"))?;
+    let foreign = ["TCP 10.0.9.9:443 wlc ->", "TCP [fd00:9::9]:443 wlc ->"];
+    let story = async {
+        until(&client, &[foreign[0], "TCP 10.96.7.20:80 rr ->", foreign[1]]).await?;
+        fs::remove_file(directory.path().join("web.yaml"))?;
+        until(&client, &foreign).await?;
+        // Several full runs later they are there still.
+        sleep(Duration::from_millis(700)).await;
+        until(&client, &foreign).await?;
+        assert_eq!(link_addresses(&namespace).await?, BTreeSet::from(["10.0.9.9".to_owned()]));
+        Ok(())
+    };
+    let state = TempDir::new()?;
+    let state_dir = format!("--state-dir={}", state.path().display());
+    with_proxy(&namespace, &directory, &["--ipvs-sync-period=200ms", &state_dir], story).await?;
+    clean_up(&options(&[&state_dir])?, &namespace).await?;
+    until(&client, &foreign).await?;
+    assert_eq!(link_addresses(&namespace).await?, BTreeSet::from(["10.0.9.9".to_owned()]));
+    Ok(())
+}
+
+/// Cases 42 and 43: at the start and whenever the timer runs.
+async fn weights_are_repaired(namespace: NetNs, client: Client) -> Outcome {
+    let directory = TempDir::new()?;
+    write(&directory, "web.yaml", &service("web", "clusterIP: 10.96.7.20, ports: [{port: 80}]"))?;
+    write(&directory, "slice.yaml", &slice("web", 8080, &[("10.42.1.5", "")]))?;
+    let key = "-t 10.96.7.20:80".parse()?;
+    client.add_service(&Service::new(key)).await?;
+    let mut pod = Destination::new("10.42.1.5:8080".parse()?);
+    pod.weight = Weight::new(0)?;
+    client.add_destination(&key, &pod).await?;
+    let right = ["TCP 10.96.7.20:80 rr -> 10.42.1.5:8080"];
+    let story = async {
+        until(&client, &right).await?;
+        pod.weight = Weight::new(7)?;
+        client.update_destination(&key, &pod).await?;
+        until(&client, &right).await
+    };
+    with_proxy(&namespace, &directory, &["--ipvs-sync-period=200ms"], story).await
+}
+
+/// Case 48: the address is there all the while.
+async fn port_changes(namespace: NetNs, client: Client) -> Outcome {
+    let directory = TempDir::new()?;
+    let web = |ports: &str| service("web", &format!("clusterIP: 10.96.7.20, ports: [{ports}]"));
+    write(&directory, "web.yaml", &web("{name: http, port: 80}, {name: adm, port: 9000}"))?;
+    let story = async {
+        until(&client, &["TCP 10.96.7.20:80 rr ->", "TCP 10.96.7.20:9000 rr ->"]).await?;
+        let watch = Watch::new(&namespace, "10.96.7.20");
+        write(&directory, "web.yaml", &web("{name: http, port: 81}, {name: adm, port: 9000}"))?;
+        watch
+            .during(until(&client, &["TCP 10.96.7.20:81 rr ->", "TCP 10.96.7.20:9000 rr ->"]))
+            .await?;
+        write(&directory, "web.yaml", &web("{name: http, port: 81}"))?;
+        watch.during(until(&client, &["TCP 10.96.7.20:81 rr ->"])).await?;
+        fs::remove_file(directory.path().join("web.yaml"))?;
+        until(&client, &[]).await?;
+        gone(&namespace).await
+    };
+    with_proxy(&namespace, &directory, &["--vip-mode=addresses"], story).await
+}
+
+/// Case 50: a load balancer's address goes from one service to another in one step.
+async fn address_moves(namespace: NetNs, client: Client) -> Outcome {
+    let directory = TempDir::new()?;
+    let balanced = |name: &str, cluster_ip: &str, ingress: &str| {
+        let spec = format!("type: LoadBalancer, clusterIP: {cluster_ip}, ports: [{{port: 80}}]");
+        let service = service(name, &spec);
+        format!("{service}status: {{loadBalancer: {{ingress: [{ingress}]}}}}\n")
+    };
+    let pair = |a: &str, b: &str| balanced("a", "10.96.0.1", a) + &balanced("b", "10.96.0.2", b);
+    write(&directory, "a.yaml", &slice("a", 8080, &[("10.42.1.5", "")]))?;
+    write(&directory, "b.yaml", &slice("b", 8080, &[("10.42.1.6", "")]))?;
+    write(&directory, "services.yaml", &pair("{ip: 203.0.113.50}", ""))?;
+    let own = ["TCP 10.96.0.1:80 rr -> 10.42.1.5:8080", "TCP 10.96.0.2:80 rr -> 10.42.1.6:8080"];
+    let story = async {
+        until(&client, &[own[0], own[1], "TCP 203.0.113.50:80 rr -> 10.42.1.5:8080"]).await?;
+        let watch = Watch::new(&namespace, "203.0.113.50");
+        write(&directory, "services.yaml", &pair("", "{ip: 203.0.113.50}"))?;
+        let moved = [own[0], own[1], "TCP 203.0.113.50:80 rr -> 10.42.1.6:8080"];
+        watch.during(until(&client, &moved)).await
+    };
+    with_proxy(&namespace, &directory, &[], story).await
+}
+
+/// Case 49, and what happens while the proxy is away.
+async fn restart_and_clean_up(namespace: NetNs, client: Client) -> Outcome {
+    let directory = TempDir::new()?;
+    let state = TempDir::new()?;
+    let words = [format!("--state-dir={}", state.path().display())];
+    let words = [words[0].as_str()];
+    write(&directory, "a.yaml", &service("a", "clusterIP: 10.96.0.1, ports: [{port: 80}]"))?;
+    write(&directory, "b.yaml", &service("b", "clusterIP: 10.96.0.2, ports: [{port: 80}]"))?;
+    let both = ["TCP 10.96.0.1:80 rr ->", "TCP 10.96.0.2:80 rr ->"];
+    with_proxy(&namespace, &directory, &words, until(&client, &both)).await?;
+    // It has ended, and left everything as it was.
+    until(&client, &both).await?;
+    assert_eq!(link_addresses(&namespace).await?.len(), 2);
+
+    // A service goes while no proxy is there: the ledger says that it was ours.
+    fs::remove_file(directory.path().join("a.yaml"))?;
+    with_proxy(&namespace, &directory, &words, until(&client, &both[1..])).await?;
+
+    // Without the ledger it would stay; with the service range, it goes.
+    fs::remove_file(state.path().join("ledger"))?;
+    write(&directory, "b.yaml", "")?;
+    let story = async {
+        sleep(Duration::from_millis(300)).await;
+        until(&client, &both[1..]).await
+    };
+    with_proxy(&namespace, &directory, &["--ipvs-sync-period=100ms"], story).await?;
+    let range = ["--service-cluster-ip-range=10.96.0.0/12"];
+    with_proxy(&namespace, &directory, &range, until(&client, &[])).await?;
+    clean_up(&options(&range)?, &namespace).await?;
+    gone(&namespace).await
+}
+
+/// All objects go at once: that is believed after a second look, and then carried out.
+async fn emptied_directory(namespace: NetNs, client: Client) -> Outcome {
+    let directory = TempDir::new()?;
+    let many: String = (1..=60)
+        .map(|number| {
+            let spec = format!("clusterIP: 10.96.0.{number}, ports: [{{port: 80}}]");
+            service(&format!("s{number}"), &spec)
+        })
+        .collect();
+    write(&directory, "many.yaml", &many)?;
+    let story = async {
+        let count = async || Ok::<_, Failed>(client.services().await?.len());
+        let begin = Instant::now();
+        while count().await? < 60 {
+            assert!(begin.elapsed() < LIMIT);
+            sleep(Duration::from_millis(20)).await;
+        }
+        // The directory cannot be read for a moment: nothing happens.
+        let away = directory.path().with_extension("away");
+        fs::rename(directory.path(), &away)?;
+        sleep(Duration::from_millis(300)).await;
+        assert_eq!(count().await?, 60);
+        fs::rename(&away, directory.path())?;
+        // The file really is empty.
+        write(&directory, "many.yaml", "")?;
+        until(&client, &[]).await
+    };
+    with_proxy(&namespace, &directory, &[], story).await
+}
+
+/// A service asks for a scheduler that there is no module for, and gets the default.
+async fn scheduler_that_is_lacking(namespace: NetNs, client: Client) -> Outcome {
+    let directory = TempDir::new()?;
+    let annotated = "kind: Service\nmetadata: {name: odd, annotations: {lvs-kube-proxy/scheduler: nosuch}}\n\
+                     spec: {clusterIP: 10.96.0.9, ports: [{port: 80}]}\n";
+    write(&directory, "odd.yaml", annotated)?;
+    write(&directory, "web.yaml", &service("web", "clusterIP: 10.96.0.1, ports: [{port: 80}]"))?;
+    let story = until(&client, &["TCP 10.96.0.1:80 rr ->", "TCP 10.96.0.9:80 rr ->"]);
+    with_proxy(&namespace, &directory, &[], story).await
+}
+
+/// The proxy's health, a service's, and the metrics.
+async fn health_and_metrics(namespace: NetNs, client: Client) -> Outcome {
+    let directory = TempDir::new()?;
+    let service = "kind: Service\nmetadata: {name: web, namespace: shop}\n\
+                   spec: {type: LoadBalancer, clusterIP: 10.96.0.1, ports: [{port: 80}], \
+                   externalTrafficPolicy: Local, healthCheckNodePort: 30123}\n\
+                   status: {loadBalancer: {ingress: [{ip: 203.0.113.50}]}}\n";
+    write(&directory, "web.yaml", service)?;
+    let in_shop = |text: String| text.replace("metadata: {", "metadata: {namespace: shop, ");
+    let local = in_shop(slice("web", 8080, &[("10.42.1.5", "nodeName: node-a")]));
+    write(&directory, "slice.yaml", &local)?;
+    let words =
+        ["--healthz-bind-address=127.0.0.1:10256", "--metrics-bind-address=127.0.0.1:10249"];
+    let story = async {
+        until(
+            &client,
+            &["TCP 10.96.0.1:80 rr -> 10.42.1.5:8080", "TCP 203.0.113.50:80 rr -> 10.42.1.5:8080"],
+        )
+        .await?;
+        let get = async |address: &str| {
+            testbed::http_get(&namespace, address.parse()?, LIMIT).await.map_err(Failed::from)
+        };
+        let answer = raw_get(&namespace, "127.0.0.1:30123".parse()?, "/").await?;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.to_lowercase().contains("x-load-balancing-endpoint-weight: 1"), "{answer}");
+        assert!(answer.contains(r#""localEndpoints": 1"#), "{answer}");
+        let _ = get;
+        let answer = raw_get(&namespace, "127.0.0.1:10256".parse()?, "/healthz").await?;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("lastUpdated"), "{answer}");
+        let answer = raw_get(&namespace, "127.0.0.1:10249".parse()?, "/metrics").await?;
+        for line in [
+            "lvs_kube_proxy_virtual_services 2",
+            "lvs_kube_proxy_real_servers 2",
+            "kubeproxy_sync_proxy_rules_duration_seconds_count",
+            "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+        ] {
+            assert!(answer.contains(line), "{line}: {answer}");
+        }
+        // No endpoint is left here.
+        let remote = in_shop(slice("web", 8080, &[("10.42.2.6", "nodeName: node-b")]));
+        write(&directory, "slice.yaml", &remote)?;
+        let begin = Instant::now();
+        while !raw_get(&namespace, "127.0.0.1:30123".parse()?, "/")
+            .await?
+            .starts_with("HTTP/1.1 503")
+        {
+            assert!(begin.elapsed() < LIMIT);
+        }
+        Ok(())
+    };
+    with_proxy(&namespace, &directory, &words, story).await
+}
+
+/// Cases 44 to 47, for TCP.
+async fn drain() -> Outcome {
+    let scene = Node::new(Family::Ipv4).await?;
+    let (first, second) = (scene.pods[0].address(), scene.pods[1].address());
+    let directory = TempDir::new()?;
+    let vip: SocketAddr = "10.96.7.20:7".parse()?;
+    write(&directory, "web.yaml", &service("web", "clusterIP: 10.96.7.20, ports: [{port: 7}]"))?;
+    let pods = |words: &[(IpAddr, &str)]| {
+        let words: Vec<_> = words.iter().map(|(ip, more)| (ip.to_string(), *more)).collect();
+        let words: Vec<_> = words.iter().map(|(ip, more)| (ip.as_str(), *more)).collect();
+        slice("web", 7, &words)
+    };
+    let leaves = "conditions: {ready: false, serving: true, terminating: true}";
+    write(&directory, "slice.yaml", &pods(&[(first, "")]))?;
+    let one = format!("TCP 10.96.7.20:7 rr -> {first}:7");
+    let both = format!("TCP 10.96.7.20:7 rr -> {first}:7 {second}:7");
+    let draining = format!("TCP 10.96.7.20:7 rr -> {first}:7 weight 0 {second}:7");
+    let other = format!("TCP 10.96.7.20:7 rr -> {second}:7");
+    let words =
+        ["--service-cluster-ip-range=10.96.0.0/12", "--drain-limit=2s", "--node-ip=172.17.0.1"];
+    let client = &scene.client;
+    let story = async {
+        until(client, &[&one]).await?;
+        let mut talk = Talk::open(&scene.container, vip).await?;
+        assert_eq!(talk.say().await?, "pod1");
+
+        // It leaves, and its connection lives on.
+        write(&directory, "slice.yaml", &pods(&[(first, leaves), (second, "")]))?;
+        until(client, &[&draining]).await?;
+        assert_eq!(talk.say().await?, "pod1");
+        // It comes back, with the connection that it had, and is not taken away later.
+        write(&directory, "slice.yaml", &pods(&[(first, ""), (second, "")]))?;
+        until(client, &[&both]).await?;
+        sleep(Duration::from_millis(2500)).await;
+        until(client, &[&both]).await?;
+        assert_eq!(talk.say().await?, "pod1");
+
+        // It leaves for good: after the limit it is gone, with whoever still talks.
+        let begin = Instant::now();
+        write(&directory, "slice.yaml", &pods(&[(second, "")]))?;
+        until(client, &[&draining]).await?;
+        until(client, &[&other]).await?;
+        assert!(begin.elapsed() >= Duration::from_secs(2), "{:?}", begin.elapsed());
+        let answer = timeout(Duration::from_millis(500), talk.say()).await;
+        assert!(!matches!(answer, Ok(Ok(_))), "{answer:?}");
+
+        // One without a connection is gone as soon as it was looked at again.
+        write(&directory, "slice.yaml", &pods(&[(first, ""), (second, "")]))?;
+        until(client, &[&both]).await?;
+        write(&directory, "slice.yaml", &pods(&[(second, "")]))?;
+        let begin = Instant::now();
+        until(client, &[&other]).await?;
+        assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+
+        // A service that is deleted is gone at once, whatever its real servers are doing.
+        let mut talk = Talk::open(&scene.container, vip).await?;
+        assert_eq!(talk.say().await?, "pod2");
+        fs::remove_file(directory.path().join("web.yaml"))?;
+        let begin = Instant::now();
+        until(client, &[]).await?;
+        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+        Ok(())
+    };
+    with_proxy(scene.host.namespace(), &directory, &words, story).await
+}
+
+/// Case 44, for UDP: the server is gone at once, and the next datagram from the same port goes
+/// elsewhere.
+async fn udp_at_once() -> Outcome {
+    let scene = Node::new(Family::Ipv4).await?;
+    let directory = TempDir::new()?;
+    let spec = "clusterIP: 10.96.7.20, ports: [{port: 53, protocol: UDP}]";
+    write(&directory, "dns.yaml", &service("dns", spec))?;
+    let pods = |addresses: &[IpAddr]| {
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        let endpoints: Vec<_> = addresses.iter().map(|address| (address.as_str(), "")).collect();
+        slice("dns", 53, &endpoints).replace("port: 53", "port: 53, protocol: UDP")
+    };
+    let addresses: Vec<_> = scene.pods.iter().map(Container::address).collect();
+    let _servers: Vec<_> = scene
+        .pods
+        .iter()
+        .map(|pod| pod.serve_udp(SocketAddr::new(pod.address(), 53)))
+        .collect::<Result<_, _>>()?;
+    write(&directory, "slice.yaml", &pods(&addresses[..1]))?;
+    let line = |address: IpAddr| format!("UDP 10.96.7.20:53 rr -> {address}:53");
+    let words = ["--service-cluster-ip-range=10.96.0.0/12", "--node-ip=172.17.0.1"];
+    let story = async {
+        until(&scene.client, &[&line(addresses[0])]).await?;
+        let ask = || {
+            udp_exchange(
+                scene.container.namespace(),
+                "10.96.7.20:53".parse().expect("it is an address"),
+                "who",
+                LIMIT,
+            )
+        };
+        assert_eq!(ask().await?, "pod1: who");
+        write(&directory, "slice.yaml", &pods(&addresses[1..]))?;
+        until(&scene.client, &[&line(addresses[1])]).await?;
+        assert_eq!(ask().await?, "pod2: who");
+        Ok(())
+    };
+    with_proxy(scene.host.namespace(), &directory, &words, story).await
+}
+
+/// Killed in the middle and started again, ten times: whoever looks at the table sees every service
+/// all the while.
+async fn warm_restart() -> Outcome {
+    let namespace = fresh_namespace().await?;
+    let client = Client::connect_in(&namespace)?;
+    let directory = TempDir::new()?;
+    let state = TempDir::new()?;
+    let state_dir = format!("--state-dir={}", state.path().display());
+    let many: String = (1..=200)
+        .map(|number| {
+            let spec = format!("clusterIP: 10.96.1.{number}, ports: [{{port: 80}}]");
+            let name = format!("s{number}");
+            service(&name, &spec) + &slice(&name, 8080, &[("10.42.1.5", ""), ("10.42.2.6", "")])
+        })
+        .collect();
+    write(&directory, "many.yaml", &many)?;
+    let mut proxy = Proxy::new(source(&directory)?, options(&[&state_dir])?, &namespace).await?;
+    proxy.once().await?;
+    drop(proxy);
+    for round in 0..10_u64 {
+        let watch = async {
+            loop {
+                let snapshot =
+                    client.snapshot().await.map_err(|error| Failed::from(error.to_string()))?;
+                let servers: usize =
+                    snapshot.services.values().map(|service| service.destinations.len()).sum();
+                if (snapshot.services.len(), servers) != (200, 400) {
+                    let text = format!("{} services, {servers} servers", snapshot.services.len());
+                    return Err::<(), Failed>(text.into());
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let mut proxy =
+            Proxy::new(source(&directory)?, options(&[&state_dir])?, &namespace).await?;
+        // Dropped wherever it is.
+        let run = timeout(Duration::from_millis(5 * round), proxy.run(std::future::pending()));
+        tokio::select! {
+            result = watch => result?,
+            _ = run => {}
+        }
+    }
+    client.flush().await?;
+    Ok(())
+}
+
+/// The node's own connections to a service have an address of the node as source, which pods can
+/// answer to that know no way to the service's address.
+async fn source_of_the_node(family: Family) -> Outcome {
+    let scene = Node::new(family).await?;
+    let directory = TempDir::new()?;
+    let (vip, range, kind) = match family {
+        Family::Ipv4 => ("10.96.7.20", "10.96.0.0/12", "IPv4"),
+        Family::Ipv6 => ("fd96::20", "fd96::/64", "IPv6"),
+    };
+    let spec = format!("clusterIP: '{vip}', ports: [{{port: 7}}]");
+    write(&directory, "web.yaml", &service("web", &spec))?;
+    let pod = &scene.pods[0];
+    // It knows its own network and nothing else.
+    let version = if pod.address().is_ipv4() { "-4" } else { "-6" };
+    testbed::run(pod.namespace(), "iproute2", &["ip", version, "route", "del", "default"])?;
+    let endpoints = format!("'{}'", pod.address());
+    let slice = slice("web", 7, &[(&endpoints, "")]).replace("IPv4", kind);
+    write(&directory, "slice.yaml", &slice)?;
+    let vip = SocketAddr::new(vip.parse()?, 7);
+    let words = [
+        format!("--service-cluster-ip-range={range}"),
+        format!("--node-ip={}", scene.host.address()),
+    ];
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let story = async {
+        let line = format!("TCP {vip} rr -> {}", SocketAddr::new(pod.address(), 7));
+        until(&scene.client, &[&line]).await?;
+        let answer = tcp_exchange(scene.host.namespace(), vip, "hello", LIMIT).await?;
+        assert_eq!(answer, "pod1: hello");
+        // An address of the range that nobody serves refuses at once.
+        let nobody = SocketAddr::new(vip.ip(), 8);
+        let begin = Instant::now();
+        assert!(tcp_exchange(scene.host.namespace(), nobody, "hello", LIMIT).await.is_err());
+        assert!(begin.elapsed() < Duration::from_secs(2));
+        Ok(())
+    };
+    with_proxy(scene.host.namespace(), &directory, &words, story).await?;
+    clean_up(&options(&words)?, scene.host.namespace()).await?;
+    let routes = ["ip", version, "route", "show", "table", "local", "proto", "196"];
+    assert_eq!(testbed::run(scene.host.namespace(), "iproute2", &routes)?, "");
+    Ok(())
+}
+
+/// A docker host as node, with two pods that answer on port 7, and a client.
+struct Node {
+    host: DockerHost,
+    pods: [Container; 2],
+    container: Container,
+    client: Client,
+    _servers: [testbed::Server; 2],
+}
+
+impl Node {
+    async fn new(family: Family) -> Result<Self, Failed> {
+        let host = DockerHost::new(family).await?;
+        host.forward()?;
+        host.filter_bridge()?;
+        let pods = [host.container("pod1", 3).await?, host.container("pod2", 4).await?];
+        let container = host.container("client", 5).await?;
+        let servers = [pods[0].serve_tcp(7)?, pods[1].serve_tcp(7)?];
+        let client = Client::connect_in(host.namespace())?;
+        Ok(Self { host, pods, container, client, _servers: servers })
+    }
+}
+
+/// A connection that stays open.
+struct Talk(TcpStream);
+
+impl Talk {
+    async fn open(from: &Container, address: SocketAddr) -> Result<Self, Failed> {
+        let stream = from.namespace().run(move || std::net::TcpStream::connect(address))??;
+        stream.set_nonblocking(true)?;
+        Ok(Self(TcpStream::from_std(stream)?))
+    }
+
+    /// Who answers.
+    async fn say(&mut self) -> Result<String, Failed> {
+        self.0.write_all(b"hello").await?;
+        let mut answer = [0; 64];
+        let length = self.0.read(&mut answer).await?;
+        let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+        Ok(answer.strip_suffix(": hello").unwrap_or(&answer).to_owned())
+    }
+}
+
+/// An address that must be on the proxy's link all the while.
+struct Watch<'a> {
+    namespace: &'a NetNs,
+    address: &'static str,
+}
+
+impl<'a> Watch<'a> {
+    fn new(namespace: &'a NetNs, address: &'static str) -> Self {
+        Self { namespace, address }
+    }
+
+    async fn during(&self, story: impl Future<Output = Outcome>) -> Outcome {
+        let watch = async {
+            loop {
+                match link_addresses(self.namespace).await {
+                    Ok(addresses) if addresses.contains(self.address) => {}
+                    Ok(addresses) => return format!("{} is not among {addresses:?}", self.address),
+                    Err(error) => return error.message().unwrap_or_default().to_owned(),
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            result = story => result,
+            lack = watch => Err(lack.into()),
+        }
+    }
+}
+
+/// A namespace with the addresses of the frame's node.
+async fn node_namespace() -> Result<NetNs, Failed> {
+    let namespace = fresh_namespace().await?;
+    let links = Links::connect(&namespace)?;
+    for (name, addresses) in [
+        ("eth0", ["192.0.2.11/24", "2001:db8:77::11/64"]),
+        ("cni0", ["10.42.1.1/24", "fd42:1::1/64"]),
+    ] {
+        let link = links.create_dummy(name).await?.link;
+        links.up(&link).await?;
+        for address in addresses {
+            links.add_address(&link, address.parse::<Address>()?.nodad()).await?;
+        }
+    }
+    Ok(namespace)
+}
+
+/// Runs the proxy while a story goes on.
+async fn with_proxy(
+    namespace: &NetNs,
+    directory: &TempDir,
+    words: &[&str],
+    story: impl Future<Output = Outcome>,
+) -> Outcome {
+    let mut proxy = Proxy::new(source(directory)?, options(words)?, namespace).await?;
+    tokio::select! {
+        result = story => result,
+        ended = proxy.run(std::future::pending()) => Err(format!("the proxy ended: {ended:?}").into()),
+    }
+}
+
+fn options(words: &[&str]) -> Result<Options, Failed> {
+    let own = [
+        "lvs-kube-proxy",
+        "--hostname-override=node-a",
+        "--healthz-bind-address=",
+        "--metrics-bind-address=",
+    ];
+    let given = |name: &str| words.iter().any(|word| word.starts_with(name));
+    let own = own.into_iter().filter(|word| !word.ends_with('=') || !given(word));
+    let mut options = Options::try_parse_from(own.chain(words.iter().copied()))?;
+    options.complete()?;
+    Ok(options)
+}
+
+fn source(directory: &TempDir) -> Result<Directory, Failed> {
+    Ok(Directory::open(directory.path())?)
+}
+
+async fn lines(client: &Client) -> Result<Vec<String>, Failed> {
+    let desired = Desired::try_from(&client.snapshot().await?)?;
+    Ok(table_lines(desired.iter()))
+}
+
+/// Waits until the table is so.
+async fn until(client: &Client, expected: &[&str]) -> Outcome {
+    let begin = Instant::now();
+    loop {
+        let found = lines(client).await?;
+        if found == expected {
+            return Ok(());
+        }
+        if begin.elapsed() > LIMIT {
+            return Err(format!("the table is {found:#?}, not {expected:#?}").into());
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn link_addresses(namespace: &NetNs) -> Result<BTreeSet<String>, Failed> {
+    let links = Links::connect(namespace)?;
+    let Some(link) = links.find(LINK).await? else { return Ok(BTreeSet::new()) };
+    let addresses = links.addresses(&link).await?;
+    let own = addresses.iter().map(|address| address.ip().to_string());
+    Ok(own.filter(|address| !address.starts_with("fe80")).collect())
+}
+
+/// Waits until the proxy's link has no address.
+async fn gone(namespace: &NetNs) -> Outcome {
+    let begin = Instant::now();
+    while !link_addresses(namespace).await?.is_empty() {
+        assert!(begin.elapsed() < LIMIT, "{:?}", link_addresses(namespace).await?);
+        sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+async fn raw_get(namespace: &NetNs, address: SocketAddr, path: &str) -> Result<String, Failed> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+    let stream = namespace.run(move || std::net::TcpStream::connect(address))??;
+    stream.set_nonblocking(true)?;
+    let mut stream = TcpStream::from_std(stream)?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    timeout(LIMIT, stream.read_to_string(&mut answer)).await??;
+    Ok(answer)
+}
+
+/// Moves a file into the directory, whole.
+fn write(directory: &TempDir, name: &str, text: &str) -> Result<(), Failed> {
+    let part: &Path = &directory.path().join(format!("{name}.part"));
+    fs::write(part, text)?;
+    Ok(fs::rename(part, directory.path().join(name))?)
+}
+
+fn service(name: &str, spec: &str) -> String {
+    format!("---\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")
+}
+
+/// Endpoints by address and what else is to be said of each.
+fn slice(owner: &str, port: u16, endpoints: &[(&str, &str)]) -> String {
+    let endpoints: String = endpoints
+        .iter()
+        .map(|(address, more)| {
+            let more = if more.is_empty() { String::new() } else { format!(", {more}") };
+            format!("- {{addresses: [{address}]{more}}}\n")
+        })
+        .collect();
+    format!(
+        "---\nkind: EndpointSlice\n\
+         metadata: {{name: {owner}-1, labels: {{kubernetes.io/service-name: {owner}}}}}\n\
+         addressType: IPv4\nports: [{{name: '', port: {port}}}]\nendpoints:\n{endpoints}"
+    )
+}
