@@ -11,10 +11,10 @@ use std::{
 };
 
 use lvs::{
-    Applied, Desired, Drain, Plan, Policy,
+    Applied, Desired, Drain, Draining, Plan, Policy,
     client::{
         ErrorKind, Snapshot,
-        packet::{DestinationKey, Protocol, Request, ServiceKey, Timeouts},
+        packet::{ServiceKey, Timeouts},
     },
 };
 use netns_link::NetNs;
@@ -31,8 +31,6 @@ use crate::{
     state::{Event, State, Update},
 };
 
-/// How often real servers that leave are looked at.
-const LOOK: Duration = Duration::from_secs(1);
 /// The waits after a run that failed.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -58,8 +56,9 @@ pub struct Proxy<'n, S> {
     pending: BTreeSet<ServiceKey>,
     /// The addresses of the proxy's link, as far as it knows.
     present: BTreeSet<IpAddr>,
-    /// The real servers that leave, and since when.
-    leaving: BTreeMap<(ServiceKey, DestinationKey), Instant>,
+    draining: Draining,
+    /// When to look at what is being drained.
+    look: Option<Instant>,
     guard: Guard,
     health: Arc<Health>,
     listeners: Vec<Listener>,
@@ -124,7 +123,8 @@ impl<'n, S: Source> Proxy<'n, S> {
             desired: Desired::new(),
             pending: BTreeSet::new(),
             present: BTreeSet::new(),
-            leaving: BTreeMap::new(),
+            draining: Draining::new(),
+            look: None,
             guard: Guard::Up,
             health,
             listeners: Vec::new(),
@@ -150,10 +150,9 @@ impl<'n, S: Source> Proxy<'n, S> {
             let wanted =
                 self.state.is_touched() || !self.pending.is_empty() || self.guard == Guard::Down;
             let ready = self.state.is_complete();
-            let look = (!self.leaving.is_empty()).then(|| Instant::now() + LOOK);
             let event_run = wanted.then_some(not_before);
             let next =
-                [Some(next_full.max(not_before)), event_run, look].into_iter().flatten().min();
+                [Some(next_full.max(not_before)), event_run, self.look].into_iter().flatten().min();
             let next = next.unwrap_or(next_full);
             tokio::select! {
                 () = &mut stop => return Ok(()),
@@ -356,8 +355,10 @@ impl<'n, S: Source> Proxy<'n, S> {
 
         let snapshot = self.kernel.ipvs.snapshot().await;
         let snapshot = snapshot.map_err(|error| Failure::new("ipvs", error))?;
-        let plan = Plan::new(&self.desired, &snapshot, &self.policy(&snapshot));
-        let outcome = self.apply(plan, &snapshot, None).await?;
+        let (policy, now) = (self.policy(&snapshot), begin.into_std());
+        let (plan, look) = self.draining.step(&self.desired, &snapshot, &policy, now);
+        self.look = look.map(Instant::from_std);
+        let outcome = self.apply(plan).await?;
         self.pending.clear();
 
         if outcome.held_back == 0 {
@@ -384,7 +385,9 @@ impl<'n, S: Source> Proxy<'n, S> {
         let begin = Instant::now();
         self.translate();
         let mut keys = self.pending.clone();
-        keys.extend(self.leaving.keys().map(|(service, _)| *service));
+        if self.look.is_some_and(|look| look <= begin) {
+            keys.extend(self.draining.services());
+        }
         let wanted: BTreeSet<_> = keys.iter().filter_map(|key| self.link_address(key)).collect();
         self.claim(&wanted)?;
         let added: Vec<_> = wanted.difference(&self.present).copied().collect();
@@ -400,9 +403,11 @@ impl<'n, S: Source> Proxy<'n, S> {
                 snapshot.map_err(|error| Failure::new("ipvs", error))?
             }
         };
-        let policy = self.policy(&snapshot);
-        let plan = Plan::of_services(&keys, &self.desired, &snapshot, &policy);
-        let outcome = self.apply(plan, &snapshot, Some(&keys)).await?;
+        let (policy, now) = (self.policy(&snapshot), begin.into_std());
+        let (plan, look) =
+            self.draining.step_of_services(&keys, &self.desired, &snapshot, &policy, now);
+        self.look = look.map(Instant::from_std);
+        let outcome = self.apply(plan).await?;
         self.pending.clear();
 
         let mut removed = 0;
@@ -422,12 +427,7 @@ impl<'n, S: Source> Proxy<'n, S> {
 
     /// Carries a plan out. A service that fails does not hold up the others: it is tried again with
     /// the next full run.
-    async fn apply(
-        &mut self,
-        plan: Plan,
-        before: &Snapshot,
-        keys: Option<&BTreeSet<ServiceKey>>,
-    ) -> Result<Outcome, Failure> {
+    async fn apply(&mut self, plan: Plan) -> Result<Outcome, Failure> {
         let mut refused = BTreeSet::new();
         let result = plan.apply(&self.kernel.ipvs).await;
         let (applied, common) = match &result {
@@ -465,7 +465,6 @@ impl<'n, S: Source> Proxy<'n, S> {
             self.guard = Guard::Asked { services: false, slices: false };
         }
         let has_failed = result.is_err();
-        self.note_leaving(before, keys).await;
         let is_replaced = !refused.is_empty();
         if is_replaced {
             // Translated again, with the default in their place, which is then written at once.
@@ -474,54 +473,6 @@ impl<'n, S: Source> Proxy<'n, S> {
             self.state.set_settings(settings);
         }
         Ok(Outcome { held_back, has_failed: has_failed && !is_replaced })
-    }
-
-    /// Notes which real servers have begun to leave, and takes away those whose time is over.
-    async fn note_leaving(&mut self, before: &Snapshot, keys: Option<&BTreeSet<ServiceKey>>) {
-        let now = Instant::now();
-        let mut found = BTreeSet::new();
-        for (key, service) in &before.services {
-            if keys.is_some_and(|keys| !keys.contains(key)) || !drains(key) {
-                continue;
-            }
-            let Some(wanted) = self.desired.get(key) else { continue };
-            for entry in &service.destinations {
-                // Without a connection it was taken away now, unless it had a weight until now: then
-                // one may have come in between.
-                let is_busy = entry.active_connections > 0 || entry.inactive_connections > 0;
-                let stays = is_busy || entry.destination.weight.get() != 0;
-                let real_server = entry.destination.key;
-                if stays && wanted.destination(&real_server).is_none() {
-                    found.insert((*key, real_server));
-                }
-            }
-        }
-        self.leaving.retain(|(key, real_server), _| {
-            keys.is_some_and(|keys| !keys.contains(key)) || found.contains(&(*key, *real_server))
-        });
-        for place in found {
-            self.leaving.entry(place).or_insert(now);
-        }
-        let limit = self.options.drain_limit.0;
-        let over: Vec<_> = self
-            .leaving
-            .iter()
-            .filter(|(_, since)| now.duration_since(**since) >= limit)
-            .map(|(place, _)| *place)
-            .collect();
-        if over.is_empty() {
-            return;
-        }
-        let requests: Vec<_> =
-            over.iter().map(|(key, server)| Request::DeleteDestination(*key, *server)).collect();
-        let results = self.kernel.ipvs.batch(&requests).await;
-        for ((key, server), result) in over.into_iter().zip(results) {
-            match result {
-                Ok(()) => tracing::info!("{key} -> {server}: its time is over, it is taken away"),
-                Err(error) => tracing::debug!("{error}"),
-            }
-            self.leaving.remove(&(key, server));
-        }
     }
 
     fn log(&self, applied: &Applied) {
@@ -594,7 +545,7 @@ impl<'n, S: Source> Proxy<'n, S> {
         let mut counts = Counts {
             virtual_services: self.desired.len(),
             real_servers: self.desired.iter().map(|service| service.destinations().len()).sum(),
-            draining: self.leaving.len(),
+            draining: self.draining.iter().len(),
             addresses: self.present.len(),
             held_back: outcome.held_back,
             ..Counts::default()
@@ -691,9 +642,4 @@ impl Counts {
     fn total(&self) -> usize {
         self.virtual_services + self.real_servers
     }
-}
-
-/// Whether a service's real servers are drained.
-fn drains(key: &ServiceKey) -> bool {
-    matches!(key, ServiceKey::Address { protocol: Protocol::TCP, .. })
 }
