@@ -156,6 +156,7 @@
 //!   what stands on it. proptest itself needs Rust 1.88.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 mod attribute;
@@ -198,3 +199,8 @@ pub use crate::{
     settings::{Info, Timeouts, Version},
     statistics::Statistics,
 };
+
+/// The programs in the README, which have to compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

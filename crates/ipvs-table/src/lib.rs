@@ -33,6 +33,7 @@
 //!   that do not exist are refused, and so are two entries with one key.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod changes;
 mod command;
@@ -65,3 +66,8 @@ pub use crate::{
     rules::{Rule, Rules},
     snapshot::{ServiceSnapshot, Snapshot},
 };
+
+/// The programs in the README, which have to compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -81,6 +81,7 @@
 //! - `proptest`: strategies for property tests. proptest itself needs Rust 1.88.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod apply;
 mod desired;
@@ -116,3 +117,8 @@ pub use crate::{
     text::TextError,
     virtual_service::{VirtualService, VirtualServiceBuilder},
 };
+
+/// The programs in the README, which have to compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -54,6 +54,7 @@
 //!
 //! IPv4 and IPv6, Linux only.
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 #[macro_use]
@@ -91,3 +92,8 @@ pub use crate::{
     scope::Scope,
     settings::{Setting, SettingChanges},
 };
+
+/// The programs in the README, which have to compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
