@@ -17,14 +17,13 @@
 )]
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
     fs::File,
     hint::black_box,
     process::{Command, Stdio},
-    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
+use benches::Counting;
 use ipvs_client::{
     Client, blocking,
     packet::{
@@ -44,28 +43,6 @@ use nlrs::{
 
 /// How many requests the floor puts into one datagram.
 const WRITES: usize = 128;
-
-/// Counts the bytes that are allocated, for the size of a snapshot.
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: it hands everything on to the system's allocator, and only counts.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -639,13 +616,12 @@ fn memory(services: u16) {
     let table = Table { services, destinations: 5, runs: 1 };
     let namespace = table.namespace(Phase::Read);
     let client = blocking::Client::connect_in(&namespace).unwrap();
-    let before = LIVE.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
+    let before = Counting::start();
     let start = Instant::now();
     let snapshot = client.snapshot().unwrap();
     let time = start.elapsed();
-    let peak = PEAK.load(Ordering::Relaxed) - before;
-    let bytes = LIVE.load(Ordering::Relaxed) - before;
+    let peak = Counting::peak() - before;
+    let bytes = Counting::live() - before;
     assert_eq!(snapshot.services.len(), usize::from(services));
     let destinations = usize::from(services) * 5;
     println!("\n## A snapshot of {services} services x 5 destinations\n");

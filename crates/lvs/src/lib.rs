@@ -76,7 +76,8 @@
 //!
 //! - `tokio`: what needs tokio's timer, such as `Client::watch`. Everything else runs on any runtime,
 //!   and what begins with `blocking_` on none.
-//! - `serde`: plans serialise.
+//! - `serde`: desired states, plans and ledgers have readable forms. The schema of a desired state is
+//!   that of [`TableDocument`](ipvs_table::TableDocument).
 //! - `model`: a model of the kernel's table, for tests without a kernel.
 //! - `proptest`: strategies for property tests. proptest itself needs Rust 1.88.
 
@@ -95,6 +96,8 @@ mod plan;
 mod policy;
 mod real_server;
 mod reconcile;
+#[cfg(feature = "serde")]
+mod serialize;
 #[cfg(any(test, feature = "proptest"))]
 pub mod strategy;
 mod table;
