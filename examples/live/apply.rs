@@ -1,0 +1,139 @@
+//! A table from a file: shows what it takes, asks, applies it, and keeps it so.
+//!
+//! ```sh
+//! cargo run --example apply                                     # in the guest, with a file of its own
+//! cargo run --example apply -- --here --watch 60 services.yaml  # this machine's table
+//! ```
+//!
+//! The schema of the file is that of `ipvs_table::TableDocument`. Other services are left alone, unless
+//! `--all` says that the whole table is the file's.
+
+use std::{
+    error::Error,
+    fs,
+    io::{self, BufRead, Write},
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use examples::heading;
+use lvs::{Desired, Drain, Policy, Reconciler, Scope, VirtualService, client::blocking::Client};
+
+/// Brings the table of this network namespace to what a file says.
+#[derive(Parser)]
+struct Arguments {
+    /// The services, in YAML or JSON; without it, two services of the example's own
+    file: Option<PathBuf>,
+    /// This machine's kernel and network namespace, not the guest's
+    #[arg(long, requires = "file")]
+    here: bool,
+    /// Delete every service that the file does not name
+    #[arg(long)]
+    all: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    /// Only show what it takes
+    #[arg(long)]
+    dry_run: bool,
+    /// For how many seconds to keep it so
+    #[arg(long, default_value_t = 2)]
+    watch: u64,
+}
+
+const SERVICES: &str = "\
+services:
+  - address: 10.0.0.185:80
+    scheduler: wrr
+    real_servers:
+      - {address: 172.17.0.3:80, forwarding: masquerade, weight: 3}
+      - {address: 172.17.0.4:80, forwarding: masquerade}
+  - address: 10.0.0.185:53
+    protocol: udp
+    real_servers:
+      - {address: 172.17.0.3:53, forwarding: masquerade}
+";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    guest::assume_role();
+    let arguments = Arguments::parse();
+    // A file with errors changes nothing: all of them are reported.
+    let text = match &arguments.file {
+        Some(file) => {
+            fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?
+        }
+        None => SERVICES.to_owned(),
+    };
+    let desired: Desired = serde_saphyr::from_str(&text)?;
+    if !arguments.here {
+        println!("Running on {}.", guest::enter_or_exit());
+    }
+    let ipvs = Client::connect()?;
+    if arguments.file.is_none() {
+        heading("What is there: somebody has set it differently");
+        let other: VirtualService = "\
+            -A -t 10.0.0.185:80 -s sh -p 300\n\
+            -a -t 10.0.0.185:80 -r 172.17.0.2:80 -m\n\
+            -a -t 10.0.0.185:80 -r 172.17.0.3:80 -m\n"
+            .parse()?;
+        other.blocking_apply(&ipvs)?;
+        print!("{other}");
+        heading("What should be");
+        print!("{text}");
+    }
+
+    let scope = if arguments.all { Scope::All } else { Scope::Named };
+    let policy = Policy::new().scope(scope).drain(Drain::for_at_most(Duration::from_secs(60)));
+    let plan = desired.blocking_plan(&ipvs, &policy)?;
+    heading("What it takes");
+    anstream::print!("{}", plan.diff().coloured(true));
+    if plan.is_empty() {
+        println!("nothing: the table is as it should be");
+    }
+    if arguments.dry_run {
+        return Ok(());
+    }
+    let ask = !arguments.yes && arguments.file.is_some() && !plan.is_empty();
+    if ask && !confirmed(plan.len())? {
+        return Ok(());
+    }
+    let applied = plan.blocking_apply(&ipvs)?;
+    println!("{} changes made", applied.len());
+
+    heading(&format!("Kept so for {} s", arguments.watch));
+    if arguments.file.is_none() {
+        println!("(somebody deletes a service)");
+        let service = desired.iter().next().ok_or("the example has services")?;
+        service.blocking_remove(&ipvs)?;
+    }
+    let mut reconciler = Reconciler::new(policy).resync_every(Duration::from_secs(1));
+    reconciler.set(desired);
+    let end = Instant::now() + Duration::from_secs(arguments.watch);
+    while Instant::now() < end {
+        if let Some(round) = reconciler.blocking_round(&ipvs, Instant::now()) {
+            match &round.result {
+                Ok(applied) => applied.done().for_each(|change| println!("{change}")),
+                Err(error) => eprintln!("{error}"),
+            }
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    let status = reconciler.status();
+    println!("{} looks at the table, {} changes", status.rounds, status.changes);
+    if arguments.file.is_none()
+        && !reconciler.desired().blocking_plan(&ipvs, &Policy::new())?.is_empty()
+    {
+        return Err("the table is not as it should be".into());
+    }
+    Ok(())
+}
+
+fn confirmed(changes: usize) -> io::Result<bool> {
+    print!("Make these {changes} changes? [y/N] ");
+    io::stdout().flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
