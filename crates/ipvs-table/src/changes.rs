@@ -265,6 +265,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::cases(256))]
+
         /// Equal settings and no words are the same.
         #[test]
         fn what_differs_has_words(

@@ -527,6 +527,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::cases(256))]
+
         #[test]
         fn lines_read_back_equal(connection in connections()) {
             let line = line_of(&connection);

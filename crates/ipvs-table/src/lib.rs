@@ -71,3 +71,9 @@ pub use crate::{
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// How many cases a property is tried with; under Miri, which is some thousand times slower, few.
+#[cfg(test)]
+fn cases(number: u32) -> proptest::test_runner::Config {
+    proptest::test_runner::Config::with_cases(if cfg!(miri) { 2 } else { number })
+}

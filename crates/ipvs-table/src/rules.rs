@@ -450,6 +450,8 @@ ipvsadm -a -f 1 -r 192.168.10.1:0 -m
     }
 
     proptest! {
+        #![proptest_config(crate::cases(256))]
+
         /// What the kernel can hold and ipvsadm can say survives.
         #[test]
         fn tables_survive_their_rules(

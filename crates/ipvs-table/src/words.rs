@@ -78,6 +78,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::cases(256))]
+
         #[test]
         fn what_a_shell_quotes_is_read(words in proptest::collection::vec(".*", 0..5)) {
             let quoted = |word: &String| format!("'{}'", word.replace('\'', r"'\''"));

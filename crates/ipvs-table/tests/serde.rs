@@ -66,7 +66,7 @@ fn a_snapshot() {
     destinations.as_array_mut().unwrap().push(destination);
     let twice = from_value::<Snapshot>(value).unwrap_err().to_string();
     assert_eq!(twice, "destination 10.1.0.1:80 is there twice");
-    assert!(from_value::<Snapshot>(json!({"services": [], "sevices": []})).is_err());
+    assert!(from_value::<Snapshot>(json!({"services": [], "table": []})).is_err());
 }
 
 #[test]

@@ -359,7 +359,7 @@ fn writes() -> impl Strategy<Value = Request> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(crate::cases(2000))]
 
     #[test]
     fn requests_survive_their_command_lines(request in writes()) {

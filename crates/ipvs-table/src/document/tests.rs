@@ -139,6 +139,8 @@ services[7].real_servers: 5 must be a list")
 }
 
 proptest! {
+    #![proptest_config(crate::cases(256))]
+
     #[test]
     fn tables_survive(
         services in vec((strategy::service(), vec(strategy::destination(), 0..4)), 0..5),
