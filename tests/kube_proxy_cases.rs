@@ -49,6 +49,8 @@ pub(crate) fn cases() -> Vec<Trial> {
         Trial::test("kube_proxy_udp_is_taken_away_at_once", || block_on(udp_at_once())),
         Trial::test("kube_proxy_loses_no_service_when_restarted", || block_on(warm_restart())),
     ];
+    let case = Trial::test("kube_proxy_netfilter", || block_on(netfilter()));
+    cases.push(needing(&[("ip", "iproute2"), ("nft", "nftables")], case));
     for (family, suffix) in [(Family::Ipv4, "ipv4"), (Family::Ipv6, "ipv6")] {
         let name = format!("kube_proxy_source_of_the_node_{suffix}");
         let case = Trial::test(name, move || block_on(source_of_the_node(family)));
@@ -553,6 +555,81 @@ async fn source_of_the_node(family: Family) -> Outcome {
     let routes = ["ip", version, "route", "show", "table", "local", "proto", "196"];
     assert_eq!(testbed::run(scene.host.namespace(), "iproute2", &routes)?, "");
     Ok(())
+}
+
+/// What nftables adds, on a kernel that has them (User-Mode Linux has none): who is masqueraded, who is
+/// let in, and what is not reached at a service's address. Without them the rest goes on.
+async fn netfilter() -> Outcome {
+    let scene = Node::new(Family::Ipv4).await?;
+    let outside = scene.host.external_client("outside").await?;
+    let has_nft =
+        testbed::run(scene.host.namespace(), "nftables", &["nft", "add", "table", "inet", "t"]);
+    let has_nft = has_nft.is_ok();
+    let directory = TempDir::new()?;
+    let spec = "type: LoadBalancer, clusterIP: 10.96.7.20, ports: [{port: 7, nodePort: 31080}], \
+                loadBalancerSourceRanges: [192.168.50.0/24]";
+    let web = service("web", spec) + "status: {loadBalancer: {ingress: [{ip: 203.0.113.50}]}}\n";
+    write(&directory, "web.yaml", &web)?;
+    let pod = &scene.pods[0];
+    let here = "nodeName: node-a";
+    write(&directory, "slice.yaml", &slice("web", 7, &[(&pod.address().to_string(), here)]))?;
+    // It knows no way to clients outside, as a pod on another node whose gateway is not this one.
+    testbed::run(pod.namespace(), "iproute2", &["ip", "route", "del", "default"])?;
+    testbed::run(
+        pod.namespace(),
+        "iproute2",
+        &["ip", "route", "add", "10.96.0.0/12", "via", "172.17.0.1"],
+    )?;
+    // What a pod on a bridge needs besides to reach itself; CNI's bridge calls it hairpinMode.
+    let hairpin = ["ip", "link", "set", "veth3", "type", "bridge_slave", "hairpin", "on"];
+    testbed::run(scene.host.namespace(), "iproute2", &hairpin)?;
+    // Something else listens on the node.
+    let other: SocketAddr = "0.0.0.0:9".parse()?;
+    let _other = scene.host.namespace().run(move || std::net::TcpListener::bind(other))??;
+    let words = [
+        "--service-cluster-ip-range=10.96.0.0/12",
+        "--node-ip=172.17.0.1",
+        "--nodeport-addresses=192.168.50.0/24,172.17.0.0/16",
+    ];
+    const SHORT: Duration = Duration::from_millis(700);
+    let story = async {
+        let pod_line = format!("rr -> {}:7", pod.address());
+        let lines = ["10.96.7.20:7", "172.17.0.1:31080", "192.168.50.1:31080", "203.0.113.50:7"];
+        let lines = lines.map(|place| format!("TCP {place} {pod_line}"));
+        until(&scene.client, &lines.each_ref().map(String::as_str)).await?;
+        let get = async |from: &Container, place: &str| -> bool {
+            let address = place.parse().expect("it is an address");
+            tcp_exchange(from.namespace(), address, "hello", SHORT).await.is_ok()
+        };
+        // The cluster's own way works with and without.
+        assert!(get(&scene.container, "10.96.7.20:7").await);
+        let node_port = get(&outside, "192.168.50.1:31080").await;
+        let balanced = get(&outside, "203.0.113.50:7").await;
+        let itself = get(pod, "10.96.7.20:7").await;
+        let not_allowed = get(&scene.container, "203.0.113.50:7").await;
+        let listener = connects(&scene.container, "10.96.7.20:9").await?;
+        let found = (node_port, balanced, itself, not_allowed, listener);
+        match has_nft {
+            true => assert_eq!(found, (true, true, true, false, false)),
+            false => assert_eq!(found, (false, false, false, true, true)),
+        }
+        Ok(())
+    };
+    with_proxy(scene.host.namespace(), &directory, &words, story).await?;
+    clean_up(&options(&words)?, scene.host.namespace()).await?;
+    if has_nft {
+        let tables = testbed::run(scene.host.namespace(), "nftables", &["nft", "list", "tables"])?;
+        assert_eq!(tables, "table inet t\n");
+    }
+    Ok(())
+}
+
+/// Whether a TCP connection comes about.
+async fn connects(from: &Container, address: &str) -> Result<bool, Failed> {
+    let address: SocketAddr = address.parse()?;
+    let limit = Duration::from_millis(700);
+    let connect = move || std::net::TcpStream::connect_timeout(&address, limit).is_ok();
+    Ok(from.namespace().run(connect)?)
 }
 
 /// A docker host as node, with two pods that answer on port 7, and a client.

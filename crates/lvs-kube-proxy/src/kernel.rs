@@ -246,6 +246,11 @@ impl<'n> Kernel<'n> {
         Ok(services.into_iter().collect())
     }
 
+    /// The namespace.
+    pub(crate) fn namespace(&self) -> &'n NetNs {
+        self.namespace
+    }
+
     /// A listening socket of the node's.
     pub(crate) fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
         let listen = move || TcpListener::bind(address);

@@ -23,6 +23,7 @@ mod health;
 mod kernel;
 pub mod manifest;
 mod metrics;
+mod netfilter;
 pub mod object;
 mod options;
 mod program;

@@ -102,6 +102,10 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     pub node_ip: Vec<IpAddr>,
 
+    /// Clients of cluster addresses get the node's address as source, too
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub masquerade_all: Option<bool>,
+
     /// Serves spec.externalIPs: whoever may write a Service can then take traffic for any address
     #[arg(long)]
     pub external_ips: bool,
@@ -342,7 +346,7 @@ struct Ipvs {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Iptables {
-    masquerade_all: bool,
+    masquerade_all: Option<bool>,
 }
 
 impl ConfigFile {
@@ -371,6 +375,7 @@ impl ConfigFile {
         fill(&mut options.ipvs_udp_timeout, "ipvs.udpTimeout", self.ipvs.udp_timeout)?;
         fill(&mut options.healthz_bind_address, "healthzBindAddress", self.healthz_bind_address)?;
         fill(&mut options.metrics_bind_address, "metricsBindAddress", self.metrics_bind_address)?;
+        options.masquerade_all = options.masquerade_all.or(self.iptables.masquerade_all);
         options.ipvs_strict_arp = options.ipvs_strict_arp.or(self.ipvs.strict_arp);
         fill_list(&mut options.ipvs_exclude_cidrs, "ipvs.excludeCIDRs", &self.ipvs.exclude_cidrs)?;
         fill_list(&mut options.nodeport_addresses, "nodePortAddresses", &self.node_port_addresses)?;
@@ -381,7 +386,6 @@ impl ConfigFile {
                 left_out.push(format!("{field} has no effect in this proxy"));
             }
         };
-        leave_out("iptables.masqueradeAll", self.iptables.masquerade_all);
         leave_out("clusterCIDR", self.cluster_cidr.is_some_and(|cidr| !cidr.is_empty()));
         leave_out("detectLocalMode", self.detect_local_mode.is_some_and(|mode| !mode.is_empty()));
         Ok(left_out)

@@ -24,6 +24,7 @@ use crate::{
     health::{Health, Listener},
     kernel::{Failure, Kernel},
     metrics::{ChangeKind, Counts},
+    netfilter::{self, Netfilter},
     options::{GoDuration, Options, ledger_path},
     records::Records,
     settings::{Settings, ThisNode},
@@ -60,6 +61,7 @@ pub struct Proxy<'n, S> {
     /// When to look at what is being drained.
     look: Option<Instant>,
     guard: Guard,
+    netfilter: Netfilter,
     health: Arc<Health>,
     listeners: Vec<Listener>,
     checks: BTreeMap<u16, Listener>,
@@ -126,6 +128,7 @@ impl<'n, S: Source> Proxy<'n, S> {
             draining: Draining::new(),
             look: None,
             guard: Guard::Up,
+            netfilter: Netfilter::default(),
             health,
             listeners: Vec::new(),
             checks: BTreeMap::new(),
@@ -352,6 +355,8 @@ impl<'n, S: Source> Proxy<'n, S> {
             self.kernel.set_virtual_addresses(&all).await?;
             self.present = all;
         }
+        // Before the services, so that no connection misses it.
+        self.write_rules()?;
 
         let snapshot = self.kernel.ipvs.snapshot().await;
         let snapshot = snapshot.map_err(|error| Failure::new("ipvs", error))?;
@@ -395,6 +400,7 @@ impl<'n, S: Source> Proxy<'n, S> {
             self.kernel.change_virtual_address(*address, true).await?;
             self.present.insert(*address);
         }
+        self.write_rules()?;
 
         let snapshot = match keys.len() {
             0..=MANY => self.kernel.services(&keys).await?,
@@ -487,6 +493,17 @@ impl<'n, S: Source> Proxy<'n, S> {
                 false => tracing::info!("{change}"),
             }
         }
+    }
+
+    fn write_rules(&mut self) -> Result<(), Failure> {
+        let ranges: &[_] = match self.options.has_routes() {
+            true => &self.options.service_cluster_ip_range,
+            false => &[],
+        };
+        let all = self.options.masquerade_all == Some(true);
+        let rules = || netfilter::ruleset(&self.state, ranges, all);
+        let written = self.netfilter.write(self.kernel.namespace(), rules);
+        written.map(drop).map_err(|error| Failure::new("netfilter", error))
     }
 
     fn claim(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Failure> {
@@ -619,6 +636,10 @@ pub async fn clean_up(options: &Options, namespace: &NetNs) -> Result<(), Failur
     kernel.set_virtual_addresses(&stay).await?;
     kernel.set_routes(&[]).await?;
     kernel.delete_empty_link().await?;
+    // Where there is no nftables there is no table either.
+    if let Err(error) = Netfilter::remove(namespace) {
+        tracing::debug!("{error}");
+    }
     records.clear().map_err(failed)
 }
 
