@@ -31,7 +31,7 @@ use crate::{
 ///
 /// Clones are cheap and share a socket, which one call has at a time, as with
 /// [the async client](crate::Client): a batch or a snapshot takes many turns of the socket, and calls
-/// from other threads come in between.
+/// from other threads come in between, in no particular order.
 #[derive(Clone, Debug)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -39,8 +39,6 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Shared {
-    /// Whoever waits for the socket holds this, one at a time.
-    next: Mutex<()>,
     direct: Mutex<Direct>,
     namespace: Namespace,
 }
@@ -61,16 +59,13 @@ impl Client {
     /// A client on a socket.
     pub fn from_socket(socket: Socket) -> Self {
         let Socket { direct, namespace } = socket;
-        let (next, direct) = (Mutex::new(()), Mutex::new(direct));
-        Self { shared: Arc::new(Shared { next, direct, namespace }) }
+        Self { shared: Arc::new(Shared { direct: Mutex::new(direct), namespace }) }
     }
 
     /// Waits for a turn of the socket.
     fn turn(&self) -> MutexGuard<'_, Direct> {
-        // A mutex most often goes to the thread that just released it. Here that thread has to wait
-        // behind the one that holds `next`.
-        let _next = lock(&self.shared.next);
-        lock(&self.shared.direct)
+        // A socket whose user panicked is as good as any: leftover answers are known by their numbers.
+        self.shared.direct.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn namespace(&self) -> &Namespace {
@@ -316,9 +311,4 @@ impl Client {
     pub fn restore_sysctls(&self, changes: &[SysctlChange]) -> Result<(), Error> {
         sysctl::restore(self.namespace(), changes)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A socket whose user panicked is as good as any: leftover answers are known by their numbers.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

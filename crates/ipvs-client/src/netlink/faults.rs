@@ -25,8 +25,11 @@
 //! | a batch says of each write what a call says | `a_batch_says_what_a_call_says` |
 //! | a list that comes in steps is looked at twice | `a_short_list_in_two_datagrams_is_looked_at_twice` |
 //!
-//! Snapshots have their own cases in snapshot.rs, and what only the true kernel shows is in the
-//! package `kernel-tests`.
+//! | a snapshot heals | `a_service_that_the_first_list_lacks_…`, `a_service_that_a_later_list_lacks_…`, `a_service_that_is_gone_…`, `a_service_that_differs_…` |
+//! | it costs as much as changed | the requests counted in these |
+//! | it names what changed until the end | `what_changes_until_the_end_is_named`, `a_long_list_that_changes_until_the_end_is_named` |
+//!
+//! What only the true kernel shows is in the package `kernel-tests`.
 
 #![allow(clippy::unwrap_used, clippy::type_complexity, reason = "these are tests")]
 
@@ -44,6 +47,7 @@ use ipvs_packet::{
     Command, DaemonEntry, DaemonRole, Destination, DestinationEntry, EngineName, Info, Reply,
     Request, Service, ServiceEntry, ServiceKey, SyncDaemon, UnknownAttributes, Version,
 };
+use ipvs_table::{ServiceSnapshot, Snapshot};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP_INTR, NLM_F_MULTIPART,
 };
@@ -945,4 +949,144 @@ fn ten_thousand_calls_at_once_each_get_their_own_answer() {
         answers
     });
     assert!(answers.into_iter().eq((1..=10_000).map(numbered)));
+}
+
+/// A kernel that lists other services at each look, each a number with a timeout, and asked for one
+/// answers from the last list but for those that are `hidden` from lists. Destinations have the
+/// timeout for their address. Returns the snapshot, and how many requests it took.
+fn snapshot_of(
+    looks: &'static [&'static [(u16, u8)]],
+    hidden: &'static [(u16, u8)],
+) -> (Snapshot, usize) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let mut look = 0;
+    let kernel = {
+        let asked = asked.clone();
+        move |sent: &Sent| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            let entry = |&(number, timeout): &(u16, u8)| {
+                let mut service = Service::new(numbered(number));
+                service.timeout = timeout.into();
+                Reply::Service(ServiceEntry::new(service))
+            };
+            let now = looks[look.max(1).min(looks.len()) - 1];
+            let known = |key: &ServiceKey| {
+                now.iter().chain(hidden).find(|(number, _)| numbered(*number) == *key)
+            };
+            match &sent.request {
+                Request::ListServices => {
+                    look += 1;
+                    let now = looks[look.min(looks.len()) - 1];
+                    let entries: Vec<_> = now.iter().map(|it| sent.entry(&entry(it))).collect();
+                    vec![Datagram(entries.concat()), sent.done(0)]
+                }
+                Request::GetService(key) => match known(key) {
+                    Some(it) => vec![sent.reply(&entry(it)), sent.acknowledge()],
+                    None => vec![sent.error(errno::SRCH)],
+                },
+                Request::ListDestinations(key) => {
+                    let entries = known(key).map(|(_, last)| sent.entry(&destination_of(*last)));
+                    entries.into_iter().map(Datagram).chain([sent.done(0)]).collect()
+                }
+                other => panic!("{other:?} is not asked for"),
+            }
+        }
+    };
+    let snapshot = run(client(kernel).snapshot()).unwrap();
+    (snapshot, asked.load(Ordering::Relaxed))
+}
+
+/// The services of a snapshot, with the timeout and the address of the one destination of each.
+fn numbers(snapshot: &Snapshot) -> Vec<(u16, u8)> {
+    let number = |(key, service): (&ServiceKey, &ServiceSnapshot)| {
+        let ServiceKey::Address { port, .. } = *key else { panic!("{key}") };
+        let timeout = u8::try_from(service.entry.service.timeout).unwrap();
+        let destinations: Vec<_> =
+            service.destinations.iter().map(|entry| entry.destination.key).collect();
+        let Reply::Destination(expected) = destination_of(timeout) else { unreachable!() };
+        assert_eq!(destinations, [expected.destination.key]);
+        (port, timeout)
+    };
+    snapshot.services.iter().map(number).collect()
+}
+
+#[test]
+fn a_quiet_table_costs_a_request_for_each_service_and_two() {
+    let (snapshot, asked) = snapshot_of(&[&[(1, 1), (2, 1), (3, 1)]], &[]);
+    assert!(snapshot.is_certain());
+    assert_eq!((numbers(&snapshot), asked), (vec![(1, 1), (2, 1), (3, 1)], 5));
+}
+
+#[test]
+fn a_service_that_the_first_list_lacks_is_taken_in() {
+    // Its destinations, and a third list to see that this was all.
+    let (snapshot, asked) = snapshot_of(&[&[(1, 1), (3, 1)], &[(1, 1), (2, 1), (3, 1)]], &[]);
+    assert!(snapshot.is_certain());
+    assert_eq!((numbers(&snapshot), asked), (vec![(1, 1), (2, 1), (3, 1)], 2 + 3 + 1));
+}
+
+#[test]
+fn a_service_that_a_later_list_lacks_is_asked_for() {
+    let (snapshot, asked) = snapshot_of(&[&[(1, 1), (2, 1)], &[(1, 1)]], &[(2, 1)]);
+    assert!(snapshot.is_certain());
+    assert_eq!((numbers(&snapshot), asked), (vec![(1, 1), (2, 1)], 2 + 2 + 1));
+}
+
+#[test]
+fn a_service_that_is_gone_is_left_out() {
+    // Gone after its destinations were listed.
+    let (snapshot, asked) = snapshot_of(&[&[(1, 1), (2, 1)], &[(1, 1)]], &[]);
+    assert!(snapshot.is_certain());
+    assert_eq!((numbers(&snapshot), asked), (vec![(1, 1)], 2 + 2 + 1 + 1));
+}
+
+#[test]
+fn a_service_that_differs_is_read_again() {
+    let (snapshot, asked) = snapshot_of(&[&[(1, 1), (2, 1)], &[(1, 1), (2, 9)]], &[]);
+    assert!(snapshot.is_certain());
+    assert_eq!((numbers(&snapshot), asked), (vec![(1, 1), (2, 9)], 2 + 2 + 1 + 1));
+}
+
+#[test]
+fn what_changes_until_the_end_is_named() {
+    let (snapshot, asked) = snapshot_of(
+        &[
+            &[(1, 1), (2, 1)],
+            &[(1, 1), (2, 2)],
+            &[(1, 1), (2, 3)],
+            &[(1, 1), (3, 1)],
+            &[(1, 1), (2, 4)],
+            &[(1, 1), (2, 5)],
+            &[(1, 1), (2, 6)],
+        ],
+        &[],
+    );
+    assert_eq!(snapshot.uncertain.into_iter().collect::<Vec<_>>(), [numbered(2)]);
+    assert!(snapshot.services.contains_key(&numbered(1)));
+    // Six lists, and few requests for each change.
+    assert!(asked <= 6 + 2 + 3 * 6, "{asked}");
+}
+
+#[test]
+fn a_long_list_that_changes_until_the_end_is_named() {
+    // In each look another one of those that stay is passed over.
+    let mut look = 0;
+    let snapshot = run(client(move |sent| match sent.request {
+        Request::ListServices => vec![Datagram(sent.entry(&service())), sent.done(0)],
+        _ => {
+            look += 1;
+            let seen = (1..=9).filter(|last| *last != look).chain([100 + look]);
+            let entries: Vec<_> = seen.map(|last| sent.entry(&destination_of(last))).collect();
+            let halves = entries.chunks(5).map(|half| Datagram(half.concat()));
+            halves.chain([sent.done(0)]).collect()
+        }
+    })
+    .snapshot())
+    .unwrap();
+    assert_eq!(snapshot.uncertain.iter().copied().collect::<Vec<_>>(), [key()]);
+    let found = &snapshot.services[&key()];
+    for last in 1..=9 {
+        let Reply::Destination(expected) = destination_of(last) else { unreachable!() };
+        assert!(found.destination(&expected.destination.key).is_some(), "{last} is missing");
+    }
 }
