@@ -27,9 +27,9 @@ use netns_link::{Links, NetNs};
 pub(crate) fn cases() -> Vec<Trial> {
     vec![
         client_case("batch_of_none_one_and_many", batch_of_none_one_and_many),
-        client_case("batch_tells_each_outcome", batch_tells_each_outcome),
+        client_case("batch_returns_each_outcome", batch_returns_each_outcome),
         client_case("batch_says_what_calls_say", batch_says_what_calls_say),
-        client_case("batch_stops_and_tells_progress", batch_stops_and_tells_progress),
+        client_case("batch_stops_and_reports_progress", batch_stops_and_reports_progress),
         client_case("batch_with_the_smallest_buffer", batch_with_the_smallest_buffer),
         client_case("batch_that_ends_with_a_daemon", batch_that_ends_with_a_daemon),
         client_case("batch_dropped_half_way", batch_dropped_half_way),
@@ -106,7 +106,7 @@ async fn batch_of_none_one_and_many(_: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-async fn batch_tells_each_outcome(_: NetNs, client: Client) -> Outcome {
+async fn batch_returns_each_outcome(_: NetNs, client: Client) -> Outcome {
     let present = service(1);
     let key = *present.key();
     let mut unknown = service(2);
@@ -179,7 +179,7 @@ async fn batch_says_what_calls_say(_: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-async fn batch_stops_and_tells_progress(_: NetNs, client: Client) -> Outcome {
+async fn batch_stops_and_reports_progress(_: NetNs, client: Client) -> Outcome {
     let mut writes = load(1_000, 0);
     // In the third datagram of 128.
     writes[300] = Request::NewService(service(1));

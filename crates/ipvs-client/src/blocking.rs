@@ -97,7 +97,7 @@ impl Client {
         self.turn().add_service(service)
     }
 
-    /// Sets everything about a service but its key: see
+    /// Sets everything about a service except its key: see
     /// [`Client::update_service`](crate::Client::update_service).
     pub fn update_service(&self, service: &Service) -> Result<(), Error> {
         self.turn().update_service(service)
@@ -141,7 +141,7 @@ impl Client {
         self.turn().add_destination(key, destination)
     }
 
-    /// Sets everything about a destination but its key: see
+    /// Sets everything about a destination except its key: see
     /// [`Client::update_destination`](crate::Client::update_destination).
     pub fn update_destination(
         &self,
@@ -269,13 +269,13 @@ impl Client {
         Connections::open(self.namespace(), Source::WITH_ORIGIN)
     }
 
-    /// The counters and rates of all services together, of those too that were deleted since: see
+    /// The counters and rates of all services together, including those that were deleted since: see
     /// [`Client::totals`](crate::Client::totals).
     pub fn totals(&self) -> Result<Statistics, Error> {
         statistics::read_totals(self.namespace())
     }
 
-    /// The same by CPU, with counters as they are at this moment: see
+    /// The same by CPU, with live counters: see
     /// [`Client::cpu_totals`](crate::Client::cpu_totals).
     pub fn cpu_totals(&self) -> Result<CpuTotals, Error> {
         CpuTotals::read(self.namespace())
@@ -293,7 +293,7 @@ impl Client {
         sysctl::write(self.namespace(), sysctl, value)
     }
 
-    /// Every setting that this kernel has, known to this crate or not, by its name behind
+    /// Every setting that this kernel has, known to this crate or not, by its name after
     /// `net.ipv4.vs.`, with its value as the kernel writes it: see
     /// [`Client::sysctls`](crate::Client::sysctls).
     pub fn sysctls(&self) -> Result<BTreeMap<String, String>, Error> {

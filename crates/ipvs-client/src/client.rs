@@ -136,16 +136,15 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) whatever the settings of the one that is
-    /// there; [`SchedulerNotFound`](crate::ErrorKind::SchedulerNotFound),
+    /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists), even if the settings are the same; [`SchedulerNotFound`](crate::ErrorKind::SchedulerNotFound),
     /// [`EngineNotFound`](crate::ErrorKind::EngineNotFound).
     pub async fn add_service(&self, service: &Service) -> Result<(), Error> {
         self.turn().await.add_service(service)
     }
 
-    /// Sets everything about a service but its key.
+    /// Sets everything about a service except its key.
     ///
-    /// Everything: a persistence engine that `service` does not name is removed. To change one
+    /// A persistence engine that `service` does not name is removed. To change one
     /// setting, use [`modify_service`](Self::modify_service). As with
     /// [`add_service`](Self::add_service), the kernel may have to load a module.
     ///
@@ -238,7 +237,7 @@ impl Client {
         self.turn().await.add_destination(key, destination)
     }
 
-    /// Sets everything about a destination but its key. Its connections stay.
+    /// Sets everything about a destination except its key. Its connections stay.
     ///
     /// `IPVS_CMD_SET_DEST`, equivalent to `ipvsadm -e`.
     ///
@@ -328,7 +327,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) when one of that role runs, whatever its
+    /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) when one of that role runs, even with the same
     /// settings; [`InterfaceNotFound`](crate::ErrorKind::InterfaceNotFound).
     pub async fn start_daemon(&self, daemon: &SyncDaemon) -> Result<(), Error> {
         self.turn().await.start_daemon(daemon)
@@ -384,7 +383,7 @@ impl Client {
         self.turn().await.zero()
     }
 
-    /// Deletes all services of the network namespace; it is no error if there is none.
+    /// Deletes all services of the network namespace; having none is not an error.
     ///
     /// `IPVS_CMD_FLUSH`, equivalent to `ipvsadm -C`.
     pub async fn flush(&self) -> Result<(), Error> {
@@ -393,7 +392,7 @@ impl Client {
 
     /// Carries out many writes in few system calls: up to 128 in one datagram, of which only those
     /// that fail are answered, and the last. Returns the outcome of each, in order. All are tried,
-    /// in order, whatever became of those before; [`batch_with`](Self::batch_with) has other ways.
+    /// in order, whatever happened to earlier ones; [`batch_with`](Self::batch_with) has other ways.
     ///
     /// A datagram is one turn of the socket, and executed within the system call that sends it: the
     /// thread is kept for as long as the kernel takes, less than a millisecond as a rule, more where
@@ -451,8 +450,8 @@ impl Client {
     }
 }
 
-/// What the kernel reports in /proc of the client's own network namespace, whatever the calling
-/// thread's is. These calls are not async: no disk is behind /proc, and each is over in microseconds.
+/// What the kernel reports in /proc of the client's own network namespace, even if the calling thread
+/// is in another one. These calls are not async: no disk is behind /proc, and each is over in microseconds.
 /// Where the calling thread is in another network namespace, a thread is started that enters the
 /// client's, which takes `CAP_SYS_ADMIN`.
 impl Client {
@@ -478,15 +477,15 @@ impl Client {
         Connections::open(self.namespace(), Source::WITH_ORIGIN)
     }
 
-    /// The counters and rates of all services together, of those too that were deleted since. As all
-    /// statistics, up to two seconds old, and since [`zero`](Self::zero).
+    /// The counters and rates of all services together, including those that were deleted since. Like
+    /// all statistics they are up to two seconds old, and count from the last [`zero`](Self::zero).
     ///
     /// `/proc/net/ip_vs_stats`, for which ipvsadm has no switch.
     pub fn totals(&self) -> Result<Statistics, Error> {
         statistics::read_totals(self.namespace())
     }
 
-    /// The same by CPU, with counters as they are at this moment.
+    /// The same by CPU, with live counters.
     ///
     /// `/proc/net/ip_vs_stats_percpu`.
     pub fn cpu_totals(&self) -> Result<CpuTotals, Error> {
@@ -518,7 +517,7 @@ impl Client {
         sysctl::write(self.namespace(), sysctl, value)
     }
 
-    /// Every setting that this kernel has, known to this crate or not, by its name behind
+    /// Every setting that this kernel has, known to this crate or not, by its name after
     /// `net.ipv4.vs.`, with its value as the kernel writes it.
     ///
     /// Equivalent to `sysctl net.ipv4.vs`.

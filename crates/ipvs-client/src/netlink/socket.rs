@@ -14,8 +14,7 @@ use crate::{
 
 /// A netlink socket over which IPVS was found and may be used.
 ///
-/// It belongs for ever to the network namespace of the thread that opened it, wherever it is used
-/// later.
+/// It stays in the network namespace of the thread that opened it, wherever it is used later.
 #[derive(Debug)]
 pub struct Socket {
     pub(crate) direct: Direct,
@@ -31,8 +30,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotAvailable`](crate::ErrorKind::NotAvailable) when the kernel has no IPVS;
-    /// nothing is ever sent to it then.
+    /// [`ErrorKind::NotAvailable`](crate::ErrorKind::NotAvailable) when the kernel has no IPVS.
     /// [`ErrorKind::PermissionDenied`](crate::ErrorKind::PermissionDenied) without `CAP_NET_ADMIN`
     /// in the initial user namespace.
     pub fn open() -> Result<Self, Error> {

@@ -11,8 +11,9 @@ const PARCEL: usize = 128;
 const PARCELS: usize = 2;
 
 impl Connections {
-    /// The rest as a stream, for async programs on any runtime: a thread of its own reads the
-    /// table, at most 512 connections ahead, and ends with the stream, read to its end or dropped.
+    /// The remaining connections as a stream, for async programs on any runtime. A thread of its own
+    /// reads the table, at most 512 connections ahead, and ends when the stream has been read to its
+    /// end or is dropped.
     ///
     /// # Errors
     ///

@@ -23,7 +23,7 @@ const LINE_LIMIT: u64 = 1024;
 /// walk from the start. Async programs take [`stream`](Self::stream).
 ///
 /// A line that cannot be read is an `Err` of kind [`Malformed`](ErrorKind::Malformed) that names
-/// it, and the lines behind it still come. After any other `Err` nothing comes.
+/// it, and the lines after it still come. Any other `Err` is the last item.
 ///
 /// ```no_run
 /// # async fn example(client: ipvs_client::Client) -> Result<(), ipvs_client::Error> {

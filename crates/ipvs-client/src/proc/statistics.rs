@@ -19,17 +19,18 @@ const READING_CPU_TOTALS: &str = "reading IPVS totals by CPU (/proc/net/ip_vs_st
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CpuTotals {
-    /// By the number of the CPU, 0 and up: counters as they are at this moment. The kernel has no
-    /// rates by CPU; they are 0.
+    /// Live counters by the number of the CPU, 0 and up. The kernel has no rates by CPU: they are 0.
     pub cpus: BTreeMap<u32, Statistics>,
-    /// Of all CPUs: what [`Client::totals`](crate::Client::totals) returns, up to two seconds old.
+    /// All CPUs together, as [`Client::totals`](crate::Client::totals) returns it: up to two seconds
+    /// old.
     pub total: Statistics,
 }
 
 impl CpuTotals {
-    /// The sum of all CPUs' counters, as they are at this moment; rates 0.
+    /// The sum of all CPUs' live counters; rates are 0.
     ///
-    /// Since the namespace was made, or ip_vs was loaded: unlike the total's, they are not zeroed.
+    /// They count from when the namespace was made or ip_vs was loaded: unlike the totals, they are
+    /// not zeroed.
     pub fn live(&self) -> Statistics {
         self.cpus.values().fold(Statistics::default(), |mut sum, cpu| {
             sum.connections = sum.connections.wrapping_add(cpu.connections);

@@ -77,12 +77,12 @@ impl<T> fmt::Debug for Sysctl<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct SysctlInfo {
-    /// Its name behind `net.ipv4.vs.`.
+    /// Its name after `net.ipv4.vs.`.
     pub name: &'static str,
     /// The version of Linux in which it came; `None` where that was before 3.2, the oldest that
     /// Rust programs run on.
     pub since: Option<(u32, u32)>,
-    /// What else it takes.
+    /// What else the kernel needs for it.
     pub needs: Option<&'static str>,
 }
 
@@ -126,8 +126,8 @@ sysctls! {
     /// Whether a director whose backup sync daemon runs leaves packets alone, so that those of
     /// direct routing and tunnelling do not circle; off by default. Since Linux 3.9.
     BACKUP_ONLY: bool = "backup_only", Some((3, 9)), None, "0 or 1", |_| true;
-    /// Whether packets go to where they were addressed if that is not local and no destination is
-    /// there (for transparent caches); off by default.
+    /// Whether packets go on to where they were addressed, if that is not local, while no destination is
+    /// available (for transparent caches); off by default.
     CACHE_BYPASS: bool = "cache_bypass", None, None, "0 or 1", |_| true;
     /// How full the connection table gets before it grows, as a power of two: -8 to 8. By default -4,
     /// which is 2^4 buckets for a connection; in network namespaces other than the initial one -2.
@@ -182,7 +182,7 @@ sysctls! {
     /// names it.)
     LBLC_EXPIRATION: Duration = "lblc_expiration", None, Some("the module ip_vs_lblc"),
         "whole seconds, at most 2^31 - 1 ticks", whole_seconds;
-    /// The same of the scheduler lblcr.
+    /// The same for the scheduler lblcr.
     LBLCR_EXPIRATION: Duration = "lblcr_expiration", None, Some("the module ip_vs_lblcr"),
         "whole seconds, at most 2^31 - 1 ticks", whole_seconds;
     /// Whether, in masquerading, a real server gets an ICMP error for a packet that belongs to no
@@ -226,7 +226,7 @@ sysctls! {
     /// Linux 3.5.
     SYNC_REFRESH_PERIOD: Duration = "sync_refresh_period", Some((3, 5)), None,
         "whole seconds, at most 2^31 - 1 ticks", whole_seconds;
-    /// How often a sync message is repeated, each an eighth of
+    /// How often a sync message is repeated, each time an eighth of
     /// [`SYNC_REFRESH_PERIOD`](Sysctl::SYNC_REFRESH_PERIOD) later: 0 (the default) to 3. Since
     /// Linux 3.5.
     SYNC_RETRIES: i32 = "sync_retries", Some((3, 5)), None, "0 to 3", |value| {
