@@ -61,7 +61,7 @@ async fn measure(services: u32, real_servers: u32, runs: usize) {
 
     let client = client().await;
     client.batch(&requests).await.into_result().unwrap();
-    let mut reconciler = Reconciler::new(policy);
+    let mut reconciler = Reconciler::new(policy).resync_every(Duration::from_secs(3600));
     reconciler.set(desired.clone());
     let [mut reading, mut planning, mut event] = [Duration::MAX; 3];
     for run in 0..=runs {

@@ -26,7 +26,7 @@ const REAL_SERVERS: u32 = 5;
 fn main() {
     let test = std::env::args().any(|argument| argument == "--test");
     let (sizes, runs): (&[u32], _) =
-        if test { (&[20, 100], 1) } else { (&[1_000, 3_000, 10_000, 45_000], 20) };
+        if test { (&[20, 100], 1) } else { (&[1_000, 3_000, 10_000, 45_000], 100) };
     println!(
         "| services x 5 | unchanged | ns per entry | ns per entry, in the CPU's caches | 1 % changed | \
          one service of them | memory of what is desired, per real server |"

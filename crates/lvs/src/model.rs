@@ -45,6 +45,7 @@ pub struct Kernel {
 
 /// The kernel's error number in answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs, reason = "it is a number")]
 pub struct Errno(pub i32);
 
 impl Errno {

@@ -403,9 +403,11 @@ impl Reconciler {
                 plan.apply(client).await
             }
         };
-        let writing = clock.elapsed() - reading - planning;
+        let took = clock.elapsed();
+        let writing = took - reading - planning;
         let round = Round { services, reading, planning, writing, result };
-        self.finish(&round, now);
+        // Intervals count from the end, so that a large table is not read without a pause.
+        self.finish(&round, later(now, took));
         Some(round)
     }
 
@@ -427,9 +429,11 @@ impl Reconciler {
                 plan.blocking_apply(client)
             }
         };
-        let writing = clock.elapsed() - reading - planning;
+        let took = clock.elapsed();
+        let writing = took - reading - planning;
         let round = Round { services, reading, planning, writing, result };
-        self.finish(&round, now);
+        // Intervals count from the end, so that a large table is not read without a pause.
+        self.finish(&round, later(now, took));
         Some(round)
     }
 
