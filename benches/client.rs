@@ -7,7 +7,7 @@
 //! LVS_GUEST_KERNEL=qemu-6.1 cargo bench -p benches --bench client   # in QEMU
 //! ```
 //!
-//! `-- --test` runs everything once on a small table.
+//! `-- --test` runs everything once on a small table, `-- --calls` only what is done call by call.
 
 #![allow(
     clippy::unwrap_used,
@@ -49,17 +49,20 @@ static ALLOCATOR: Counting = Counting;
 
 fn main() {
     println!("On {}.", guest::enter_or_exit());
-    let test = std::env::args().any(|argument| argument == "--test");
+    let given = |name: &str| std::env::args().any(|argument| argument == name);
+    let test = given("--test");
     let (sizes, runs): (&[(u16, u16)], _) =
         if test { (&[(20, 5)], 1) } else { (&[(500, 10), (2_000, 10)], 3) };
-    for &(services, destinations) in sizes {
+    for &(services, destinations) in sizes.iter().filter(|_| !given("--calls")) {
         Table { services, destinations, runs }.compare();
     }
     latency(if test { 20 } else { 2_000 });
     concurrency(if test { 20 } else { 10_000 });
     let large = Table { services: if test { 20 } else { 2_000 }, destinations: 10, runs: 1 };
     waiting(large, if test { 3 } else { 200 });
-    memory(if test { 50 } else { 10_000 });
+    if !given("--calls") {
+        memory(if test { 50 } else { 10_000 });
+    }
 }
 
 /// A table to measure with.

@@ -1,13 +1,16 @@
 //! The async client.
 
-use std::{collections::BTreeMap, future::poll_fn, os::fd::AsFd, sync::Arc, task::Poll};
+use std::{collections::BTreeMap, os::fd::AsFd, sync::Arc};
 
 use ipvs_packet::{
     DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey, Info, Request, Service,
     ServiceEntry, ServiceKey, Statistics, SyncDaemon, Timeouts,
 };
 use ipvs_table::{ServiceSnapshot, Snapshot};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    task::yield_now,
+};
 
 use crate::{
     BatchOptions, BatchOutcomes, Connections, CpuTotals, Error, Socket, Sysctl, SysctlChange,
@@ -34,6 +37,10 @@ use crate::{
 /// One that has its turn cannot be dropped half-way, since it does not wait; a batch or a snapshot
 /// can, between its turns. A future that was polled and is then neither polled nor dropped keeps its
 /// place in the queue, and holds up all calls behind it.
+///
+/// Any executor may poll the calls. Within a runtime of tokio's let that runtime do it: another
+/// executor that blocks one of its threads may wait for ever, as with everything of tokio's. Use
+/// [`blocking::Client`](crate::blocking::Client) to block.
 #[derive(Clone, Debug)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -81,7 +88,7 @@ impl Client {
         let Shared { direct, .. } = &*self.shared;
         // Before it takes its place in the queue. Where there is a queue, other tasks run anyway.
         if direct.try_lock().is_ok_and(|mut direct| direct.is_pause_due()) {
-            pause().await;
+            yield_now().await;
         }
         // First without waiting: the lock of a tokio task whose budget is used up is taken, but not
         // handed out before the task is polled again.
@@ -549,17 +556,4 @@ impl Client {
     pub fn restore_sysctls(&self, changes: &[SysctlChange]) -> Result<(), Error> {
         sysctl::restore(self.namespace(), changes)
     }
-}
-
-/// Lets other tasks run.
-async fn pause() {
-    let mut paused = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut paused, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

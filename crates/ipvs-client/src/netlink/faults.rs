@@ -15,7 +15,7 @@
 //! | calls may be dropped | `a_call_that_is_dropped_while_it_waits_sent_nothing`, `a_batch_that_is_dropped_half_way_…` |
 //! | first come, first served | `calls_take_turns` |
 //! | a call waits for a turn, not for a snapshot or a batch | `a_call_gets_its_turn_within_a_snapshot`, `a_call_gets_its_turn_within_a_batch`, `a_thread_gets_its_turn_within_a_snapshot` |
-//! | other tasks run | `other_tasks_run` |
+//! | other tasks run, and timers | `other_tasks_run`, `timers_fire_within_a_snapshot` |
 //! | no runtime is needed | `no_runtime_is_needed` |
 //! | ten thousand calls | `ten_thousand_calls_at_once_each_get_their_own_answer` |
 //! | a panic in a closure of the caller's harms nobody | `a_panic_in_a_callers_closure_leaves_the_client_usable` |
@@ -905,6 +905,28 @@ fn other_tasks_run() {
         let calls = calls.swap(0, Ordering::Relaxed);
         assert!((1..100).contains(&calls), "{calls}");
     }
+}
+
+#[test]
+fn timers_fire_within_a_snapshot() {
+    // tokio looks at its timers after 61 tasks, if all that it has are ready at once.
+    let asked = Arc::new(AtomicUsize::new(0));
+    let client = client(large(400, asked.clone()));
+    run(async {
+        let snapshots = tokio::spawn(async move {
+            loop {
+                client.snapshot().await.unwrap();
+            }
+        });
+        tokio::task::yield_now().await;
+        for _ in 0..10 {
+            asked.store(0, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let asked = asked.load(Ordering::Relaxed);
+            assert!(asked < 1_000, "{asked} requests went first");
+        }
+        snapshots.abort();
+    });
 }
 
 #[test]
