@@ -242,11 +242,13 @@ pub struct Drain {
     tcp: bool,
     sctp: bool,
     udp: bool,
-    limits: Option<Arc<Limits>>,
+    limits: Option<Limits>,
 }
 
 /// A limit of a real server's own.
-type Limits = dyn Fn(&ServiceKey, &DestinationKey) -> Option<Duration> + Send + Sync;
+#[derive(Clone)]
+#[allow(clippy::type_complexity, reason = "it is said once")]
+struct Limits(Arc<dyn Fn(&ServiceKey, &DestinationKey) -> Option<Duration> + Send + Sync>);
 
 impl Drain {
     /// A drain that ends after this time, whatever connections are left. TCP services and those of
@@ -269,7 +271,7 @@ impl Drain {
         mut self,
         limits: impl Fn(&ServiceKey, &DestinationKey) -> Option<Duration> + Send + Sync + 'static,
     ) -> Self {
-        self.limits = Some(Arc::new(limits));
+        self.limits = Some(Limits(Arc::new(limits)));
         self
     }
 
@@ -310,7 +312,7 @@ impl Drain {
     }
 
     pub(crate) fn limit(&self, service: &ServiceKey, real_server: &DestinationKey) -> Duration {
-        let own = self.limits.as_ref().and_then(|limits| limits(service, real_server));
+        let own = self.limits.as_ref().and_then(|Limits(limits)| limits(service, real_server));
         own.unwrap_or(self.limit)
     }
 

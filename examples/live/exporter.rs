@@ -1,0 +1,193 @@
+//! The table and its traffic for Prometheus, over HTTP.
+//!
+//! ```sh
+//! cargo run --example exporter                                        # in the guest, scraped once
+//! cargo run --example exporter -- --here --listen 127.0.0.1:9712      # this machine's table
+//! ```
+//!
+//! The metrics have the names and labels of node_exporter's IPVS collector, and what that leaves out
+//! is added in its manner: every counter of each real server, its thresholds, and whether the table
+//! could be read in one piece.
+
+use std::{
+    error::Error,
+    fmt::Write as _,
+    io::{BufRead, BufReader, Read, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
+
+use clap::Parser;
+use examples::{command, heading};
+use lvs::{
+    Desired, Policy,
+    client::{
+        ServiceSnapshot, Snapshot,
+        blocking::Client,
+        packet::{DestinationEntry, ServiceKey},
+    },
+};
+use netns_link::{NetNs, blocking::Links};
+
+/// Serves the metrics of this network namespace's IPVS.
+#[derive(Parser)]
+struct Arguments {
+    /// This machine's kernel and network namespace, not the guest's
+    #[arg(long)]
+    here: bool,
+    /// Where to listen
+    #[arg(long, default_value = "127.0.0.1:9712")]
+    listen: SocketAddr,
+}
+
+const RULES: &str = "\
+-A -t 10.0.0.185:80 -s wrr
+-a -t 10.0.0.185:80 -r 172.17.0.3:80 -m -w 3
+-a -t 10.0.0.185:80 -r 172.17.0.4:80 -m -w 1 -x 100
+-A -f 10 -s rr
+-a -f 10 -r 172.17.0.3:0 -g -w 1
+";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    guest::assume_role();
+    let arguments = Arguments::parse();
+    if !arguments.here {
+        println!("Running on {}.", guest::enter_or_exit());
+        let links = Links::connect(&NetNs::current()?)?;
+        links.up(&links.find("lo")?.ok_or("there is no lo")?)?;
+    }
+    let ipvs = Client::connect()?;
+    let listener = TcpListener::bind(arguments.listen)?;
+    println!("http://{}/metrics", listener.local_addr()?);
+    if arguments.here {
+        for stream in listener.incoming() {
+            // A client that goes away harms nobody.
+            if let Err(error) = stream.map_err(Into::into).and_then(|stream| serve(stream, &ipvs)) {
+                eprintln!("{error}");
+            }
+        }
+        return Ok(());
+    }
+    heading("A table");
+    RULES.parse::<Desired>()?.blocking_apply(&ipvs, &Policy::new())?;
+    print!("{RULES}");
+    heading("Scraped");
+    command(format_args!("curl http://{}/metrics", arguments.listen));
+    let address = listener.local_addr()?;
+    let scraper = std::thread::spawn(move || scrape(address));
+    serve(listener.accept()?.0, &ipvs)?;
+    let text = scraper.join().map_err(|_| "the scraper failed")??;
+    print!("{text}");
+    Ok(())
+}
+
+/// Answers one request.
+fn serve(stream: TcpStream, ipvs: &Client) -> Result<(), Box<dyn Error>> {
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut request = BufReader::new(stream.take(8192));
+    let mut line = String::new();
+    request.read_line(&mut line)?;
+    let mut header = line.clone();
+    while !header.trim().is_empty() {
+        header.clear();
+        if request.read_line(&mut header)? == 0 {
+            break;
+        }
+    }
+    let mut stream = request.into_inner().into_inner();
+    let (status, body) = match line.split(' ').nth(1) {
+        Some("/metrics") => match ipvs.snapshot() {
+            Ok(table) => ("200 OK", metrics(&table)),
+            Err(error) => ("503 Service Unavailable", format!("{error}\n")),
+        },
+        _ => ("404 Not Found", "there is /metrics\n".to_owned()),
+    };
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    )?;
+    Ok(())
+}
+
+/// A metric of a real server: its name, its type, what it is, and its value.
+struct Metric(&'static str, &'static str, &'static str, fn(&DestinationEntry) -> u64);
+
+const METRICS: &[Metric] = &[
+    Metric("backend_connections_active", "gauge", "Connections in use.", |entry| {
+        entry.active_connections.into()
+    }),
+    Metric("backend_connections_inactive", "gauge", "Connections that are closing.", |entry| {
+        entry.inactive_connections.into()
+    }),
+    Metric("backend_weight", "gauge", "The weight.", |entry| entry.destination.weight.get().into()),
+    Metric(
+        "backend_upper_threshold",
+        "gauge",
+        "Connections at which it is full; 0 for none.",
+        |entry| entry.destination.thresholds.upper().into(),
+    ),
+    Metric("backend_connections_total", "counter", "Connections made.", |entry| {
+        entry.statistics.connections
+    }),
+    Metric("backend_incoming_packets_total", "counter", "Packets from clients.", |entry| {
+        entry.statistics.incoming_packets
+    }),
+    Metric("backend_outgoing_packets_total", "counter", "Packets to clients.", |entry| {
+        entry.statistics.outgoing_packets
+    }),
+    Metric("backend_incoming_bytes_total", "counter", "Bytes from clients.", |entry| {
+        entry.statistics.incoming_bytes
+    }),
+    Metric("backend_outgoing_bytes_total", "counter", "Bytes to clients.", |entry| {
+        entry.statistics.outgoing_bytes
+    }),
+];
+
+/// The table in Prometheus' text format.
+fn metrics(table: &Snapshot) -> String {
+    let mut text = String::new();
+    for Metric(name, kind, help, value) in METRICS {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "# HELP node_ipvs_{name} {help}\n# TYPE node_ipvs_{name} {kind}");
+        for service in table.services.values() {
+            for entry in &service.destinations {
+                let labels = labels(service, entry);
+                let _ = writeln!(text, "node_ipvs_{name}{{{labels}}} {}", value(entry));
+            }
+        }
+    }
+    let name = "node_ipvs_table_complete";
+    let help = "Whether nobody changed the table while it was read.";
+    let complete = u8::from(table.is_certain());
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {complete}");
+    text
+}
+
+fn labels(service: &ServiceSnapshot, entry: &DestinationEntry) -> String {
+    let (address, port, mark, protocol) = match service.entry.service.key() {
+        ServiceKey::Address { protocol, address, port } => {
+            (address.to_string(), port.to_string(), String::new(), protocol.to_string())
+        }
+        ServiceKey::Mark { mark, family } => {
+            // A mark may have a service of each family.
+            (String::new(), String::new(), format!("{mark:#x}"), format!("FWM {family}"))
+        }
+    };
+    let remote = entry.destination.key;
+    format!(
+        "local_address=\"{address}\",local_port=\"{port}\",local_mark=\"{mark}\",\
+         remote_address=\"{}\",remote_port=\"{}\",proto=\"{protocol}\"",
+        remote.address, remote.port
+    )
+}
+
+/// What Prometheus does.
+fn scrape(address: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.split_once("\r\n\r\n").map_or_else(String::new, |(_, body)| body.to_owned()))
+}
