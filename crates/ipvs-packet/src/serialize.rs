@@ -61,8 +61,6 @@ through!(
     Destination => DestinationForm,
     SyncDaemon => SyncDaemonForm,
     UnknownAttributes => Vec<UnknownForm>,
-    Weight => u32,
-    Ipv6Prefix => u8,
     Netmask => WordOrNumber,
     ServiceFlags => Vec<WordOrNumber>,
     TunnelFlags => Vec<WordOrNumber>,
@@ -265,33 +263,24 @@ impl TryFrom<WordOrNumber> for Netmask {
     }
 }
 
-impl From<&Weight> for u32 {
-    fn from(weight: &Weight) -> Self {
-        weight.get()
-    }
+/// Types that are a number within a range.
+macro_rules! numbers {
+    ($($type:ident as $number:ty),*) => {$(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                self.get().serialize(serializer)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Self::new(<$number>::deserialize(deserializer)?).map_err(de::Error::custom)
+            }
+        }
+    )*};
 }
 
-impl TryFrom<u32> for Weight {
-    type Error = InvalidValue;
-
-    fn try_from(weight: u32) -> Result<Self, InvalidValue> {
-        Self::new(weight)
-    }
-}
-
-impl From<&Ipv6Prefix> for u8 {
-    fn from(prefix: &Ipv6Prefix) -> Self {
-        prefix.get()
-    }
-}
-
-impl TryFrom<u8> for Ipv6Prefix {
-    type Error = InvalidValue;
-
-    fn try_from(length: u8) -> Result<Self, InvalidValue> {
-        Self::new(length)
-    }
-}
+numbers!(Weight as u32, Ipv6Prefix as u8);
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
