@@ -168,7 +168,7 @@ fn duplicate(one: &VirtualService, other: &VirtualService) -> Violation {
             differences.push(format!("{} in the second only", destination.key));
         }
     }
-    let object = format_args!("service {}", one.key());
+    let object = format!("service {}", one.key());
     Violation::new(object, differences.join(", "), Rule::Duplicate)
 }
 

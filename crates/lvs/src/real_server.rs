@@ -132,7 +132,7 @@ impl RealServer {
         let key = DestinationKey { address: self.address, port };
         let before = violations.len();
         let mut violation = |rule, value: &dyn std::fmt::Display| {
-            let object = format_args!("real server {key} of service {service}");
+            let object = format!("real server {key} of service {service}");
             violations.push(Violation::new(object, value, rule));
         };
 
