@@ -8,17 +8,14 @@
 //! # Ok::<(), ipvs_client::Error>(())
 //! ```
 
-use std::{
-    collections::BTreeMap,
-    os::fd::AsFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, os::fd::AsFd, sync::Arc};
 
 use ipvs_packet::{
     DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey, Info, Request, Service,
     ServiceEntry, ServiceKey, Statistics, SyncDaemon, Timeouts,
 };
 use ipvs_table::{ServiceSnapshot, Snapshot};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     BatchOptions, BatchOutcomes, Connections, CpuTotals, Error, Socket, Sysctl, SysctlChange,
@@ -29,9 +26,8 @@ use crate::{
 
 /// A blocking client of the kernel's IPVS in one network namespace.
 ///
-/// Clones are cheap and share a socket, which one call has at a time, as with
-/// [the async client](crate::Client): a batch or a snapshot takes many turns of the socket, and calls
-/// from other threads come in between, in no particular order.
+/// Clones are cheap and share a socket, which one call has at a time: see
+/// [the async client](crate::Client).
 #[derive(Clone, Debug)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -63,12 +59,14 @@ impl Client {
     }
 
     /// Waits for a turn of the socket.
-    fn turn(&self) -> MutexGuard<'_, Direct> {
-        // A socket whose user panicked is as good as any: leftover answers are known by their numbers.
-        self.shared.direct.lock().unwrap_or_else(PoisonError::into_inner)
+    ///
+    /// The lock knows no poison: a socket whose user panicked is as good as any, since leftover
+    /// answers are known by their numbers.
+    pub(crate) fn turn(&self) -> MutexGuard<'_, Direct> {
+        self.shared.direct.lock()
     }
 
-    fn namespace(&self) -> &Namespace {
+    pub(crate) fn namespace(&self) -> &Namespace {
         &self.shared.namespace
     }
 }

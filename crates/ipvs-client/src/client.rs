@@ -1,55 +1,44 @@
 //! The async client.
 
-use std::{collections::BTreeMap, os::fd::AsFd, sync::Arc};
+use std::{collections::BTreeMap, os::fd::AsFd};
 
 use ipvs_packet::{
     DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey, Info, Request, Service,
     ServiceEntry, ServiceKey, Statistics, SyncDaemon, Timeouts,
 };
 use ipvs_table::{ServiceSnapshot, Snapshot};
-use tokio::{
-    sync::{Mutex, MutexGuard},
-    task::yield_now,
-};
+use parking_lot::MutexGuard;
+use tokio::task::yield_now;
 
 use crate::{
     BatchOptions, BatchOutcomes, Connections, CpuTotals, Error, Socket, Sysctl, SysctlChange,
-    SysctlValue, SysctlsError,
+    SysctlValue, SysctlsError, blocking,
     netlink::{direct::Direct, snapshot::SnapshotBuilder},
     proc::{connections::Source, namespace::Namespace, statistics, sysctl},
 };
 
 /// A client of the kernel's IPVS in one network namespace, for async programs on any runtime.
 ///
-/// Clones are cheap and share a socket, which one call has at a time: calls may be made from any
-/// task and thread, and get the socket in the order in which they were first polled. The kernel
-/// answers within the system call that asks, so a call waits for nothing but its turn, and blocks
-/// the thread for the time that the kernel takes: microseconds as a rule.
+/// Clones are cheap and share a socket, which one call has at a time, from any task and thread. The
+/// kernel answers within the system call that asks, so there is nothing to wait for but the socket,
+/// and a call blocks its thread for the time that the kernel takes: microseconds as a rule. (The kernel
+/// carries out one IPVS request at a time anyway, whatever socket it comes from.)
 ///
-/// A turn is one request with all of its answers, or one datagram of a batch, up to 128 writes.
-/// Batches and snapshots take many turns, and calls of others come in between. So a call waits for
-/// one turn of each caller that was there before it, however long a batch or a snapshot is; the
-/// longest turn is a list of all services, some two milliseconds for a thousand of them. After the
-/// work of some 500 list entries, a call lets other tasks of its thread run before it takes its
-/// turn.
+/// A turn of the socket is one request with all of its answers, or one datagram of a batch, up to 128
+/// writes. Batches and snapshots take many turns, and calls of other threads come in between. So a
+/// call waits for one turn, however long a batch or a snapshot is; the longest turn is a list of all
+/// services, some two milliseconds for a thousand of them. Where many threads want the socket, the one
+/// that has it may take some more turns, and those that wait get it in order after a millisecond at
+/// most: so ten thousand calls at once are about as fast as one after the other.
 ///
-/// Every call may be cancelled by dropping its future. One that waits for its turn has sent nothing.
-/// One that has its turn cannot be dropped half-way, since it does not wait; a batch or a snapshot
-/// can, between its turns. A future that was polled and is then neither polled nor dropped keeps its
-/// place in the queue, and holds up all calls behind it.
+/// After the work of some 500 list entries, a call lets other tasks of its thread run before it
+/// takes its turn. That is the only place where its future is ever pending.
 ///
-/// Any executor may poll the calls. Within a runtime of tokio's let that runtime do it: another
-/// executor that blocks one of its threads may wait for ever, as with everything of tokio's. Use
-/// [`blocking::Client`](crate::blocking::Client) to block.
+/// Every call may be cancelled by dropping its future. A call with one turn that was dropped has sent
+/// nothing; a batch or a snapshot may be dropped between its turns.
 #[derive(Clone, Debug)]
 pub struct Client {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    direct: Mutex<Direct>,
-    namespace: Namespace,
+    blocking: blocking::Client,
 }
 
 impl Client {
@@ -79,27 +68,19 @@ impl Client {
 
     /// A client on a socket.
     pub fn from_socket(socket: Socket) -> Self {
-        let Socket { direct, namespace } = socket;
-        Self { shared: Arc::new(Shared { direct: Mutex::new(direct), namespace }) }
+        Self { blocking: blocking::Client::from_socket(socket) }
     }
 
-    /// Waits for a turn of the socket.
+    /// Lets other tasks run if it is time, and waits for a turn of the socket.
     pub(crate) async fn turn(&self) -> MutexGuard<'_, Direct> {
-        let Shared { direct, .. } = &*self.shared;
-        // Before it takes its place in the queue. Where there is a queue, other tasks run anyway.
-        if direct.try_lock().is_ok_and(|mut direct| direct.is_pause_due()) {
+        if self.blocking.turn().is_pause_due() {
             yield_now().await;
         }
-        // First without waiting: the lock of a tokio task whose budget is used up is taken, but not
-        // handed out before the task is polled again.
-        match direct.try_lock() {
-            Ok(direct) => direct,
-            Err(_) => direct.lock().await,
-        }
+        self.blocking.turn()
     }
 
     fn namespace(&self) -> &Namespace {
-        &self.shared.namespace
+        self.blocking.namespace()
     }
 }
 

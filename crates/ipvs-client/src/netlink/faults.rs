@@ -11,10 +11,10 @@
 //! | dropped answers are an overrun | `an_overrun_is_reported`, `a_list_of_which_something_was_dropped_…`, `a_batch_whose_answers_were_dropped_…` |
 //! | no answer is lost in silence | `a_reply_that_cannot_be_read_…`, `an_acknowledgement_without_a_reply_…`, `a_reply_to_something_else_…`, `a_list_without_its_end_…`, `a_cut_datagram_…`, `a_batch_without_its_last_answer_…` |
 //! | strangers' answers are not believed | `a_foreign_sequence_number_is_not_ours`, `nobody_but_the_kernel_is_heard` (socket.rs) |
-//! | one list at a time; EBUSY is not seen | `calls_take_turns`, `a_busy_socket_is_asked_again` |
-//! | calls may be dropped | `a_call_that_is_dropped_while_it_waits_sent_nothing`, `a_batch_that_is_dropped_half_way_…` |
-//! | first come, first served | `calls_take_turns` |
-//! | a call waits for a turn, not for a snapshot or a batch | `a_call_gets_its_turn_within_a_snapshot`, `a_call_gets_its_turn_within_a_batch`, `a_thread_gets_its_turn_within_a_snapshot` |
+//! | one list at a time; EBUSY is not seen | `ten_thousand_calls_…`, `a_busy_socket_is_asked_again` |
+//! | calls may be dropped | `a_call_that_is_dropped_has_sent_nothing`, `a_batch_that_is_dropped_half_way_…` |
+//! | a call waits for a turn, not for a snapshot or a batch | `a_call_gets_its_turn_within_a_snapshot`, `a_call_gets_its_turn_within_a_batch`, `a_thread_gets_its_turn_within_a_snapshot`, `a_task_gets_its_turn_within_a_snapshot_on_another_thread` |
+//! | a call's wait has an end | `a_call_gets_its_turn_beside_a_thread_that_makes_one_after_the_other` |
 //! | other tasks run, and timers | `other_tasks_run`, `timers_fire_within_a_snapshot` |
 //! | no runtime is needed | `no_runtime_is_needed` |
 //! | ten thousand calls | `ten_thousand_calls_at_once_each_get_their_own_answer` |
@@ -24,7 +24,6 @@
 //! | the kernel's words are passed on | `the_kernels_words_are_passed_on` |
 //! | a batch says of each write what a call says | `a_batch_says_what_a_call_says` |
 //! | a list that comes in steps is looked at twice | `a_short_list_in_two_datagrams_is_looked_at_twice` |
-//!
 //! | a snapshot heals | `a_service_that_the_first_list_lacks_…`, `a_service_that_a_later_list_lacks_…`, `a_service_that_is_gone_…`, `a_service_that_differs_…` |
 //! | it costs as much as changed | the requests counted in these |
 //! | it names what changed until the end | `what_changes_until_the_end_is_named`, `a_long_list_that_changes_until_the_end_is_named` |
@@ -36,7 +35,7 @@
 use std::{
     future::Future,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -207,7 +206,17 @@ fn call(
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    run_on(tokio::runtime::Builder::new_current_thread(), future)
+}
+
+fn run_on_two_threads<T>(future: impl Future<Output = T>) -> T {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(2);
+    run_on(runtime, future)
+}
+
+fn run_on<T>(mut runtime: tokio::runtime::Builder, future: impl Future<Output = T>) -> T {
+    let runtime = runtime.enable_time().build().unwrap();
     // Nothing takes long; this is for what hangs, on a slow machine too.
     let limited = async { tokio::time::timeout(Duration::from_secs(100), future).await };
     runtime.block_on(limited).expect("it hangs")
@@ -730,65 +739,23 @@ fn no_runtime_is_needed() {
 }
 
 #[test]
-fn calls_take_turns() {
-    // A kernel that would answer EBUSY to a list within a list, and says in which order it was asked.
-    let order = Arc::new(Mutex::new(Vec::new()));
-    let client = client({
-        let order = order.clone();
-        move |sent| match sent.request {
-            Request::GetService(ServiceKey::Address { port, .. }) => {
-                order.lock().unwrap().push(port);
-                vec![sent.error(errno::SRCH)]
-            }
-            _ => vec![Datagram(sent.entry(&service())), sent.done(0)],
-        }
-    });
-    let (numbers, lists) = run(async {
-        // Somebody has the socket while they all come.
-        let turn = client.turn().await;
-        let mut tasks = Vec::new();
-        for number in 1..=100 {
-            let client = client.clone();
-            tasks.push(tokio::spawn(async move {
-                assert_eq!(
-                    kind(client.service(&numbered(number)).await),
-                    ErrorKind::ServiceNotFound
-                );
-                client.services().await.unwrap().len()
-            }));
-            tokio::task::yield_now().await;
-        }
-        assert!(order.lock().unwrap().is_empty());
-        drop(turn);
-        let mut lists = 0;
-        for task in tasks {
-            lists += task.await.unwrap();
-        }
-        (std::mem::take(&mut *order.lock().unwrap()), lists)
-    });
-    assert!(numbers.into_iter().eq(1..=100));
-    assert_eq!(lists, 100);
-}
-
-#[test]
-fn a_call_that_is_dropped_while_it_waits_sent_nothing() {
-    let flushed = Arc::new(AtomicBool::new(false));
+fn a_call_that_is_dropped_has_sent_nothing() {
+    let flushed = Arc::new(AtomicUsize::new(0));
     let client = client({
         let flushed = flushed.clone();
         move |sent| {
-            flushed.fetch_or(sent.request == Request::Flush, Ordering::Relaxed);
+            flushed.fetch_add(usize::from(sent.request == Request::Flush), Ordering::Relaxed);
             sent.nothing_there()
         }
     });
-    run(async {
-        let turn = client.turn().await;
-        let mut waiting = Box::pin(client.flush());
-        assert!(poll(&mut waiting).is_pending());
-        drop(waiting);
-        drop(turn);
-        assert!(client.services().await.unwrap().is_empty());
-    });
-    assert!(!flushed.load(Ordering::Relaxed));
+    // Most are done when they are polled; some let others run first, and are dropped there.
+    let mut done = 0;
+    for _ in 0..1_000 {
+        done += usize::from(poll(&mut Box::pin(client.flush())).is_ready());
+    }
+    assert!((900..1_000).contains(&done), "{done}");
+    assert_eq!(flushed.load(Ordering::Relaxed), done);
+    assert!(run(client.services()).unwrap().is_empty());
 }
 
 #[test]
@@ -889,6 +856,59 @@ fn a_thread_gets_its_turn_within_a_snapshot() {
 }
 
 #[test]
+fn a_task_gets_its_turn_within_a_snapshot_on_another_thread() {
+    let client = client(large(400, Arc::default()));
+    let snapshots = run_on_two_threads(async {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let snapshots = tokio::spawn({
+            let (client, taken) = (client.clone(), taken.clone());
+            async move {
+                loop {
+                    assert_eq!(client.snapshot().await.unwrap().services.len(), 400);
+                    taken.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        let calls = tokio::spawn(async move {
+            for _ in 0..4_000 {
+                client.flush().await.unwrap();
+            }
+        });
+        calls.await.unwrap();
+        snapshots.abort();
+        taken.load(Ordering::Relaxed)
+    });
+    assert!(snapshots < 100, "{snapshots} snapshots went first");
+}
+
+#[test]
+fn a_call_gets_its_turn_beside_a_thread_that_makes_one_after_the_other() {
+    let client = blocking::Client::from_socket(socket(Sent::nothing_there));
+    let (started, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let others = scope.spawn(|| {
+            let mut calls = 0;
+            while !ended.load(Ordering::Relaxed) {
+                client.flush().unwrap();
+                started.store(true, Ordering::Relaxed);
+                calls += 1;
+            }
+            calls
+        });
+        while !started.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        for _ in 0..100 {
+            client.flush().unwrap();
+        }
+        ended.store(true, Ordering::Relaxed);
+        // Within a millisecond or so, which is some hundred calls of the other thread.
+        let others = others.join().unwrap();
+        assert!(others < 500_000, "{others} calls went first");
+    });
+}
+
+#[test]
 fn other_tasks_run() {
     let client = client(Sent::nothing_there);
     // On a runtime that leaves that to its tasks, unlike tokio: two futures in turn, while they can.
@@ -957,20 +977,20 @@ fn ten_thousand_calls_at_once_each_get_their_own_answer() {
         Request::GetService(key) => vec![sent.reply(&service_of(*key)), sent.acknowledge()],
         _ => sent.nothing_there(),
     });
-    let answers = run(async {
-        let calls: Vec<_> = (1..=10_000)
-            .map(|number| {
-                let client = client.clone();
-                tokio::spawn(async move { client.service(&numbered(number)).await })
-            })
-            .collect();
+    let answers = async || {
+        let call = |number| {
+            let client = client.clone();
+            tokio::spawn(async move { client.service(&numbered(number)).await })
+        };
         let mut answers = Vec::new();
-        for call in calls {
+        for call in (1..=10_000).map(call).collect::<Vec<_>>() {
             answers.push(*call.await.unwrap().unwrap().service.key());
         }
         answers
-    });
-    assert!(answers.into_iter().eq((1..=10_000).map(numbered)));
+    };
+    for answers in [run(answers()), run_on_two_threads(answers())] {
+        assert!(answers.into_iter().eq((1..=10_000).map(numbered)));
+    }
 }
 
 /// A kernel that lists other services at each look, each a number with a timeout, and asked for one
