@@ -1,5 +1,7 @@
 //! Benchmarks; see README.md.
 
+#![allow(clippy::exhaustive_enums, clippy::exhaustive_structs, reason = "not published")]
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     sync::atomic::{AtomicUsize, Ordering},

@@ -1,5 +1,7 @@
 //! What the examples share: how they start, how they tell their steps, and who answered.
 
+#![allow(clippy::exhaustive_enums, clippy::exhaustive_structs, reason = "not published")]
+
 use std::{
     collections::BTreeMap,
     error::Error,

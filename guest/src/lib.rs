@@ -98,6 +98,7 @@
 //! at all: there is no layer in memory.
 
 #![forbid(unsafe_code)]
+#![allow(clippy::exhaustive_enums, clippy::exhaustive_structs, reason = "not published")]
 
 mod error;
 mod feed;

@@ -80,7 +80,6 @@
 //! - `serde`: readable forms of the messages, as in [`ipvs_packet`].
 
 #![forbid(unsafe_code)]
-#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod blocking;

@@ -157,7 +157,6 @@
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
-#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 mod attribute;
 mod command;

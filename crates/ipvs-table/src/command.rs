@@ -261,6 +261,7 @@ impl FromStr for Command {
 ///
 /// Where ipvsadm has no command ([`Command::for_request`]), a comment with the command's number.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::exhaustive_structs, reason = "a view of what it holds, and no more")]
 pub struct CommandLine<'a>(pub &'a Request);
 
 impl fmt::Display for CommandLine<'_> {

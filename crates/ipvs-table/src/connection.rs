@@ -231,6 +231,7 @@ impl fmt::Debug for ConnectionState {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
+#[non_exhaustive]
 pub struct EngineData {
     /// The engine.
     pub name: EngineName,
@@ -241,13 +242,18 @@ pub struct EngineData {
 }
 
 impl EngineData {
+    /// Data of an engine.
+    pub fn new(name: EngineName, data: impl Into<Vec<u8>>) -> Self {
+        Self { name, data: data.into() }
+    }
+
     fn parse(rest: &[u8]) -> Result<Option<Self>, &'static str> {
         let Some(rest) = rest.strip_prefix(b" ") else { return Ok(None) };
         // The data may hold blanks too, so that only the first one counts.
         let end = rest.iter().position(|&byte| byte == b' ').ok_or("PEData")?;
         let name = std::str::from_utf8(&rest[..end]).map_err(|_| "PEName")?;
         let name = EngineName::new(name).map_err(|_| "PEName")?;
-        Ok(Some(Self { name, data: rest[end + 1..].to_vec() }))
+        Ok(Some(Self::new(name, &rest[end + 1..])))
     }
 }
 
@@ -255,6 +261,7 @@ impl EngineData {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[allow(clippy::exhaustive_enums, reason = "the kernel has one bit for it")]
 pub enum ConnectionOrigin {
     /// Here. (`LOCAL`)
     Local,
@@ -500,7 +507,7 @@ mod tests {
         let engine =
             ("[a-z]{1,15}", prop::collection::vec(1u8.., 0..255)).prop_map(|(name, mut data)| {
                 data.retain(|&byte| byte != b'\n');
-                EngineData { name: name.parse().unwrap(), data }
+                EngineData::new(name.parse().unwrap(), data)
             });
         let tail = prop_oneof![
             prop::option::of(engine).prop_map(|engine| (engine, None)),

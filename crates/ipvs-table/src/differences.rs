@@ -224,10 +224,11 @@ pub struct Activity {
     pub reset: bool,
 }
 
-/// Traffic, counted or by the second.
+/// Traffic, counted or by the second. [`Default`] has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
+#[non_exhaustive]
 pub struct Traffic<T> {
     /// Connections scheduled.
     pub connections: T,

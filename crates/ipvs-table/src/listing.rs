@@ -498,6 +498,7 @@ impl fmt::Display for Connection {
 /// Timeouts as `ipvsadm -L --timeout` prints them: `Timeout (tcp tcpfin udp): 900 120 300`, with
 /// the line's end.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::exhaustive_structs, reason = "a view of what it holds, and no more")]
 pub struct TimeoutListing(pub Timeouts);
 
 impl fmt::Display for TimeoutListing {
@@ -510,6 +511,7 @@ impl fmt::Display for TimeoutListing {
 /// (mcast=eth0, syncid=4, maxlen=1472, group=224.0.0.81, port=8848, ttl=1)`. Nothing where none
 /// runs.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::exhaustive_structs, reason = "a view of what it holds, and no more")]
 pub struct DaemonListing<'a>(pub &'a [DaemonEntry]);
 
 impl fmt::Display for DaemonListing<'_> {

@@ -38,6 +38,7 @@ pub trait Names {
 
 /// No names: only numbers are read and written, as with `ipvsadm -n`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[allow(clippy::exhaustive_structs, reason = "it has nothing")]
 pub struct Numeric;
 
 impl Names for Numeric {}

@@ -15,8 +15,16 @@
 //! | policy `Local` without an endpoint here | endpoints of other nodes | the same, or refused: [`WithoutLocal`] |
 //! | a source range that cannot be read | left out | lets nobody in |
 //! | schedulers, forwarding, weights | one scheduler for the node, masquerade, 1 | by [`annotation`]s, for each service |
+//!
+//! The library is the parts of the program, for tests and for those who build another proxy of them.
+//! Their fields follow Kubernetes, so they may change with each minor version.
 
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::exhaustive_enums,
+    clippy::exhaustive_structs,
+    reason = "what Kubernetes adds is added here, see above"
+)]
 
 pub mod annotation;
 mod health;

@@ -82,7 +82,6 @@
 //! - `proptest`: strategies for property tests. proptest itself needs Rust 1.88.
 
 #![forbid(unsafe_code)]
-#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod apply;

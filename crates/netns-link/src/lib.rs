@@ -55,7 +55,6 @@
 //! IPv4 and IPv6, Linux only.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
-#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 #[macro_use]
 mod text_form;
