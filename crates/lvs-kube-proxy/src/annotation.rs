@@ -13,12 +13,12 @@
 //!
 //! A wrong value is a notice, and the default is taken: it never costs the service.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use lvs::client::packet::{SchedulerName, ServiceFlags};
 
-use crate::settings::Settings;
+use crate::{object::Labels, settings::Settings};
 
 /// The annotation for the scheduler.
 pub const SCHEDULER: &str = "lvs-kube-proxy/scheduler";
@@ -59,11 +59,11 @@ enum Selector {
 impl Choice {
     /// Reads a service's annotations. What is wrong with them is said in `notices`.
     pub(crate) fn read(
-        annotations: &BTreeMap<String, String>,
+        annotations: &Labels,
         settings: &Settings,
         notices: &mut Vec<String>,
     ) -> Self {
-        let value = |name: &str| annotations.get(name).map(|value| value.trim());
+        let value = |name: &str| annotations.get(name).map(str::trim);
         let mut wrong = |name: &str, value: &str, reason: &str| {
             notices.push(format!("annotation {name}: {value:?} {reason}; the default is used"));
         };
@@ -172,8 +172,7 @@ mod tests {
     use super::*;
 
     fn read(annotations: &[(&str, &str)]) -> (Choice, Vec<String>) {
-        let annotations =
-            annotations.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let annotations = annotations.iter().copied();
         let mut notices = Vec::new();
         let choice = Choice::read(&annotations.collect(), &Settings::default(), &mut notices);
         (choice, notices)

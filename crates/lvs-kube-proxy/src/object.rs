@@ -5,22 +5,40 @@
 //! meaning of their own (addresses, protocols, policies) are kept as text: one that cannot be
 //! understood costs that value, with a notice, and not the whole object.
 
-use std::{collections::BTreeMap, fmt};
+use std::{borrow::Cow, fmt, sync::Arc};
 
-use serde::{Deserialize, Deserializer};
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 
-/// Which Service object it is: its namespace and its name. Shown as `shop/web`.
+/// The label of services that another proxy takes care of, whatever its value.
+pub(crate) const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+/// The label of slices of headless services.
+pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
+/// The label of slices that names their service.
+pub(crate) const OWNER: &str = "kubernetes.io/service-name";
+/// The label of nodes, and in `v1beta1` of endpoints, that names their zone.
+pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
+/// The label of endpoints, in `v1beta1`, that names their node.
+pub(crate) const HOST_NAME: &str = "kubernetes.io/hostname";
+/// The annotation of slices that says when what they say became so.
+pub(crate) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+/// How the names of our own annotations begin.
+pub(crate) const OWN: &str = "lvs-kube-proxy/";
+
+/// Which Service object it is: its namespace and its name. Shown as `shop/web`. Clones are cheap.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
     /// The namespace.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// The name.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl ObjectName {
     /// An object of a namespace.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
 }
@@ -42,10 +60,10 @@ pub struct Metadata {
     pub namespace: String,
     /// Labels, by which objects are selected.
     #[serde(deserialize_with = "or_default")]
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Annotations; see [`annotation`](crate::annotation) for those that are read.
     #[serde(deserialize_with = "or_default")]
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Labels,
     /// The version of the object in the API server.
     #[serde(deserialize_with = "or_default")]
     pub resource_version: String,
@@ -56,8 +74,81 @@ pub struct Metadata {
 impl Metadata {
     /// Namespace and name.
     pub fn object_name(&self) -> ObjectName {
-        ObjectName::new(self.namespace.clone(), self.name.clone())
+        ObjectName::new(&*self.namespace, &*self.name)
     }
+}
+
+/// Labels or annotations, by name. Those that no service proxy reads are left out when an object is
+/// read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels(Vec<(String, String)>);
+
+impl Labels {
+    /// The value of a label.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(found, _)| found == name).map(|(_, value)| &**value)
+    }
+
+    /// Whether there is such a label.
+    pub fn contains(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// Sets a label.
+    pub fn insert(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        let (name, value) = (name.into(), value.into());
+        match self.0.binary_search_by(|(found, _)| found.cmp(&name)) {
+            Ok(place) => self.0[place].1 = value,
+            Err(place) => {
+                self.0.reserve_exact(1);
+                self.0.insert(place, (name, value));
+            }
+        }
+    }
+}
+
+impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Labels {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(labels: I) -> Self {
+        let mut all = Self::default();
+        labels.into_iter().for_each(|(name, value)| all.insert(name, value));
+        all
+    }
+}
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+
+        impl<'de> Visitor<'de> for Read {
+            type Value = Labels;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("names with values")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Labels, A::Error> {
+                let mut labels = Labels::default();
+                while let Some(Text(name)) = map.next_key()? {
+                    match is_read(&name) {
+                        true => labels.insert(name, map.next_value::<String>()?),
+                        false => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(labels)
+            }
+        }
+
+        deserializer.deserialize_map(Read)
+    }
+}
+
+/// A text that need not be copied.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+fn is_read(label: &str) -> bool {
+    [OTHER_PROXY, HEADLESS, OWNER, ZONE, HOST_NAME, TRIGGER_TIME].contains(&label)
+        || label.starts_with(OWN)
 }
 
 /// A Service (`v1`).
@@ -85,13 +176,13 @@ pub struct ServiceSpec {
     #[serde(rename = "clusterIP")]
     pub cluster_ip: Option<String>,
     /// One address for each family. Where it is empty, [`cluster_ip`](Self::cluster_ip) counts.
-    #[serde(rename = "clusterIPs", deserialize_with = "or_default")]
+    #[serde(rename = "clusterIPs", deserialize_with = "compact")]
     pub cluster_ips: Vec<String>,
     /// The ports, each with a protocol.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "compact")]
     pub ports: Vec<ServicePort>,
     /// Addresses that lead to a node by other means.
-    #[serde(rename = "externalIPs", deserialize_with = "or_default")]
+    #[serde(rename = "externalIPs", deserialize_with = "compact")]
     pub external_ips: Vec<String>,
     /// `Cluster` or `Local`, for traffic to node ports, external and load-balancer addresses.
     pub external_traffic_policy: Option<String>,
@@ -105,7 +196,7 @@ pub struct ServiceSpec {
     #[serde(deserialize_with = "or_default")]
     pub health_check_node_port: i64,
     /// The only clients that load-balancer addresses serve, in CIDR notation; empty is all.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "compact")]
     pub load_balancer_source_ranges: Vec<String>,
 }
 
@@ -157,7 +248,7 @@ pub struct ServiceStatus {
 #[serde(default)]
 pub struct LoadBalancerStatus {
     /// The load balancer's addresses.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "compact")]
     pub ingress: Vec<Ingress>,
 }
 
@@ -182,10 +273,10 @@ pub struct EndpointSlice {
     #[serde(deserialize_with = "or_default")]
     pub address_type: String,
     /// The ports of every endpoint in it.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "compact")]
     pub ports: Vec<EndpointPort>,
     /// The endpoints.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "compact")]
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -206,7 +297,7 @@ pub struct EndpointPort {
 #[serde(default, rename_all = "camelCase")]
 pub struct Endpoint {
     /// Its addresses, of which the first one counts.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "compact")]
     pub addresses: Vec<String>,
     /// Whether it takes connections.
     #[serde(deserialize_with = "or_default")]
@@ -220,7 +311,7 @@ pub struct Endpoint {
     /// Labels of its node, in `v1beta1`: `kubernetes.io/hostname` is the node's name where
     /// `nodeName` is not there.
     #[serde(deserialize_with = "or_default")]
-    pub topology: BTreeMap<String, String>,
+    pub topology: Labels,
 }
 
 /// `conditions` of an [`Endpoint`].
@@ -240,10 +331,10 @@ pub struct Conditions {
 #[serde(default, rename_all = "camelCase")]
 pub struct Hints {
     /// The zones whose nodes should use it.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "compact")]
     pub for_zones: Vec<Hint>,
     /// The nodes that should use it.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "compact")]
     pub for_nodes: Vec<Hint>,
 }
 
@@ -274,7 +365,7 @@ pub struct Node {
 #[serde(default, rename_all = "camelCase")]
 pub struct NodeSpec {
     /// What keeps pods away.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "compact")]
     pub taints: Vec<Taint>,
 }
 
@@ -291,7 +382,7 @@ pub struct Taint {
 #[serde(default)]
 pub struct NodeStatus {
     /// The node's addresses and names.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "compact")]
     pub addresses: Vec<NodeAddress>,
 }
 
@@ -313,4 +404,16 @@ where
     T: Deserialize<'de> + Default,
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// As [`or_default`], for lists: most have one or two elements, and room for four would be half of
+/// all memory.
+fn compact<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let mut list: Vec<T> = or_default(deserializer)?;
+    list.shrink_to_fit();
+    Ok(list)
 }

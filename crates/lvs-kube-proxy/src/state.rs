@@ -8,19 +8,10 @@ use std::{
 use lvs::client::packet::{Protocol, ServiceKey};
 
 use crate::{
-    object::{EndpointSlice, Node, ObjectName, Service},
+    object::{EndpointSlice, HEADLESS, Node, OTHER_PROXY, OWNER, ObjectName, Service, ZONE},
     settings::{Settings, ThisNode},
     translate::{HealthCheck, Target, TargetKind, Translation, is_proxied, translate},
 };
-
-/// The label of services that another proxy takes care of, whatever its value.
-const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
-/// The label of slices of headless services.
-const HEADLESS: &str = "service.kubernetes.io/headless";
-/// The label of slices that names their service.
-const OWNER: &str = "kubernetes.io/service-name";
-/// The label of nodes that names their zone.
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What a source says. Events of different objects may come in any order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,15 +50,20 @@ impl Update {
     }
 }
 
+/// What is wanted, for which of its addresses, by whom.
+type Claim = (ServiceKey, TargetKind, ObjectName);
+
 /// All objects and what they come to. Holds no socket and no clock; only [`update`](Self::update)
 /// translates, and only what events have touched since.
 #[derive(Clone, Debug)]
 pub struct State {
     node: ThisNode,
     settings: Settings,
-    services: BTreeMap<ObjectName, Service>,
-    /// The slices of a service by their names.
-    slices: BTreeMap<ObjectName, BTreeMap<String, EndpointSlice>>,
+    // Large values are in boxes and lists, as a map's nodes have room for eleven values each, and are
+    // half full.
+    services: BTreeMap<ObjectName, Box<Service>>,
+    /// The slices of a service in order of their names.
+    slices: BTreeMap<ObjectName, Vec<EndpointSlice>>,
     /// Whose slice it is.
     owners: BTreeMap<ObjectName, ObjectName>,
     services_are_listed: bool,
@@ -75,7 +71,7 @@ pub struct State {
     touched: BTreeSet<ObjectName>,
     translations: BTreeMap<ObjectName, Translation>,
     /// Who wants a virtual service, best first, and which of its targets that is.
-    claims: BTreeMap<ServiceKey, BTreeMap<(TargetKind, ObjectName), usize>>,
+    claims: BTreeMap<Claim, usize>,
     /// How many claims there are on each address.
     addresses: BTreeMap<IpAddr, usize>,
     /// Who wants a port for health checks.
@@ -179,14 +175,13 @@ impl State {
                 self.said.remove(name);
                 continue;
             };
-            let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
+            let slices = self.slices.get(name).into_iter().flatten();
             let translation = translate(service, slices, &self.node, &self.settings);
             self.claim(name, translation, &mut update.keys);
         }
         let mut concerned = update.services.clone();
         for key in &update.keys {
-            let claims = self.claims.get(key).into_iter().flat_map(BTreeMap::keys);
-            concerned.extend(claims.map(|(_, name)| name.clone()));
+            concerned.extend(self.claims_on(key).map(|((.., name), _)| name.clone()));
         }
         for name in &concerned {
             self.say(name, &mut update.notices);
@@ -196,18 +191,18 @@ impl State {
 
     /// The virtual service with this key and whose it is, if one is wanted.
     pub fn target(&self, key: &ServiceKey) -> Option<(&ObjectName, &Target)> {
-        let ((_, name), position) = self.claims.get(key)?.first_key_value()?;
+        let ((.., name), position) = self.claims_on(key).next()?;
         Some((name, self.translations.get(name)?.targets.get(*position)?))
     }
 
     /// All virtual services that are wanted, by key, each with the name of its Service.
     pub fn targets(&self) -> impl Iterator<Item = (&ObjectName, &Target)> {
-        self.claims.keys().filter_map(|key| self.target(key))
-    }
-
-    /// How many virtual services are wanted.
-    pub fn target_count(&self) -> usize {
-        self.claims.len()
+        let mut before = None;
+        self.claims.iter().filter_map(move |((key, _, name), position)| {
+            let is_best = before.replace(key) != Some(key);
+            is_best.then_some(())?;
+            Some((name, self.translations.get(name)?.targets.get(*position)?))
+        })
     }
 
     /// The addresses that must be local to the node for packets to reach IPVS, without those that
@@ -246,11 +241,11 @@ impl State {
 
     fn set_service(&mut self, service: Service) {
         let name = service.metadata.object_name();
-        if service.metadata.labels.contains_key(OTHER_PROXY) || !is_proxied(&service) {
+        if service.metadata.labels.contains(OTHER_PROXY) || !is_proxied(&service) {
             self.remove_service(&name);
-        } else if self.services.get(&name) != Some(&service) {
+        } else if self.services.get(&name).is_none_or(|before| **before != service) {
             self.touched.insert(name.clone());
-            self.services.insert(name, service);
+            self.services.insert(name, Box::new(service));
         }
     }
 
@@ -265,24 +260,29 @@ impl State {
         let labels = &slice.metadata.labels;
         let owner = labels.get(OWNER).filter(|owner| !owner.is_empty());
         let owner = owner.map(|owner| ObjectName::new(name.namespace.clone(), owner));
-        let Some(owner) = owner.filter(|_| !labels.contains_key(HEADLESS)) else {
+        let Some(owner) = owner.filter(|_| !labels.contains(HEADLESS)) else {
             return self.remove_slice(&name);
         };
         if self.owners.get(&name).is_some_and(|before| *before != owner) {
             self.remove_slice(&name);
         }
         let slices = self.slices.entry(owner.clone()).or_default();
-        if slices.get(&name.name) != Some(&slice) {
-            slices.insert(name.name.clone(), slice);
-            self.touched.insert(owner.clone());
-            self.owners.insert(name, owner);
+        match slices.binary_search_by(|other| other.metadata.name.cmp(&slice.metadata.name)) {
+            Ok(place) if slices[place] == slice => return,
+            Ok(place) => slices[place] = slice,
+            Err(place) => {
+                slices.reserve_exact(1);
+                slices.insert(place, slice);
+            }
         }
+        self.touched.insert(owner.clone());
+        self.owners.insert(name, owner);
     }
 
     fn remove_slice(&mut self, name: &ObjectName) {
         let Some(owner) = self.owners.remove(name) else { return };
         if let Some(slices) = self.slices.get_mut(&owner) {
-            slices.remove(&name.name);
+            slices.retain(|slice| *slice.metadata.name != *name.name);
             if slices.is_empty() {
                 self.slices.remove(&owner);
             }
@@ -294,7 +294,7 @@ impl State {
         if node.metadata.name != self.node.name {
             return;
         }
-        let zone = node.metadata.labels.get(ZONE).cloned();
+        let zone = node.metadata.labels.get(ZONE).map(str::to_owned);
         let primary = primary_addresses(node);
         if (&zone, &primary) != (&self.node.zone, &self.node.primary) {
             self.node.zone = zone;
@@ -307,18 +307,20 @@ impl State {
         self.touched.extend(self.services.keys().cloned());
     }
 
+    /// Who wants a virtual service, best first.
+    fn claims_on(&self, key: &ServiceKey) -> impl Iterator<Item = (&Claim, &usize)> + use<'_> {
+        let (key, first) = (*key, (*key, TargetKind::ClusterIp, ObjectName::default()));
+        self.claims.range(first..).take_while(move |((found, ..), _)| *found == key)
+    }
+
     /// Withdraws all that a service claims.
     fn retract(&mut self, name: &ObjectName, keys: &mut BTreeSet<ServiceKey>) {
         let Some(translation) = self.translations.remove(name) else { return };
         for target in translation.targets {
             let key = *target.key();
             keys.insert(key);
-            let Some(claims) = self.claims.get_mut(&key) else { continue };
-            if claims.remove(&(target.kind, name.clone())).is_none() {
+            if self.claims.remove(&(key, target.kind, name.clone())).is_none() {
                 continue;
-            }
-            if claims.is_empty() {
-                self.claims.remove(&key);
             }
             if let Some(address) = target.address()
                 && let Some(count) = self.addresses.get_mut(&address)
@@ -348,12 +350,12 @@ impl State {
         for (position, target) in translation.targets.iter().enumerate() {
             let key = *target.key();
             keys.insert(key);
-            let claims = self.claims.entry(key).or_default();
+            let claim = (key, target.kind, name.clone());
             // Of two ports of a service with one number, the first one counts.
-            if claims.contains_key(&(target.kind, name.clone())) {
+            if self.claims.contains_key(&claim) {
                 continue;
             }
-            claims.insert((target.kind, name.clone()), position);
+            self.claims.insert(claim, position);
             if let Some(address) = target.address() {
                 *self.addresses.entry(address).or_default() += 1;
             }
@@ -370,8 +372,8 @@ impl State {
         let mut texts: BTreeSet<String> = translation.notices.iter().cloned().collect();
         for target in &translation.targets {
             let kind = target.kind;
-            match self.claims.get(target.key()).and_then(BTreeMap::first_key_value) {
-                Some(((_, winner), _)) if winner != name => {
+            match self.claims_on(target.key()).next() {
+                Some(((.., winner), _)) if winner != name => {
                     let key = target.key();
                     texts.insert(format!(
                         "service {name}: {kind} {key} is not served: it belongs to service {winner}"

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,7 +16,7 @@ use lvs::{
 
 use crate::{
     annotation::{Choice, Forwarding},
-    object::{Endpoint, EndpointSlice, ObjectName, Service, ServicePort},
+    object::{Endpoint, EndpointSlice, HOST_NAME, ObjectName, Service, ServicePort, ZONE},
     settings::{Settings, ThisNode, WithoutLocal},
 };
 
@@ -47,7 +48,7 @@ pub struct Translation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The virtual service.
-    pub virtual_service: VirtualService,
+    pub virtual_service: Arc<VirtualService>,
     /// Which of the service's addresses it serves.
     pub kind: TargetKind,
     /// Whether the policy is `Local`: clients from outside keep their address.
@@ -177,6 +178,7 @@ impl<'a> Translator<'a> {
             self.health_check();
         }
         self.result.notices = self.notes.into_texts(&self.service.metadata.object_name());
+        self.result.targets.shrink_to_fit();
         self.result
     }
 
@@ -262,6 +264,7 @@ impl<'a> Translator<'a> {
         let real_servers: Vec<_> =
             endpoints.iter().map(|endpoint| self.real_server(endpoint, address.port())).collect();
         if let Some(virtual_service) = self.build(builder, real_servers) {
+            let virtual_service = Arc::new(virtual_service);
             self.result.targets.push(Target { virtual_service, kind, local, source_ranges });
         }
     }
@@ -553,9 +556,8 @@ struct Candidate<'a> {
 impl<'a> Candidate<'a> {
     fn new(address: SocketAddr, endpoint: &'a Endpoint, this: &ThisNode) -> Self {
         let conditions = endpoint.conditions;
-        let topology = |label| endpoint.topology.get(label).map(String::as_str);
-        let node = endpoint.node_name.as_deref().or_else(|| topology("kubernetes.io/hostname"));
-        let zone = endpoint.zone.as_deref().or_else(|| topology("topology.kubernetes.io/zone"));
+        let node = endpoint.node_name.as_deref().or_else(|| endpoint.topology.get(HOST_NAME));
+        let zone = endpoint.zone.as_deref().or_else(|| endpoint.topology.get(ZONE));
         Self {
             address,
             ready: conditions.ready.unwrap_or(true),

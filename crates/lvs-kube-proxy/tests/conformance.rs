@@ -23,7 +23,7 @@ fn failure(case: &Case) -> Option<String> {
     case.events().into_iter().for_each(|event| state.apply(event));
     let update = state.update();
 
-    let table = table_lines(state.targets().map(|(_, target)| &target.virtual_service));
+    let table = table_lines(state.targets().map(|(_, target)| &*target.virtual_service));
     let addresses: BTreeSet<String> =
         state.addresses().map(|address| address.to_string()).collect();
     let health: Vec<String> = state

@@ -263,7 +263,7 @@ fn named(name: &str) -> Metadata {
 }
 
 fn owned(name: &str, owner: &str) -> Metadata {
-    let labels = BTreeMap::from([("kubernetes.io/service-name".to_owned(), owner.to_owned())]);
+    let labels = [("kubernetes.io/service-name", owner)].into_iter().collect();
     Metadata { labels, ..named(name) }
 }
 
@@ -330,7 +330,7 @@ fn service() -> impl Strategy<Value = Service> {
         let mut metadata = named(&name);
         if foreign && name == "c" {
             let label = "service.kubernetes.io/service-proxy-name";
-            metadata.labels.insert(label.to_owned(), String::new());
+            metadata.labels.insert(label, "");
         }
         Service {
             metadata,

@@ -44,16 +44,17 @@ impl Desired {
     }
 
     /// Takes in a service, in the place of one with the same key. Returns whether that makes a
-    /// difference.
-    pub fn insert(&mut self, service: VirtualService) -> bool {
+    /// difference. One that is shared already (an `Arc`) is not copied.
+    pub fn insert(&mut self, service: impl Into<Arc<VirtualService>>) -> bool {
+        let service = service.into();
         match Arc::make_mut(&mut self.services).entry(*service.key()) {
-            Entry::Occupied(found) if **found.get() == service => false,
+            Entry::Occupied(found) if *found.get() == service => false,
             Entry::Occupied(mut found) => {
-                found.insert(Arc::new(service));
+                found.insert(service);
                 true
             }
             Entry::Vacant(place) => {
-                place.insert(Arc::new(service));
+                place.insert(service);
                 true
             }
         }

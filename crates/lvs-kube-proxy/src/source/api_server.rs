@@ -266,24 +266,24 @@ fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource
 
 /// One of our objects. Only what they hold is decoded and kept.
 trait Object: DeserializeOwned + Clone + fmt::Debug + Send + 'static {
-    fn metadata(&self) -> &Metadata;
+    fn metadata(&mut self) -> &mut Metadata;
 }
 
 impl Object for Service {
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
+    fn metadata(&mut self) -> &mut Metadata {
+        &mut self.metadata
     }
 }
 
 impl Object for EndpointSlice {
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
+    fn metadata(&mut self) -> &mut Metadata {
+        &mut self.metadata
     }
 }
 
 impl Object for Node {
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
+    fn metadata(&mut self) -> &mut Metadata {
+        &mut self.metadata
     }
 }
 
@@ -296,12 +296,13 @@ struct Watched<T> {
 
 impl<'de, T: Object> Deserialize<'de> for Watched<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let object = T::deserialize(deserializer)?;
+        let mut object = T::deserialize(deserializer)?;
         let Metadata { name, namespace, resource_version, .. } = object.metadata();
         let metadata = ObjectMeta {
             name: Some(name.clone()),
             namespace: Some(namespace.clone()),
-            resource_version: Some(resource_version.clone()),
+            // Another version of the object in which nothing else has changed is no news.
+            resource_version: Some(std::mem::take(resource_version)),
             ..ObjectMeta::default()
         };
         Ok(Self { object, metadata })

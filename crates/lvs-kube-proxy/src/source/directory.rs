@@ -4,6 +4,7 @@ use std::{
     fmt, fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -43,9 +44,9 @@ pub struct Directory {
     watch: Option<EventStream<Vec<u8>>>,
     /// What the kernel has named and was not read yet.
     changed: BTreeSet<PathBuf>,
-    files: BTreeMap<PathBuf, File>,
+    files: BTreeMap<Arc<Path>, File>,
     /// Which files hold an object. Of several, the last one in order of the names counts.
-    places: BTreeMap<Key, BTreeSet<PathBuf>>,
+    places: BTreeSet<(Key, Arc<Path>)>,
     is_listed: bool,
     relist: bool,
     next_look: Instant,
@@ -56,7 +57,8 @@ pub struct Directory {
 #[derive(Debug, Default)]
 struct File {
     stamp: Option<Stamp>,
-    keys: BTreeSet<Key>,
+    /// What is in it, in order.
+    keys: Box<[Key]>,
     /// Whether it could be read the last time.
     is_good: bool,
 }
@@ -87,7 +89,7 @@ impl Directory {
             watch: Some(watch),
             changed: BTreeSet::new(),
             files: BTreeMap::new(),
-            places: BTreeMap::new(),
+            places: BTreeSet::new(),
             is_listed: false,
             relist: true,
             next_look: Instant::now(),
@@ -108,10 +110,10 @@ impl Directory {
         self.next_look = Instant::now() + if is_watched { LOOK } else { RETRY };
         self.failure = None;
         let gone: Vec<_> =
-            self.files.keys().filter(|path| !paths.contains(*path)).cloned().collect();
-        let (mut changed, mut all_settled) = (BTreeSet::new(), true);
+            self.files.keys().filter(|path| !paths.contains(&***path)).cloned().collect();
+        let (mut changed, mut all_settled) = (BTreeMap::new(), true);
         for path in paths {
-            let before = self.files.get(&path).and_then(|file| file.stamp);
+            let before = self.files.get(&*path).and_then(|file| file.stamp);
             let stamp = stamp(&path);
             if !self.relist && stamp == before {
                 continue;
@@ -120,12 +122,12 @@ impl Directory {
                 all_settled = false;
                 continue;
             }
-            changed.insert(path);
+            changed.insert(path.into(), stamp);
         }
         if !all_settled {
             self.next_look = Instant::now() + SETTLED;
         }
-        changed.extend(gone);
+        changed.extend(gone.into_iter().map(|path| (path, None)));
         self.read(changed, events);
     }
 
@@ -140,10 +142,9 @@ impl Directory {
     }
 
     /// Reads files that are new, have changed or are gone, and what else holds an object that one of
-    /// them no longer has.
-    fn read(&mut self, mut waiting: BTreeSet<PathBuf>, events: &mut Vec<Event>) {
-        while let Some(path) = waiting.pop_first() {
-            let stamp = stamp(&path);
+    /// them no longer has. Each comes with its stamp.
+    fn read(&mut self, mut waiting: BTreeMap<Arc<Path>, Option<Stamp>>, events: &mut Vec<Event>) {
+        while let Some((path, stamp)) = waiting.pop_first() {
             let objects = match read_file(&path) {
                 Ok(objects) => objects,
                 Err(reason) => {
@@ -160,25 +161,29 @@ impl Directory {
             };
             let Some(objects) = objects else {
                 let before = self.files.remove(&path).map(|file| file.keys).unwrap_or_default();
-                self.withdraw(&path, before, &mut waiting, events);
+                self.withdraw(&path, &before, &mut waiting, events);
                 continue;
             };
-            let keys: BTreeSet<_> = objects.iter().map(key).collect();
-            let file = File { stamp, keys: keys.clone(), is_good: true };
-            let before = self.files.insert(path.clone(), file).map(|file| file.keys);
-            let gone = before.unwrap_or_default().difference(&keys).cloned().collect();
-            self.withdraw(&path, gone, &mut waiting, events);
+            let mut keys: Vec<_> = objects.iter().map(key).collect();
+            keys.sort();
+            keys.dedup();
+            let before = self.files.get_mut(&path).map(|file| std::mem::take(&mut file.keys));
+            let mut gone = before.unwrap_or_default().into_vec();
+            gone.retain(|key| keys.binary_search(key).is_err());
+            self.withdraw(&path, &gone, &mut waiting, events);
+            let file = File { stamp, keys: keys.into(), is_good: true };
+            self.files.insert(path.clone(), file);
             for object in objects {
-                let key = key(&object);
-                let places = self.places.entry(key).or_default();
-                if places.insert(path.clone()) && places.len() > 1 {
-                    let others: Vec<_> =
-                        places.iter().map(|path| path.display().to_string()).collect();
+                let place = (key(&object), path.clone());
+                let is_new = !self.places.contains(&place);
+                self.places.insert(place.clone());
+                if is_new && self.places_of(&place.0).nth(1).is_some() {
+                    let others = self.places_of(&place.0).map(|path| path.display().to_string());
+                    let others = others.collect::<Vec<_>>().join(", ");
                     let name = describe(&object);
-                    let others = others.join(", ");
                     tracing::warn!("{name} is in several files; the last one counts: {others}");
                 }
-                if places.last() == Some(&path) {
+                if self.places_of(&place.0).last() == Some(&path) {
                     events.push(match object {
                         Object::Service(service) => Event::Service(service),
                         Object::Slice(slice) => Event::Slice(slice),
@@ -192,26 +197,33 @@ impl Directory {
     /// Takes in that a file no longer holds some objects.
     fn withdraw(
         &mut self,
-        path: &Path,
-        keys: BTreeSet<Key>,
-        waiting: &mut BTreeSet<PathBuf>,
+        path: &Arc<Path>,
+        keys: &[Key],
+        waiting: &mut BTreeMap<Arc<Path>, Option<Stamp>>,
         events: &mut Vec<Event>,
     ) {
         for key in keys {
-            let Some(places) = self.places.get_mut(&key) else { continue };
-            places.remove(path);
-            if let Some(other) = places.last() {
-                waiting.insert(other.clone());
+            if !self.places.remove(&(key.clone(), path.clone())) {
                 continue;
             }
-            self.places.remove(&key);
+            if let Some(other) = self.places_of(key).last() {
+                waiting.insert(other.clone(), stamp(other));
+                continue;
+            }
             match key {
-                Key::Service(name) => events.push(Event::ServiceGone(name)),
-                Key::Slice(name) => events.push(Event::SliceGone(name)),
+                Key::Service(name) => events.push(Event::ServiceGone(name.clone())),
+                Key::Slice(name) => events.push(Event::SliceGone(name.clone())),
                 // A node without its object is one without a zone; it is still this node.
                 Key::Node(_) => {}
             }
         }
+    }
+
+    /// The files that hold an object.
+    fn places_of(&self, key: &Key) -> impl Iterator<Item = &Arc<Path>> {
+        let first = (key.clone(), Path::new("").into());
+        let places = self.places.range(first..);
+        places.take_while(move |(found, _)| found == key).map(|(_, path)| path)
     }
 
     /// Turns what all files together hold into lists, if every file could be read.
@@ -305,7 +317,11 @@ impl Source for Directory {
             }
             self.wait().await;
             let changed = std::mem::take(&mut self.changed);
-            self.read(changed, &mut events);
+            let stamped = |path: PathBuf| {
+                let stamp = stamp(&path);
+                (path.into(), stamp)
+            };
+            self.read(changed.into_iter().map(stamped).collect(), &mut events);
             if !events.is_empty() {
                 return events;
             }
