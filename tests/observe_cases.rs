@@ -18,12 +18,11 @@ use ipvs_client::{
 };
 use kernel_tests::{Outcome, block_on, client_case, key};
 use libtest_mimic::{Failed, Trial};
-use netns_link::{Address, NetNs};
+use netns_link::NetNs;
 use nix::sys::socket::{setsockopt, sockopt::Mark};
 use testbed::{Container, DockerHost, Family, Server, page};
 
-/// Long enough for a slow emulated machine; nothing waits for it when all goes well.
-const LIMIT: Duration = Duration::from_secs(10);
+use crate::scene::{Director, LIMIT};
 
 /// Every case by its name.
 pub(crate) fn cases() -> Vec<Trial> {
@@ -52,7 +51,7 @@ pub(crate) fn cases() -> Vec<Trial> {
     cases
 }
 
-/// A director with the virtual address, and two pods that serve pages and echo datagrams.
+/// A director, and two pods that serve pages and echo datagrams.
 struct Scene {
     host: DockerHost,
     pods: [Container; 2],
@@ -63,21 +62,12 @@ struct Scene {
 
 impl Scene {
     async fn new(family: Family) -> Result<Self, Failed> {
-        let host = DockerHost::new(family).await?;
-        let pods = [host.container("pod1", 3).await?, host.container("pod2", 4).await?];
+        let Director { host, pods, client, vip: address } = Director::new(family).await?;
         let mut servers = Vec::new();
         for pod in &pods {
             servers.push(pod.serve_http(80)?);
             servers.push(pod.serve_udp((pod.address(), 5060).into())?);
         }
-        let address = match family {
-            Family::Ipv4 => "10.0.0.185".parse()?,
-            Family::Ipv6 => "fd00:10::185".parse()?,
-        };
-        let dummy = host.links().create_dummy("dummy0").await?.link;
-        host.links().add_address(&dummy, Address::host(address).nodad()).await?;
-        host.links().up(&dummy).await?;
-        let client = Client::connect_in(host.namespace())?;
         Ok(Self { host, pods, _servers: servers, client, address })
     }
 

@@ -1,6 +1,10 @@
 //! The walkthrough's machines.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use ipvs_client::Client;
 use libtest_mimic::Failed;
@@ -11,7 +15,31 @@ use testbed::{Container, DockerHost, Family, Server, page};
 /// Long enough for a slow emulated machine; nothing waits for it when all goes well.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 
-/// The walkthrough's machines: a docker host with the virtual address, two pods, a client.
+/// A docker host with the virtual address, and two pods.
+pub(crate) struct Director {
+    pub(crate) host: DockerHost,
+    pub(crate) pods: [Container; 2],
+    pub(crate) client: Client,
+    pub(crate) vip: IpAddr,
+}
+
+impl Director {
+    pub(crate) async fn new(family: Family) -> Result<Self, Failed> {
+        let host = DockerHost::new(family).await?;
+        let pods = [host.container("pod1", 3).await?, host.container("pod2", 4).await?];
+        let vip = match family {
+            Family::Ipv4 => "10.0.0.185".parse()?,
+            Family::Ipv6 => "fd00:10::185".parse()?,
+        };
+        let dummy = host.links().create_dummy("dummy0").await?.link;
+        host.links().add_address(&dummy, Address::host(vip).nodad()).await?;
+        host.links().up(&dummy).await?;
+        let client = Client::connect_in(host.namespace())?;
+        Ok(Self { host, pods, client, vip })
+    }
+}
+
+/// The walkthrough's machines: a director, pods that serve pages, and a client's container.
 pub(crate) struct Scene {
     pub(crate) host: DockerHost,
     pub(crate) pods: [Container; 2],
@@ -23,18 +51,10 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) async fn new(family: Family) -> Result<Self, Failed> {
-        let host = DockerHost::new(family).await?;
-        let pods = [host.container("pod1", 3).await?, host.container("pod2", 4).await?];
+        let Director { host, pods, client, vip } = Director::new(family).await?;
         let container = host.container("client", 5).await?;
         let servers = [pods[0].serve_http(80)?, pods[1].serve_http(80)?];
-        let address: SocketAddr = match family {
-            Family::Ipv4 => "10.0.0.185:80".parse()?,
-            Family::Ipv6 => "[fd00:10::185]:80".parse()?,
-        };
-        let dummy = host.links().create_dummy("dummy0").await?.link;
-        host.links().add_address(&dummy, Address::host(address.ip()).nodad()).await?;
-        host.links().up(&dummy).await?;
-        let client = Client::connect_in(host.namespace())?;
+        let address = SocketAddr::new(vip, 80);
         Ok(Self { host, pods, container, _servers: servers, client, address })
     }
 

@@ -7,8 +7,7 @@ use libtest_mimic::{Failed, Trial};
 use netns_link::{NetNs, Setting, prepare_real_server};
 use testbed::{Client, DockerHost, Family, page, tcp_exchange, udp_exchange};
 
-/// Long enough for a slow emulated machine; nothing waits for it when all goes well.
-const LIMIT: Duration = Duration::from_secs(10);
+use crate::scene::LIMIT;
 
 /// Every case by its name.
 pub(crate) fn cases() -> Vec<Trial> {

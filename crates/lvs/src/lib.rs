@@ -77,12 +77,16 @@
 //! - `tokio`: what needs tokio's timer, such as `Client::watch`. Everything else runs on any runtime,
 //!   and what begins with `blocking_` on none.
 //! - `serde`: desired states, plans and ledgers have readable forms. The schema of a desired state is
-//!   that of [`TableDocument`](ipvs_table::TableDocument).
+//!   that of [`TableDocument`](https://docs.rs/ipvs-table/latest/ipvs_table/struct.TableDocument.html).
 //! - `model`: a model of the kernel's table, for tests without a kernel.
 //! - `proptest`: strategies for property tests. proptest itself needs Rust 1.88.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(
+    not(feature = "tokio"),
+    allow(rustdoc::broken_intra_doc_links, reason = "the links to what needs tokio")
+)]
 
 mod apply;
 mod desired;

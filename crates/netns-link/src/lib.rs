@@ -55,6 +55,14 @@
 //! IPv4 and IPv6, Linux only.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(
+    not(feature = "tokio"),
+    allow(
+        rustdoc::broken_intra_doc_links,
+        rustdoc::private_intra_doc_links,
+        reason = "the links to what needs tokio"
+    )
+)]
 
 #[macro_use]
 mod text_form;
