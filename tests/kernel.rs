@@ -10,6 +10,7 @@
 mod bulk_cases;
 mod client_cases;
 mod client_privilege_cases;
+mod cookbook_cases;
 mod kube_proxy_cases;
 #[path = "../crates/lvs-kube-proxy/tests/cases/mod.rs"]
 mod kube_proxy_table;
@@ -51,7 +52,7 @@ fn main() {
                     guest_cases = ignored(guest_cases);
                 }
             }
-            Err(error) if kernel_tests::required() => guest::fail(&error),
+            Err(error) if guest::is_required() => guest::fail(&error),
             Err(error) => {
                 eprintln!("kernel-tests: every case is ignored, for want of a kernel: {error}");
                 cases = ignored(cases);
@@ -92,6 +93,7 @@ fn all_cases() -> Vec<Trial> {
     [
         client_cases::cases(),
         client_privilege_cases::cases(),
+        cookbook_cases::cases(),
         bulk_cases::cases(),
         kube_proxy_cases::cases(),
         lvs_cases::cases(),

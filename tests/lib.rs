@@ -33,17 +33,12 @@ where
 pub fn needing(programs: &[(&str, &str)], case: Trial) -> Trial {
     let missing = programs.iter().find_map(|(name, package)| testbed::program(name, package).err());
     match missing {
-        Some(error) if !required() => {
+        Some(error) if !guest::is_required() => {
             eprintln!("kernel-tests: {} is ignored: {error}", case.name());
             case.with_ignored_flag(true)
         }
         _ => case,
     }
-}
-
-/// Whether nothing may be ignored.
-pub fn required() -> bool {
-    std::env::var_os("LVS_REQUIRE_KERNEL").is_some_and(|value| value == "1")
 }
 
 /// A namespace whose loopback is up. Without any address in it the kernel knows no routes, takes

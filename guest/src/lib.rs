@@ -189,6 +189,26 @@ pub fn enter_or_exit() -> Place {
     Options::from_env().and_then(|options| enter(&options)).unwrap_or_else(|error| fail(&error))
 }
 
+/// [`enter`] for a test that is a program of its own, such as one in documentation. Where there is
+/// no such kernel it says why and exits as if it had passed, unless [`is_required`].
+pub fn enter_or_skip() -> Place {
+    assume_role();
+    match Options::from_env().and_then(|options| enter(&options)) {
+        Ok(place) => place,
+        Err(error) if is_required() => fail(&error),
+        Err(error) => {
+            eprintln!("guest: not run: {error}");
+            process::exit(0)
+        }
+    }
+}
+
+/// Whether tests may not do without a kernel that has IPVS: with `LVS_REQUIRE_KERNEL=1`, which CI
+/// sets.
+pub fn is_required() -> bool {
+    std::env::var_os("LVS_REQUIRE_KERNEL").is_some_and(|value| value == "1")
+}
+
 /// Runs a command on a kernel that has IPVS, as `cargo guest` does: becomes the command on this
 /// machine's kernel, or returns how it ended in a guest.
 ///

@@ -63,6 +63,8 @@
 //!
 //! One service is a desired state as well: [`VirtualService::apply`].
 //!
+//! For those who know ipvsadm, the [`cookbook`](https://docs.rs/lvs/latest/lvs/cookbook/) has its lines and the same in Rust.
+//!
 //! After a switch from NAT to direct routing, a packet of an old connection may let the kernel keep
 //! the real server's old route, over which new connections then fail. Writing 1 to
 //! `net.ipv4.route.flush` in the director's network namespace makes it forget.
@@ -124,6 +126,10 @@ pub use crate::{
     text::TextError,
     virtual_service::{VirtualService, VirtualServiceBuilder},
 };
+
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("cookbook.md")]
+pub mod cookbook {}
 
 /// The programs in the README, which have to compile.
 #[cfg(doctest)]
