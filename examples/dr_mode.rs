@@ -21,7 +21,11 @@ use clap::Parser;
 use examples::{Options, WebServer, command, fetch, heading};
 use lvs::{
     RealServer, Table, VirtualService,
-    client::{Client, packet::ServiceKey},
+    client::{
+        Client, ServiceSnapshot,
+        packet::ServiceKey,
+        table::{ListOptions, Listed, Listing},
+    },
 };
 use netns_link::{Address, NetNs, RealServerArp};
 use testbed::DockerHost;
@@ -149,19 +153,20 @@ async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
 }
 
 /// Waits for the kernel to add up its counters, which it does every two seconds, and shows the
-/// service's packets in both directions.
+/// service's packets in both directions, as ipvsadm does.
 async fn show_packets(ipvs: &Client, service: &ServiceKey) -> Result<(), Box<dyn Error>> {
     let until = Instant::now() + Duration::from_secs(10);
-    let statistics = loop {
-        let statistics = ipvs.service(service).await?.statistics;
-        if statistics.incoming_packets > 0 || Instant::now() > until {
-            break statistics;
+    let found = loop {
+        let entry = ipvs.service(service).await?;
+        if entry.statistics.incoming_packets > 0 || Instant::now() > until {
+            break ServiceSnapshot::new(entry, ipvs.destinations(service).await?);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
-    println!("connections {}", statistics.connections);
-    println!("packets from clients {}", statistics.incoming_packets);
-    println!("packets to clients {}", statistics.outgoing_packets);
+    let mut columns = ListOptions::new(Listed::Service(*service));
+    columns.statistics = true;
+    print!("{}", Listing::of_service(&found).options(&columns));
+    let statistics = found.entry.statistics;
     if statistics.incoming_packets == 0 || statistics.outgoing_packets != 0 {
         return Err("the packets were to go one way only".into());
     }

@@ -62,7 +62,10 @@ async fn watch(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         let mut watch = client.watch(Duration::from_secs(arguments.interval));
         for look in 0..arguments.times {
             let differences = watch.next().await?;
-            heading(&format!("{:.1} s later", differences.elapsed.as_secs_f64()));
+            match look {
+                0 => heading("The table at first"),
+                _ => heading(&format!("{:.1} s later", differences.elapsed.as_secs_f64())),
+            }
             for change in &differences.changes {
                 println!("{change}");
             }
@@ -77,6 +80,9 @@ async fn watch(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
                     activity.rates.incoming_bytes,
                     activity.rates.outgoing_bytes,
                 );
+            }
+            if differences.activity.is_empty() && look > 0 {
+                println!("(the kernel has not brought its counters up to date since)");
             }
             if look == arguments.times / 2 {
                 println!("(now pod1 is drained)");
@@ -101,6 +107,7 @@ async fn watch(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         println!("{destination:<20} {state:<12} {count}");
     }
     heading("All services together");
-    println!("{} connections", client.totals()?.connections);
+    // Not `totals`, which may be two seconds old: these are what the CPUs have counted until now.
+    println!("{} connections", client.cpu_totals()?.live().connections);
     Ok(())
 }
