@@ -18,6 +18,39 @@ use std::{
 
 use guest::Kernel;
 
+/// What a user may ask for, and the cases that show it, by the beginnings of their names.
+const FEATURES: &[(&str, &[&str])] = &[
+    ("masquerade (NAT), IPv4", &["nat_from_host_and_container_ipv4", "traffic_nat_ipv4"]),
+    ("masquerade (NAT), IPv6", &["nat_from_host_and_container_ipv6", "traffic_nat_ipv6"]),
+    ("direct routing, IPv4", &["traffic_direct_ipv4"]),
+    ("direct routing, IPv6", &["traffic_direct_ipv6"]),
+    ("tunnel, IP in IP", &["traffic_tunnel_ipv4"]),
+    ("tunnel, IPv6 in IPv6", &["traffic_tunnel_ipv6"]),
+    ("tunnel, GUE", &["traffic_gue_"]),
+    ("schedulers", &["traffic_schedulers_"]),
+    (
+        "persistence, also by firewall mark",
+        &["traffic_persistence_", "observe_templates_", "observe_marked_"],
+    ),
+    ("persistence engine sip", &["observe_engine_data"]),
+    ("thresholds", &["traffic_thresholds_"]),
+    (
+        "draining and roll-outs under traffic",
+        &["traffic_drain", "traffic_roll_out_", "traffic_weight_zero_"],
+    ),
+    ("sync daemons", &["client_daemons", "observe_synced_connections"]),
+    (
+        "connections, statistics, totals",
+        &["observe_connections_", "observe_watch", "observe_totals"],
+    ),
+    ("settings net.ipv4.vs.*", &["observe_sysctls_"]),
+    ("batches and snapshots", &["batch_", "snapshot_"]),
+    ("desired state", &["lvs_"]),
+    ("ip_vs unloaded and loaded again", &["client_outlives_a_reload_of_ip_vs"]),
+    ("namespaces, dummy links, routes", &["netns_"]),
+    ("the service proxy", &["kube_proxy_"]),
+];
+
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let mut kernels: Vec<Kernel> =
         std::env::args().skip(1).map(|name| name.parse()).collect::<Result<_, _>>()?;
@@ -28,7 +61,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let binary = build()?;
     let columns: Vec<Column> =
         kernels.into_iter().map(|kernel| run(&binary, kernel)).collect::<Result<_, _>>()?;
-    print!("{}", table(&columns));
+    print!("{}\n{}", table(&columns), features(&columns));
     let well = columns.iter().all(Column::is_well);
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -154,6 +187,27 @@ fn table(columns: &[Column]) -> String {
     table
 }
 
+/// Kernels x features: "yes" where every case of a feature passed.
+fn features(columns: &[Column]) -> String {
+    let row = |first: &str, cells: Vec<String>| format!("| {first} | {} |\n", cells.join(" | "));
+    let mut table = row("", columns.iter().map(|column| column.kernel.clone()).collect());
+    table += &row("---", columns.iter().map(|_| "---".to_owned()).collect());
+    for (feature, beginnings) in FEATURES {
+        let shows = |case: &str| beginnings.iter().any(|beginning| case.starts_with(beginning));
+        let cell = |column: &Column| {
+            let cases: Vec<_> = column.results.iter().filter(|(case, _)| shows(case)).collect();
+            let passed = cases.iter().filter(|(_, result)| *result == "ok").count();
+            match cases.len() {
+                0 => "not run".to_owned(),
+                all if passed == all => "yes".to_owned(),
+                all => format!("{passed} of {all}"),
+            }
+        };
+        table += &row(feature, columns.iter().map(cell).collect());
+    }
+    table
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +217,16 @@ mod tests {
             results.iter().map(|(case, result)| (case.to_string(), result.to_string())).collect();
         let release = release.map(str::to_owned);
         Column { kernel: kernel.to_owned(), release, results, passed: true }
+    }
+
+    #[test]
+    fn a_feature_is_there_when_all_its_cases_passed() {
+        let columns = [
+            column("a", Some("1.0"), &[("traffic_gue_ipv4", "ok"), ("traffic_gue_ipv6", "ok")]),
+            column("b", Some("2.0"), &[("traffic_gue_ipv4", "ok"), ("traffic_gue_ipv6", "FAILED")]),
+            column("c", None, &[]),
+        ];
+        assert!(features(&columns).contains("| tunnel, GUE | yes | 1 of 2 | not run |\n"));
     }
 
     #[test]
