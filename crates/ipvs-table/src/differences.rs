@@ -1,10 +1,10 @@
 //! What changed, which IPVS does not report by itself: the difference of two snapshots.
 
-use std::{cmp::Ordering, collections::BTreeSet, fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use ipvs_packet::{Destination, DestinationEntry, DestinationKey, Service, ServiceKey, Statistics};
 
-use crate::{DestinationChanges, ServiceChanges, ServiceSnapshot, Snapshot};
+use crate::{DestinationChanges, Pair, ServiceChanges, ServiceSnapshot, Snapshot, pairs};
 
 /// What differs between two snapshots of one table.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,16 +32,15 @@ impl Differences {
     pub fn between(before: &Snapshot, after: &Snapshot, elapsed: Duration) -> Self {
         let mut differences =
             Self { elapsed, uncertain: &before.uncertain | &after.uncertain, ..Self::default() };
-        let (old, new) = (before.services.values(), after.services.values());
-        for pair in merged(old, new, |service| *service.entry.service.key()) {
+        for pair in pairs(before.services.values(), after.services.values()) {
             match pair {
-                Pair::New(new) => {
+                Pair::After(new) => {
                     differences.changes.push(TableChange::ServiceAdded(new.clone()));
                 }
-                Pair::Old(old) => {
+                Pair::Before(old) => {
                     differences.changes.push(TableChange::ServiceRemoved(old.clone()));
                 }
-                Pair::Both(old, new) => differences.compare_services(old, new),
+                Pair::Both(old, new) => differences.compare_services(pair.is_changed(), old, new),
             }
         }
         differences
@@ -52,40 +51,35 @@ impl Differences {
         self.changes.is_empty() && self.activity.is_empty()
     }
 
-    fn compare_services(&mut self, old: &ServiceSnapshot, new: &ServiceSnapshot) {
-        let key = *new.entry.service.key();
-        if old.entry.service != new.entry.service {
+    fn compare_services(&mut self, changed: bool, old: &ServiceSnapshot, new: &ServiceSnapshot) {
+        let service = *new.entry.service.key();
+        if changed {
             self.changes.push(TableChange::ServiceChanged {
                 before: old.entry.service.clone(),
                 after: new.entry.service.clone(),
             });
         }
-        self.compare_statistics(key, None, old.entry.statistics, new.entry.statistics);
-        let (old, new) = (old.destinations.iter(), new.destinations.iter());
-        for pair in merged(old, new, |entry| entry.destination.key) {
+        self.compare_statistics(service, None, old.entry.statistics, new.entry.statistics);
+        for pair in pairs(&old.destinations, &new.destinations) {
             match pair {
-                Pair::New(new) => {
-                    self.changes.push(TableChange::DestinationAdded {
-                        service: key,
-                        destination: new.clone(),
-                    });
+                Pair::After(new) => {
+                    let destination = new.clone();
+                    self.changes.push(TableChange::DestinationAdded { service, destination });
                 }
-                Pair::Old(old) => {
-                    self.changes.push(TableChange::DestinationRemoved {
-                        service: key,
-                        destination: old.clone(),
-                    });
+                Pair::Before(old) => {
+                    let destination = old.clone();
+                    self.changes.push(TableChange::DestinationRemoved { service, destination });
                 }
                 Pair::Both(old, new) => {
-                    if old.destination != new.destination {
+                    if pair.is_changed() {
                         self.changes.push(TableChange::DestinationChanged {
-                            service: key,
+                            service,
                             before: old.destination.clone(),
                             after: new.destination.clone(),
                         });
                     }
                     let destination = Some(new.destination.key);
-                    self.compare_statistics(key, destination, old.statistics, new.statistics);
+                    self.compare_statistics(service, destination, old.statistics, new.statistics);
                 }
             }
         }
@@ -285,34 +279,6 @@ impl From<Statistics> for Traffic<u64> {
             outgoing_bytes: statistics.outgoing_bytes,
         }
     }
-}
-
-/// What has the same key in two sequences.
-enum Pair<'a, T> {
-    Old(&'a T),
-    New(&'a T),
-    Both(&'a T, &'a T),
-}
-
-/// Goes along two sequences in order of a key.
-fn merged<'a, T: 'a, K: Ord>(
-    old: impl Iterator<Item = &'a T>,
-    new: impl Iterator<Item = &'a T>,
-    key: impl Fn(&T) -> K,
-) -> impl Iterator<Item = Pair<'a, T>> {
-    let (mut old, mut new) = (old.peekable(), new.peekable());
-    std::iter::from_fn(move || {
-        let order = match (old.peek(), new.peek()) {
-            (Some(old), Some(new)) => key(old).cmp(&key(new)),
-            (Some(_), None) => Ordering::Less,
-            (None, _) => Ordering::Greater,
-        };
-        match order {
-            Ordering::Less => old.next().map(Pair::Old),
-            Ordering::Greater => new.next().map(Pair::New),
-            Ordering::Equal => Some(Pair::Both(old.next()?, new.next()?)),
-        }
-    })
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! - [`Snapshot`]: every service with its destinations. `ipvs-client` reads them from the kernel;
 //!   anybody can make one.
 //! - [`Differences`]: what differs between two snapshots, and the traffic between them.
+//! - [`pairs`]: what two tables have under each key, for everybody else who compares.
 //! - [`ServiceChanges`] and [`DestinationChanges`]: what differs between two settings, in words.
 //! - [`Connection`]: one entry of the connection table.
 //!
@@ -37,6 +38,7 @@
 
 mod changes;
 mod command;
+mod comparison;
 mod connection;
 mod differences;
 #[cfg(feature = "serde")]
@@ -58,6 +60,7 @@ pub use crate::document::{TableDocument, UncheckedDocument};
 pub use crate::{
     changes::{DestinationChanges, ServiceChanges},
     command::{Command, CommandLine, ListOptions, Listed},
+    comparison::{Keyed, Pair, pairs},
     connection::{Connection, ConnectionOrigin, ConnectionState, EngineData, MalformedConnection},
     differences::{Activity, Differences, TableChange, Traffic},
     listing::{ConnectionListing, DaemonListing, Listing, TimeoutListing},

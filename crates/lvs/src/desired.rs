@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipvs_client::{Snapshot, packet::ServiceKey};
-use ipvs_table::{DestinationChanges, ServiceChanges};
+use ipvs_table::{DestinationChanges, Pair, ServiceChanges, pairs};
 
 use crate::{Invalid, Rule, Violation, VirtualService, VirtualServiceBuilder};
 
@@ -154,21 +154,17 @@ fn duplicate(one: &VirtualService, other: &VirtualService) -> Violation {
     if !changes.is_empty() {
         differences.push(changes.to_string());
     }
-    for destination in one.destinations() {
-        match other.destination(&destination.key) {
-            None => differences.push(format!("{} in the first only", destination.key)),
-            Some(found) if found != destination => {
+    differences.extend(pairs(one.destinations(), other.destinations()).filter_map(
+        |pair| match pair {
+            Pair::Before(destination) => Some(format!("{} in the first only", destination.key)),
+            Pair::After(destination) => Some(format!("{} in the second only", destination.key)),
+            Pair::Both(destination, found) if pair.is_changed() => {
                 let changes = DestinationChanges::between(destination, found);
-                differences.push(format!("{} {changes}", destination.key));
+                Some(format!("{} {changes}", destination.key))
             }
-            Some(_) => {}
-        }
-    }
-    for destination in other.destinations() {
-        if one.destination(&destination.key).is_none() {
-            differences.push(format!("{} in the second only", destination.key));
-        }
-    }
+            Pair::Both(..) => None,
+        },
+    ));
     let object = format!("service {}", one.key());
     Violation::new(object, differences.join(", "), Rule::Duplicate)
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use ipvs_client::{Client, Snapshot, blocking, packet::ServiceKey};
+use ipvs_table::{Pair, pairs};
 
 use crate::{
     Applied, ApplyError, Desired, Draining, Ledger, Plan, Policy, Scope, VirtualService,
@@ -495,13 +496,15 @@ fn later(now: Instant, interval: Duration) -> Instant {
 
 /// The keys of the services that are not the same in both.
 fn differing(old: &Desired, new: &Desired) -> BTreeSet<ServiceKey> {
-    let same = |one: &Arc<VirtualService>, other: &Desired| {
-        let other = other.shared().get(one.key());
-        other.is_some_and(|other| Arc::ptr_eq(one, other) || one == other)
-    };
-    let gone_or_changed = old.shared().values().filter(|service| !same(service, new));
-    let added = new.keys().filter(|key| old.get(key).is_none());
-    gone_or_changed.map(|service| *service.key()).chain(added.copied()).collect()
+    pairs(old.shared().values(), new.shared().values())
+        .filter_map(|pair| match pair {
+            Pair::Before(service) | Pair::After(service) => Some(*service.key()),
+            Pair::Both(one, other) => {
+                let same = Arc::ptr_eq(one, other) || one == other;
+                (!same).then(|| *one.key())
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use ipvs_client::{
         Service, ServiceFlags, ServiceKey,
     },
 };
-use ipvs_table::DestinationChanges;
+use ipvs_table::{DestinationChanges, Keyed};
 
 use crate::{Invalid, RealServer, Rule, Violation};
 
@@ -140,6 +140,20 @@ impl VirtualService {
     /// The real servers, to build another service with, in order of their addresses and ports.
     pub fn real_servers(&self) -> impl Iterator<Item = RealServer> + '_ {
         self.destinations.iter().map(RealServer::from)
+    }
+}
+
+/// Its key and settings; its real servers are compared one by one.
+impl Keyed for VirtualService {
+    type Key = ServiceKey;
+    type Settings = Service;
+
+    fn key(&self) -> ServiceKey {
+        *self.service.key()
+    }
+
+    fn settings(&self) -> &Service {
+        &self.service
     }
 }
 
