@@ -10,12 +10,12 @@ use std::{
 
 use ipvs_client::{
     Client, Sysctl,
-    packet::{DestinationKey, ServiceKey, Weight},
+    packet::{DestinationKey, ServiceKey, Timeouts, Weight},
 };
 use kernel_tests::{Outcome, block_on, needing};
 use libtest_mimic::{Failed, Trial};
 use lvs::{
-    Desired, Drain, Encapsulation, Policy, RealServer, Reconciler, VirtualService,
+    Desired, Drain, Encapsulation, Policy, RealServer, Reconciler, Scope, VirtualService,
     VirtualServiceBuilder,
 };
 use netns_link::{NetNs, Setting, prepare_real_server};
@@ -67,6 +67,13 @@ pub(crate) fn cases() -> Vec<Trial> {
     case("roll_out_breaks_nothing", || block_on(roll_out_breaks_nothing(false)));
     case("roll_out_of_persistent_clients_breaks_nothing", || {
         block_on(roll_out_breaks_nothing(true))
+    });
+    case("roll_out_without_draining_breaks_requests", || {
+        block_on(roll_out_without_draining_breaks_requests())
+    });
+    case("drain_of_a_whole_service", || block_on(drain_of_a_whole_service()));
+    case("drain_of_a_whole_service_ends_with_its_connections", || {
+        block_on(drain_of_a_whole_service_ends_with_its_connections())
     });
     case("drain_of_persistent_clients", || block_on(drain_of_persistent_clients()));
     case("drained_server_returns", || block_on(drained_server_returns()));
@@ -183,6 +190,12 @@ impl Named {
         Ok(())
     }
 
+    /// The service with both pods.
+    fn both(&self) -> Result<Desired, Failed> {
+        let service = VirtualService::tcp(self.address).scheduler("rr");
+        Ok(service.real_servers([0, 1].map(|pod| self.pod(pod))).build()?.into())
+    }
+
     fn host(&self) -> &NetNs {
         self.scene.host.namespace()
     }
@@ -296,10 +309,13 @@ async fn persistence_sticks() -> Outcome {
     Ok(())
 }
 
-/// Keeps one pod behind the service, with this limit for what drains.
+/// Keeps the service as it should be, with this limit for what drains.
 fn reconciler(limit: Duration) -> Reconciler {
-    let drain = Drain::for_at_most(limit).look_every(Duration::from_millis(50));
-    Reconciler::new(Policy::new().drain(drain))
+    Reconciler::new(Policy::new().drain(drain(limit)))
+}
+
+fn drain(limit: Duration) -> Drain {
+    Drain::for_at_most(limit).look_every(Duration::from_millis(50))
 }
 
 /// Carries out what is due until nothing is being drained.
@@ -319,8 +335,33 @@ async fn settle(reconciler: &mut Reconciler, client: &Client) -> Outcome {
     }
 }
 
-/// One pod takes the other's place, to and fro, while clients ask all the time.
+/// No request fails, and both pods answer.
 async fn roll_out_breaks_nothing(persistent: bool) -> Outcome {
+    let drained = Policy::new().drain(drain(Duration::from_millis(400)));
+    let (answers, failed) = roll_out(persistent, drained, LIMIT).await?;
+    println!("requests: {answers:?}, failed: {failed}");
+    assert_eq!(failed, 0);
+    assert!(answers.as_flattened().iter().all(|answers| *answers > 10), "{answers:?}");
+    Ok(())
+}
+
+/// The same without draining: the test above can fail.
+async fn roll_out_without_draining_breaks_requests() -> Outcome {
+    for persistent in [false, true] {
+        let (answers, failed) = roll_out(persistent, Policy::new(), SHORT).await?;
+        println!("requests: {answers:?}, failed: {failed}");
+        assert!(failed > 0, "{answers:?}, persistent: {persistent}");
+    }
+    Ok(())
+}
+
+/// One pod takes the other's place, to and fro, while two clients ask all the time, with so much
+/// time for an answer. Returns who answered each, and how many requests failed.
+async fn roll_out(
+    persistent: bool,
+    policy: Policy,
+    limit: Duration,
+) -> Result<([[usize; 2]; 2], usize), Failed> {
     let named = Named::new().await?;
     named.scene.host.forward()?;
     named.scene.host.filter_bridge()?;
@@ -331,42 +372,111 @@ async fn roll_out_breaks_nothing(persistent: bool) -> Outcome {
         let service = if persistent { service.persistent() } else { service };
         Ok(service.real_server(named.pod(pod)).build()?.into())
     };
-    let mut reconciler = reconciler(Duration::from_millis(400));
+    let mut reconciler = Reconciler::new(policy);
     reconciler.set(desired(0)?);
     settle(&mut reconciler, client).await?;
-    let over = Cell::new(false);
-    let ask = async |from: &NetNs| -> Result<[usize; 2], Failed> {
+    let (over, failed) = (Cell::new(false), Cell::new(0));
+    let ask = async |from: &NetNs| {
         let mut answers = [0; 2];
         while !over.get() {
-            let [first, second] = named.ask(from, 1).await?;
-            answers = [answers[0] + first, answers[1] + second];
-            tokio::task::yield_now().await;
+            match tokio::time::timeout(limit, slow_request(from, named.address)).await {
+                Ok(Ok(pod)) => answers[pod] += 1,
+                _ => failed.set(failed.get() + 1),
+            }
         }
-        Ok(answers)
+        answers
     };
     let roll = async {
         let mut outcome = Ok(());
         for pod in [1, 0, 1, 0] {
-            reconciler.set(desired(pod)?);
-            outcome = settle(&mut reconciler, client).await;
             // The one that returns within two minutes comes back with its counters; that it had
             // connections harms nobody.
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            reconciler.set(desired(pod)?);
+            outcome = settle(&mut reconciler, client).await;
             if outcome.is_err() {
                 break;
             }
         }
+        tokio::time::sleep(Duration::from_millis(100)).await;
         over.set(true);
         outcome
     };
     let (host, container) = (named.host(), named.scene.container.namespace());
     let (one, two, rolled) = tokio::join!(ask(host), ask(container), roll);
     rolled?;
-    let (one, two) = (one?, two?);
-    println!("requests: {one:?} and {two:?}, none failed");
-    assert!(one.into_iter().chain(two).all(|answers| answers > 10), "{one:?} {two:?}");
     let left = client.destinations(&ServiceKey::tcp(named.address)).await?;
     assert_eq!(left.len(), 1, "{left:?}");
+    Ok(([one, two], failed.get()))
+}
+
+/// A request that takes a while: its connection is asked twice. Returns the pod that answered.
+async fn slow_request(from: &NetNs, to: SocketAddr) -> Result<usize, Failed> {
+    let mut connection = Open::new(from, to)?;
+    let pod = connection.ask().await?;
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(connection.ask().await?, pod);
+    Ok(pod)
+}
+
+/// What drains whole services.
+fn whole(limit: Duration) -> Reconciler {
+    Reconciler::new(Policy::new().scope(Scope::All).drain(drain(limit).services(true)))
+}
+
+/// A service that is deleted takes no new connections, and those that it has go on until its limit is
+/// over; desired again, it never was away.
+async fn drain_of_a_whole_service() -> Outcome {
+    let named = Named::new().await?;
+    let client = &named.scene.client;
+    let both = named.both()?;
+    let mut reconciler = whole(Duration::from_millis(600));
+    reconciler.set(both.clone());
+    settle(&mut reconciler, client).await?;
+    let (_, mut open) = named.ask_open(2).await?;
+    let mut lines =
+        async |reconciler: &mut Reconciler, state: &Desired| -> Result<String, Failed> {
+            reconciler.set(state.clone());
+            let round = reconciler.round(client, Instant::now()).await.ok_or("it is due")?;
+            let lines = round.result?.into_iter().map(|change| change.to_string() + "\n").collect();
+            for connection in &mut open {
+                connection.ask().await?;
+            }
+            Ok(lines)
+        };
+    let none = Desired::new();
+    let gone = lines(&mut reconciler, &none).await?;
+    assert_eq!(gone.matches("weight 1 -> 0 (it leaves)").count(), 2, "{gone}");
+    assert!(tcp_exchange(named.host(), named.address, "who", SHORT).await.is_err(), "a new one");
+    let back = lines(&mut reconciler, &both).await?;
+    assert_eq!(back.matches("weight 0 -> 1").count(), 2, "{back}");
+    assert_eq!(named.ask(named.host(), 2).await?, [1, 1]);
+
+    lines(&mut reconciler, &none).await?;
+    settle(&mut reconciler, client).await?;
+    assert!(client.services().await?.is_empty());
+    // Dropped, or, where no service is left at all, refused by the host.
+    let asked = tokio::time::timeout(SHORT, open[0].ask()).await;
+    assert!(!matches!(asked, Ok(Ok(_))), "it is gone");
+    Ok(())
+}
+
+/// A service that is deleted goes when its last connection has ended, long before its limit.
+async fn drain_of_a_whole_service_ends_with_its_connections() -> Outcome {
+    let named = Named::new().await?;
+    let client = &named.scene.client;
+    // An established connection is forgotten when it was silent for this long.
+    client.set_timeouts(Timeouts::new(1, 0, 0)).await?;
+    let mut reconciler = whole(Duration::from_secs(600));
+    reconciler.set(named.both()?);
+    settle(&mut reconciler, client).await?;
+    let (_, _open) = named.ask_open(2).await?;
+    reconciler.set(Desired::new());
+    reconciler.round(client, Instant::now()).await.ok_or("it is due")?.result?;
+    let key = ServiceKey::tcp(named.address);
+    assert_eq!(reconciler.draining().services(), [key].into());
+    settle(&mut reconciler, client).await?;
+    assert!(client.services().await?.is_empty());
     Ok(())
 }
 

@@ -24,6 +24,8 @@ use crate::{Desired, Drain, Plan, Policy};
 ///    minutes.)
 /// 3. If it is desired again meanwhile, it gets its weight back; its connections never notice.
 ///
+/// Where the policy [says so](Drain::services), a whole service leaves like that.
+///
 /// # After a restart
 ///
 /// The table itself says what was being drained: a real server that is not desired and has weight 0.
@@ -264,6 +266,52 @@ mod tests {
         assert_eq!((plan.len(), plan.held_back().len(), next), (0, 2, None));
     }
 
+    #[test]
+    fn a_whole_service_leaves() {
+        let (mut kernel, service, second) = busy();
+        let guard = |allowed| {
+            let drain = Drain::for_at_most(LIMIT).services(true);
+            Policy::new().scope(Scope::All).drain(drain).max_deletions(allowed)
+        };
+        let (mut draining, start) = (Draining::new(), Instant::now());
+        let none = Desired::new();
+        let (plan, _) = draining.step(&none, &kernel.snapshot(), &guard(0), start);
+        assert_eq!((plan.len(), plan.held_back().len()), (0, 2), "it counts");
+        let (plan, next) = draining.step(&none, &kernel.snapshot(), &guard(1), start);
+        assert_eq!(
+            plan.to_string(),
+            "~ -t 10.0.0.185:80 -> 10.1.0.2:80 weight 1 -> 0 (it leaves)\n\
+             ~ -t 10.0.0.185:80 -> 10.1.0.3:80 weight 1 -> 0 (it leaves)\n",
+            "it counts once"
+        );
+        assert_eq!(next, Some(start + Duration::from_secs(1)));
+        execute(&plan, &mut kernel);
+        // A part of what is desired again gets its weight back, and so does the whole.
+        let (plan, _) = draining.clone().step(
+            &web(&["10.1.0.2:80", "10.1.0.3:80"]),
+            &kernel.snapshot(),
+            &guard(0),
+            start,
+        );
+        assert_eq!(plan.phase(crate::Phase::RealServers).len(), 2, "{plan}");
+
+        let keys = BTreeSet::from([service]);
+        let late = start + LIMIT - Duration::from_secs(1);
+        for (now, expected) in
+            [(late, ""), (start + LIMIT, "- -t 10.0.0.185:80 with 2 real servers\n")]
+        {
+            let (plan, _) =
+                draining.step_of_services(&keys, &none, &kernel.snapshot(), &guard(0), now);
+            assert_eq!(plan.to_string(), expected);
+        }
+        kernel.set_connections(&service, &second, 0, 0);
+        let (plan, _) = Draining::new().step(&none, &kernel.snapshot(), &guard(0), start);
+        assert_eq!(plan.len(), 1, "after a restart it goes when it is empty: {plan}");
+        execute(&plan, &mut kernel);
+        let (plan, next) = draining.step(&none, &kernel.snapshot(), &guard(0), start + LIMIT);
+        assert!(plan.is_empty() && next.is_none() && draining.iter().len() == 0);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(128))]
 
@@ -274,9 +322,11 @@ mod tests {
             kernel in strategy::kernel(),
             desired in strategy::desired(),
             restart in 0..8u64,
+            services in any::<bool>(),
         ) {
             let mut kernel = kernel;
-            let policy = policy().scope(Scope::All);
+            let drain = Drain::for_at_most(LIMIT).udp(true).sctp(true).services(services);
+            let policy = Policy::new().scope(Scope::All).drain(drain);
             let mut draining = Draining::new();
             let mut began: BTreeMap<(ServiceKey, DestinationKey), u64> = BTreeMap::new();
             let start = Instant::now();
@@ -289,20 +339,25 @@ mod tests {
                 let (plan, next) = draining.step(&desired, &table, &policy, now);
                 for change in plan.changes() {
                     let key = *change.service();
-                    match change.action() {
+                    let taken: Vec<_> = match change.action() {
                         Action::DeleteRealServer { before } => {
-                            prop_assert_eq!(before.weight, Weight::ZERO);
-                            let found = table.service(&key).unwrap();
-                            let entry = found.destination(&before.key).unwrap();
-                            if entry.active_connections + entry.inactive_connections > 0 {
-                                let since = began.get(&(key, before.key)).copied().unwrap_or(0);
-                                prop_assert!(seconds >= since + 10);
-                            }
+                            table.service(&key).unwrap().destination(&before.key).into_iter().collect()
                         }
-                        Action::DrainRealServer { before, .. } => {
-                            prop_assert!(began.insert((key, before.key), seconds).is_none());
+                        Action::DeleteService { .. } if services => {
+                            table.service(&key).unwrap().destinations.iter().collect()
                         }
-                        _ => {}
+                        _ => Vec::new(),
+                    };
+                    for entry in taken {
+                        let before = &entry.destination;
+                        prop_assert_eq!(before.weight, Weight::ZERO);
+                        if entry.active_connections + entry.inactive_connections > 0 {
+                            let since = began.get(&(key, before.key)).copied().unwrap_or(0);
+                            prop_assert!(seconds >= since + 10);
+                        }
+                    }
+                    if let Action::DrainRealServer { before, .. } = change.action() {
+                        prop_assert!(began.insert((key, before.key), seconds).is_none());
                     }
                 }
                 execute(&plan, &mut kernel);

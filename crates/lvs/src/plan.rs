@@ -7,18 +7,19 @@ mod laws;
 #[cfg(feature = "serde")]
 mod serialize;
 
-use std::{cmp::Ordering, collections::BTreeSet, iter, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use ipvs_client::{
     ServiceSnapshot, Snapshot,
     packet::{DestinationEntry, DestinationKey, Request, ServiceKey, Weight},
 };
+use ipvs_table::{Pair, pairs};
 
 pub use self::{
     change::{Action, Change, Phase},
     display::{CommandLines, Diff},
 };
-use crate::{Desired, Policy, VirtualService};
+use crate::{Desired, Drain, Policy, VirtualService};
 
 /// The changes that bring a table to the desired state: the fewest, in an order that keeps every
 /// service usable.
@@ -70,7 +71,7 @@ pub struct Plan {
     phases: [Vec<Change>; 4],
     held_back: Vec<(Phase, Change)>,
     uncertain: BTreeSet<ServiceKey>,
-    /// The real servers that are being drained and have to wait.
+    /// The real servers that are being drained and have to wait, or go with their service.
     waiting: Vec<(ServiceKey, DestinationKey)>,
     /// What it was made from, to make the rest of it again when others change the table meanwhile.
     desired: Desired,
@@ -107,16 +108,14 @@ impl Plan {
         let (wanted, present) = (desired.shared(), &table.services);
         match keys {
             None => {
-                let pairs =
-                    merged(wanted.iter(), present.iter(), |(key, _)| **key, |(key, _)| **key);
-                for (wanted, present) in pairs {
-                    let wanted = wanted.map(|(_, service)| service);
-                    planner.service(wanted, present.map(|(_, service)| service));
+                for pair in pairs(present.values(), wanted.values()) {
+                    planner.service(pair);
                 }
             }
             Some(keys) => {
-                for key in keys {
-                    planner.service(wanted.get(key), present.get(key));
+                let found = |key| Pair::found(present.get(key), wanted.get(key));
+                for pair in keys.iter().filter_map(found) {
+                    planner.service(pair);
                 }
             }
         }
@@ -232,6 +231,8 @@ struct Planner<'a> {
     plan: Plan,
     /// What takes something away, apart until it is known how much it is.
     deletions: Vec<(Phase, Change)>,
+    /// How many services and real servers that are.
+    deleted: usize,
 }
 
 impl<'a> Planner<'a> {
@@ -249,12 +250,12 @@ impl<'a> Planner<'a> {
             desired: desired.clone(),
             policy: policy.clone(),
         };
-        Self { table, policy, expired, plan, deletions: Vec::new() }
+        Self { table, policy, expired, plan, deletions: Vec::new(), deleted: 0 }
     }
 
     fn finish(mut self) -> Plan {
         let deletions = self.deletions;
-        if self.policy.allows(deletions.len()) {
+        if self.policy.allows(self.deleted) {
             for (phase, change) in deletions {
                 self.plan.phases[phase as usize].push(change);
             }
@@ -278,57 +279,86 @@ impl<'a> Planner<'a> {
         certain
     }
 
-    fn service(&mut self, wanted: Option<&Arc<VirtualService>>, present: Option<&ServiceSnapshot>) {
-        match (wanted, present) {
-            (None, None) => {}
-            (Some(wanted), None) => {
+    fn service(&mut self, pair: Pair<&ServiceSnapshot, &Arc<VirtualService>>) {
+        match pair {
+            Pair::After(wanted) => {
                 self.put(Phase::Services, Change::add_service(wanted));
                 for index in 0..wanted.destinations().len() {
                     self.put(Phase::RealServers, Change::add_real_server(wanted, index));
                 }
                 self.is_certain(wanted.key());
             }
-            (None, Some(present)) => {
+            Pair::Before(present) => {
                 let key = present.entry.service.key();
                 if self.policy.may_delete(key) && self.is_certain(key) {
-                    self.deletions.push((Phase::TakeAway, Change::delete_service(present)));
+                    self.leaving_service(present);
                 }
             }
-            (Some(wanted), Some(present)) => {
-                if *wanted.service() != present.entry.service {
+            Pair::Both(present, wanted) => {
+                if pair.is_changed() {
                     let change = Change::update_service(&present.entry.service, wanted);
                     self.put(Phase::Services, change);
                 }
                 let certain = self.is_certain(wanted.key());
-                self.real_servers(wanted, present, certain);
+                self.real_servers(present, wanted, certain);
             }
         }
     }
 
     fn real_servers(
         &mut self,
-        service: &Arc<VirtualService>,
         present: &ServiceSnapshot,
+        service: &Arc<VirtualService>,
         certain: bool,
     ) {
-        let wanted = service.destinations().iter().enumerate();
-        let present = present.destinations.iter();
-        let pairs =
-            merged(wanted, present, |(_, wanted)| wanted.key, |entry| entry.destination.key);
-        for (wanted, present) in pairs {
-            match (wanted, present) {
-                (Some((index, _)), None) => {
+        let mut index = 0;
+        for pair in pairs(&present.destinations, service.destinations()) {
+            match pair {
+                Pair::After(_) => {
                     self.put(Phase::RealServers, Change::add_real_server(service, index));
                 }
-                (Some((index, wanted)), Some(present)) if *wanted != present.destination => {
+                Pair::Both(present, wanted) if pair.is_changed() => {
                     let before = &present.destination;
                     let stops = wanted.weight == Weight::ZERO && before.weight != Weight::ZERO;
                     let phase = if stops { Phase::Drain } else { Phase::RealServers };
                     self.put(phase, Change::update_real_server(service, before, index));
                 }
-                (None, Some(leaving)) => self.leaving(service, leaving, certain),
-                _ => {}
+                Pair::Both(..) => {}
+                Pair::Before(leaving) => {
+                    self.leaving(service, leaving, certain);
+                    continue;
+                }
             }
+            index += 1;
+        }
+    }
+
+    /// A service that should not be.
+    fn leaving_service(&mut self, present: &ServiceSnapshot) {
+        let key = present.entry.service.key();
+        let delete = (Phase::TakeAway, Change::delete_service(present));
+        let drain = self.policy.drain_of(key).is_some_and(Drain::takes_services);
+        if !drain || present.destinations.is_empty() {
+            self.deletions.push(delete);
+            self.deleted += 1;
+            return;
+        }
+        let (mut begins, mut waits) = (false, false);
+        for entry in &present.destinations {
+            let before = &entry.destination;
+            if before.weight != Weight::ZERO {
+                self.deletions.push((Phase::Drain, Change::drain(key, before)));
+                begins = true;
+            } else {
+                self.plan.waiting.push((*key, before.key));
+                waits |= self.has_to_wait(key, entry);
+            }
+        }
+        if begins {
+            self.deleted += 1;
+        } else if !waits {
+            // It was counted when it was drained.
+            self.put(delete.0, delete.1);
         }
     }
 
@@ -338,9 +368,8 @@ impl<'a> Planner<'a> {
         let key = service.key();
         let delete = || (Phase::TakeAway, Change::delete_real_server(service, before));
         let drained = before.weight == Weight::ZERO;
-        let empty = entry.active_connections == 0 && entry.inactive_connections == 0;
         match self.policy.drain_of(key) {
-            Some(_) if drained && (!certain || !empty && !(self.expired)(key, &before.key)) => {
+            Some(_) if drained && (!certain || self.has_to_wait(key, entry)) => {
                 self.plan.waiting.push((*key, before.key));
             }
             _ if !certain => {}
@@ -349,29 +378,17 @@ impl<'a> Planner<'a> {
                 let (phase, change) = delete();
                 self.put(phase, change);
             }
-            Some(_) => self.deletions.push((Phase::Drain, Change::drain(service, before))),
-            None => self.deletions.push(delete()),
+            leaves => {
+                let drain = || (Phase::Drain, Change::drain(key, before));
+                self.deletions.push(if leaves.is_some() { drain() } else { delete() });
+                self.deleted += 1;
+            }
         }
     }
-}
 
-/// Goes along two sequences in order of a key.
-fn merged<A, B, K: Ord>(
-    left: impl Iterator<Item = A>,
-    right: impl Iterator<Item = B>,
-    left_key: impl Fn(&A) -> K,
-    right_key: impl Fn(&B) -> K,
-) -> impl Iterator<Item = (Option<A>, Option<B>)> {
-    let (mut left, mut right) = (left.peekable(), right.peekable());
-    iter::from_fn(move || {
-        let order = match (left.peek(), right.peek()) {
-            (Some(left), Some(right)) => left_key(left).cmp(&right_key(right)),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => return None,
-        };
-        let left = if order.is_le() { left.next() } else { None };
-        let right = if order.is_ge() { right.next() } else { None };
-        Some((left, right))
-    })
+    /// Whether a drained real server has connections, and time left.
+    fn has_to_wait(&self, service: &ServiceKey, entry: &DestinationEntry) -> bool {
+        let empty = entry.active_connections == 0 && entry.inactive_connections == 0;
+        !empty && !(self.expired)(service, &entry.destination.key)
+    }
 }

@@ -56,7 +56,8 @@ impl Policy {
     /// of that back until it is [confirmed](crate::Plan::confirm); any number by default.
     ///
     /// It guards against a source that is empty or half read: adding and changing go on meanwhile.
-    /// Beginning to drain a real server counts, taking it away later does not count again.
+    /// Beginning to drain a real server counts, taking it away later does not count again. A service
+    /// counts as one, whatever its real servers.
     #[must_use]
     pub fn max_deletions(mut self, number: usize) -> Self {
         self.max_deletions = Some(number);
@@ -218,8 +219,8 @@ impl FromStr for Ledger {
 /// taken away when they have no connections left, or when their time is over.
 ///
 /// A real server has left when it is not desired any more while its service is. A service that is
-/// not desired is deleted at once, with its real servers; to drain it, desire it with weights of 0
-/// first.
+/// not desired, and [may be deleted](Scope), is deleted at once with its real servers, unless
+/// [`services`](Self::services) says that it is drained as a whole.
 ///
 /// # Persistence
 ///
@@ -242,6 +243,7 @@ pub struct Drain {
     tcp: bool,
     sctp: bool,
     udp: bool,
+    services: bool,
     limits: Option<Limits>,
 }
 
@@ -260,6 +262,7 @@ impl Drain {
             tcp: true,
             sctp: false,
             udp: false,
+            services: false,
             limits: None,
         }
     }
@@ -303,6 +306,22 @@ impl Drain {
         self
     }
 
+    /// Whether a service that is deleted is drained as a whole; by default it is deleted at once. Its
+    /// real servers get weight 0, so that it takes no new connections (the kernel refuses them, as
+    /// where no service is), and it goes with all of them when none has connections any more, or time
+    /// left.
+    ///
+    /// Desired again meanwhile, it gets its weights back, and its connections never notice.
+    #[must_use]
+    pub fn services(mut self, drained: bool) -> Self {
+        self.services = drained;
+        self
+    }
+
+    pub(crate) fn takes_services(&self) -> bool {
+        self.services
+    }
+
     fn takes(&self, service: &ServiceKey) -> bool {
         match service {
             ServiceKey::Address { protocol: Protocol::UDP, .. } => self.udp,
@@ -323,13 +342,14 @@ impl Drain {
 
 impl fmt::Debug for Drain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { limit, interval, tcp, sctp, udp, limits: _ } = self;
+        let Self { limit, interval, tcp, sctp, udp, services, limits: _ } = self;
         f.debug_struct("Drain")
             .field("limit", limit)
             .field("interval", interval)
             .field("tcp", tcp)
             .field("sctp", sctp)
             .field("udp", udp)
+            .field("services", services)
             .finish_non_exhaustive()
     }
 }

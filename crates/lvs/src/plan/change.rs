@@ -24,8 +24,8 @@ enum Kind {
     /// The real server at this place.
     AddRealServer(Arc<VirtualService>, u32),
     UpdateRealServer(Arc<VirtualService>, Box<Destination>, u32),
-    /// The settings before and after: they differ in the weight.
-    Drain(Arc<VirtualService>, Box<(Destination, Destination)>),
+    /// The service, and the settings before and after: they differ in the weight.
+    Drain(Box<(ServiceKey, Destination, Destination)>),
     DeleteRealServer(Arc<VirtualService>, Box<Destination>),
 }
 
@@ -126,10 +126,10 @@ impl Change {
         Self(Kind::UpdateRealServer(Arc::clone(service), before, index as u32))
     }
 
-    pub(super) fn drain(service: &Arc<VirtualService>, before: &Destination) -> Self {
+    pub(super) fn drain(service: &ServiceKey, before: &Destination) -> Self {
         let mut after = before.clone();
         after.weight = Weight::ZERO;
-        Self(Kind::Drain(Arc::clone(service), Box::new((before.clone(), after))))
+        Self(Kind::Drain(Box::new((*service, before.clone(), after))))
     }
 
     pub(super) fn delete_real_server(service: &Arc<VirtualService>, before: &Destination) -> Self {
@@ -152,9 +152,7 @@ impl Change {
             Kind::UpdateRealServer(service, before, index) => {
                 Action::UpdateRealServer { before, after: &service.destinations()[*index as usize] }
             }
-            Kind::Drain(_, settings) => {
-                Action::DrainRealServer { before: &settings.0, after: &settings.1 }
-            }
+            Kind::Drain(drain) => Action::DrainRealServer { before: &drain.1, after: &drain.2 },
             Kind::DeleteRealServer(_, before) => Action::DeleteRealServer { before },
         }
     }
@@ -163,11 +161,11 @@ impl Change {
     pub fn service(&self) -> &ServiceKey {
         match &self.0 {
             Kind::DeleteService(before, _) => before.key(),
+            Kind::Drain(drain) => &drain.0,
             Kind::AddService(service)
             | Kind::UpdateService(_, service)
             | Kind::AddRealServer(service, _)
             | Kind::UpdateRealServer(service, ..)
-            | Kind::Drain(service, _)
             | Kind::DeleteRealServer(service, _) => service.key(),
         }
     }
