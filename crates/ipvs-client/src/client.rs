@@ -73,9 +73,13 @@ impl Client {
 
     /// Lets other tasks run if it is time, and waits for a turn of the socket.
     pub(crate) async fn turn(&self) -> MutexGuard<'_, Direct> {
-        if self.blocking.turn().is_pause_due() {
-            yield_now().await;
+        {
+            let mut turn = self.blocking.turn();
+            if !turn.is_pause_due() {
+                return turn;
+            }
         }
+        yield_now().await;
         self.blocking.turn()
     }
 
