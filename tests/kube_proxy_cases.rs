@@ -46,11 +46,15 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("kube_proxy_scheduler_that_the_kernel_lacks", scheduler_that_is_lacking),
         client_case("kube_proxy_health_and_metrics", health_and_metrics),
         Trial::test("kube_proxy_drain", || block_on(drain())),
-        Trial::test("kube_proxy_udp_is_taken_away_at_once", || block_on(udp_at_once())),
         Trial::test("kube_proxy_loses_no_service_when_restarted", || block_on(warm_restart())),
     ];
+    let case = Trial::test("kube_proxy_udp_is_taken_away_at_once", || block_on(udp_at_once()));
+    cases.push(needing(&[("iptables-legacy", "iptables")], case));
+    let nft = [("ip", "iproute2"), ("nft", "nftables")];
     let case = Trial::test("kube_proxy_netfilter", || block_on(netfilter()));
-    cases.push(needing(&[("ip", "iproute2"), ("nft", "nftables")], case));
+    cases.push(needing(&nft, case));
+    let case = Trial::test("kube_proxy_policy_local_by_mark", || block_on(policy_local()));
+    cases.push(needing(&nft, case));
     for (family, suffix) in [(Family::Ipv4, "ipv4"), (Family::Ipv6, "ipv6")] {
         let name = format!("kube_proxy_source_of_the_node_{suffix}");
         let case = Trial::test(name, move || block_on(source_of_the_node(family)));
@@ -64,7 +68,11 @@ pub(crate) fn cases() -> Vec<Trial> {
 async fn table() -> Outcome {
     let namespace = node_namespace().await?;
     let client = Client::connect_in(&namespace)?;
+    let has_nft = has_nft(&namespace);
     for case in kube_proxy_table::all() {
+        if case.needs_nftables() && !has_nft {
+            continue;
+        }
         for ranges in [&[][..], &["--service-cluster-ip-range=10.96.0.0/12,fd96::/64"]] {
             if let Err(error) = table_case(&namespace, &client, &case, ranges).await {
                 let reason = error.message().unwrap_or_default().to_owned();
@@ -432,6 +440,10 @@ async fn drain() -> Outcome {
 /// elsewhere.
 async fn udp_at_once() -> Outcome {
     let scene = Node::new(Family::Ipv4).await?;
+    // Connections are tracked as soon as a rule asks for it.
+    let rule = "iptables-legacy -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT";
+    let words: Vec<_> = rule.split(' ').collect();
+    testbed::run(scene.host.namespace(), "iptables", &words)?;
     let directory = TempDir::new()?;
     let spec = "clusterIP: 10.96.7.20, ports: [{port: 53, protocol: UDP}]";
     write(&directory, "dns.yaml", &service("dns", spec))?;
@@ -460,9 +472,37 @@ async fn udp_at_once() -> Outcome {
             )
         };
         assert_eq!(ask().await?, "pod1: who");
+        // The client's entry in connection tracking, by the address that answers.
+        let tracked = async |address: IpAddr| -> Result<bool, Failed> {
+            let read = || fs::read_to_string("/proc/thread-self/net/nf_conntrack");
+            let text = scene.host.namespace().run(read)??;
+            let answers = format!(" src={address} ");
+            Ok(text.lines().any(|line| {
+                line.contains("udp") && line.contains("dst=10.96.7.20") && line.contains(&answers)
+            }))
+        };
+        assert!(tracked(addresses[0]).await?);
+        // As kernels before 5.9, which do not expire such connections by themselves.
+        let setting = Path::new("/proc/sys/net/ipv4/vs/expire_nodest_conn");
+        scene.host.namespace().run(|| fs::write(setting, "0"))??;
         write(&directory, "slice.yaml", &pods(&addresses[1..]))?;
         until(&scene.client, &[&line(addresses[1])]).await?;
+        let begin = Instant::now();
+        while tracked(addresses[0]).await? {
+            assert!(begin.elapsed() < LIMIT);
+            sleep(Duration::from_millis(10)).await;
+        }
+        scene.host.namespace().run(|| fs::write(setting, "1"))??;
         assert_eq!(ask().await?, "pod2: who");
+        assert!(tracked(addresses[1]).await?);
+        scene.host.namespace().run(|| fs::write(setting, "0"))??;
+        // With the service go all its clients.
+        fs::remove_file(directory.path().join("dns.yaml"))?;
+        let begin = Instant::now();
+        while tracked(addresses[1]).await? {
+            assert!(begin.elapsed() < LIMIT);
+            sleep(Duration::from_millis(10)).await;
+        }
         Ok(())
     };
     with_proxy(scene.host.namespace(), &directory, &words, story).await
@@ -562,9 +602,7 @@ async fn source_of_the_node(family: Family) -> Outcome {
 async fn netfilter() -> Outcome {
     let scene = Node::new(Family::Ipv4).await?;
     let outside = scene.host.external_client("outside").await?;
-    let has_nft =
-        testbed::run(scene.host.namespace(), "nftables", &["nft", "add", "table", "inet", "t"]);
-    let has_nft = has_nft.is_ok();
+    let has_nft = has_nft(scene.host.namespace());
     let directory = TempDir::new()?;
     let spec = "type: LoadBalancer, clusterIP: 10.96.7.20, ports: [{port: 7, nodePort: 31080}], \
                 loadBalancerSourceRanges: [192.168.50.0/24]";
@@ -622,6 +660,81 @@ async fn netfilter() -> Outcome {
         assert_eq!(tables, "table inet t\n");
     }
     Ok(())
+}
+
+/// A policy of Local without an endpoint here: where there are nftables, clients inside of the cluster
+/// reach endpoints of other nodes, and clients outside are refused. Without, everybody is led there.
+async fn policy_local() -> Outcome {
+    let scene = Node::new(Family::Ipv4).await?;
+    let outside = scene.host.external_client("outside").await?;
+    let has_nft = has_nft(scene.host.namespace());
+    let directory = TempDir::new()?;
+    let spec = "type: LoadBalancer, clusterIP: 10.96.7.20, externalTrafficPolicy: Local, \
+                ports: [{port: 7}]";
+    let web = service("web", spec) + "status: {loadBalancer: {ingress: [{ip: 203.0.113.50}]}}\n";
+    write(&directory, "web.yaml", &web)?;
+    let pod = scene.pods[0].address().to_string();
+    let endpoints = |node: &str| slice("web", 7, &[(&pod, &format!("nodeName: {node}"))]);
+    write(&directory, "slice.yaml", &endpoints("node-b"))?;
+    let words = [
+        "--service-cluster-ip-range=10.96.0.0/12",
+        "--node-ip=172.17.0.1",
+        "--cluster-cidr=172.17.0.0/16",
+    ];
+    let place: SocketAddr = "203.0.113.50:7".parse()?;
+    let answers = async |from: &NetNs| {
+        let limit = Duration::from_millis(700);
+        tcp_exchange(from, place, "hello", limit).await.is_ok()
+    };
+    let everybody = async || {
+        (
+            answers(scene.container.namespace()).await,
+            answers(scene.host.namespace()).await,
+            answers(outside.namespace()).await,
+        )
+    };
+    let there =
+        |lines: &[String]| lines.iter().any(|line| line.starts_with("TCP 203.0.113.50:7 rr ->"));
+    let story = async {
+        let begin = Instant::now();
+        while !there(&lines(&scene.client).await?) {
+            assert!(begin.elapsed() < LIMIT);
+            sleep(Duration::from_millis(10)).await;
+        }
+        let found = lines(&scene.client).await?;
+        let marks = found.iter().filter(|line| line.starts_with("FWM")).count();
+        match has_nft {
+            true => {
+                assert_eq!(marks, 1, "{found:?}");
+                assert_eq!(everybody().await, (true, true, false));
+            }
+            false => {
+                assert_eq!(marks, 0, "{found:?}");
+                // The node's own source is the address itself, to which this pod knows its way back.
+                assert!(answers(scene.container.namespace()).await);
+            }
+        }
+        // An endpoint here serves everybody.
+        write(&directory, "slice.yaml", &endpoints("node-a"))?;
+        let here = format!("TCP 203.0.113.50:7 rr -> {pod}:7");
+        let begin = Instant::now();
+        loop {
+            let found = lines(&scene.client).await?;
+            if found.contains(&here) && !found.iter().any(|line| line.starts_with("FWM")) {
+                break;
+            }
+            assert!(begin.elapsed() < LIMIT, "{found:?}");
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(everybody().await, (true, true, true));
+        Ok(())
+    };
+    with_proxy(scene.host.namespace(), &directory, &words, story).await
+}
+
+/// Whether there are nftables. A table `t` is there then, too.
+fn has_nft(namespace: &NetNs) -> bool {
+    testbed::run(namespace, "nftables", &["nft", "add", "table", "inet", "t"]).is_ok()
 }
 
 /// Whether a TCP connection comes about.

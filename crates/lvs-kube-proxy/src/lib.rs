@@ -32,6 +32,7 @@ mod kernel;
 pub mod manifest;
 mod metrics;
 mod netfilter;
+mod nfnetlink;
 pub mod object;
 mod options;
 mod program;

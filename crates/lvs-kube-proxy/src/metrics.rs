@@ -50,6 +50,7 @@ struct Kind {
 pub(crate) enum ChangeKind {
     Table,
     Address,
+    Flow,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -13,137 +13,430 @@
 //! virtual service (`net.ipv4.vs.conntrack` is 1): no packet is marked.
 
 use std::{
-    collections::BTreeSet,
-    fmt::Write as _,
+    collections::{BTreeMap, BTreeSet},
+    fmt::{self, Write as _},
     io::{self, Write as _},
     net::IpAddr,
     process::{Command, Stdio},
 };
 
 use ipnet::IpNet;
-use lvs::client::packet::{Protocol, ServiceKey};
+use lvs::client::packet::{AddressFamily, Protocol, ServiceKey};
 use netns_link::NetNs;
 
-use crate::{state::State, translate::TargetKind};
+use crate::{
+    nfnetlink::Nfnetlink,
+    object::ObjectName,
+    state::{State, Update},
+    translate::{Target, TargetKind},
+};
 
 /// The protocols of services.
 const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
 /// The table's name.
 const TABLE: &str = "inet lvs-kube-proxy";
+/// From so many changed elements on, the whole table is written anew.
+const MANY: usize = 4096;
 
-/// The rules that a node should have, in the language of `nft -f`: they take the place of those that
-/// are there, in one step.
-pub(crate) fn ruleset(state: &State, ranges: &[IpNet], masquerade_all: bool) -> String {
-    let mut sets = [Sets::default(), Sets::default()];
-    for (_, target) in state.targets() {
-        let ServiceKey::Address { protocol, address, port } = *target.key() else { continue };
-        let Some(protocol) = protocol_name(protocol) else { continue };
-        let sets = &mut sets[usize::from(address.is_ipv6())];
-        let place = format!("{address} . {protocol} . {port}");
-        let is_cluster = target.kind == TargetKind::ClusterIp;
-        if masquerade_all || (!is_cluster && !target.local) {
-            sets.masquerade.insert((protocol, format!("{address} . {port}")));
-        }
-        if let Some(sources) = &target.source_ranges {
-            sets.restricted.insert(place.clone());
-            let allowed = sources.iter().map(|source| format!("{place} . {source}"));
-            sets.allowed.extend(allowed);
-        }
-        if target.address().is_some() {
-            sets.services.insert(place);
-        }
-    }
-    for address in state.addresses() {
-        if !ranges.iter().any(|range| range.contains(&address)) {
-            sets[usize::from(address.is_ipv6())].addresses.insert(address.to_string());
-        }
-    }
-    for range in ranges {
-        let is_ipv6 = range.addr().is_ipv6();
-        sets[usize::from(is_ipv6)].addresses.insert(range.trunc().to_string());
-    }
-    for (_, endpoint) in state.local_endpoints() {
-        let address: IpAddr = endpoint.ip();
-        sets[usize::from(address.is_ipv6())].hairpin.insert(format!("{address} . {address}"));
+/// What the rules are, besides what is in their sets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rules {
+    /// The service ranges that are local by a route.
+    pub(crate) ranges: Vec<IpNet>,
+    pub(crate) masquerade_all: bool,
+    /// The networks of pods, if they are known: clients from there are inside of the cluster.
+    pub(crate) inside: Vec<IpNet>,
+}
+
+/// The node's nftables, where there are any.
+///
+/// Which elements belong in which set is kept up to date one service at a time, so that a change
+/// writes what has changed. The kernel counts changes of rules: if others have made some, the next
+/// full run writes everything anew, whatever they were.
+#[derive(Debug)]
+pub(crate) struct Netfilter {
+    /// `None` if there are no nftables here.
+    socket: Option<Nfnetlink>,
+    rules: Rules,
+    elements: Elements,
+    /// The rules' generation after the last write that succeeded.
+    written: Option<u32>,
+    /// The last failure, so that it is said once.
+    failure: Option<String>,
+}
+
+impl Netfilter {
+    /// Looks for nftables: the kernel's, and the program `nft`. Says what does not work without.
+    pub(crate) fn open(namespace: &NetNs, rules: Rules) -> Self {
+        let empty = ruleset(&rules, &Elements::default());
+        let socket = look(namespace, &empty).inspect_err(|reason| {
+            tracing::warn!(
+                "nftables cannot be used ({reason}), so these do not work: clients outside of the \
+                 cluster reach endpoints of other nodes, pods reach themselves through their service, \
+                 source ranges of load balancers, and shielding what listens on the node from service \
+                 addresses"
+            );
+        });
+        let socket = socket.ok();
+        Self { socket, rules, elements: Elements::default(), written: None, failure: None }
     }
 
+    pub(crate) fn is_there(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    /// Other networks of pods, as the Node says.
+    pub(crate) fn set_inside(&mut self, inside: Vec<IpNet>) {
+        if self.rules.inside != inside {
+            self.rules.inside = inside;
+            self.written = None;
+        }
+    }
+
+    /// Takes in what has changed. Nothing is written yet.
+    pub(crate) fn take_in(&mut self, state: &State, update: &Update) {
+        if self.is_there() {
+            self.elements.take_in(state, update, &self.rules);
+        }
+    }
+
+    /// Writes what has changed. A full run also notices what others have done.
+    ///
+    /// A failure holds nothing up: it is for the next full run to try again.
+    pub(crate) fn write(&mut self, namespace: &NetNs, is_full: bool) -> Result<bool, String> {
+        let Some(socket) = &mut self.socket else { return Ok(false) };
+        if is_full && self.written.is_some() && socket.generation().ok() != self.written {
+            tracing::info!("somebody has changed rules of nftables: ours are written anew");
+            self.written = None;
+        }
+        if !is_full && self.failure.is_some() {
+            return Ok(false);
+        }
+        let text = match self.written {
+            Some(_) if self.elements.changed.is_empty() => return Ok(false),
+            Some(_) if self.elements.changed.len() < MANY => self.elements.changes(),
+            _ => ruleset(&self.rules, &self.elements),
+        };
+        if let Err(error) = nft(namespace, &[], &text) {
+            self.written = None;
+            let error = format!("write the rules of nftables: {error}");
+            let is_new = self.failure.replace(error.clone()).as_ref() != Some(&error);
+            return if is_new { Err(error) } else { Ok(false) };
+        }
+        self.failure = None;
+        self.elements.changed.clear();
+        // Others may have been faster; then everything is written once more.
+        self.written = socket.generation().ok();
+        Ok(true)
+    }
+
+    /// Takes the table away.
+    pub(crate) fn remove(namespace: &NetNs) -> io::Result<()> {
+        nft(namespace, &[], &format!("table {TABLE}\ndelete table {TABLE}\n"))
+    }
+}
+
+/// What is in the sets.
+#[derive(Debug, Default)]
+struct Elements {
+    /// How often each is wanted.
+    wanted: BTreeMap<Element, usize>,
+    of_targets: BTreeMap<ServiceKey, Vec<Element>>,
+    of_services: BTreeMap<ObjectName, Vec<Element>>,
+    /// Those that the kernel may not have although they are wanted, or the other way round.
+    changed: BTreeSet<Element>,
+}
+
+/// An element of a set.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Element {
+    set: Set,
+    family: AddressFamily,
+    text: String,
+}
+
+/// One for each family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Set {
+    /// Endpoints here, each with itself.
+    Hairpin,
+    /// Where clients get the node's address. One for each protocol: in a concatenation the protocol's
+    /// port has no type.
+    Masquerade(&'static str),
+    /// Cluster addresses, where clients that are no pods get the node's address.
+    Cluster(&'static str),
+    /// What serves some clients only.
+    Restricted,
+    /// Those clients.
+    Allowed,
+    /// What may be reached at the addresses.
+    Services,
+    /// The addresses that are local for the sake of services.
+    Addresses,
+    /// By which mark clients inside of the cluster reach endpoints of other nodes. This is a map.
+    Inside,
+}
+
+impl Set {
+    const ALL: [Self; 12] = [
+        Self::Hairpin,
+        Self::Masquerade(PROTOCOLS[0]),
+        Self::Masquerade(PROTOCOLS[1]),
+        Self::Masquerade(PROTOCOLS[2]),
+        Self::Cluster(PROTOCOLS[0]),
+        Self::Cluster(PROTOCOLS[1]),
+        Self::Cluster(PROTOCOLS[2]),
+        Self::Restricted,
+        Self::Allowed,
+        Self::Services,
+        Self::Addresses,
+        Self::Inside,
+    ];
+
+    /// Its name in one family.
+    fn name(self, family: AddressFamily) -> String {
+        let ip = ip(family);
+        match self {
+            Self::Hairpin => format!("hairpin-{ip}"),
+            Self::Masquerade(protocol) => format!("masquerade-{ip}-{protocol}"),
+            Self::Cluster(protocol) => format!("cluster-{ip}-{protocol}"),
+            Self::Restricted => format!("restricted-{ip}"),
+            Self::Allowed => format!("allowed-{ip}"),
+            Self::Services => format!("services-{ip}"),
+            Self::Addresses => format!("addresses-{ip}"),
+            Self::Inside => format!("inside-{ip}"),
+        }
+    }
+
+    fn definition(self, family: AddressFamily) -> String {
+        let address = if family == AddressFamily::Ipv4 { "ipv4_addr" } else { "ipv6_addr" };
+        let place = format!("{address} . inet_proto . inet_service");
+        let name = self.name(family);
+        match self {
+            Self::Hairpin => format!("set {name} {{ type {address} . {address};"),
+            Self::Masquerade(_) | Self::Cluster(_) => {
+                format!("set {name} {{ type {address} . inet_service;")
+            }
+            Self::Restricted | Self::Services => format!("set {name} {{ type {place};"),
+            Self::Allowed => format!("set {name} {{ type {place} . {address}; flags interval;"),
+            Self::Addresses => format!("set {name} {{ type {address}; flags interval;"),
+            Self::Inside => format!("map {name} {{ type {place} : mark;"),
+        }
+    }
+}
+
+impl Elements {
+    fn take_in(&mut self, state: &State, update: &Update, rules: &Rules) {
+        for key in &update.keys {
+            let elements = state.target(key).map(|(_, target)| of_target(target, state, rules));
+            let before = match elements.map(|elements| self.want(elements)) {
+                Some(elements) => self.of_targets.insert(*key, elements),
+                None => self.of_targets.remove(key),
+            };
+            self.unwant(before);
+        }
+        for name in &update.services {
+            let translation = state.translation(name);
+            let endpoints = translation.into_iter().flat_map(|found| &found.local_endpoints);
+            let elements: BTreeSet<_> = endpoints
+                .map(|(_, endpoint)| {
+                    let (ip, family) = (endpoint.ip(), family_of(&endpoint.ip()));
+                    Element { set: Set::Hairpin, family, text: format!("{ip} . {ip}") }
+                })
+                .collect();
+            let before = match elements.is_empty() {
+                true => self.of_services.remove(name),
+                false => {
+                    let elements = self.want(elements.into_iter().collect());
+                    self.of_services.insert(name.clone(), elements)
+                }
+            };
+            self.unwant(before);
+        }
+    }
+
+    fn want(&mut self, elements: Vec<Element>) -> Vec<Element> {
+        for element in &elements {
+            let count = self.wanted.entry(element.clone()).or_default();
+            *count += 1;
+            if *count == 1 {
+                self.toggle(element);
+            }
+        }
+        elements
+    }
+
+    fn unwant(&mut self, elements: Option<Vec<Element>>) {
+        for element in elements.into_iter().flatten() {
+            let Some(count) = self.wanted.get_mut(&element) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.wanted.remove(&element);
+                self.toggle(&element);
+            }
+        }
+    }
+
+    fn toggle(&mut self, element: &Element) {
+        if !self.changed.remove(element) {
+            self.changed.insert(element.clone());
+        }
+    }
+
+    /// What takes the sets from what was written to what is wanted.
+    fn changes(&self) -> String {
+        let mut text = String::new();
+        // What goes comes first: of a map and of intervals, both cannot be there.
+        for (verb, is_wanted) in [("delete", false), ("add", true)] {
+            let of_kind = |element: &&Element| self.wanted.contains_key(*element) == is_wanted;
+            for element in self.changed.iter().filter(of_kind) {
+                let name = element.set.name(element.family);
+                let element = &element.text;
+                let _ = writeln!(text, "{verb} element {TABLE} {name} {{ {element} }}");
+            }
+        }
+        text
+    }
+
+    fn of_set(&self, set: Set, family: AddressFamily) -> impl Iterator<Item = &str> {
+        let first = Element { set, family, text: String::new() };
+        let elements = self.wanted.range(first..).map(|(element, _)| element);
+        elements
+            .take_while(move |element| (element.set, element.family) == (set, family))
+            .map(|element| element.text.as_str())
+    }
+}
+
+/// What a virtual service needs in the sets.
+fn of_target(target: &Target, state: &State, rules: &Rules) -> Vec<Element> {
+    let mut elements = Vec::new();
+    let (key, mark) = match (target.key(), &target.stands_for) {
+        (ServiceKey::Mark { mark, .. }, Some(key)) => (key, Some(mark.get())),
+        (key, _) => (key, None),
+    };
+    let ServiceKey::Address { protocol, address, port } = *key else { return elements };
+    let (family, Some(protocol)) = (family_of(&address), protocol_name(protocol)) else {
+        return elements;
+    };
+    let mut add = |set: Set, text: String| elements.push(Element { set, family, text });
+    let place = format!("{address} . {protocol} . {port}");
+    if let Some(mark) = mark {
+        add(Set::Inside, format!("{place} : {mark:#x}"));
+        return elements;
+    }
+    match target.kind {
+        TargetKind::ClusterIp => add(Set::Cluster(protocol), format!("{address} . {port}")),
+        _ if target.local && !rules.masquerade_all => {}
+        _ => add(Set::Masquerade(protocol), format!("{address} . {port}")),
+    }
+    if let Some(sources) = &target.source_ranges {
+        add(Set::Restricted, place.clone());
+        for source in sources {
+            add(Set::Allowed, format!("{place} . {source}"));
+        }
+    }
+    if target.address().is_some() {
+        add(Set::Services, place);
+        let is_in_range = rules.ranges.iter().any(|range| range.contains(&address));
+        if !is_in_range && state.wants_address(&address) {
+            add(Set::Addresses, address.to_string());
+        }
+    }
+    elements
+}
+
+/// The whole table, in the language of `nft -f`: it takes the place of the one that is there, in one
+/// step.
+fn ruleset(rules: &Rules, elements: &Elements) -> String {
     let mut text = format!("table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n");
-    for (sets, family) in sets.iter().zip(["ip", "ip6"]) {
-        sets.write(family, &mut text);
+    let families = [AddressFamily::Ipv4, AddressFamily::Ipv6];
+    for family in families {
+        for set in Set::ALL {
+            write_set(&mut text, set, family, rules, elements);
+        }
     }
-    text += "    chain postrouting {\n        type nat hook postrouting priority srcnat\n";
-    for family in ["ip", "ip6"] {
-        let _ =
-            writeln!(text, "        {family} saddr . {family} daddr @hairpin-{family} masquerade");
-        for protocol in PROTOCOLS {
+    // After what others mark there; the kernel picks the service by the whole mark.
+    text += "    chain prerouting {\n        type filter hook prerouting priority mangle + 10\n";
+    for family in families {
+        let (ip, inside) = (ip(family), networks(&rules.inside, family));
+        if !inside.is_empty() {
             let _ = writeln!(
                 text,
-                "        meta l4proto {protocol} ct original {family} daddr . ct original proto-dst \
-                 @masquerade-{family}-{protocol} masquerade",
+                "        {ip} saddr {{ {inside} }} meta mark set {ip} daddr . meta l4proto . th dport \
+                 map @inside-{ip}"
             );
         }
     }
+    text += "    }\n    chain output {\n        type filter hook output priority mangle + 10\n";
+    for family in families {
+        let ip = ip(family);
+        let _ = writeln!(
+            text,
+            "        meta mark set {ip} daddr . meta l4proto . th dport map @inside-{ip}"
+        );
+    }
+    text += "    }\n    chain postrouting {\n        type nat hook postrouting priority srcnat\n";
+    for family in families {
+        let (ip, inside) = (ip(family), networks(&rules.inside, family));
+        let _ = writeln!(text, "        {ip} saddr . {ip} daddr @hairpin-{ip} masquerade");
+        // The node's own connections to an address that is local for the sake of a service: the kernel
+        // takes that address for their source, too.
+        let _ =
+            writeln!(text, "        {ip} saddr @addresses-{ip} fib saddr type local masquerade");
+        // Who is masqueraded at cluster addresses.
+        let clients = match inside.as_str() {
+            _ if rules.masquerade_all => Some(String::new()),
+            "" => None,
+            inside => Some(format!("{ip} saddr != {{ {inside} }} ")),
+        };
+        for protocol in PROTOCOLS {
+            let place = format!("ct original {ip} daddr . ct original proto-dst");
+            let _ = writeln!(
+                text,
+                "        meta l4proto {protocol} {place} @masquerade-{ip}-{protocol} masquerade"
+            );
+            if let Some(clients) = &clients {
+                let _ = writeln!(
+                    text,
+                    "        meta l4proto {protocol} {clients}{place} @cluster-{ip}-{protocol} \
+                     masquerade"
+                );
+            }
+        }
+    }
     text += "    }\n    chain input {\n        type filter hook input priority filter\n";
-    for family in ["ip", "ip6"] {
-        let place = format!("{family} daddr . meta l4proto . th dport");
+    for family in families {
+        let ip = ip(family);
+        let place = format!("{ip} daddr . meta l4proto . th dport");
         let _ = write!(
             text,
-            "        {place} @restricted-{family} {place} . {family} saddr != @allowed-{family} drop\n        \
-             meta l4proto {{ tcp, udp, sctp }} ct state new {family} daddr @addresses-{family} \
-             {place} != @services-{family} reject\n",
+            "        {place} @restricted-{ip} {place} . {ip} saddr != @allowed-{ip} drop\n        \
+             meta l4proto {{ tcp, udp, sctp }} ct state new {ip} daddr @addresses-{ip} \
+             {place} != @services-{ip} reject\n",
         );
     }
     text += "    }\n}\n";
     text
 }
 
-/// Elements by set, for one family.
-#[derive(Default)]
-struct Sets {
-    hairpin: BTreeSet<String>,
-    masquerade: BTreeSet<(&'static str, String)>,
-    restricted: BTreeSet<String>,
-    allowed: BTreeSet<String>,
-    services: BTreeSet<String>,
-    addresses: BTreeSet<String>,
-}
-
-impl Sets {
-    fn write(&self, family: &str, text: &mut String) {
-        let address = if family == "ip" { "ipv4_addr" } else { "ipv6_addr" };
-        let place = format!("{address} . inet_proto . inet_service");
-        let from = format!("{place} . {address}");
-        for (name, kind, flags, elements) in [
-            ("hairpin", format!("{address} . {address}"), "", &self.hairpin),
-            ("restricted", place.clone(), "", &self.restricted),
-            ("allowed", from, "flags interval; ", &self.allowed),
-            ("services", place, "", &self.services),
-            ("addresses", address.to_owned(), "flags interval; ", &self.addresses),
-        ] {
-            write_set(text, &format!("{name}-{family}"), &kind, flags, elements.iter());
-        }
-        // One for each protocol: in a concatenation the protocol's port has no type.
-        for protocol in PROTOCOLS {
-            let elements = self.masquerade.iter().filter(|(found, _)| *found == protocol);
-            let elements = elements.map(|(_, element)| element);
-            let name = format!("masquerade-{family}-{protocol}");
-            write_set(text, &name, &format!("{address} . inet_service"), "", elements);
-        }
-    }
-}
-
-fn write_set<'a>(
+fn write_set(
     text: &mut String,
-    name: &str,
-    kind: &str,
-    flags: &str,
-    elements: impl Iterator<Item = &'a String>,
+    set: Set,
+    family: AddressFamily,
+    rules: &Rules,
+    elements: &Elements,
 ) {
-    let _ = write!(text, "    set {name} {{ type {kind}; {flags}");
-    let mut elements = elements.peekable();
-    if elements.peek().is_some() {
-        text.push_str("elements = {\n");
-        for element in elements {
+    let ranges: Vec<_> = match set {
+        Set::Addresses => rules.ranges.iter().map(|range| range.trunc().to_string()).collect(),
+        _ => Vec::new(),
+    };
+    let is_fit = |range: &&String| range.contains(':') == (family == AddressFamily::Ipv6);
+    let ranges = ranges.iter().filter(is_fit).map(String::as_str);
+    let mut all = ranges.chain(elements.of_set(set, family)).peekable();
+    let _ = write!(text, "    {}", set.definition(family));
+    if all.peek().is_some() {
+        text.push_str(" elements = {\n");
+        for element in all {
             let _ = writeln!(text, "        {element},");
         }
         text.push_str("    }");
@@ -151,67 +444,47 @@ fn write_set<'a>(
     text.push_str(" }\n");
 }
 
+fn networks(networks: &[IpNet], family: AddressFamily) -> String {
+    let fit = networks.iter().filter(|network| family_of(&network.addr()) == family);
+    fit.map(|network| network.trunc().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn family_of(address: &IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Ipv4 } else { AddressFamily::Ipv6 }
+}
+
+/// The family in the language of nft.
+fn ip(family: AddressFamily) -> &'static str {
+    if family == AddressFamily::Ipv4 { "ip" } else { "ip6" }
+}
+
 fn protocol_name(protocol: Protocol) -> Option<&'static str> {
     match protocol {
-        Protocol::TCP => Some("tcp"),
-        Protocol::UDP => Some("udp"),
-        Protocol::SCTP => Some("sctp"),
+        Protocol::TCP => Some(PROTOCOLS[0]),
+        Protocol::UDP => Some(PROTOCOLS[1]),
+        Protocol::SCTP => Some(PROTOCOLS[2]),
         _ => None,
     }
 }
 
-/// The node's nftables, where there are any.
-#[derive(Debug, Default)]
-pub(crate) struct Netfilter {
-    /// What was written last.
-    written: Option<String>,
-    /// It was found that there is no nft, or no nftables in the kernel.
-    is_absent: bool,
+/// A socket to the kernel's nftables, if these and the program are there and take such rules.
+fn look(namespace: &NetNs, rules: &str) -> Result<Nfnetlink, String> {
+    let failed = |error: &dyn fmt::Display| format!("the kernel: {error}");
+    let mut socket = Nfnetlink::open(namespace).map_err(|error| failed(&error))?;
+    socket.generation().map_err(|error| failed(&error))?;
+    let checked = nft(namespace, &["--check"], rules);
+    checked.map_err(|error| error.to_string())?;
+    Ok(socket)
 }
 
-impl Netfilter {
-    /// Writes the rules if they are others than before. Returns whether they were written.
-    pub(crate) fn write(
-        &mut self,
-        namespace: &NetNs,
-        ruleset: impl FnOnce() -> String,
-    ) -> io::Result<bool> {
-        if self.is_absent {
-            return Ok(false);
-        }
-        let text = ruleset();
-        if self.written.as_ref() == Some(&text) {
-            return Ok(false);
-        }
-        match nft(namespace, &text) {
-            Ok(()) => {
-                self.written = Some(text);
-                Ok(true)
-            }
-            // The first one says whether there is nftables at all.
-            Err(error) if self.written.is_none() => {
-                self.is_absent = true;
-                tracing::warn!(
-                    "nftables cannot be used ({error}), so these do not work: clients outside of the \
-                     cluster reach endpoints of other nodes, pods reach themselves through their \
-                     service, source ranges of load balancers, and shielding what listens on the node \
-                     from service addresses"
-                );
-                Ok(false)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Takes the table away.
-    pub(crate) fn remove(namespace: &NetNs) -> io::Result<()> {
-        nft(namespace, &format!("table {TABLE}\ndelete table {TABLE}\n"))
-    }
-}
-
-fn nft(namespace: &NetNs, text: &str) -> io::Result<()> {
+fn nft(namespace: &NetNs, switches: &[&str], text: &str) -> io::Result<()> {
     let mut command = Command::new("nft");
-    command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .args(switches)
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let mut child = namespace.spawn(&mut command).map_err(io::Error::from)?;
     if let Some(mut input) = child.stdin.take() {
         // nft that ends before it has read all says why itself.
@@ -265,7 +538,14 @@ endpoints: [{addresses: [10.42.1.5], nodeName: node-a}, {addresses: [10.42.2.6],
                 Object::Node(node) => Event::Node(node),
             });
         }
-        state.update();
+        let rules = |ranges: &[IpNet], masquerade_all| Rules {
+            ranges: ranges.to_vec(),
+            masquerade_all,
+            inside: vec!["10.42.0.0/16".parse().unwrap()],
+        };
+        let update = state.update();
+        let mut elements = Elements::default();
+        elements.take_in(&state, &update, &rules(&[], false));
         let set = |ruleset: &str, name: &str| {
             let from = ruleset.find(&format!("set {name} ")).unwrap();
             let set = &ruleset[from..];
@@ -273,18 +553,28 @@ endpoints: [{addresses: [10.42.1.5], nodeName: node-a}, {addresses: [10.42.2.6],
             let elements = lines.filter_map(|line| line.strip_prefix("        "));
             elements.map(|line| line.trim_end_matches(',').to_owned()).collect::<Vec<_>>()
         };
-        let ranges = ["10.96.0.0/12".parse().unwrap()];
-        let text = ruleset(&state, &ranges, false);
+        let text = ruleset(&rules(&[], false), &elements);
         assert_eq!(set(&text, "hairpin-ip"), ["10.42.1.5 . 10.42.1.5"]);
         let outside = ["192.0.2.11 . 31080", "203.0.113.50 . 80"];
         assert_eq!(set(&text, "masquerade-ip-tcp"), outside);
+        assert_eq!(set(&text, "cluster-ip-tcp"), ["10.96.7.20 . 80"]);
         assert_eq!(set(&text, "restricted-ip"), ["203.0.113.50 . tcp . 80"]);
         assert_eq!(set(&text, "allowed-ip"), ["203.0.113.50 . tcp . 80 . 198.51.100.0/24"]);
         assert_eq!(set(&text, "services-ip"), ["10.96.7.20 . tcp . 80", "203.0.113.50 . tcp . 80"]);
-        assert_eq!(set(&text, "addresses-ip"), ["10.96.0.0/12", "203.0.113.50"]);
+        assert_eq!(set(&text, "addresses-ip"), ["10.96.7.20", "203.0.113.50"]);
         assert_eq!(set(&text, "masquerade-ip6-tcp"), [""; 0]);
-        assert_eq!(set(&ruleset(&state, &[], true), "masquerade-ip-tcp").len(), 3);
-        // With the policy Local, clients keep their address.
+        let clients = "tcp ip saddr != { 10.42.0.0/16 } ct original ip daddr";
+        assert!(text.contains(clients), "{text}");
+        assert!(!ruleset(&rules(&[], true), &elements).contains(clients));
+        // A range takes the place of the addresses in it.
+        let ranges = ["10.96.0.0/12".parse().unwrap()];
+        let mut elements = Elements::default();
+        elements.take_in(&state, &update, &rules(&ranges, false));
+        let text = ruleset(&rules(&ranges, false), &elements);
+        assert_eq!(set(&text, "addresses-ip"), ["10.96.0.0/12", "203.0.113.50"]);
+
+        // With the policy Local, clients keep their address: what has changed is written, no more.
+        elements.changed.clear();
         let local = "
 kind: Service
 metadata: {name: web, namespace: default}
@@ -297,7 +587,22 @@ status: {loadBalancer: {ingress: [{ip: 203.0.113.50}]}}
 ";
         let Object::Service(local) = manifest::parse(local).unwrap().remove(0) else { panic!() };
         state.apply(Event::Service(local));
-        state.update();
-        assert_eq!(set(&ruleset(&state, &[], false), "masquerade-ip-tcp"), [""; 0]);
+        let update = state.update();
+        elements.take_in(&state, &update, &rules(&ranges, false));
+        assert_eq!(
+            elements.changes(),
+            "delete element inet lvs-kube-proxy masquerade-ip-tcp { 192.0.2.11 . 31080 }\n\
+             delete element inet lvs-kube-proxy masquerade-ip-tcp { 203.0.113.50 . 80 }\n\
+             delete element inet lvs-kube-proxy restricted-ip { 203.0.113.50 . tcp . 80 }\n\
+             delete element inet lvs-kube-proxy allowed-ip { 203.0.113.50 . tcp . 80 . 198.51.100.0/24 }\n"
+        );
+        // And back again within one run: nothing is to be written.
+        elements.changed.clear();
+        let name = ObjectName::new("default", "web");
+        let service = Event::ServiceGone(name);
+        state.apply(service);
+        let gone = state.update();
+        elements.take_in(&state, &gone, &rules(&ranges, false));
+        assert!(elements.wanted.is_empty(), "{:?}", elements.wanted);
     }
 }

@@ -364,6 +364,9 @@ pub struct Node {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct NodeSpec {
+    /// The networks of its pods, in CIDR notation.
+    #[serde(rename = "podCIDRs", deserialize_with = "compact")]
+    pub pod_cidrs: Vec<String>,
     /// What keeps pods away.
     #[serde(deserialize_with = "compact")]
     pub taints: Vec<Taint>,

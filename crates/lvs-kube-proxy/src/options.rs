@@ -102,6 +102,16 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     pub node_ip: Vec<IpAddr>,
 
+    /// The networks of the cluster's pods. Clients from elsewhere get the node's address as source at
+    /// cluster addresses, and are outside where a policy is Local
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
+    pub cluster_cidr: Vec<IpNet>,
+
+    /// By what pods are known: ClusterCIDR (--cluster-cidr), or NodeCIDR (the Node's podCIDRs)
+    /// [default: ClusterCIDR]
+    #[arg(long, value_name = "MODE")]
+    pub detect_local_mode: Option<DetectLocal>,
+
     /// Clients of cluster addresses get the node's address as source, too
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub masquerade_all: Option<bool>,
@@ -110,10 +120,12 @@ pub struct Options {
     #[arg(long)]
     pub external_ips: bool,
 
-    /// What an address of policy Local does when this node has no endpoint: fall-back leads to those of
-    /// other nodes, as kube-proxy does, so that pods here reach it; refuse does as the policy says
-    #[arg(long, value_enum, default_value_t = WithoutLocal::FallBack)]
-    pub without_local: WithoutLocal,
+    /// What an address of policy Local does when this node has no endpoint: fall-back leads everybody to
+    /// those of other nodes, as kube-proxy does; by-mark leads pods and this node there and refuses
+    /// clients outside; refuse refuses all [default: by-mark where there are nftables and the networks
+    /// of pods are known, else fall-back]
+    #[arg(long, value_enum)]
+    pub without_local: Option<WithoutLocal>,
 
     /// How long an endpoint that leaves may keep its TCP connections, and SCTP and UDP not at all
     #[arg(long, value_name = "DURATION", default_value = "60s")]
@@ -151,6 +163,27 @@ pub enum VipMode {
     Routes,
     /// An address of `kube-ipvs0` for each, as kube-proxy has it.
     Addresses,
+}
+
+/// By what the pods of the cluster are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DetectLocal {
+    /// By `--cluster-cidr`.
+    ClusterCidr,
+    /// By `spec.podCIDRs` of the Node.
+    NodeCidr,
+}
+
+impl FromStr for DetectLocal {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "ClusterCIDR" => Ok(Self::ClusterCidr),
+            "NodeCIDR" => Ok(Self::NodeCidr),
+            _ => Err(format!("{text:?} is not a mode of this proxy: ClusterCIDR or NodeCIDR")),
+        }
+    }
 }
 
 impl Options {

@@ -11,10 +11,10 @@ use std::{
 };
 
 use lvs::{
-    Applied, Desired, Drain, Draining, Plan, Policy,
+    Action, Applied, Desired, Drain, Draining, Plan, Policy,
     client::{
         ErrorKind, Snapshot,
-        packet::{ServiceKey, Timeouts},
+        packet::{Protocol, ServiceKey, Timeouts},
     },
 };
 use netns_link::NetNs;
@@ -24,10 +24,11 @@ use crate::{
     health::{Health, Listener},
     kernel::{Failure, Kernel},
     metrics::{ChangeKind, Counts},
-    netfilter::{self, Netfilter},
-    options::{GoDuration, Options, ledger_path},
+    netfilter::{Netfilter, Rules},
+    nfnetlink::Nfnetlink,
+    options::{DetectLocal, GoDuration, Options, ledger_path},
     records::Records,
-    settings::{Settings, ThisNode},
+    settings::{Settings, ThisNode, WithoutLocal},
     source::Source,
     state::{Event, State, Update},
 };
@@ -62,6 +63,8 @@ pub struct Proxy<'n, S> {
     look: Option<Instant>,
     guard: Guard,
     netfilter: Netfilter,
+    /// For connection tracking, once it was needed.
+    flows: Option<Nfnetlink>,
     health: Arc<Health>,
     listeners: Vec<Listener>,
     checks: BTreeMap<u16, Listener>,
@@ -107,13 +110,23 @@ impl<'n, S: Source> Proxy<'n, S> {
             name,
             addresses: kernel.node_addresses().await?,
             primary: options.node_ip.clone(),
-            zone: None,
+            ..ThisNode::default()
         };
+        let ranges = match options.has_routes() {
+            true => options.service_cluster_ip_range.clone(),
+            false => Vec::new(),
+        };
+        let rules = Rules {
+            ranges,
+            masquerade_all: options.masquerade_all == Some(true),
+            inside: options.cluster_cidr.clone(),
+        };
+        let netfilter = Netfilter::open(namespace, rules);
         let settings = Settings {
             scheduler: options.ipvs_scheduler.clone().unwrap_or_else(|| "rr".to_owned()),
             node_port_addresses: options.nodeport_addresses.clone(),
             external_ips: options.external_ips,
-            without_local: options.without_local,
+            without_local: without_local(&options, &netfilter),
             ..Settings::default()
         };
         let health = Arc::new(Health::new(options.sync_period()));
@@ -128,7 +141,8 @@ impl<'n, S: Source> Proxy<'n, S> {
             draining: Draining::new(),
             look: None,
             guard: Guard::Up,
-            netfilter: Netfilter::default(),
+            netfilter,
+            flows: None,
             health,
             listeners: Vec::new(),
             checks: BTreeMap::new(),
@@ -316,7 +330,12 @@ impl<'n, S: Source> Proxy<'n, S> {
 
     /// Translates what has changed.
     fn translate(&mut self) {
-        let Update { keys, services, notices } = self.state.update();
+        let update = self.state.update();
+        if self.options.detect_local_mode == Some(DetectLocal::NodeCidr) {
+            self.netfilter.set_inside(self.state.node().pod_networks.clone());
+        }
+        self.netfilter.take_in(&self.state, &update);
+        let Update { keys, services, notices } = update;
         if !services.is_empty() {
             self.health.metrics.queued(services.len());
         }
@@ -356,7 +375,7 @@ impl<'n, S: Source> Proxy<'n, S> {
             self.present = all;
         }
         // Before the services, so that no connection misses it.
-        self.write_rules()?;
+        self.write_rules(true);
 
         let snapshot = self.kernel.ipvs.snapshot().await;
         let snapshot = snapshot.map_err(|error| Failure::new("ipvs", error))?;
@@ -400,7 +419,7 @@ impl<'n, S: Source> Proxy<'n, S> {
             self.kernel.change_virtual_address(*address, true).await?;
             self.present.insert(*address);
         }
-        self.write_rules()?;
+        self.write_rules(false);
 
         let snapshot = match keys.len() {
             0..=MANY => self.kernel.services(&keys).await?,
@@ -442,6 +461,7 @@ impl<'n, S: Source> Proxy<'n, S> {
         };
         let mut held_back = 0;
         if let Some(applied) = applied {
+            self.forget_clients(applied);
             self.log(applied);
             held_back = applied.held_back().len();
             for (change, error) in applied.failed() {
@@ -495,15 +515,72 @@ impl<'n, S: Source> Proxy<'n, S> {
         }
     }
 
-    fn write_rules(&mut self) -> Result<(), Failure> {
-        let ranges: &[_] = match self.options.has_routes() {
-            true => &self.options.service_cluster_ip_range,
-            false => &[],
-        };
-        let all = self.options.masquerade_all == Some(true);
-        let rules = || netfilter::ruleset(&self.state, ranges, all);
-        let written = self.netfilter.write(self.kernel.namespace(), rules);
-        written.map(drop).map_err(|error| Failure::new("netfilter", error))
+    fn write_rules(&mut self, is_full: bool) {
+        if let Err(error) = self.netfilter.write(self.kernel.namespace(), is_full) {
+            self.health.metrics.failed("netfilter");
+            tracing::error!("{error}; the next full run tries again");
+        }
+    }
+
+    /// Lets connection tracking forget the UDP clients of real servers that were taken away: as long as
+    /// they send, their entries would stay and lead answers of other servers astray. Kernels since 5.9 do
+    /// so by themselves for what went through IPVS.
+    fn forget_clients(&mut self, applied: &Applied) {
+        // `None` is every real server.
+        let mut gone: BTreeMap<SocketAddr, Option<BTreeSet<SocketAddr>>> = BTreeMap::new();
+        for change in applied.done() {
+            let ServiceKey::Address { protocol: Protocol::UDP, address, port } = *change.service()
+            else {
+                continue;
+            };
+            let place = SocketAddr::new(address, port);
+            match change.action() {
+                Action::DeleteService { .. } => {
+                    gone.insert(place, None);
+                }
+                Action::DeleteRealServer { before } => {
+                    if let Some(servers) =
+                        gone.entry(place).or_insert_with(|| Some(BTreeSet::new()))
+                    {
+                        servers.insert(SocketAddr::new(before.key.address, before.key.port));
+                    }
+                }
+                _ => {}
+            }
+        }
+        for ipv4 in [true, false] {
+            if !gone.keys().any(|place| place.is_ipv4() == ipv4) {
+                continue;
+            }
+            let is_stale = |place, server| {
+                gone.get(&place).is_some_and(|servers| {
+                    servers.as_ref().is_none_or(|servers| servers.contains(&server))
+                })
+            };
+            let flows = match self.flows.take() {
+                Some(flows) => Ok(flows),
+                None => Nfnetlink::open(self.kernel.namespace()),
+            };
+            let forgotten = flows.and_then(|mut flows| {
+                let count = flows.forget_udp(ipv4, is_stale)?;
+                self.flows = Some(flows);
+                Ok(count)
+            });
+            match forgotten {
+                Ok(0) => {}
+                Ok(count) => {
+                    self.health.metrics.changed(ChangeKind::Flow, count);
+                    tracing::info!("{count} UDP entries of connection tracking deleted");
+                }
+                Err(error) => {
+                    self.health.metrics.failed("conntrack");
+                    tracing::warn!(
+                        "delete UDP entries of connection tracking: {error}; clients of endpoints that \
+                         left may get no answer until they pause"
+                    );
+                }
+            }
+        }
     }
 
     fn claim(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Failure> {
@@ -641,6 +718,23 @@ pub async fn clean_up(options: &Options, namespace: &NetNs) -> Result<(), Failur
         tracing::debug!("{error}");
     }
     records.clear().map_err(failed)
+}
+
+/// What a policy of `Local` without an endpoint here comes to. Says so, if it is less than could be.
+fn without_local(options: &Options, netfilter: &Netfilter) -> WithoutLocal {
+    let knows_pods = !options.cluster_cidr.is_empty()
+        || options.detect_local_mode == Some(DetectLocal::NodeCidr);
+    let reason = match options.without_local {
+        Some(chosen @ (WithoutLocal::FallBack | WithoutLocal::Refuse)) => return chosen,
+        _ if !netfilter.is_there() => "there are no nftables",
+        _ if !knows_pods => "the networks of pods are not known (--cluster-cidr)",
+        _ => return WithoutLocal::ByMark,
+    };
+    tracing::warn!(
+        "{reason}, so an address with the policy Local leads clients outside of the cluster to other \
+         nodes, too, while no endpoint is here, as with kube-proxy: they get no answer"
+    );
+    WithoutLocal::FallBack
 }
 
 impl Guard {

@@ -41,6 +41,10 @@ pub enum WithoutLocal {
     /// from outside. Pods of this node reach the address so. Clients outside get answers from an
     /// address that they do not know; a load balancer that heeds the health check sends none.
     FallBack,
+    /// Clients inside of the cluster reach the endpoints of other nodes, by a second virtual service for
+    /// packets that nftables mark; clients outside are refused, as the policy says. Needs nftables and
+    /// the networks of pods (`--cluster-cidr`).
+    ByMark,
     /// It refuses connections, as the policy says.
     Refuse,
 }
@@ -95,6 +99,8 @@ pub struct ThisNode {
     pub addresses: BTreeSet<IpAddr>,
     /// The addresses by which the cluster knows it, the first of each family.
     pub primary: Vec<IpAddr>,
+    /// The networks of its pods, as its Node says.
+    pub pod_networks: Vec<IpNet>,
 }
 
 impl ThisNode {

@@ -296,6 +296,8 @@ impl State {
         }
         let zone = node.metadata.labels.get(ZONE).map(str::to_owned);
         let primary = primary_addresses(node);
+        let networks = node.spec.pod_cidrs.iter().filter_map(|network| network.parse().ok());
+        self.node.pod_networks = networks.collect();
         if (&zone, &primary) != (&self.node.zone, &self.node.primary) {
             self.node.zone = zone;
             self.node.primary = primary;

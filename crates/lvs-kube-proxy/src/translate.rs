@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     sync::Arc,
     time::Duration,
 };
@@ -55,6 +56,9 @@ pub struct Target {
     pub local: bool,
     /// The only clients that are served, where not all are.
     pub source_ranges: Option<Vec<IpNet>>,
+    /// For a service by firewall mark: the address and port at which it serves the clients inside of
+    /// the cluster.
+    pub stands_for: Option<ServiceKey>,
 }
 
 impl Target {
@@ -150,6 +154,15 @@ struct Translator<'a> {
     result: Translation,
 }
 
+/// A virtual service before its real servers are known.
+struct Aim {
+    key: ServiceKey,
+    kind: TargetKind,
+    local: bool,
+    source_ranges: Option<Vec<IpNet>>,
+    stands_for: Option<ServiceKey>,
+}
+
 /// The addresses of one kind and the policy that holds for them.
 struct Addresses {
     kind: TargetKind,
@@ -218,54 +231,58 @@ impl<'a> Translator<'a> {
         let internal_local = self.internal_local();
         let external_local = self.external_local();
         // Kube-proxy falls back only where it has the endpoints of other nodes at hand.
-        let fall_back = from_outside && self.settings.without_local == WithoutLocal::FallBack;
+        let without_local =
+            if from_outside { self.settings.without_local } else { WithoutLocal::Refuse };
+        let fall_back = without_local == WithoutLocal::FallBack;
+        let by_mark = without_local == WithoutLocal::ByMark;
         let has_none = chosen.local.is_empty() && !chosen.cluster.is_empty();
         self.result.no_local_internal |= internal_local && has_none;
         self.result.no_local_external |= external_local && from_outside && has_none;
 
-        let address = SocketAddr::new(cluster_address, number);
-        let selected = chosen.select(internal_local, fall_back);
-        self.target(protocol, address, TargetKind::ClusterIp, internal_local, None, selected);
-        let selected = chosen.select(external_local, fall_back);
+        let mut places = vec![(TargetKind::ClusterIp, cluster_address, number, None)];
         for group in external {
-            for address in &group.addresses {
-                let address = SocketAddr::new(*address, number);
-                let ranges = group.source_ranges.clone();
-                self.target(protocol, address, group.kind, external_local, ranges, selected);
-            }
+            let ranges = &group.source_ranges;
+            let addresses = group.addresses.iter();
+            places.extend(addresses.map(|ip| (group.kind, *ip, number, ranges.clone())));
         }
         if let Some(node_port) = node_port {
-            for address in self.node.node_port_addresses(self.settings, ipv4) {
-                let address = SocketAddr::new(address, node_port);
-                let kind = TargetKind::NodePort;
-                self.target(protocol, address, kind, external_local, None, selected);
+            let addresses = self.node.node_port_addresses(self.settings, ipv4).into_iter();
+            places.extend(addresses.map(|ip| (TargetKind::NodePort, ip, node_port, None)));
+        }
+        for (kind, ip, port, source_ranges) in places {
+            let local = match kind {
+                TargetKind::ClusterIp => internal_local,
+                _ => external_local,
+            };
+            let key = ServiceKey::Address { protocol, address: ip, port };
+            let target = Aim { key, kind, local, source_ranges, stands_for: None };
+            if local && has_none && by_mark {
+                // Clients outside are refused, those inside reach the endpoints of other nodes.
+                let inside = Aim {
+                    key: mark_of(&key),
+                    source_ranges: None,
+                    stands_for: Some(key),
+                    ..target
+                };
+                self.target(inside, port, &chosen.cluster);
             }
+            self.target(target, port, chosen.select(local, fall_back));
         }
     }
 
-    fn target(
-        &mut self,
-        protocol: Protocol,
-        address: SocketAddr,
-        kind: TargetKind,
-        local: bool,
-        source_ranges: Option<Vec<IpNet>>,
-        endpoints: &[&Candidate<'_>],
-    ) {
-        let mut builder = match protocol {
-            Protocol::UDP => VirtualService::udp(address),
-            Protocol::SCTP => VirtualService::sctp(address),
-            _ => VirtualService::tcp(address),
-        };
+    fn target(&mut self, aim: Aim, port: u16, endpoints: &[&Candidate<'_>]) {
+        let Aim { key, kind, local, source_ranges, stands_for } = aim;
+        let mut builder = VirtualService::builder(key);
         builder = builder.scheduler(&self.choice.scheduler).scheduler_flags(self.choice.flags);
         if let Some(timeout) = self.affinity() {
             builder = builder.persistent_for(timeout);
         }
         let real_servers: Vec<_> =
-            endpoints.iter().map(|endpoint| self.real_server(endpoint, address.port())).collect();
+            endpoints.iter().map(|endpoint| self.real_server(endpoint, port)).collect();
         if let Some(virtual_service) = self.build(builder, real_servers) {
             let virtual_service = Arc::new(virtual_service);
-            self.result.targets.push(Target { virtual_service, kind, local, source_ranges });
+            let target = Target { virtual_service, kind, local, source_ranges, stands_for };
+            self.result.targets.push(target);
         }
     }
 
@@ -449,8 +466,8 @@ impl<'a> Translator<'a> {
                 }
             }
         }
-        ranges.sort();
-        ranges.dedup();
+        // Without overlaps, which sets of nftables do not take.
+        let ranges = IpNet::aggregate(&ranges);
         (restricted || !ranges.is_empty()).then_some(ranges)
     }
 
@@ -513,6 +530,21 @@ impl<'a> Translator<'a> {
         self.result.health_check = Some(HealthCheck { port, local_endpoints: local.len() });
     }
 }
+
+/// The service by firewall mark that serves clients inside of the cluster at this address. The mark
+/// follows from the address, so that it is the same after a restart.
+fn mark_of(key: &ServiceKey) -> ServiceKey {
+    // FNV-1a. Of two that come to the same mark, one has it, and the other one is a notice.
+    let hash = key
+        .to_string()
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let mark = NonZeroU32::new(MARKS | (hash >> 8)).unwrap_or(NonZeroU32::MIN);
+    ServiceKey::Mark { mark, family: key.family() }
+}
+
+/// The bits that all our marks have.
+const MARKS: u32 = 0x1000_0000;
 
 const NO_ADDRESS: &str = "is not an address; it is not used";
 

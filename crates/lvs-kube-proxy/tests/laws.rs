@@ -187,6 +187,7 @@ fn node() -> ThisNode {
         zone: Some("z1".to_owned()),
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         primary: vec!["192.0.2.11".parse().unwrap()],
+        ..ThisNode::default()
     }
 }
 

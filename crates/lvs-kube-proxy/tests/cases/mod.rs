@@ -79,6 +79,7 @@ impl Case {
             node_port_addresses: addresses.iter().map(|entry| entry.parse().unwrap()).collect(),
             without_local: match self.settings.without_local.as_str() {
                 "refuse" => WithoutLocal::Refuse,
+                "by mark" => WithoutLocal::ByMark,
                 _ => WithoutLocal::FallBack,
             },
             ..Settings::default()
@@ -94,6 +95,7 @@ impl Case {
             zone: self.settings.zone.clone(),
             addresses: addresses.map(|address| address.parse().unwrap()).collect(),
             primary: vec!["192.0.2.11".parse().unwrap(), "2001:db8:77::11".parse().unwrap()],
+            ..ThisNode::default()
         }
     }
 
@@ -148,10 +150,17 @@ impl Case {
         if !settings.node_port_addresses.is_empty() {
             flags.push(format!("--nodeport-addresses={}", settings.node_port_addresses.join(",")));
         }
-        if settings.without_local == "refuse" {
-            flags.push("--without-local=refuse".to_owned());
+        match settings.without_local.as_str() {
+            "refuse" => flags.push("--without-local=refuse".to_owned()),
+            "by mark" => flags.push("--cluster-cidr=10.42.0.0/16".to_owned()),
+            _ => {}
         }
         flags
+    }
+
+    /// Whether it is so only where there are nftables.
+    pub(crate) fn needs_nftables(&self) -> bool {
+        self.settings.without_local == "by mark"
     }
 
     /// The objects, as a source gives them.
@@ -179,18 +188,18 @@ pub(crate) fn table_lines<'a>(
 
 fn table_line(service: &VirtualService) -> String {
     let settings = service.service();
-    let (protocol, address) = match settings.key() {
+    let place = match settings.key() {
         ServiceKey::Address { protocol, address, port } => {
             let name = match *protocol {
                 Protocol::TCP => "TCP",
                 Protocol::UDP => "UDP",
                 _ => "SCTP",
             };
-            (name, std::net::SocketAddr::new(*address, *port))
+            format!("{name} {}", std::net::SocketAddr::new(*address, *port))
         }
-        key => panic!("{key}"),
+        ServiceKey::Mark { mark, .. } => format!("FWM {mark:#x}"),
     };
-    let mut line = format!("{protocol} {address} {}", settings.scheduler);
+    let mut line = format!("{place} {}", settings.scheduler);
     let scheduler_flags = settings.flags - ServiceFlags::PERSISTENT;
     if scheduler_flags.bits() != 0 {
         write!(line, " flags {:#x}", scheduler_flags.bits()).unwrap();
