@@ -2,7 +2,7 @@
 //! cases, and what happens over time.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, SocketAddr},
     path::Path,
@@ -45,6 +45,7 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("kube_proxy_emptied_directory", emptied_directory),
         client_case("kube_proxy_scheduler_that_the_kernel_lacks", scheduler_that_is_lacking),
         client_case("kube_proxy_health_and_metrics", health_and_metrics),
+        client_case("kube_proxy_at_rest", at_rest),
         Trial::test("kube_proxy_drain", || block_on(drain())),
         Trial::test("kube_proxy_loses_no_service_when_restarted", || block_on(warm_restart())),
     ];
@@ -368,6 +369,72 @@ async fn health_and_metrics(namespace: NetNs, client: Client) -> Outcome {
         Ok(())
     };
     with_proxy(&namespace, &directory, &words, story).await
+}
+
+/// At rest a full run asks for one link, one list of addresses, one of routes, and the table; it starts
+/// no process and writes nothing.
+async fn at_rest(namespace: NetNs, client: Client) -> Outcome {
+    let directory = TempDir::new()?;
+    let state = TempDir::new()?;
+    let spec = "type: LoadBalancer, clusterIP: 10.96.0.1, ports: [{port: 80}]";
+    let web = service("web", spec) + "status: {loadBalancer: {ingress: [{ip: 203.0.113.50}]}}\n";
+    write(&directory, "web.yaml", &web)?;
+    write(&directory, "slice.yaml", &slice("web", 8080, &[("10.42.1.5", "")]))?;
+    let state_dir = format!("--state-dir={}", state.path().display());
+    let words = [
+        "--service-cluster-ip-range=10.96.0.0/12",
+        "--metrics-bind-address=127.0.0.1:10249",
+        "--ipvs-sync-period=100ms",
+        &state_dir,
+    ];
+    testbed::run(&namespace, "iproute2", &["ip", "link", "set", "lo", "up"])?;
+    let metrics = async || -> Result<BTreeMap<String, f64>, Failed> {
+        let text = raw_get(&namespace, "127.0.0.1:10249".parse()?, "/metrics").await?;
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let values = lines.filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            let name = name.strip_prefix("lvs_kube_proxy_").unwrap_or(name);
+            Some((name.to_owned(), value.parse().ok()?))
+        });
+        Ok(values.collect())
+    };
+    let story = async {
+        let place = "10.42.1.5:8080";
+        let lines = ["10.96.0.1:80", "203.0.113.50:80"];
+        let lines = lines.map(|address| format!("TCP {address} rr -> {place}"));
+        until(&client, &lines.each_ref().map(String::as_str)).await?;
+        sleep(Duration::from_millis(300)).await;
+        let (before, children) = (metrics().await?, ended_children()?);
+        sleep(Duration::from_secs(1)).await;
+        let (after, children_after) = (metrics().await?, ended_children()?);
+        let difference = |name: &str| after[name] - before[name];
+        let runs = difference("kubeproxy_sync_proxy_rules_duration_seconds_count");
+        assert!(runs >= 3.0, "{runs} runs");
+        let asked: BTreeMap<_, _> = after
+            .iter()
+            .filter_map(|(name, count)| {
+                let name = name.strip_prefix("requests_total{request=\"")?.strip_suffix("\"}")?;
+                let before = before.get(&format!("requests_total{{request=\"{name}\"}}"));
+                let count = count - before.copied().unwrap_or_default();
+                (count > 0.0).then_some((name, count / runs))
+            })
+            .collect();
+        let once = ["addresses", "links", "routes", "snapshots"].map(|name| (name, 1.0));
+        assert_eq!(asked, BTreeMap::from(once));
+        let changes = |metrics: &BTreeMap<String, f64>| -> f64 {
+            metrics.iter().filter(|(name, _)| name.starts_with("changes_")).map(|(_, n)| n).sum()
+        };
+        assert_eq!(changes(&before), changes(&after));
+        assert_eq!(children, children_after, "a process was started");
+        Ok(())
+    };
+    with_proxy(&namespace, &directory, &words, story).await
+}
+
+/// What tells whether this process had a child that ended: how often such faulted.
+fn ended_children() -> Result<i64, Failed> {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN)?;
+    Ok(usage.minor_page_faults())
 }
 
 /// Cases 44 to 47, for TCP.

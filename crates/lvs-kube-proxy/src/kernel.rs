@@ -1,17 +1,23 @@
 //! The node's kernel: links, routes, settings and the table of IPVS, as far as the proxy needs them.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
 };
 
 use ipnet::IpNet;
-use lvs::client::{
-    Client, ErrorKind, ServiceSnapshot, Snapshot,
-    packet::{ServiceKey, Timeouts},
+use lvs::{
+    Applied, ApplyError, Plan,
+    client::{
+        Client, ErrorKind, ServiceSnapshot, Snapshot,
+        packet::{ServiceKey, Timeouts},
+    },
 };
 use netns_link::{Address, Link, Links, NetNs, Route, RouteProtocol, Setting};
+
+use crate::settings::is_reachable;
 
 /// The link of virtual addresses that no route covers. The name is kube-proxy's, by which Calico and
 /// others know it.
@@ -45,6 +51,15 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// The addresses of a namespace, without link-local ones.
+#[derive(Debug, Default)]
+pub(crate) struct Addresses {
+    /// Those of all links but the proxy's, without loopback.
+    pub(crate) node: BTreeSet<IpAddr>,
+    /// Those of the proxy's link.
+    pub(crate) own: BTreeSet<IpAddr>,
+}
+
 /// A network namespace with what the proxy reads and writes in it.
 #[derive(Debug)]
 pub(crate) struct Kernel<'n> {
@@ -55,6 +70,9 @@ pub(crate) struct Kernel<'n> {
     link: Option<Link>,
     /// Whether it was looked for.
     link_is_known: bool,
+    loopback: Option<Link>,
+    /// What was asked for, and how often.
+    asked: RefCell<BTreeMap<&'static str, u64>>,
 }
 
 impl<'n> Kernel<'n> {
@@ -63,7 +81,15 @@ impl<'n> Kernel<'n> {
         let links = Links::connect(namespace).map_err(|error| Failure::new("links", error))?;
         let ipvs = Client::connect_in(namespace);
         let ipvs = ipvs.map_err(|error| Failure::new("ipvs", error))?;
-        Ok(Self { namespace, links, ipvs, link: None, link_is_known: false })
+        Ok(Self {
+            namespace,
+            links,
+            ipvs,
+            link: None,
+            link_is_known: false,
+            loopback: None,
+            asked: RefCell::default(),
+        })
     }
 
     /// Makes the settings that IPVS for services needs, and returns those that were different.
@@ -103,13 +129,20 @@ impl<'n> Kernel<'n> {
         self.ipvs.set_timeouts(timeouts).await.map_err(|error| Failure::new("time-outs", error))
     }
 
-    /// The addresses of all links but the proxy's own.
-    pub(crate) async fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, Failure> {
-        let failed = |error| Failure::new("addresses", error);
-        match self.link().await? {
-            Some(link) => self.links.local_addresses_except(&link).await.map_err(failed),
-            None => self.links.local_addresses().await.map_err(failed),
+    /// All addresses: those of the node, and those of the proxy's link.
+    pub(crate) async fn addresses(&mut self) -> Result<Addresses, Failure> {
+        let own = self.link().await?.map(|link| link.index);
+        self.count("addresses");
+        let all = self.links.all_addresses().await;
+        let mut addresses = Addresses::default();
+        for (link, found) in all.map_err(|error| Failure::new("addresses", error))? {
+            let is_own = Some(link) == own;
+            let set = if is_own { &mut addresses.own } else { &mut addresses.node };
+            let found = found.iter().map(Address::ip);
+            // An administrator's loopback address on our link is none of ours, but is one of it.
+            set.extend(found.filter(|ip| is_reachable(ip) || (is_own && !is_link_local(ip))));
         }
+        Ok(addresses)
     }
 
     /// The address from which the node reaches other networks, if it has a route to any.
@@ -132,11 +165,15 @@ impl<'n> Kernel<'n> {
     /// Makes each range local by one route, with the source for the node's own connections. Other
     /// routes of the proxy's are taken away. Returns what was changed.
     pub(crate) async fn set_routes(
-        &self,
+        &mut self,
         ranges: &[(IpNet, Option<IpAddr>)],
     ) -> Result<Vec<String>, Failure> {
         let failed = |error| Failure::new("routes", error);
-        let Some(loopback) = self.links.find("lo").await.map_err(failed)? else {
+        if self.loopback.is_none() {
+            self.count("links");
+            self.loopback = self.links.find("lo").await.map_err(failed)?;
+        }
+        let Some(loopback) = &self.loopback else {
             return Err(Failure::new("routes", "the namespace has no link lo"));
         };
         let mut wanted = BTreeMap::new();
@@ -149,7 +186,8 @@ impl<'n> Kernel<'n> {
             wanted.insert(range.trunc(), route);
         }
         let mut changed = Vec::new();
-        let present = self.links.routes(&loopback).await.map_err(failed)?;
+        self.count("routes");
+        let present = self.links.routes(loopback).await.map_err(failed)?;
         let ours: Vec<_> =
             present.into_iter().filter(|route| route.protocol() == PROTOCOL).collect();
         for route in wanted.values() {
@@ -157,26 +195,19 @@ impl<'n> Kernel<'n> {
                 .iter()
                 .any(|found| (found.prefix(), found.source()) == (route.prefix(), route.source()));
             if !is_there {
-                self.links.replace_route(&loopback, *route).await.map_err(failed)?;
+                self.count("route changes");
+                self.links.replace_route(loopback, *route).await.map_err(failed)?;
                 changed.push(format!("+ {route}"));
             }
         }
         for route in ours {
             if !wanted.values().any(|wanted| wanted.prefix() == route.prefix()) {
-                self.links.delete_route(&loopback, route).await.map_err(failed)?;
+                self.count("route changes");
+                self.links.delete_route(loopback, route).await.map_err(failed)?;
                 changed.push(format!("- {route}"));
             }
         }
         Ok(changed)
-    }
-
-    /// The addresses of the proxy's link.
-    pub(crate) async fn virtual_addresses(&mut self) -> Result<BTreeSet<IpAddr>, Failure> {
-        let failed = |error| Failure::new("addresses", error);
-        let Some(link) = self.link().await? else { return Ok(BTreeSet::new()) };
-        let addresses = self.links.addresses(&link).await.map_err(failed)?;
-        let is_made = |ip: &IpAddr| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
-        Ok(addresses.iter().map(Address::ip).filter(is_made).collect())
     }
 
     /// Gives the proxy's link exactly these addresses. It is made if it is not there.
@@ -188,12 +219,14 @@ impl<'n> Kernel<'n> {
         let link = match self.link().await? {
             None if addresses.is_empty() => return Ok(()),
             None => {
+                self.count("link changes");
                 let made = self.links.create_dummy(LINK).await.map_err(failed)?;
                 self.link.insert(made.link).clone()
             }
             Some(link) => link,
         };
         let addresses: Vec<_> = addresses.iter().map(|ip| host(*ip)).collect();
+        self.count("address changes");
         let changed = self.links.set_addresses(&link, &addresses).await;
         changed.map(drop).map_err(|error| Failure::new("addresses", error))
     }
@@ -211,6 +244,7 @@ impl<'n> Kernel<'n> {
                 false => Ok(()),
             };
         };
+        self.count("address changes");
         match wanted {
             true => self.links.add_address(&link, host(address)).await.map_err(failed)?,
             false => self.links.remove_address(&link, host(address)).await.map_err(failed)?,
@@ -220,9 +254,10 @@ impl<'n> Kernel<'n> {
 
     /// Deletes the proxy's link if it has no address left.
     pub(crate) async fn delete_empty_link(&mut self) -> Result<bool, Failure> {
-        if self.link().await?.is_none() || !self.virtual_addresses().await?.is_empty() {
+        if self.link().await?.is_none() || !self.addresses().await?.own.is_empty() {
             return Ok(false);
         }
+        self.count("link changes");
         let deleted = self.links.delete_dummy(LINK).await;
         self.link = None;
         deleted.map_err(|error| Failure::new("addresses", error))
@@ -233,6 +268,7 @@ impl<'n> Kernel<'n> {
         let failed = |error| Failure::new("ipvs", error);
         let mut services = Vec::with_capacity(keys.len());
         for key in keys {
+            self.count("services");
             match self.ipvs.service(key).await {
                 Ok(entry) => match self.ipvs.destinations(key).await {
                     Ok(destinations) => services.push(ServiceSnapshot::new(entry, destinations)),
@@ -244,6 +280,30 @@ impl<'n> Kernel<'n> {
             }
         }
         Ok(services.into_iter().collect())
+    }
+
+    /// The whole table.
+    pub(crate) async fn snapshot(&self) -> Result<Snapshot, Failure> {
+        self.count("snapshots");
+        self.ipvs.snapshot().await.map_err(|error| Failure::new("ipvs", error))
+    }
+
+    /// Carries a plan out.
+    pub(crate) async fn apply(&self, plan: Plan) -> Result<Applied, ApplyError> {
+        if !plan.is_empty() {
+            self.count("batches");
+        }
+        plan.apply(&self.ipvs).await
+    }
+
+    /// Counts something that the kernel is asked for, or a process.
+    pub(crate) fn count(&self, request: &'static str) {
+        *self.asked.borrow_mut().entry(request).or_default() += 1;
+    }
+
+    /// What was counted since the last time.
+    pub(crate) fn take_counts(&self) -> BTreeMap<&'static str, u64> {
+        self.asked.take()
     }
 
     /// The namespace.
@@ -260,6 +320,7 @@ impl<'n> Kernel<'n> {
     async fn link(&mut self) -> Result<Option<Link>, Failure> {
         if !self.link_is_known || self.link.is_some() {
             // Somebody may have deleted it and made it again.
+            self.count("links");
             self.link =
                 self.links.find(LINK).await.map_err(|error| Failure::new("links", error))?;
             self.link_is_known = true;
@@ -270,4 +331,8 @@ impl<'n> Kernel<'n> {
 
 fn host(address: IpAddr) -> Address {
     Address::host(address).nodad()
+}
+
+fn is_link_local(ip: &IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }

@@ -1,6 +1,7 @@
 //! What the proxy says of itself, for Prometheus: kube-proxy's names where they mean the same.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::atomic::AtomicU64,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -14,14 +15,21 @@ use prometheus_client::{
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
-    registry::Registry,
+    registry::{Metric, Registry},
 };
+
+/// kube-proxy's: a quarter of a second to five minutes.
+const PROGRAMMING: [f64; 21] = [
+    0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
+    90.0, 120.0, 180.0, 300.0,
+];
 
 /// The metrics, which are served in the text format of OpenMetrics.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
     run_seconds: Histogram,
+    programming_seconds: Histogram,
     last_success: Gauge<f64, AtomicU64>,
     last_queued: Gauge<f64, AtomicU64>,
     service_changes: Counter,
@@ -31,6 +39,7 @@ pub(crate) struct Metrics {
     draining: Gauge,
     addresses: Gauge,
     changes: Family<Kind, Counter>,
+    requests: Family<Asked, Counter>,
     errors: Family<Step, Counter>,
     held_back: Gauge,
 }
@@ -54,6 +63,11 @@ pub(crate) enum ChangeKind {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Asked {
+    request: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Step {
     step: &'static str,
 }
@@ -73,80 +87,92 @@ pub(crate) struct Counts {
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::default();
-        let metrics = Self {
-            run_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
-            last_success: Gauge::default(),
-            last_queued: Gauge::default(),
-            service_changes: Counter::default(),
-            no_local_endpoints: Family::default(),
-            virtual_services: Gauge::default(),
-            real_servers: Gauge::default(),
-            draining: Gauge::default(),
-            addresses: Gauge::default(),
-            changes: Family::default(),
-            errors: Family::default(),
-            held_back: Gauge::default(),
-            registry: Registry::default(),
+        let mut histogram = |name: &str, help: &str, buckets: &[f64]| {
+            let histogram = Histogram::new(buckets.iter().copied());
+            registry.register(name, help, histogram.clone());
+            histogram
         };
-        let rules = "kubeproxy_sync_proxy_rules";
-        registry.register(
-            format!("{rules}_duration_seconds"),
-            "How long a run took",
-            metrics.run_seconds.clone(),
+        let runs: Vec<f64> = exponential_buckets(0.001, 2.0, 15).collect();
+        let run_seconds =
+            histogram("kubeproxy_sync_proxy_rules_duration_seconds", "How long a run took", &runs);
+        let programming_seconds = histogram(
+            "kubeproxy_network_programming_duration_seconds",
+            "From the time when endpoints became so, as their slices say, until the kernel has it",
+            &PROGRAMMING,
         );
-        registry.register(
-            format!("{rules}_last_timestamp_seconds"),
-            "When a run last succeeded",
-            metrics.last_success.clone(),
-        );
-        registry.register(
-            format!("{rules}_last_queued_timestamp_seconds"),
-            "When a run was last asked for",
-            metrics.last_queued.clone(),
-        );
-        registry.register(
-            format!("{rules}_service_changes"),
-            "Services of which the object or an endpoint changed",
-            metrics.service_changes.clone(),
-        );
-        registry.register(
-            format!("{rules}_no_local_endpoints_total"),
-            "Services with a policy of Local, and endpoints, but none on this node",
-            metrics.no_local_endpoints.clone(),
-        );
-        let ours = "lvs_kube_proxy";
-        registry.register(
-            format!("{ours}_virtual_services"),
-            "Virtual services that are wanted",
-            metrics.virtual_services.clone(),
-        );
-        registry.register(
-            format!("{ours}_real_servers"),
-            "Real servers that are wanted",
-            metrics.real_servers.clone(),
-        );
-        registry.register(
-            format!("{ours}_draining_real_servers"),
-            "Real servers that leave and have connections",
-            metrics.draining.clone(),
-        );
-        registry.register(
-            format!("{ours}_addresses"),
-            "Virtual addresses that are wanted",
-            metrics.addresses.clone(),
-        );
-        registry.register(
-            format!("{ours}_changes"),
-            "Changes made in the kernel",
-            metrics.changes.clone(),
-        );
-        registry.register(format!("{ours}_errors"), "Failures, by step", metrics.errors.clone());
-        registry.register(
-            format!("{ours}_held_back_changes"),
-            "Deletions that wait for fresh lists to confirm them",
-            metrics.held_back.clone(),
-        );
-        Self { registry, ..metrics }
+        Self {
+            run_seconds,
+            programming_seconds,
+            last_success: registered(
+                &mut registry,
+                "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+                "When a run last succeeded",
+            ),
+            last_queued: registered(
+                &mut registry,
+                "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
+                "When a run was last asked for",
+            ),
+            service_changes: registered(
+                &mut registry,
+                "kubeproxy_sync_proxy_rules_service_changes",
+                "Services of which the object or an endpoint changed",
+            ),
+            no_local_endpoints: registered(
+                &mut registry,
+                "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+                "Services with a policy of Local, and endpoints, but none on this node",
+            ),
+            virtual_services: registered(
+                &mut registry,
+                "lvs_kube_proxy_virtual_services",
+                "Virtual services that are wanted",
+            ),
+            real_servers: registered(
+                &mut registry,
+                "lvs_kube_proxy_real_servers",
+                "Real servers that are wanted",
+            ),
+            draining: registered(
+                &mut registry,
+                "lvs_kube_proxy_draining_real_servers",
+                "Real servers that leave and have connections",
+            ),
+            addresses: registered(
+                &mut registry,
+                "lvs_kube_proxy_addresses",
+                "Virtual addresses that are wanted",
+            ),
+            changes: registered(
+                &mut registry,
+                "lvs_kube_proxy_changes",
+                "Changes made in the kernel",
+            ),
+            requests: registered(
+                &mut registry,
+                "lvs_kube_proxy_requests",
+                "What the kernel was asked for, and processes that were started",
+            ),
+            errors: registered(&mut registry, "lvs_kube_proxy_errors", "Failures, by step"),
+            held_back: registered(
+                &mut registry,
+                "lvs_kube_proxy_held_back_changes",
+                "Deletions that wait for fresh lists to confirm them",
+            ),
+            registry,
+        }
+    }
+
+    /// What was asked of the kernel since the last time.
+    pub(crate) fn asked(&self, requests: BTreeMap<&'static str, u64>) {
+        for (request, count) in requests {
+            self.requests.get_or_create(&Asked { request }).inc_by(count);
+        }
+    }
+
+    /// How long it took until a change of endpoints was in the kernel.
+    pub(crate) fn programmed(&self, duration: Duration) {
+        self.programming_seconds.observe(duration.as_secs_f64());
     }
 
     pub(crate) fn queued(&self, services: usize) {
@@ -186,6 +212,12 @@ impl Metrics {
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)
     }
+}
+
+fn registered<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
 }
 
 fn now() -> f64 {

@@ -18,6 +18,7 @@ use std::{
     io::{self, Write as _},
     net::IpAddr,
     process::{Command, Stdio},
+    sync::OnceLock,
 };
 
 use ipnet::IpNet;
@@ -472,9 +473,10 @@ fn look(namespace: &NetNs, rules: &str) -> Result<Nfnetlink, String> {
     let failed = |error: &dyn fmt::Display| format!("the kernel: {error}");
     let mut socket = Nfnetlink::open(namespace).map_err(|error| failed(&error))?;
     socket.generation().map_err(|error| failed(&error))?;
-    let checked = nft(namespace, &["--check"], rules);
-    checked.map_err(|error| error.to_string())?;
-    Ok(socket)
+    // One kernel and one program for all namespaces.
+    static CHECKED: OnceLock<Result<(), String>> = OnceLock::new();
+    let check = || nft(namespace, &["--check"], rules).map_err(|error| error.to_string());
+    CHECKED.get_or_init(check).clone().map(|()| socket)
 }
 
 fn nft(namespace: &NetNs, switches: &[&str], text: &str) -> io::Result<()> {

@@ -1,6 +1,8 @@
 //! The command line and the configuration file: kube-proxy's, where they mean the same.
 
 use std::{
+    collections::BTreeMap,
+    ffi::OsString,
     fmt, fs, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -10,7 +12,10 @@ use std::{
 
 use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 
 use crate::settings::{NodePortAddresses, WithoutLocal};
 
@@ -99,7 +104,7 @@ pub struct Options {
 
     /// The node's own address, the source of its connections to services [default: that of the Node
     /// object, or of the default route]
-    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    #[arg(long, visible_alias = "bind-address", value_name = "ADDRESS", value_delimiter = ',')]
     pub node_ip: Vec<IpAddr>,
 
     /// The networks of the cluster's pods. Clients from elsewhere get the node's address as source at
@@ -148,6 +153,10 @@ pub struct Options {
     #[arg(long)]
     pub cleanup: bool,
 
+    /// Makes the node's settings (net.ipv4.vs and forwarding), and ends
+    #[arg(long)]
+    pub init_only: bool,
+
     /// How much is logged: 0 to 2 what matters, 3 and 4 more, 5 and more everything
     #[arg(short, long, default_value_t = 2, value_name = "LEVEL")]
     pub v: u8,
@@ -187,6 +196,23 @@ impl FromStr for DetectLocal {
 }
 
 impl Options {
+    /// Reads a command line as kube-proxy takes it, and the configuration file. The process ends, with a
+    /// text, if a flag is wrong or asks for help.
+    ///
+    /// Returns what is asked for and has no effect in this proxy, too: to be logged.
+    ///
+    /// # Errors
+    ///
+    /// As [`complete`](Self::complete).
+    pub fn from_command_line(
+        words: impl IntoIterator<Item = OsString>,
+    ) -> Result<(Self, Vec<String>), OptionsError> {
+        let (words, mut left_out) = without_unused(words);
+        let mut options = Self::parse_from(words);
+        left_out.extend(options.complete()?);
+        Ok((options, left_out))
+    }
+
     /// Reads the configuration file, if one is named, and checks everything. Flags come first.
     ///
     /// Returns what the file asks for and this proxy does not have: to be logged.
@@ -263,6 +289,58 @@ impl Options {
     }
 }
 
+/// Flags of kube-proxy's that are taken and have no effect, and whether each has a value.
+const UNUSED: [(&str, bool); 26] = [
+    ("--bind-address-hard-fail", false),
+    ("--config-sync-period", true),
+    ("--conntrack-max-per-core", true),
+    ("--conntrack-min", true),
+    ("--conntrack-tcp-be-liberal", false),
+    ("--conntrack-tcp-timeout-close-wait", true),
+    ("--conntrack-tcp-timeout-established", true),
+    ("--conntrack-udp-timeout", true),
+    ("--conntrack-udp-timeout-stream", true),
+    ("--feature-gates", true),
+    ("--iptables-localhost-nodeports", false),
+    ("--iptables-masquerade-bit", true),
+    ("--iptables-min-sync-period", true),
+    ("--iptables-sync-period", true),
+    ("--kube-api-burst", true),
+    ("--kube-api-content-type", true),
+    ("--kube-api-qps", true),
+    ("--log-flush-frequency", true),
+    ("--logging-format", true),
+    ("--log_file", true),
+    ("--logtostderr", false),
+    ("--oom-score-adj", true),
+    ("--pod-bridge-interface", true),
+    ("--pod-interface-name-prefix", true),
+    ("--profiling", false),
+    ("--show-hidden-metrics-for-version", true),
+];
+
+/// A command line without those flags, and what is to be said of each.
+fn without_unused(words: impl IntoIterator<Item = OsString>) -> (Vec<OsString>, Vec<String>) {
+    let (mut kept, mut left_out) = (Vec::new(), Vec::new());
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        let text = word.to_string_lossy();
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (&*text, None),
+        };
+        let Some((name, has_value)) = UNUSED.iter().find(|(unused, _)| *unused == name) else {
+            kept.push(word);
+            continue;
+        };
+        if value.is_none() && *has_value {
+            words.next();
+        }
+        left_out.push(format!("{name} has no effect in this proxy"));
+    }
+    (kept, left_out)
+}
+
 /// Why the command line or the configuration file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OptionsError {
@@ -335,13 +413,14 @@ impl FromStr for BindAddress {
     }
 }
 
-/// What is used of a KubeProxyConfiguration.
+/// A KubeProxyConfiguration. What is not used is kept by name, to be said.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct ConfigFile {
     api_version: String,
     kind: String,
     mode: Option<String>,
+    bind_address: Option<String>,
     client_connection: ClientConnection,
     hostname_override: Option<String>,
     ipvs: Ipvs,
@@ -353,12 +432,19 @@ struct ConfigFile {
     #[serde(rename = "clusterCIDR")]
     cluster_cidr: Option<String>,
     detect_local_mode: Option<String>,
+    #[serde(flatten)]
+    rest: Rest,
 }
+
+/// Fields that are not used, with whether each is set to something.
+type Rest = BTreeMap<String, Unused>;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct ClientConnection {
     kubeconfig: Option<String>,
+    #[serde(flatten)]
+    rest: Rest,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -374,12 +460,84 @@ struct Ipvs {
     tcp_timeout: Option<String>,
     tcp_fin_timeout: Option<String>,
     udp_timeout: Option<String>,
+    #[serde(flatten)]
+    rest: Rest,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Iptables {
     masquerade_all: Option<bool>,
+    #[serde(flatten)]
+    rest: Rest,
+}
+
+/// A value of which only matters whether it says something: not null, empty, zero or false.
+#[derive(Clone, Copy, Debug)]
+struct Unused(bool);
+
+impl<'de> Deserialize<'de> for Unused {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Look;
+
+        impl<'de> Visitor<'de> for Look {
+            type Value = Unused;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("anything")
+            }
+
+            fn visit_unit<E>(self) -> Result<Unused, E> {
+                Ok(Unused(false))
+            }
+
+            fn visit_none<E>(self) -> Result<Unused, E> {
+                Ok(Unused(false))
+            }
+
+            fn visit_some<D: Deserializer<'de>>(self, value: D) -> Result<Unused, D::Error> {
+                Unused::deserialize(value)
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Unused, E> {
+                Ok(Unused(value))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Unused, E> {
+                Ok(Unused(value != 0))
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Unused, E> {
+                Ok(Unused(value != 0))
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Unused, E> {
+                Ok(Unused(value != 0.0))
+            }
+
+            fn visit_str<E>(self, value: &str) -> Result<Unused, E> {
+                Ok(Unused(!matches!(value, "" | "0" | "0s")))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Unused, A::Error> {
+                let mut is_set = false;
+                while let Some(Unused(element)) = list.next_element()? {
+                    is_set |= element;
+                }
+                Ok(Unused(is_set))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Unused, A::Error> {
+                let mut is_set = false;
+                while let Some((_, Unused(value))) = map.next_entry::<IgnoredAny, Unused>()? {
+                    is_set |= value;
+                }
+                Ok(Unused(is_set))
+            }
+        }
+
+        deserializer.deserialize_any(Look)
+    }
 }
 
 impl ConfigFile {
@@ -413,14 +571,33 @@ impl ConfigFile {
         fill_list(&mut options.ipvs_exclude_cidrs, "ipvs.excludeCIDRs", &self.ipvs.exclude_cidrs)?;
         fill_list(&mut options.nodeport_addresses, "nodePortAddresses", &self.node_port_addresses)?;
 
+        let cidrs: Vec<_> = self.cluster_cidr.iter().flat_map(|text| text.split(',')).collect();
+        let cidrs = cidrs.into_iter().filter(|text| !text.is_empty()).map(str::to_owned);
+        fill_list(&mut options.cluster_cidr, "clusterCIDR", &cidrs.collect::<Vec<_>>())?;
+        let bind = self.bind_address.filter(|text| !matches!(text.as_str(), "" | "0.0.0.0" | "::"));
+        fill_list(&mut options.node_ip, "bindAddress", bind.as_slice())?;
+
         let mut left_out = Vec::new();
-        let mut leave_out = |field: &str, is_set: bool| {
-            if is_set {
-                left_out.push(format!("{field} has no effect in this proxy"));
+        let mode = self.detect_local_mode.filter(|mode| !mode.is_empty());
+        if options.detect_local_mode.is_none() {
+            match mode.as_deref().map(str::parse) {
+                Some(Ok(mode)) => options.detect_local_mode = Some(mode),
+                Some(Err(error)) => {
+                    left_out.push(format!("detectLocalMode has no effect: {error}"));
+                }
+                None => {}
             }
-        };
-        leave_out("clusterCIDR", self.cluster_cidr.is_some_and(|cidr| !cidr.is_empty()));
-        leave_out("detectLocalMode", self.detect_local_mode.is_some_and(|mode| !mode.is_empty()));
+        }
+        for (place, rest) in [
+            ("", self.rest),
+            ("clientConnection.", self.client_connection.rest),
+            ("ipvs.", self.ipvs.rest),
+            ("iptables.", self.iptables.rest),
+        ] {
+            let set = rest.iter().filter(|(_, Unused(is_set))| *is_set);
+            left_out
+                .extend(set.map(|(name, _)| format!("{place}{name} has no effect in this proxy")));
+        }
         Ok(left_out)
     }
 }
@@ -503,7 +680,54 @@ mod tests {
         assert_eq!(options.node_name().unwrap(), "node-b");
         assert_eq!(options.nodeport_addresses.len(), 2);
         assert!(options.kubeconfig.is_some());
-        assert_eq!(left_out, ["clusterCIDR has no effect in this proxy"]);
+        assert_eq!(options.cluster_cidr, ["10.244.0.0/16".parse().unwrap()]);
+        assert_eq!(left_out, [""; 0]);
+    }
+
+    /// A ConfigMap as kubeadm makes it, with some fields set.
+    #[test]
+    fn what_has_no_effect_is_named() {
+        let file = format!(
+            "{HEAD}bindAddress: 192.0.2.11\nbindAddressHardFail: false\n\
+             clientConnection: {{acceptContentTypes: '', burst: 10, contentType: '', kubeconfig: '', qps: 0}}\n\
+             configSyncPeriod: 0s\nconntrack: {{maxPerCore: null, min: 5}}\ndetectLocalMode: BridgeInterface\n\
+             detectLocal: {{bridgeInterface: cni0, interfaceNamePrefix: ''}}\nenableProfiling: false\n\
+             iptables: {{masqueradeAll: true, masqueradeBit: null, syncPeriod: 0s}}\nipvs: {{schedulr: lc}}\n\
+             logging: {{flushFrequency: 0, options: {{json: {{infoBufferSize: '0'}}}}, verbosity: 0}}\n\
+             mode: ipvs\nnodePortAddresses: null\noomScoreAdj: null\nwinkernel: {{enableDSR: false}}\n"
+        );
+        let (options, left_out) = with_file(&file, &[]).unwrap();
+        assert_eq!(options.node_ip, ["192.0.2.11".parse::<IpAddr>().unwrap()]);
+        assert_eq!(options.masquerade_all, Some(true));
+        assert_eq!(
+            left_out,
+            [
+                "detectLocalMode has no effect: \"BridgeInterface\" is not a mode of this proxy: \
+                 ClusterCIDR or NodeCIDR",
+                "conntrack has no effect in this proxy",
+                "detectLocal has no effect in this proxy",
+                "clientConnection.burst has no effect in this proxy",
+                "ipvs.schedulr has no effect in this proxy",
+            ]
+        );
+    }
+
+    #[test]
+    fn flags_of_kube_proxys_that_have_no_effect() {
+        let words = [
+            "lvs-kube-proxy",
+            "--conntrack-min",
+            "0",
+            "--ipvs-scheduler=lc",
+            "--profiling",
+            "--feature-gates=A=true",
+            "--cluster-cidr=10.244.0.0/16",
+        ];
+        let (options, left_out) = Options::from_command_line(words.map(OsString::from)).unwrap();
+        assert_eq!(options.ipvs_scheduler.as_deref(), Some("lc"));
+        assert_eq!(options.cluster_cidr.len(), 1);
+        let names = ["--conntrack-min", "--profiling", "--feature-gates"];
+        assert_eq!(left_out, names.map(|name| format!("{name} has no effect in this proxy")));
     }
 
     #[test]

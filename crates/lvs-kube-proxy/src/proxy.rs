@@ -7,7 +7,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use lvs::{
@@ -34,8 +34,8 @@ use crate::{
 };
 
 /// The waits after a run that failed.
-const FIRST_WAIT: Duration = Duration::from_millis(500);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+pub(crate) const FIRST_WAIT: Duration = Duration::from_millis(500);
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// From how many services on the whole table is read rather than each service.
 const MANY: usize = 512;
 /// So many deletions need no fresh lists, whatever part of the table they are.
@@ -62,6 +62,9 @@ pub struct Proxy<'n, S> {
     /// When to look at what is being drained.
     look: Option<Instant>,
     guard: Guard,
+    node_is_gone: bool,
+    /// When endpoints became what is not written yet.
+    triggers: Vec<SystemTime>,
     netfilter: Netfilter,
     /// For connection tracking, once it was needed.
     flows: Option<Nfnetlink>,
@@ -97,7 +100,14 @@ impl<'n, S: Source> Proxy<'n, S> {
     ///
     /// IPVS, its settings or the state directory cannot be had.
     pub async fn new(source: S, options: Options, namespace: &'n NetNs) -> Result<Self, Failure> {
-        let mut kernel = Kernel::open(namespace).await?;
+        Self::on(Kernel::open(namespace).await?, source, options).await
+    }
+
+    pub(crate) async fn on(
+        mut kernel: Kernel<'n>,
+        source: S,
+        options: Options,
+    ) -> Result<Self, Failure> {
         let state_failed = |error: io::Error| Failure::new("state", error);
         let path = options.state_dir.as_deref().map(ledger_path);
         let ranges = options.service_cluster_ip_range.clone();
@@ -108,7 +118,7 @@ impl<'n, S: Source> Proxy<'n, S> {
             .map_err(|error| Failure::new("node", format!("read the host's name: {error}")))?;
         let node = ThisNode {
             name,
-            addresses: kernel.node_addresses().await?,
+            addresses: kernel.addresses().await?.node,
             primary: options.node_ip.clone(),
             ..ThisNode::default()
         };
@@ -121,7 +131,7 @@ impl<'n, S: Source> Proxy<'n, S> {
             masquerade_all: options.masquerade_all == Some(true),
             inside: options.cluster_cidr.clone(),
         };
-        let netfilter = Netfilter::open(namespace, rules);
+        let netfilter = Netfilter::open(kernel.namespace(), rules);
         let settings = Settings {
             scheduler: options.ipvs_scheduler.clone().unwrap_or_else(|| "rr".to_owned()),
             node_port_addresses: options.nodeport_addresses.clone(),
@@ -141,6 +151,8 @@ impl<'n, S: Source> Proxy<'n, S> {
             draining: Draining::new(),
             look: None,
             guard: Guard::Up,
+            node_is_gone: false,
+            triggers: Vec::new(),
             netfilter,
             flows: None,
             health,
@@ -155,7 +167,8 @@ impl<'n, S: Source> Proxy<'n, S> {
     ///
     /// # Errors
     ///
-    /// The proxy cannot serve its health or metrics. All else is logged and tried again.
+    /// The proxy cannot serve its health or metrics, or its Node was deleted. All else is logged and
+    /// tried again.
     pub async fn run(&mut self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
         self.listen()?;
         let mut stop = std::pin::pin!(stop);
@@ -175,12 +188,16 @@ impl<'n, S: Source> Proxy<'n, S> {
                 () = &mut stop => return Ok(()),
                 events = self.source.next() => {
                     self.take_in(events);
+                    if self.node_is_gone {
+                        let name = &self.state.node().name;
+                        return Err(Failure::new("node", format!("the Node {name} was deleted")));
+                    }
                     continue;
                 }
                 () = sleep_until(next), if ready => {}
             }
             let result = match settled {
-                false => self.settle().await,
+                false => settle(&self.kernel, &self.options).await,
                 true => Ok(()),
             };
             settled = result.is_ok();
@@ -216,7 +233,7 @@ impl<'n, S: Source> Proxy<'n, S> {
     /// Something could not be read or written.
     pub async fn once(&mut self) -> Result<(), Failure> {
         self.wait_for_lists().await;
-        self.settle().await?;
+        settle(&self.kernel, &self.options).await?;
         self.full_run().await?;
         if matches!(self.guard, Guard::Asked { .. }) {
             while self.guard != Guard::Down {
@@ -237,7 +254,7 @@ impl<'n, S: Source> Proxy<'n, S> {
         self.wait_for_lists().await;
         self.translate();
         let mut text = String::new();
-        let present = self.kernel.virtual_addresses().await?;
+        let present = self.kernel.addresses().await?.own;
         let wanted = self.link_addresses();
         for (range, source) in self.routes() {
             let source = source.map_or(String::new(), |source| format!(" src {source}"));
@@ -246,8 +263,7 @@ impl<'n, S: Source> Proxy<'n, S> {
         for address in wanted.difference(&present) {
             let _ = writeln!(text, "+ address {address}");
         }
-        let snapshot = self.kernel.ipvs.snapshot().await;
-        let snapshot = snapshot.map_err(|error| Failure::new("ipvs", error))?;
+        let snapshot = self.kernel.snapshot().await?;
         let plan = Plan::new(&self.desired, &snapshot, &self.policy(&snapshot));
         let _ = write!(text, "{plan}");
         for address in
@@ -300,6 +316,9 @@ impl<'n, S: Source> Proxy<'n, S> {
                     let is_leaving = node.spec.taints.iter().any(|found| found.key == taint);
                     self.health.set_node_is_eligible(!is_ending && !is_leaving);
                 }
+                Event::NodeGone(name) if *name == self.state.node().name => {
+                    self.node_is_gone = true;
+                }
                 Event::Services(_) => self.guard = self.guard.heard(true),
                 Event::Slices(_) => self.guard = self.guard.heard(false),
                 _ => {}
@@ -311,23 +330,6 @@ impl<'n, S: Source> Proxy<'n, S> {
         }
     }
 
-    /// Makes the node's settings.
-    async fn settle(&mut self) -> Result<(), Failure> {
-        for change in self.kernel.settle(self.options.ipvs_strict_arp == Some(true))? {
-            tracing::info!("set {change}");
-        }
-        let seconds = |duration: Option<GoDuration>| {
-            duration.map_or(0, |duration| u32::try_from(duration.0.as_secs()).unwrap_or(u32::MAX))
-        };
-        let options = &self.options;
-        let timeouts = Timeouts::new(
-            seconds(options.ipvs_tcp_timeout),
-            seconds(options.ipvs_tcpfin_timeout),
-            seconds(options.ipvs_udp_timeout),
-        );
-        self.kernel.set_timeouts(timeouts).await
-    }
-
     /// Translates what has changed.
     fn translate(&mut self) {
         let update = self.state.update();
@@ -335,7 +337,8 @@ impl<'n, S: Source> Proxy<'n, S> {
             self.netfilter.set_inside(self.state.node().pod_networks.clone());
         }
         self.netfilter.take_in(&self.state, &update);
-        let Update { keys, services, notices } = update;
+        let Update { keys, services, notices, triggers } = update;
+        self.triggers.extend(triggers);
         if !services.is_empty() {
             self.health.metrics.queued(services.len());
         }
@@ -358,15 +361,16 @@ impl<'n, S: Source> Proxy<'n, S> {
     /// Compares everything: routes, addresses, the whole table.
     async fn full_run(&mut self) -> Result<(), Failure> {
         let begin = Instant::now();
-        let addresses = self.kernel.node_addresses().await?;
-        self.state.set_node_addresses(addresses);
+        let addresses = self.kernel.addresses().await?;
+        self.state.set_node_addresses(addresses.node);
+        self.present = addresses.own;
         self.translate();
-        for change in self.kernel.set_routes(&self.routes()).await? {
+        let routes = self.routes();
+        for change in self.kernel.set_routes(&routes).await? {
             tracing::info!("{change}");
         }
 
         let wanted = self.link_addresses();
-        self.present = self.kernel.virtual_addresses().await?;
         self.claim(&wanted)?;
         let added = wanted.difference(&self.present).count();
         if added > 0 {
@@ -377,8 +381,7 @@ impl<'n, S: Source> Proxy<'n, S> {
         // Before the services, so that no connection misses it.
         self.write_rules(true);
 
-        let snapshot = self.kernel.ipvs.snapshot().await;
-        let snapshot = snapshot.map_err(|error| Failure::new("ipvs", error))?;
+        let snapshot = self.kernel.snapshot().await?;
         let (policy, now) = (self.policy(&snapshot), begin.into_std());
         let (plan, look) = self.draining.step(&self.desired, &snapshot, &policy, now);
         self.look = look.map(Instant::from_std);
@@ -423,10 +426,7 @@ impl<'n, S: Source> Proxy<'n, S> {
 
         let snapshot = match keys.len() {
             0..=MANY => self.kernel.services(&keys).await?,
-            _ => {
-                let snapshot = self.kernel.ipvs.snapshot().await;
-                snapshot.map_err(|error| Failure::new("ipvs", error))?
-            }
+            _ => self.kernel.snapshot().await?,
         };
         let (policy, now) = (self.policy(&snapshot), begin.into_std());
         let (plan, look) =
@@ -454,7 +454,7 @@ impl<'n, S: Source> Proxy<'n, S> {
     /// the next full run.
     async fn apply(&mut self, plan: Plan) -> Result<Outcome, Failure> {
         let mut refused = BTreeSet::new();
-        let result = plan.apply(&self.kernel.ipvs).await;
+        let result = self.kernel.apply(plan).await;
         let (applied, common) = match &result {
             Ok(applied) => (Some(applied), None),
             Err(error) => (error.applied(), error.common()),
@@ -516,9 +516,14 @@ impl<'n, S: Source> Proxy<'n, S> {
     }
 
     fn write_rules(&mut self, is_full: bool) {
-        if let Err(error) = self.netfilter.write(self.kernel.namespace(), is_full) {
-            self.health.metrics.failed("netfilter");
-            tracing::error!("{error}; the next full run tries again");
+        match self.netfilter.write(self.kernel.namespace(), is_full) {
+            Ok(false) => {}
+            Ok(true) => self.kernel.count("processes"),
+            Err(error) => {
+                self.kernel.count("processes");
+                self.health.metrics.failed("netfilter");
+                tracing::error!("{error}; the next full run tries again");
+            }
         }
     }
 
@@ -649,12 +654,18 @@ impl<'n, S: Source> Proxy<'n, S> {
             counts.no_local_external += usize::from(translation.no_local_external);
         }
         self.counts = counts;
+        self.health.metrics.asked(self.kernel.take_counts());
         self.serve_checks();
         if outcome.has_failed {
             let reason = "some services could not be brought to what they should be";
             return Err(Failure::new("ipvs", reason));
         }
         self.health.metrics.ran(begin.elapsed(), &counts);
+        let now = SystemTime::now();
+        for trigger in self.triggers.drain(..) {
+            let took = now.duration_since(trigger).unwrap_or_default();
+            self.health.metrics.programmed(took);
+        }
         if !self.state.is_touched() {
             self.health.ran();
         }
@@ -693,6 +704,26 @@ impl<'n, S: Source> Proxy<'n, S> {
     }
 }
 
+/// Makes the node's settings.
+pub(crate) async fn init(options: &Options, namespace: &NetNs) -> Result<(), Failure> {
+    settle(&Kernel::open(namespace).await?, options).await
+}
+
+async fn settle(kernel: &Kernel<'_>, options: &Options) -> Result<(), Failure> {
+    for change in kernel.settle(options.ipvs_strict_arp == Some(true))? {
+        tracing::info!("set {change}");
+    }
+    let seconds = |duration: Option<GoDuration>| {
+        duration.map_or(0, |duration| u32::try_from(duration.0.as_secs()).unwrap_or(u32::MAX))
+    };
+    let timeouts = Timeouts::new(
+        seconds(options.ipvs_tcp_timeout),
+        seconds(options.ipvs_tcpfin_timeout),
+        seconds(options.ipvs_udp_timeout),
+    );
+    kernel.set_timeouts(timeouts).await
+}
+
 /// Takes away what is the proxy's own in the kernel: its services, addresses and routes. What others
 /// have made stays. Without a ledger, what lies in the service ranges is the proxy's own.
 ///
@@ -708,7 +739,7 @@ pub async fn clean_up(options: &Options, namespace: &NetNs) -> Result<(), Failur
     let mut records = Records::open(path, ranges, excluded).map_err(failed)?;
     let applied = Desired::new().apply(&kernel.ipvs, &Policy::new().scope(records.scope())).await;
     applied.map_err(|error| Failure::new("ipvs", error))?;
-    let present = kernel.virtual_addresses().await?;
+    let present = kernel.addresses().await?.own;
     let stay = present.iter().filter(|address| !records.owns_address(address)).copied().collect();
     kernel.set_virtual_addresses(&stay).await?;
     kernel.set_routes(&[]).await?;

@@ -124,7 +124,7 @@ impl ThisNode {
 }
 
 /// Neither loopback nor link-local IPv6.
-fn is_reachable(address: &IpAddr) -> bool {
+pub(crate) fn is_reachable(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => !address.is_loopback(),
         IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),

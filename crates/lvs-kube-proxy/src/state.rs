@@ -3,12 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    time::SystemTime,
 };
 
 use lvs::client::packet::{Protocol, ServiceKey};
 
 use crate::{
-    object::{EndpointSlice, HEADLESS, Node, OTHER_PROXY, OWNER, ObjectName, Service, ZONE},
+    object::{
+        EndpointSlice, HEADLESS, Node, OTHER_PROXY, OWNER, ObjectName, Service, TRIGGER_TIME, ZONE,
+    },
     settings::{Settings, ThisNode},
     translate::{HealthCheck, Target, TargetKind, Translation, is_proxied, translate},
 };
@@ -30,6 +33,8 @@ pub enum Event {
     SliceGone(ObjectName),
     /// The proxy's own Node is new or has changed.
     Node(Node),
+    /// A Node is gone.
+    NodeGone(String),
 }
 
 /// What has changed since the last time that it was asked for.
@@ -41,6 +46,9 @@ pub struct Update {
     pub services: BTreeSet<ObjectName>,
     /// What could not be used and had not been said before.
     pub notices: Vec<String>,
+    /// When endpoints became what these changes make of them, as their slices say; none of those that
+    /// were in the first list.
+    pub triggers: Vec<SystemTime>,
 }
 
 impl Update {
@@ -69,6 +77,7 @@ pub struct State {
     services_are_listed: bool,
     slices_are_listed: bool,
     touched: BTreeSet<ObjectName>,
+    triggers: Vec<SystemTime>,
     translations: BTreeMap<ObjectName, Translation>,
     /// Who wants a virtual service, best first, and which of its targets that is.
     claims: BTreeMap<Claim, usize>,
@@ -92,6 +101,7 @@ impl State {
             services_are_listed: false,
             slices_are_listed: false,
             touched: BTreeSet::new(),
+            triggers: Vec::new(),
             translations: BTreeMap::new(),
             claims: BTreeMap::new(),
             addresses: BTreeMap::new(),
@@ -126,6 +136,8 @@ impl State {
             Event::Slice(slice) => self.set_slice(slice),
             Event::SliceGone(name) => self.remove_slice(&name),
             Event::Node(node) => self.set_node_object(&node),
+            // It is still this node, whatever its object: what to do about it is for the proxy.
+            Event::NodeGone(_) => {}
         }
     }
 
@@ -167,8 +179,11 @@ impl State {
 
     /// Translates what events have touched, and says what that changes.
     pub fn update(&mut self) -> Update {
-        let mut update =
-            Update { services: std::mem::take(&mut self.touched), ..Update::default() };
+        let mut update = Update {
+            services: std::mem::take(&mut self.touched),
+            triggers: std::mem::take(&mut self.triggers),
+            ..Update::default()
+        };
         for name in &update.services {
             self.retract(name, &mut update.keys);
             let Some(service) = self.services.get(name) else {
@@ -267,13 +282,23 @@ impl State {
             self.remove_slice(&name);
         }
         let slices = self.slices.entry(owner.clone()).or_default();
+        let mut trigger = slice.metadata.annotations.get(TRIGGER_TIME).map(str::to_owned);
         match slices.binary_search_by(|other| other.metadata.name.cmp(&slice.metadata.name)) {
             Ok(place) if slices[place] == slice => return,
-            Ok(place) => slices[place] = slice,
+            Ok(place) => {
+                let before = std::mem::replace(&mut slices[place], slice);
+                if before.metadata.annotations.get(TRIGGER_TIME) == trigger.as_deref() {
+                    trigger = None;
+                }
+            }
             Err(place) => {
                 slices.reserve_exact(1);
                 slices.insert(place, slice);
             }
+        }
+        if self.is_complete() {
+            let time = trigger.and_then(|text| humantime::parse_rfc3339_weak(&text).ok());
+            self.triggers.extend(time);
         }
         self.touched.insert(owner.clone());
         self.owners.insert(name, owner);

@@ -11,7 +11,7 @@
 //! ```
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     pin::pin,
     task::{Context, Poll, Waker},
@@ -183,13 +183,13 @@ impl Links {
         at_once(self.links.local_addresses())
     }
 
-    /// The same without one link:
-    /// [`Links::local_addresses_except`](crate::Links::local_addresses_except).
+    /// The addresses of all links, by the links' indices:
+    /// [`Links::all_addresses`](crate::Links::all_addresses).
     ///
     /// # Errors
     /// As there.
-    pub fn local_addresses_except(&self, link: &Link) -> Result<BTreeSet<IpAddr>, Error> {
-        at_once(self.links.local_addresses_except(link))
+    pub fn all_addresses(&self) -> Result<BTreeMap<u32, Vec<Address>>, Error> {
+        at_once(self.links.all_addresses())
     }
 
     /// The local routes over a link: [`Links::routes`](crate::Links::routes).

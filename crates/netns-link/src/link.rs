@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd},
@@ -353,13 +353,17 @@ impl Links {
         Ok(local(self.list_addresses(0, "").await?.iter()))
     }
 
-    /// The same without one link: an address that another link has as well stays in.
+    /// The addresses of all links, by the links' indices, in one list: `ip address show`. A link without
+    /// an address is not among them.
     ///
     /// # Errors
     /// As [`list`](Links::list).
-    pub async fn local_addresses_except(&self, link: &Link) -> Result<BTreeSet<IpAddr>, Error> {
-        let all = self.list_addresses(0, "").await?;
-        Ok(local(all.iter().filter(|present| present.index != link.index)))
+    pub async fn all_addresses(&self) -> Result<BTreeMap<u32, Vec<Address>>, Error> {
+        let mut all: BTreeMap<u32, Vec<Address>> = BTreeMap::new();
+        for present in self.list_addresses(0, "").await? {
+            all.entry(present.index).or_default().push(present.address);
+        }
+        Ok(all)
     }
 
     /// The local routes over a link, the kernel's own for its addresses among them
@@ -709,7 +713,7 @@ mod tests {
         sendable(|links, link| links.up(link));
         sendable(|links, link| links.set_mtu(link, 1500));
         sendable(|links, link| links.set_addresses(link, &[]));
-        sendable(|links, link| links.local_addresses_except(link));
+        sendable(|links, _| links.all_addresses());
     }
 
     #[test]

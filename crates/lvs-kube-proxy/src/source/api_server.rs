@@ -42,6 +42,9 @@ pub struct ApiServer {
     /// Objects of a list that is not whole yet.
     services: Vec<Service>,
     slices: Vec<EndpointSlice>,
+    node_is_there: bool,
+    /// Whether it was there before the list that is being read.
+    node_was_there: bool,
     /// What last failed, by what was asked for: each failure is logged once.
     failures: BTreeMap<&'static str, String>,
 }
@@ -88,6 +91,8 @@ impl ApiServer {
             watches: SelectAll::new(),
             services: Vec::new(),
             slices: Vec::new(),
+            node_is_there: false,
+            node_was_there: false,
             failures: BTreeMap::new(),
         })
     }
@@ -183,8 +188,19 @@ impl ApiServer {
             }
             Told::Node(Ok(event)) => {
                 self.succeed("this node");
-                if let watcher::Event::InitApply(node) | watcher::Event::Apply(node) = event {
-                    events.push(Event::Node(node.object));
+                match event {
+                    watcher::Event::Init => {
+                        self.node_was_there = std::mem::take(&mut self.node_is_there);
+                    }
+                    watcher::Event::InitApply(node) | watcher::Event::Apply(node) => {
+                        self.node_is_there = true;
+                        events.push(Event::Node(node.object));
+                    }
+                    watcher::Event::InitDone if self.node_is_there || !self.node_was_there => {}
+                    watcher::Event::InitDone | watcher::Event::Delete(_) => {
+                        self.node_is_there = false;
+                        events.push(Event::NodeGone(self.node.clone()));
+                    }
                 }
             }
             Told::Service(Err(error)) => self.fail("services", &error),
