@@ -5,9 +5,10 @@
 //! cargo run --example exporter -- --here --listen 127.0.0.1:9712      # this machine's table
 //! ```
 //!
-//! The metrics have the names and labels of node_exporter's IPVS collector, and what that leaves out
-//! is added in its manner: every counter of each real server, its thresholds, and whether the table
-//! could be read in one piece.
+//! The metrics have the names, types and labels of node_exporter's IPVS collector, so that its
+//! dashboards work. What that leaves out is added in its manner: every counter of each real server, its
+//! upper threshold, whether the table could be read in one piece, and for services of an IPv6 mark a
+//! label `family`, since marks of both families may be the same.
 
 use std::{
     error::Error,
@@ -24,7 +25,7 @@ use lvs::{
     client::{
         ServiceSnapshot, Snapshot,
         blocking::Client,
-        packet::{DestinationEntry, ServiceKey},
+        packet::{AddressFamily, DestinationEntry, ServiceKey, Statistics},
     },
 };
 use netns_link::{NetNs, blocking::Links};
@@ -40,7 +41,7 @@ struct Arguments {
     listen: SocketAddr,
 }
 
-const RULES: &str = "\
+pub(crate) const RULES: &str = "\
 -A -t 10.0.0.185:80 -s wrr
 -a -t 10.0.0.185:80 -r 172.17.0.3:80 -m -w 3
 -a -t 10.0.0.185:80 -r 172.17.0.4:80 -m -w 1 -x 100
@@ -82,7 +83,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Answers one request.
-fn serve(stream: TcpStream, ipvs: &Client) -> Result<(), Box<dyn Error>> {
+pub(crate) fn serve(stream: TcpStream, ipvs: &Client) -> Result<(), Box<dyn Error>> {
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     let mut request = BufReader::new(stream.take(8192));
     let mut line = String::new();
@@ -96,8 +97,8 @@ fn serve(stream: TcpStream, ipvs: &Client) -> Result<(), Box<dyn Error>> {
     }
     let mut stream = request.into_inner().into_inner();
     let (status, body) = match line.split(' ').nth(1) {
-        Some("/metrics") => match ipvs.snapshot() {
-            Ok(table) => ("200 OK", metrics(&table)),
+        Some("/metrics") => match ipvs.totals().and_then(|totals| Ok((totals, ipvs.snapshot()?))) {
+            Ok((totals, table)) => ("200 OK", metrics(&totals, &table)),
             Err(error) => ("503 Service Unavailable", format!("{error}\n")),
         },
         _ => ("404 Not Found", "there is /metrics\n".to_owned()),
@@ -111,10 +112,26 @@ fn serve(stream: TcpStream, ipvs: &Client) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A metric of a real server: its name, its type, what it is, and its value.
-struct Metric(&'static str, &'static str, &'static str, fn(&DestinationEntry) -> u64);
+/// A metric: its name, its type, what it is, and its value.
+struct Metric<T>(&'static str, &'static str, &'static str, fn(&T) -> u64);
 
-const METRICS: &[Metric] = &[
+/// Of everything together.
+const TOTALS: &[Metric<Statistics>] = &[
+    Metric("connections_total", "counter", "Connections made.", |totals| totals.connections),
+    Metric("incoming_packets_total", "counter", "Packets from clients.", |totals| {
+        totals.incoming_packets
+    }),
+    Metric("outgoing_packets_total", "counter", "Packets to clients.", |totals| {
+        totals.outgoing_packets
+    }),
+    Metric("incoming_bytes_total", "counter", "Bytes from clients.", |totals| {
+        totals.incoming_bytes
+    }),
+    Metric("outgoing_bytes_total", "counter", "Bytes to clients.", |totals| totals.outgoing_bytes),
+];
+
+/// Of each real server.
+const BACKEND: &[Metric<DestinationEntry>] = &[
     Metric("backend_connections_active", "gauge", "Connections in use.", |entry| {
         entry.active_connections.into()
     }),
@@ -146,45 +163,56 @@ const METRICS: &[Metric] = &[
 ];
 
 /// The table in Prometheus' text format.
-fn metrics(table: &Snapshot) -> String {
+pub(crate) fn metrics(totals: &Statistics, table: &Snapshot) -> String {
     let mut text = String::new();
-    for Metric(name, kind, help, value) in METRICS {
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "# HELP node_ipvs_{name} {help}\n# TYPE node_ipvs_{name} {kind}");
+    for Metric(name, kind, help, value) in TOTALS {
+        head(&mut text, name, kind, help);
+        sample(&mut text, name, "", value(totals));
+    }
+    for Metric(name, kind, help, value) in BACKEND {
+        head(&mut text, name, kind, help);
         for service in table.services.values() {
             for entry in &service.destinations {
-                let labels = labels(service, entry);
-                let _ = writeln!(text, "node_ipvs_{name}{{{labels}}} {}", value(entry));
+                sample(&mut text, name, &labels(service, entry), value(entry));
             }
         }
     }
-    let name = "node_ipvs_table_complete";
-    let help = "Whether nobody changed the table while it was read.";
-    let complete = u8::from(table.is_certain());
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {complete}");
+    let name = "table_complete";
+    head(&mut text, name, "gauge", "Whether nobody changed the table while it was read.");
+    sample(&mut text, name, "", table.is_certain().into());
     text
 }
 
+fn head(text: &mut String, name: &str, kind: &str, help: &str) {
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "# HELP node_ipvs_{name} {help}\n# TYPE node_ipvs_{name} {kind}");
+}
+
+fn sample(text: &mut String, name: &str, labels: &str, value: u64) {
+    let _ = writeln!(text, "node_ipvs_{name}{labels} {value}");
+}
+
+/// As node_exporter has them: of a mark the eight hexadecimal digits that `/proc/net/ip_vs` shows.
 fn labels(service: &ServiceSnapshot, entry: &DestinationEntry) -> String {
-    let (address, port, mark, protocol) = match service.entry.service.key() {
+    let (address, port, mark, protocol, family) = match service.entry.service.key() {
         ServiceKey::Address { protocol, address, port } => {
-            (address.to_string(), port.to_string(), String::new(), protocol.to_string())
+            (address.to_string(), *port, String::new(), protocol.to_string(), "")
         }
         ServiceKey::Mark { mark, family } => {
-            // A mark may have a service of each family.
-            (String::new(), String::new(), format!("{mark:#x}"), format!("FWM {family}"))
+            let family = if *family == AddressFamily::Ipv6 { ",family=\"ipv6\"" } else { "" };
+            (String::new(), 0, format!("{mark:08X}"), "FWM".to_owned(), family)
         }
     };
     let remote = entry.destination.key;
     format!(
-        "local_address=\"{address}\",local_port=\"{port}\",local_mark=\"{mark}\",\
-         remote_address=\"{}\",remote_port=\"{}\",proto=\"{protocol}\"",
+        "{{local_address=\"{address}\",local_port=\"{port}\",remote_address=\"{}\",\
+         remote_port=\"{}\",proto=\"{protocol}\",local_mark=\"{mark}\"{family}}}",
         remote.address, remote.port
     )
 }
 
 /// What Prometheus does.
-fn scrape(address: SocketAddr) -> std::io::Result<String> {
+pub(crate) fn scrape(address: SocketAddr) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
     let mut answer = String::new();
