@@ -409,9 +409,13 @@ async fn snapshot_beside_a_writer(
 ) -> Outcome {
     let Table { services, destinations } = table;
     client.batch(&load(services, destinations)).await.into_result()?;
-    let before = requests(&client)?;
-    assert!(client.snapshot().await?.is_certain());
-    let quiet = requests(&client)? - before;
+    let mut quiet = usize::MAX;
+    // From 7.1 on the kernel may still be at enlarging its table, which shows as a change.
+    for _ in 0..3 {
+        let before = requests(&client)?;
+        assert!(client.snapshot().await?.is_certain());
+        quiet = quiet.min(requests(&client)? - before);
+    }
     assert_eq!(quiet, usize::from(services) + 2);
 
     let pause = Duration::from_secs(1) / changes_per_second;

@@ -41,6 +41,7 @@ fn main() {
     arguments.test_threads.get_or_insert(1);
     let mut cases = all_cases();
     let mut guest_cases = client_cases::guest_cases();
+    let mut filter_cases = trouble_cases::filter_cases();
     if !arguments.list {
         match guest::Options::from_env().and_then(|options| guest::enter(&options)) {
             Ok(place) => {
@@ -51,17 +52,23 @@ fn main() {
                     eprintln!("kernel-tests: this machine's modules stay as they are");
                     guest_cases = ignored(guest_cases);
                 }
+                if !trouble_cases::has_filter() {
+                    eprintln!("kernel-tests: this kernel has no packet filter for iptables");
+                    filter_cases = ignored(filter_cases);
+                }
             }
             Err(error) if guest::is_required() => guest::fail(&error),
             Err(error) => {
                 eprintln!("kernel-tests: every case is ignored, for want of a kernel: {error}");
                 cases = ignored(cases);
                 guest_cases = ignored(guest_cases);
+                filter_cases = ignored(filter_cases);
             }
         }
     }
     // Before the others: their sockets keep their namespaces, and those the modules, for minutes.
     cases.splice(0..0, guest_cases);
+    cases.extend(filter_cases);
     cases.push(documents_name_cases(&cases));
     libtest_mimic::run(&arguments, cases).exit();
 }

@@ -142,7 +142,14 @@ impl NetNs {
         if !Path::new(OWN).exists() {
             return Self::from_path(path);
         }
-        Self::opened(&path, &Operation::OpenNamespaceOf(pid), format!("of process {pid}"))
+        let operation = Operation::OpenNamespaceOf(pid);
+        let failed = |error: io::Error| Error::system(&operation, error);
+        let file = fs::File::open(&path).map_err(failed)?;
+        // Some kernels (Debian's 5.10.0-46) open the link's directory instead of refusing.
+        if !is_namespace(&file).map_err(failed)? {
+            return Err(failed(Errno::EACCES.into()));
+        }
+        Self::held(file.into(), format!("of process {pid}"))
     }
 
     /// Opens a namespace by a path that leads to one: a bind mount, or a symbolic link to
