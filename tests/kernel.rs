@@ -11,6 +11,7 @@ mod bulk_cases;
 mod client_cases;
 mod client_privilege_cases;
 mod cookbook_cases;
+mod ipvsadm_cases;
 mod kube_proxy_cases;
 #[path = "../crates/lvs-kube-proxy/tests/cases/mod.rs"]
 mod kube_proxy_table;
@@ -102,6 +103,7 @@ fn all_cases() -> Vec<Trial> {
         client_privilege_cases::cases(),
         cookbook_cases::cases(),
         bulk_cases::cases(),
+        ipvsadm_cases::cases(),
         kube_proxy_cases::cases(),
         lvs_cases::cases(),
         nat_cases::cases(),

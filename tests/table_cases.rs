@@ -403,7 +403,12 @@ fn ipvsadm(namespace: &NetNs, words: &[&str], input: &str) -> Result<Output, Fai
 }
 
 /// Runs a program in a namespace, with a text as its standard input.
-fn run(namespace: &NetNs, program: &str, words: &[&str], input: &str) -> Result<Output, Failed> {
+pub(crate) fn run(
+    namespace: &NetNs,
+    program: &str,
+    words: &[&str],
+    input: &str,
+) -> Result<Output, Failed> {
     let output = namespace.run(|| {
         let mut child = Process::new(program)
             .args(words)
@@ -419,7 +424,7 @@ fn run(namespace: &NetNs, program: &str, words: &[&str], input: &str) -> Result<
 }
 
 /// Makes a table, or fails by the first write that does.
-async fn load(client: &Client, seed: u32, writes: &[Request]) -> Outcome {
+pub(crate) async fn load(client: &Client, seed: u32, writes: &[Request]) -> Outcome {
     for (write, outcome) in writes.iter().zip(client.batch(writes).await) {
         outcome.map_err(|error| format!("seed {seed}: {}: {error}", CommandLine(write)))?;
     }
@@ -431,7 +436,7 @@ fn save(snapshot: &Snapshot) -> String {
     Rules::from(&without_thresholds(snapshot)).to_string()
 }
 
-fn without_thresholds(snapshot: &Snapshot) -> Snapshot {
+pub(crate) fn without_thresholds(snapshot: &Snapshot) -> Snapshot {
     let mut snapshot = snapshot.clone();
     for service in snapshot.services.values_mut() {
         for entry in &mut service.destinations {
@@ -442,7 +447,7 @@ fn without_thresholds(snapshot: &Snapshot) -> Snapshot {
 }
 
 /// Services and destinations without statistics.
-fn settings(snapshot: &Snapshot) -> Vec<(Service, Vec<Destination>)> {
+pub(crate) fn settings(snapshot: &Snapshot) -> Vec<(Service, Vec<Destination>)> {
     let settings = snapshot.services.values().map(|service| {
         let destinations = service.destinations.iter().map(|entry| entry.destination.clone());
         (service.entry.service.clone(), destinations.collect())
@@ -451,7 +456,7 @@ fn settings(snapshot: &Snapshot) -> Vec<(Service, Vec<Destination>)> {
 }
 
 /// Each listing of services, with numbers.
-fn list_options() -> Vec<ListOptions> {
+pub(crate) fn list_options() -> Vec<ListOptions> {
     let mut plain = ListOptions::new(Listed::Table);
     plain.numeric = true;
     let with = |change: fn(&mut ListOptions)| {
@@ -472,7 +477,7 @@ fn list_options() -> Vec<ListOptions> {
 }
 
 /// A random value that a seed repeats.
-fn random<S: Strategy>(seed: u32, strategy: S) -> S::Value {
+pub(crate) fn random<S: Strategy>(seed: u32, strategy: S) -> S::Value {
     let mut bytes = [0; 32];
     bytes[..4].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
@@ -481,7 +486,7 @@ fn random<S: Strategy>(seed: u32, strategy: S) -> S::Value {
 }
 
 /// The writes that make a table, each key once.
-fn table() -> impl Strategy<Value = Vec<Request>> {
+pub(crate) fn table() -> impl Strategy<Value = Vec<Request>> {
     let server = || (endpoint(), strategy::weight(), strategy::thresholds(), forwarding());
     vec((service(), vec(server(), 0..6)), 0..8).prop_map(|services| {
         let services: BTreeMap<_, _> = services
@@ -524,7 +529,7 @@ fn table() -> impl Strategy<Value = Vec<Request>> {
 }
 
 /// A change of every other entry of a table, and the removal of every third.
-fn changes(writes: &[Request], seed: u32) -> Vec<Request> {
+pub(crate) fn changes(writes: &[Request], seed: u32) -> Vec<Request> {
     let changed = |(position, write): (usize, &Request)| match (position as u32 + seed, write) {
         (turn, Request::NewService(service)) if turn % 3 == 0 => {
             let mut service = service.clone();
@@ -625,7 +630,7 @@ fn forwarding() -> impl Strategy<Value = (ForwardMethod, Tunnel)> {
 }
 
 /// A command line, with one word less, more or otherwise now and then.
-fn command_words() -> impl Strategy<Value = Vec<String>> {
+pub(crate) fn command_words() -> impl Strategy<Value = Vec<String>> {
     let owned = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
     let lines = [
         "-A -t 10.0.0.2:80 -s rr",

@@ -9,7 +9,7 @@ use ipvs_packet::{
     DaemonRole, Destination, DestinationKey, Request, Service, ServiceKey, SyncDaemon, Timeouts,
 };
 
-use crate::{Mistake, Mistakes, Names, Numeric, Place};
+use crate::{CommandOption, Mistake, Mistakes, Names, Numeric, Place, options::described};
 
 pub(crate) use self::read::read_line;
 #[cfg(feature = "serde")]
@@ -168,6 +168,38 @@ impl Command {
         read::read(arguments, names)
     }
 
+    /// Reads the arguments of a program that has options beyond ipvsadm's. These may stand anywhere,
+    /// before the command too, and each at most once. Which of them go with which command is for
+    /// the caller to say.
+    ///
+    /// ```
+    /// use ipvs_table::{Command, CommandOption, Numeric, OptionValue};
+    ///
+    /// let value = OptionValue::Required("NAME");
+    /// let namespace = CommandOption::new("netns", value, "in a network namespace");
+    /// let parsed = Command::parse_with(&["--netns", "web", "-Ln"], &[namespace], &Numeric)?;
+    /// assert_eq!(parsed.command.map(|command| command.to_string()).as_deref(), Some("-L -n"));
+    /// assert_eq!(parsed.own[0].value.as_deref(), Some("web"));
+    /// # Ok::<(), ipvs_table::Mistakes>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`parse`](Self::parse).
+    pub fn parse_with<S: AsRef<str>>(
+        arguments: &[S],
+        own: &[CommandOption],
+        names: &dyn Names,
+    ) -> Result<ParsedCommand, Mistakes> {
+        read::read_with(arguments, own, names)
+    }
+
+    /// Every option that is read, with what it is for, for a program's help: ipvsadm's, and those
+    /// for what ipvsadm cannot say.
+    pub fn options() -> impl ExactSizeIterator<Item = &'static CommandOption> {
+        described()
+    }
+
     /// Reads a line such as `-A -t 10.0.0.185:80 -s wrr`; the word `ipvsadm` may stand before it.
     /// Names are looked up with `names`; `FromStr` takes numbers alone.
     ///
@@ -245,6 +277,28 @@ impl Command {
             _ => return None,
         })
     }
+}
+
+/// What a program's arguments say: [`Command::parse_with`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ParsedCommand {
+    /// ipvsadm's command; `None` where there are none of its options.
+    pub command: Option<Command>,
+    /// The program's own options, in the order of the arguments.
+    pub own: Vec<OwnOption>,
+}
+
+/// An option that a program has beyond ipvsadm's, as it was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OwnOption {
+    /// Which of the program's options.
+    pub index: usize,
+    /// Where it stands.
+    pub place: Place,
+    /// Its value, if it has one.
+    pub value: Option<String>,
 }
 
 impl FromStr for Command {

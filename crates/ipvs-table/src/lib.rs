@@ -16,6 +16,8 @@
 //!
 //! - [`Command`]: everything that it can be told by a command line. [`CommandLine`]: a request as
 //!   the command line that makes it.
+//! - [`Command::options`]: every option with what it is for, and [`Command::parse_with`], for programs
+//!   that have more options.
 //! - [`Rules`]: files of `ipvsadm -S` and `-R`.
 //! - [`Listing`], [`ConnectionListing`], [`TimeoutListing`], [`DaemonListing`]: what `ipvsadm -L`
 //!   prints.
@@ -59,13 +61,14 @@ pub use ipvs_packet as packet;
 pub use crate::document::{TableDocument, UncheckedDocument};
 pub use crate::{
     changes::{DestinationChanges, ServiceChanges},
-    command::{Command, CommandLine, ListOptions, Listed},
+    command::{Command, CommandLine, ListOptions, Listed, OwnOption, ParsedCommand},
     comparison::{Keyed, Pair, pairs},
     connection::{Connection, ConnectionOrigin, ConnectionState, EngineData, MalformedConnection},
     differences::{Activity, Differences, TableChange, Traffic},
     listing::{ConnectionListing, DaemonListing, Listing, TimeoutListing},
     mistake::{Mistake, Mistakes, Place},
     names::{Names, Numeric},
+    options::{CommandOption, OptionGroup, OptionValue},
     rules::{Rule, Rules},
     snapshot::{ServiceSnapshot, Snapshot},
 };

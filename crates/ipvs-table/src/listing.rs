@@ -102,6 +102,14 @@ impl<'a> Listing<'a> {
         Self { info: Some(info), ..Self::new(services) }
     }
 
+    /// One service with its destinations in the order in which they are given, for `--nosort`.
+    pub fn unsorted_service(
+        service: &'a ServiceEntry,
+        destinations: &'a [DestinationEntry],
+    ) -> Self {
+        Self::new(vec![(service, destinations.iter().collect())])
+    }
+
     fn new(services: Vec<(&'a ServiceEntry, Vec<&'a DestinationEntry>)>) -> Self {
         let columns = Columns::Connections;
         Self { info: None, services, columns, exact: false, numeric: false, names: &Numeric }

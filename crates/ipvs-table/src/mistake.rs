@@ -82,7 +82,8 @@ pub struct Mistake {
 }
 
 impl Mistake {
-    pub(crate) fn new(place: Place, message: impl Into<String>) -> Self {
+    /// A mistake of a kind that only the caller knows, with exit status 2.
+    pub fn new(place: Place, message: impl Into<String>) -> Self {
         Self { place, message: message.into(), usage: false }
     }
 

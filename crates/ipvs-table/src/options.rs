@@ -1,5 +1,7 @@
 //! ipvsadm's options, and a command line as options with their values.
 
+use std::fmt;
+
 use ipvs_packet::{ForwardMethod, Protocol, TunnelFlags};
 
 use crate::{Mistake, Place};
@@ -71,6 +73,8 @@ pub(crate) enum Opt {
     Group,
     Port,
     Ttl,
+    /// One that the caller has beyond ipvsadm's, by its index.
+    Own(usize),
 }
 
 impl Opt {
@@ -80,90 +84,174 @@ impl Opt {
         match (self, other) {
             (Self::Ipv6, _) | (Self::Sort, _) => false,
             (Self::Service(_) | Self::Mark, Self::Service(_) | Self::Mark) => true,
+            (Self::Own(one), Self::Own(other)) => one == other,
             _ => std::mem::discriminant(&self) == std::mem::discriminant(&other),
         }
     }
 }
 
-/// What follows an option.
+/// An option as it is written, and what it is for: of ipvsadm's ([`Command::options`]), or of a
+/// program that has more ([`Command::parse_with`]).
+///
+/// [`Command::options`]: crate::Command::options
+/// [`Command::parse_with`]: crate::Command::parse_with
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Value {
-    None,
-    Required,
-    Optional,
+#[non_exhaustive]
+pub struct CommandOption {
+    /// The long spelling, without its dashes.
+    pub long: &'static str,
+    /// The letters that are short spellings; most often one or none.
+    pub short: &'static str,
+    /// What follows it.
+    pub value: OptionValue,
+    /// What it is about.
+    pub group: OptionGroup,
+    /// What it does, in a few words.
+    pub help: &'static str,
 }
 
-/// The long spelling, the short one, and what follows.
-struct Spelling(Opt, &'static str, Option<char>, Value);
+impl CommandOption {
+    /// An option of one program's own, without a short spelling.
+    pub const fn new(long: &'static str, value: OptionValue, help: &'static str) -> Self {
+        option(OptionGroup::Own, long, "", value, help)
+    }
+}
+
+/// What follows an option, by the word that stands for it in a description.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "there is nothing else that could follow")]
+pub enum OptionValue {
+    /// Nothing.
+    None,
+    /// A value, attached or as the next word.
+    Required(&'static str),
+    /// A value, attached or as the next word, unless that begins with a dash.
+    Optional(&'static str),
+}
+
+/// What an option is about. It displays as a heading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum OptionGroup {
+    /// What is to be done.
+    Command,
+    /// The virtual service.
+    Service,
+    /// The real server.
+    RealServer,
+    /// How something is listed.
+    Listing,
+    /// The sync daemon.
+    Daemon,
+    /// Something else, for one program.
+    Own,
+}
+
+impl OptionGroup {
+    /// All groups, in the order in which they are described.
+    pub const ALL: [Self; 6] =
+        [Self::Command, Self::Service, Self::RealServer, Self::Listing, Self::Daemon, Self::Own];
+}
+
+impl fmt::Display for OptionGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Command => "Commands",
+            Self::Service => "Virtual services",
+            Self::RealServer => "Real servers",
+            Self::Listing => "Listings",
+            Self::Daemon => "Sync daemons",
+            Self::Own => "More than ipvsadm 1.31",
+        })
+    }
+}
+
+/// An option, and how it is written.
+struct Spelling(Opt, CommandOption);
+
+const fn option(
+    group: OptionGroup,
+    long: &'static str,
+    short: &'static str,
+    value: OptionValue,
+    help: &'static str,
+) -> CommandOption {
+    CommandOption { long, short, value, group, help }
+}
 
 #[rustfmt::skip]
 const SPELLINGS: &[Spelling] = &{
-    use Value::{None as No, Optional as May, Required as Must};
+    use OptionGroup::{Command, Daemon, Listing, RealServer, Service};
+    use OptionValue::{None as No, Optional as May, Required as Must};
     [
-        Spelling(Opt::Verb(Verb::AddService), "add-service", Some('A'), No),
-        Spelling(Opt::Verb(Verb::EditService), "edit-service", Some('E'), No),
-        Spelling(Opt::Verb(Verb::DeleteService), "delete-service", Some('D'), No),
-        Spelling(Opt::Verb(Verb::Clear), "clear", Some('C'), No),
-        Spelling(Opt::Verb(Verb::List), "list", Some('L'), No),
-        Spelling(Opt::Verb(Verb::List), "list", Some('l'), No),
-        Spelling(Opt::Verb(Verb::Zero), "zero", Some('Z'), No),
-        Spelling(Opt::Verb(Verb::AddServer), "add-server", Some('a'), No),
-        Spelling(Opt::Verb(Verb::EditServer), "edit-server", Some('e'), No),
-        Spelling(Opt::Verb(Verb::DeleteServer), "delete-server", Some('d'), No),
-        Spelling(Opt::Verb(Verb::SetTimeouts), "set", None, No),
-        Spelling(Opt::Verb(Verb::Help), "help", Some('h'), No),
-        Spelling(Opt::Verb(Verb::Version), "version", Some('v'), No),
-        Spelling(Opt::Verb(Verb::Restore), "restore", Some('R'), No),
-        Spelling(Opt::Verb(Verb::Save), "save", Some('S'), No),
-        Spelling(Opt::Verb(Verb::StartDaemon), "start-daemon", None, Must),
-        Spelling(Opt::Verb(Verb::StopDaemon), "stop-daemon", None, Must),
-        Spelling(Opt::Service(Some(Protocol::TCP)), "tcp-service", Some('t'), Must),
-        Spelling(Opt::Service(Some(Protocol::UDP)), "udp-service", Some('u'), Must),
-        Spelling(Opt::Service(Some(Protocol::SCTP)), "sctp-service", None, Must),
-        Spelling(Opt::Service(None), "protocol", None, Must),
-        Spelling(Opt::Mark, "fwmark-service", Some('f'), Must),
-        Spelling(Opt::Ipv6, "ipv6", Some('6'), No),
-        Spelling(Opt::Scheduler, "scheduler", Some('s'), Must),
-        Spelling(Opt::Persistent, "persistent", Some('p'), May),
-        Spelling(Opt::Netmask, "netmask", Some('M'), Must),
-        Spelling(Opt::Engine, "pe", None, Must),
-        Spelling(Opt::OnePacket, "ops", Some('o'), No),
-        Spelling(Opt::SchedulerFlags, "sched-flags", Some('b'), Must),
-        Spelling(Opt::FlagsMask, "flags-mask", None, Must),
-        Spelling(Opt::RealServer, "real-server", Some('r'), Must),
-        Spelling(Opt::Forward(Some(ForwardMethod::DIRECT_ROUTE)), "gatewaying", Some('g'), No),
-        Spelling(Opt::Forward(Some(ForwardMethod::TUNNEL)), "ipip", Some('i'), No),
-        Spelling(Opt::Forward(Some(ForwardMethod::MASQUERADE)), "masquerading", Some('m'), No),
-        Spelling(Opt::Forward(None), "forward-method", None, Must),
-        Spelling(Opt::Weight, "weight", Some('w'), Must),
-        Spelling(Opt::UpperThreshold, "u-threshold", Some('x'), Must),
-        Spelling(Opt::LowerThreshold, "l-threshold", Some('y'), Must),
-        Spelling(Opt::TunnelType, "tun-type", None, Must),
-        Spelling(Opt::TunnelPort, "tun-port", None, Must),
-        Spelling(Opt::TunnelFlags(Some(TunnelFlags::empty())), "tun-nocsum", None, No),
-        Spelling(Opt::TunnelFlags(Some(TunnelFlags::CHECKSUM)), "tun-csum", None, No),
-        Spelling(Opt::TunnelFlags(Some(TunnelFlags::REMOTE_CHECKSUM)), "tun-remcsum", None, No),
-        Spelling(Opt::TunnelFlags(None), "tun-flags", None, Must),
-        Spelling(Opt::Numeric, "numeric", Some('n'), No),
-        Spelling(Opt::Connections, "connection", Some('c'), No),
-        Spelling(Opt::Timeouts, "timeout", None, No),
-        Spelling(Opt::Daemons, "daemon", None, No),
-        Spelling(Opt::Statistics, "stats", None, No),
-        Spelling(Opt::Rates, "rate", None, No),
-        Spelling(Opt::Thresholds, "thresholds", None, No),
-        Spelling(Opt::PersistentConnections, "persistent-conn", None, No),
-        Spelling(Opt::TunnelInformation, "tun-info", None, No),
-        Spelling(Opt::Exact, "exact", Some('X'), No),
-        Spelling(Opt::NoSort, "nosort", None, No),
-        Spelling(Opt::Sort, "sort", None, No),
-        Spelling(Opt::SyncId, "syncid", None, Must),
-        Spelling(Opt::MaxLength, "sync-maxlen", None, Must),
-        Spelling(Opt::Interface, "mcast-interface", None, Must),
-        Spelling(Opt::Group, "mcast-group", None, Must),
-        Spelling(Opt::Port, "mcast-port", None, Must),
-        Spelling(Opt::Ttl, "mcast-ttl", None, Must),
+        Spelling(Opt::Verb(Verb::AddService), option(Command, "add-service", "A", No, "adds a virtual service")),
+        Spelling(Opt::Verb(Verb::EditService), option(Command, "edit-service", "E", No, "changes a virtual service; what is not given gets its default")),
+        Spelling(Opt::Verb(Verb::DeleteService), option(Command, "delete-service", "D", No, "deletes a virtual service with its real servers")),
+        Spelling(Opt::Verb(Verb::Clear), option(Command, "clear", "C", No, "deletes all virtual services")),
+        Spelling(Opt::Verb(Verb::List), option(Command, "list", "Ll", No, "lists the table, or one service, or what -c, --timeout or --daemon names")),
+        Spelling(Opt::Verb(Verb::Zero), option(Command, "zero", "Z", No, "zeroes the counters of a service, or of all")),
+        Spelling(Opt::Verb(Verb::AddServer), option(Command, "add-server", "a", No, "adds a real server to a virtual service")),
+        Spelling(Opt::Verb(Verb::EditServer), option(Command, "edit-server", "e", No, "changes a real server; what is not given gets its default")),
+        Spelling(Opt::Verb(Verb::DeleteServer), option(Command, "delete-server", "d", No, "deletes a real server")),
+        Spelling(Opt::Verb(Verb::SetTimeouts), option(Command, "set", "", No, "sets the timeouts of connections, three numbers of seconds: TCP, TCP after FIN, UDP; 0 leaves one as it is")),
+        Spelling(Opt::Verb(Verb::Help), option(Command, "help", "h", No, "describes the options")),
+        Spelling(Opt::Verb(Verb::Version), option(Command, "version", "v", No, "prints the version")),
+        Spelling(Opt::Verb(Verb::Restore), option(Command, "restore", "R", No, "carries out the lines of standard input, each a command line")),
+        Spelling(Opt::Verb(Verb::Save), option(Command, "save", "S", No, "prints the table as lines for -R")),
+        Spelling(Opt::Verb(Verb::StartDaemon), option(Command, "start-daemon", "", Must("STATE"), "starts a sync daemon: master or backup")),
+        Spelling(Opt::Verb(Verb::StopDaemon), option(Command, "stop-daemon", "", Must("STATE"), "stops a sync daemon: master or backup")),
+        Spelling(Opt::Service(Some(Protocol::TCP)), option(Service, "tcp-service", "t", Must("ADDRESS[:PORT]"), "a TCP service: 10.0.0.185:80, [2001:db8::1]:80")),
+        Spelling(Opt::Service(Some(Protocol::UDP)), option(Service, "udp-service", "u", Must("ADDRESS[:PORT]"), "a UDP service")),
+        Spelling(Opt::Service(Some(Protocol::SCTP)), option(Service, "sctp-service", "", Must("ADDRESS[:PORT]"), "an SCTP service")),
+        Spelling(Opt::Service(None), option(Service, "protocol", "", Must("NUMBER ADDRESS[:PORT]"), "a service of another protocol, by its number (not in ipvsadm 1.31)")),
+        Spelling(Opt::Mark, option(Service, "fwmark-service", "f", Must("MARK"), "a service of a firewall mark, 1 to 4294967295")),
+        Spelling(Opt::Ipv6, option(Service, "ipv6", "6", No, "the mark before it is of IPv6 packets")),
+        Spelling(Opt::Scheduler, option(Service, "scheduler", "s", Must("NAME"), "how real servers are chosen: rr, wrr, lc, wlc (the default), lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh")),
+        Spelling(Opt::Persistent, option(Service, "persistent", "p", May("SECONDS"), "a client stays with its real server for so long after its last connection; 360 if no number is given")),
+        Spelling(Opt::Netmask, option(Service, "netmask", "M", Must("NETMASK"), "what of a client's address counts for -p: a mask or a prefix length")),
+        Spelling(Opt::Engine, option(Service, "pe", "", Must("NAME"), "a persistence engine, which tells clients apart by what they send: sip")),
+        Spelling(Opt::OnePacket, option(Service, "ops", "o", No, "each packet is scheduled by itself (UDP and firewall marks)")),
+        Spelling(Opt::SchedulerFlags, option(Service, "sched-flags", "b", Must("FLAGS"), "flags of the scheduler: sh-fallback, sh-port, mh-fallback, mh-port, flag-1 to flag-3")),
+        Spelling(Opt::FlagsMask, option(Service, "flags-mask", "", Must("BITS"), "which flags -E sets; the others stay (not in ipvsadm 1.31)")),
+        Spelling(Opt::RealServer, option(RealServer, "real-server", "r", Must("ADDRESS[:PORT]"), "the real server; without a port it has the service's")),
+        Spelling(Opt::Forward(Some(ForwardMethod::DIRECT_ROUTE)), option(RealServer, "gatewaying", "g", No, "direct routing, which is the default")),
+        Spelling(Opt::Forward(Some(ForwardMethod::TUNNEL)), option(RealServer, "ipip", "i", No, "tunnelling")),
+        Spelling(Opt::Forward(Some(ForwardMethod::MASQUERADE)), option(RealServer, "masquerading", "m", No, "masquerading (NAT)")),
+        Spelling(Opt::Forward(None), option(RealServer, "forward-method", "", Must("METHOD"), "local, bypass or a number (not in ipvsadm 1.31)")),
+        Spelling(Opt::Weight, option(RealServer, "weight", "w", Must("WEIGHT"), "its share of the connections, 0 to 2147483647; 1 by default, 0 for no new ones")),
+        Spelling(Opt::UpperThreshold, option(RealServer, "u-threshold", "x", Must("CONNECTIONS"), "it is full with so many connections; 0, the default, for no limit")),
+        Spelling(Opt::LowerThreshold, option(RealServer, "l-threshold", "y", Must("CONNECTIONS"), "once full, it takes new ones again below so many; 0, the default, for three quarters of -x")),
+        Spelling(Opt::TunnelType, option(RealServer, "tun-type", "", Must("TYPE"), "encapsulation of a tunnel: ipip (the default), gue, gre")),
+        Spelling(Opt::TunnelPort, option(RealServer, "tun-port", "", Must("PORT"), "UDP port of a gue tunnel")),
+        Spelling(Opt::TunnelFlags(Some(TunnelFlags::empty())), option(RealServer, "tun-nocsum", "", No, "no checksums in a gue or gre tunnel, which is the default")),
+        Spelling(Opt::TunnelFlags(Some(TunnelFlags::CHECKSUM)), option(RealServer, "tun-csum", "", No, "checksums in a gue or gre tunnel")),
+        Spelling(Opt::TunnelFlags(Some(TunnelFlags::REMOTE_CHECKSUM)), option(RealServer, "tun-remcsum", "", No, "remote checksum offload in a gue tunnel")),
+        Spelling(Opt::TunnelFlags(None), option(RealServer, "tun-flags", "", Must("BITS"), "flags of a tunnel by their number (not in ipvsadm 1.31)")),
+        Spelling(Opt::Numeric, option(Listing, "numeric", "n", No, "addresses and ports as numbers; also with -S")),
+        Spelling(Opt::Connections, option(Listing, "connection", "c", No, "lists the connections")),
+        Spelling(Opt::Timeouts, option(Listing, "timeout", "", No, "lists the timeouts of connections")),
+        Spelling(Opt::Daemons, option(Listing, "daemon", "", No, "lists the sync daemons")),
+        Spelling(Opt::Statistics, option(Listing, "stats", "", No, "shows connections, packets and bytes")),
+        Spelling(Opt::Rates, option(Listing, "rate", "", No, "shows the same by the second")),
+        Spelling(Opt::Thresholds, option(Listing, "thresholds", "", No, "shows when real servers are full")),
+        Spelling(Opt::PersistentConnections, option(Listing, "persistent-conn", "", No, "shows persistence templates; with -c the data of persistence engines")),
+        Spelling(Opt::TunnelInformation, option(Listing, "tun-info", "", No, "shows encapsulations")),
+        Spelling(Opt::Exact, option(Listing, "exact", "X", No, "shows large numbers in full")),
+        Spelling(Opt::NoSort, option(Listing, "nosort", "", No, "in the kernel's order")),
+        Spelling(Opt::Sort, option(Listing, "sort", "", No, "in order, which is the default")),
+        Spelling(Opt::SyncId, option(Daemon, "syncid", "", Must("NUMBER"), "which daemons listen to each other, 0 to 255; 0 by default")),
+        Spelling(Opt::MaxLength, option(Daemon, "sync-maxlen", "", Must("BYTES"), "the longest message, 1 to 65507")),
+        Spelling(Opt::Interface, option(Daemon, "mcast-interface", "", Must("INTERFACE"), "where messages are sent and received; eth0 by default")),
+        Spelling(Opt::Group, option(Daemon, "mcast-group", "", Must("ADDRESS"), "the multicast address; 224.0.0.81 by default")),
+        Spelling(Opt::Port, option(Daemon, "mcast-port", "", Must("PORT"), "the UDP port; 8848 by default")),
+        Spelling(Opt::Ttl, option(Daemon, "mcast-ttl", "", Must("NUMBER"), "the time to live, 1 to 255; 1 by default")),
     ]
 };
+
+/// Every option of ipvsadm's, and those of our own.
+pub(crate) fn described() -> impl ExactSizeIterator<Item = &'static CommandOption> {
+    SPELLINGS.iter().map(|Spelling(_, described)| described)
+}
 
 /// A value of an option, or a word that belongs to none, and where it stands.
 #[derive(Clone, Debug)]
@@ -190,6 +278,7 @@ pub(crate) struct Given<'a> {
 /// know.
 pub(crate) struct Scanner<'a, S> {
     words: &'a [S],
+    own: &'a [CommandOption],
     next: usize,
     /// What is left of a word of short options, and its offset in the word.
     cluster: Option<(usize, usize)>,
@@ -199,8 +288,9 @@ pub(crate) struct Scanner<'a, S> {
 }
 
 impl<'a, S: AsRef<str>> Scanner<'a, S> {
-    pub(crate) fn new(words: &'a [S]) -> Self {
-        Self { words, next: 0, cluster: None, only_words: false, others: Vec::new() }
+    /// A command line, and what options there are beyond ipvsadm's.
+    pub(crate) fn new(words: &'a [S], own: &'a [CommandOption]) -> Self {
+        Self { words, own, next: 0, cluster: None, only_words: false, others: Vec::new() }
     }
 
     /// Behind the last word.
@@ -248,21 +338,22 @@ impl<'a, S: AsRef<str>> Scanner<'a, S> {
             None => (word, None),
         };
         let here = place(number, 0);
-        let Spelling(option, full, _, value) = spelled(name)
+        let (option, CommandOption { long, value, .. }) = self
+            .spelled(name)
             .map_err(|message| Mistake::usage(here.clone(), format!("--{name} {message}")))?;
-        let typed = format!("--{full}");
+        let typed = format!("--{long}");
         let attached = attached
             .map(|text| Text { text, place: place(number, "--".len() + name.len() + "=".len()) });
         let value = match (value, attached) {
-            (Value::None, Some(_)) => {
+            (OptionValue::None, Some(_)) => {
                 return Err(Mistake::usage(here, format!("{typed} takes no value")));
             }
-            (Value::None, None) => None,
+            (OptionValue::None, None) => None,
             (_, Some(attached)) => Some(attached),
-            (Value::Optional, None) => self.optional(),
-            (Value::Required, None) => Some(self.required(&typed)?),
+            (OptionValue::Optional(_), None) => self.optional(),
+            (OptionValue::Required(_), None) => Some(self.required(&typed)?),
         };
-        Ok(Given { option: *option, typed, place: here, value })
+        Ok(Given { option, typed, place: here, value })
     }
 
     /// A short option at an offset in a word.
@@ -274,8 +365,8 @@ impl<'a, S: AsRef<str>> Scanner<'a, S> {
         let letter = characters.next().unwrap_or('-');
         let rest = characters.as_str();
         let typed = format!("-{letter}");
-        let Some(Spelling(option, .., value)) =
-            SPELLINGS.iter().find(|spelling| spelling.2 == Some(letter))
+        let Some((option, CommandOption { value, .. })) =
+            self.spellings().find(|(_, option)| option.short.contains(letter))
         else {
             return Err(Mistake::usage(here, format!("{typed} is not an option")));
         };
@@ -285,15 +376,39 @@ impl<'a, S: AsRef<str>> Scanner<'a, S> {
             None => Text { text: rest, place: place(number, behind) },
         });
         let value = match (value, attached) {
-            (Value::None, attached) => {
+            (OptionValue::None, attached) => {
                 self.cluster = attached.map(|_| (number, behind));
                 None
             }
             (_, Some(attached)) => Some(attached),
-            (Value::Optional, None) => self.optional(),
-            (Value::Required, None) => Some(self.required(&typed)?),
+            (OptionValue::Optional(_), None) => self.optional(),
+            (OptionValue::Required(_), None) => Some(self.required(&typed)?),
         };
-        Ok(Given { option: *option, typed, place: here, value })
+        Ok(Given { option, typed, place: here, value })
+    }
+
+    /// Every option that there is.
+    fn spellings(&self) -> impl Iterator<Item = (Opt, &'a CommandOption)> + use<'a, S> {
+        let own = self.own.iter().enumerate().map(|(index, option)| (Opt::Own(index), option));
+        SPELLINGS.iter().map(|Spelling(option, described)| (*option, described)).chain(own)
+    }
+
+    /// The option of that long spelling, or the only one that begins so.
+    fn spelled(&self, name: &str) -> Result<(Opt, &'a CommandOption), String> {
+        if let Some(exact) = self.spellings().find(|(_, option)| option.long == name) {
+            return Ok(exact);
+        }
+        let begin_so = |(_, option): &(Opt, &CommandOption)| option.long.starts_with(name);
+        let candidates: Vec<_> = self.spellings().filter(begin_so).collect();
+        match candidates[..] {
+            [] => Err("is not an option".to_owned()),
+            [only] if !name.is_empty() => Ok(only),
+            _ => {
+                let names: Vec<_> =
+                    candidates.iter().map(|(_, option)| format!("--{}", option.long)).collect();
+                Err(format!("could be {}", names.join(", ")))
+            }
+        }
     }
 
     /// The next word, unless it is an option.
@@ -305,23 +420,6 @@ impl<'a, S: AsRef<str>> Scanner<'a, S> {
     fn required(&mut self, typed: &str) -> Result<Text<'a>, Mistake> {
         let end = self.end();
         self.word().ok_or_else(|| Mistake::usage(end, format!("{typed} needs a value")))
-    }
-}
-
-/// The option of that long spelling, or the only one that begins so.
-fn spelled(name: &str) -> Result<&'static Spelling, String> {
-    if let Some(exact) = SPELLINGS.iter().find(|spelling| spelling.1 == name) {
-        return Ok(exact);
-    }
-    let mut candidates: Vec<_> = SPELLINGS.iter().filter(|it| it.1.starts_with(name)).collect();
-    candidates.dedup_by_key(|spelling| spelling.1);
-    match candidates[..] {
-        [] => Err("is not an option".to_owned()),
-        [only] if !name.is_empty() => Ok(only),
-        _ => {
-            let names: Vec<_> = candidates.iter().map(|it| format!("--{}", it.1)).collect();
-            Err(format!("could be {}", names.join(", ")))
-        }
     }
 }
 
@@ -339,7 +437,7 @@ mod tests {
     /// The options with their values as they come, and then the other words.
     fn scan(line: &str) -> Result<String, String> {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let mut scanner = Scanner::new(&words);
+        let mut scanner = Scanner::new(&words, &[]);
         let mut found = Vec::new();
         while let Some(given) = scanner.option().map_err(|mistake| mistake.to_string())? {
             let value = given.value.map(|value| format!("({})", value.text)).unwrap_or_default();
@@ -386,10 +484,12 @@ mod tests {
 
     #[test]
     fn every_spelling_is_one_options() {
-        for (i, Spelling(_, long, short, _)) in SPELLINGS.iter().enumerate() {
-            for other in &SPELLINGS[i + 1..] {
-                assert!(*long != other.1 || *long == "list", "{long}");
-                assert!(short.is_none() || *short != other.2, "{short:?}");
+        let described: Vec<_> = described().collect();
+        for (i, option) in described.iter().enumerate() {
+            assert!(!option.help.is_empty(), "{option:?}");
+            for other in &described[i + 1..] {
+                assert_ne!(option.long, other.long);
+                assert!(!option.short.chars().any(|it| other.short.contains(it)), "{option:?}");
             }
         }
     }

@@ -83,18 +83,28 @@ impl Rules {
     /// The mistakes of all lines.
     pub fn parse(text: &str, names: &dyn Names) -> Result<Self, Mistakes> {
         let (mut rules, mut mistakes) = (Vec::new(), Vec::new());
-        for (line, words) in (1..).zip(text.lines()) {
-            match read_line(line, words, names) {
-                Ok(Some(command)) if command.is_write() => rules.push(Rule { line, command }),
-                Ok(Some(command)) => {
+        for (line, command) in Self::commands(text, names) {
+            match command {
+                Ok(command) if command.is_write() => rules.push(Rule { line, command }),
+                Ok(command) => {
                     let message = format!("{command} changes nothing, so it is no rule");
                     mistakes.push(Mistake::new(Place::Line { line, column: 1 }, message));
                 }
-                Ok(None) => {}
                 Err(more) => mistakes.extend(more),
             }
         }
         Mistakes::none(mistakes, Self(rules))
+    }
+
+    /// Reads the lines one by one, each with its number, as `ipvsadm -R` carries them out: commands
+    /// that show something are taken too. Lines without words are left out.
+    pub fn commands<'a>(
+        text: &'a str,
+        names: &'a dyn Names,
+    ) -> impl Iterator<Item = (usize, Result<Command, Mistakes>)> + 'a {
+        (1..).zip(text.lines()).filter_map(move |(line, words)| {
+            read_line(line, words, names).transpose().map(|command| (line, command))
+        })
     }
 
     /// The rules in order.

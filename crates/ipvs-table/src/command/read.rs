@@ -8,9 +8,9 @@ use ipvs_packet::{
     ServiceKey, SyncDaemon, SyncId, Thresholds, Timeouts, Tunnel, TunnelFlags, TunnelType, Weight,
 };
 
-use super::{Command, ListOptions, Listed};
+use super::{Command, ListOptions, Listed, OwnOption, ParsedCommand};
 use crate::{
-    Mistake, Mistakes, Names, Place,
+    CommandOption, Mistake, Mistakes, Names, Place,
     options::{Given, Opt, Scanner, Text, Verb},
     words::{Word, split},
 };
@@ -23,38 +23,57 @@ const DEFAULT_PERSISTENCE: i64 = 360;
 
 /// [`Command::parse`].
 pub(super) fn read<S: AsRef<str>>(arguments: &[S], names: &dyn Names) -> Result<Command, Mistakes> {
-    if arguments.is_empty() {
-        return Ok(Command::List(ListOptions::new(Listed::Table)));
-    }
-    let mut scanner = Scanner::new(arguments);
-    let verb = match scanner.option()? {
-        Some(Given { option: Opt::Verb(verb), typed, value, .. }) => (verb, typed, value),
-        Some(Given { typed, place, .. }) => {
-            let message = format!("{typed} must follow a command such as -A or -L");
-            return Err(Mistake::usage(place, message).into());
-        }
-        None => {
-            let message = "a command such as -A or -L is missing";
-            return Err(Mistake::usage(scanner.end(), message).into());
+    let parsed = read_with(arguments, &[], names)?;
+    Ok(parsed.command.unwrap_or(Command::List(ListOptions::new(Listed::Table))))
+}
+
+/// [`Command::parse_with`].
+pub(super) fn read_with<S: AsRef<str>>(
+    arguments: &[S],
+    own: &[CommandOption],
+    names: &dyn Names,
+) -> Result<ParsedCommand, Mistakes> {
+    let mut scanner = Scanner::new(arguments, own);
+    let mut before = Vec::new();
+    let said = loop {
+        match scanner.option()? {
+            Some(Given { option: Opt::Verb(verb), typed, value, .. }) => {
+                break Some((verb, typed, value));
+            }
+            Some(given) if matches!(given.option, Opt::Own(_)) => before.push(given),
+            Some(Given { typed, place, .. }) => {
+                let message = format!("{typed} must follow a command such as -A or -L");
+                return Err(Mistake::usage(place, message).into());
+            }
+            None if before.is_empty() && !arguments.is_empty() => {
+                let message = "a command such as -A or -L is missing";
+                return Err(Mistake::usage(scanner.end(), message).into());
+            }
+            None => break None,
         }
     };
-    let (verb, typed, value) = verb;
-    match verb {
-        Verb::Help => return Ok(Command::Help),
-        Verb::Version => return Ok(Command::Version),
-        _ => {}
-    }
+    let is_said = said.is_some();
+    let (verb, typed, value) = said.unwrap_or((Verb::List, "-L".to_owned(), None));
     let mut draft = Draft::new(verb, typed, names);
-    let command = match draft.scan(&mut scanner) {
-        Ok(()) => draft.command(value, &scanner),
-        Err(mistake) => {
-            draft.mistakes.push(mistake);
-            None
-        }
+    for given in before {
+        draft.add(given, &mut scanner);
+    }
+    let command = match verb {
+        Verb::Help => Some(Command::Help),
+        Verb::Version => Some(Command::Version),
+        _ => match draft.scan(&mut scanner) {
+            Ok(()) => draft.command(value, &scanner),
+            Err(mistake) => {
+                draft.mistakes.push(mistake);
+                None
+            }
+        },
     };
+    let own = draft.own();
     Mistakes::none(draft.mistakes, ())?;
     // What is not there has left a mistake.
-    command.ok_or_else(|| Mistake::new(scanner.end(), "it cannot be read").into())
+    let command = command.ok_or_else(|| Mistake::new(scanner.end(), "it cannot be read"))?;
+    Ok(ParsedCommand { command: is_said.then_some(command), own })
 }
 
 /// Reads a line with its number; `None` if there is nothing but white space and a comment.
@@ -128,29 +147,46 @@ impl<'a> Draft<'a> {
     /// Takes in the options, up to a word that is none.
     fn scan<S: AsRef<str>>(&mut self, scanner: &mut Scanner<'a, S>) -> Result<(), Mistake> {
         while let Some(given) = scanner.option()? {
-            let mut refuse = |message| {
-                self.mistakes.push(Mistake::new(given.place.clone(), message));
-            };
-            if let Opt::Verb(_) = given.option {
-                let first = &self.verb_typed;
-                refuse(format!("{} is a second command beside {first}", given.typed));
-                continue;
-            }
-            let excludes = |other: &&Given<'_>| other.option.excludes(given.option);
-            match self.given.iter().find(excludes) {
-                Some(first) if first.typed == given.typed => {
-                    refuse(format!("{} is given twice", given.typed));
-                }
-                Some(first) => refuse(format!("{} cannot go with {}", given.typed, first.typed)),
-                None => {
-                    if let Err(mistake) = self.take(&given, scanner) {
-                        self.mistakes.push(mistake);
-                    }
-                    self.given.push(given);
-                }
-            }
+            self.add(given, scanner);
         }
         Ok(())
+    }
+
+    /// Takes in an option.
+    fn add<S: AsRef<str>>(&mut self, given: Given<'a>, scanner: &mut Scanner<'a, S>) {
+        let mut refuse = |message| {
+            self.mistakes.push(Mistake::new(given.place.clone(), message));
+        };
+        if let Opt::Verb(_) = given.option {
+            let first = &self.verb_typed;
+            return refuse(format!("{} is a second command beside {first}", given.typed));
+        }
+        let excludes = |other: &&Given<'_>| other.option.excludes(given.option);
+        match self.given.iter().find(excludes) {
+            Some(first) if first.typed == given.typed => {
+                refuse(format!("{} is given twice", given.typed));
+            }
+            Some(first) => refuse(format!("{} cannot go with {}", given.typed, first.typed)),
+            None => {
+                if let Err(mistake) = self.take(&given, scanner) {
+                    self.mistakes.push(mistake);
+                }
+                self.given.push(given);
+            }
+        }
+    }
+
+    /// The options that the caller has beyond ipvsadm's.
+    fn own(&self) -> Vec<OwnOption> {
+        let own = |given: &Given<'_>| match given.option {
+            Opt::Own(index) => Some(OwnOption {
+                index,
+                place: given.place.clone(),
+                value: given.value.as_ref().map(|value| value.text.to_owned()),
+            }),
+            _ => None,
+        };
+        self.given.iter().filter_map(own).collect()
     }
 
     /// What must be known for other options, or depends on their order.
@@ -634,6 +670,8 @@ fn allowed(verb: Verb, option: Opt) -> bool {
     match verb {
         // No effect, and no complaint, with any command.
         _ if matches!(option, Opt::Ipv6 | Opt::Sort) => true,
+        // The caller knows.
+        _ if matches!(option, Opt::Own(_)) => true,
         Verb::AddService | Verb::EditService => {
             service
                 || matches!(

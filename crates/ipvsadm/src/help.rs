@@ -1,0 +1,239 @@
+//! `-h`, `-v` and the manual page, made of the table of options.
+
+use std::fmt::Write as _;
+
+use ipvs_table::{Command, CommandOption, OptionGroup, OptionValue};
+
+use crate::options::OPTIONS;
+
+/// Each way to call the program.
+const SYNOPSIS: &[&str] = &[
+    "-A|-E SERVICE [-s NAME] [-b FLAGS] [-p [SECONDS]] [-M NETMASK] [--pe NAME] [-o]",
+    "-D SERVICE",
+    "-a|-e SERVICE -r ADDRESS[:PORT] [-g|-i|-m] [-w WEIGHT] [-x NUMBER] [-y NUMBER] [TUNNEL]",
+    "-d SERVICE -r ADDRESS[:PORT] [--drain [--grace SECONDS]]",
+    "[-L] [SERVICE] [-n] [LISTING] [--json] [--watch [SECONDS]]",
+    "-L -c|--timeout|--daemon [-n] [--json] [--watch [SECONDS]]",
+    "-S [-n] [--json]",
+    "-R [--keep-going|--dry-run]",
+    "--apply FILE [--only LIST] [--drain [--grace SECONDS]] [--dry-run]",
+    "--diff FILE [--only LIST]",
+    "-C",
+    "-Z [SERVICE]",
+    "--set TCP TCPFIN UDP",
+    "--start-daemon STATE [DAEMON]",
+    "--stop-daemon STATE",
+    "--completions SHELL | --man",
+];
+
+/// The manual page behind its options: headings and paragraphs. What begins with two blanks is
+/// an example or a table, and stays as it is.
+const SECTIONS: &[(&str, &[&str])] = &[
+    (
+        "FILES OF RULES",
+        &[
+            "-S prints, and -R, --apply and --diff read, lines that are command lines of this \
+             program, with the word ipvsadm before them or without it. Comments begin with #, and \
+             quotes work as in a shell.",
+            "-R reads the whole file first. If a line is bad, all bad lines are reported with their \
+             numbers and nothing is changed, unless --keep-going is given. Then everything is sent \
+             in one go; if the kernel refuses some of it, the lines are named, and how many were \
+             carried out.",
+            "--apply and --diff also take the JSON that -S --json prints.",
+        ],
+    ),
+    (
+        "JSON",
+        &["Each listing is one object. -L has version, connection_table_size and services; of \
+             each service entry (service, statistics) and destinations (destination, \
+             active_connections, inactive_connections, persistent_connections, statistics). With a \
+             service, -L has that one only, and no version. -L -c has connections, --timeout has \
+             timeouts, --daemon has daemons. Times are seconds. Fields that say nothing are left \
+             out, and new kernels may add fields. What -S prints is what --apply reads."],
+    ),
+    (
+        "EXIT STATUS",
+        &[
+            "That of ipvsadm 1.31:",
+            "  0    it was done\n  1    -L of a service that does not exist\n  2    the command \
+             line or a line of -R is wrong, or there is no IPVS or no right to use it\n  255  a \
+             word is no option, an option lacks its value, or the kernel refused something",
+            "With --diff and with --apply --dry-run: 0 if nothing differs, 2 if something does, and 1 for \
+             everything that goes wrong.",
+        ],
+    ),
+    (
+        "DIFFERENCES FROM IPVSADM 1.31",
+        &[
+            "Everything that ipvsadm 1.31 prints is printed the same, except where it is wrong: it \
+             cuts 64-bit counters of real servers to 32 bits; its order is another one where \
+             addresses are 2^31 or more apart; it prints firewall marks from 2^31 on as negative \
+             numbers; it prints (null) for the forwarding method bypass; -S loses the thresholds of \
+             real servers; -M 24 for IPv4 becomes the mask 0.0.0.24.",
+            "-R returns a failure when any of its lines failed, not only the last one.",
+            "-h, -v and mistakes in the command line need neither IPVS nor rights.",
+            "Long options may be shortened as long as it is clear which one is meant.",
+        ],
+    ),
+    (
+        "ENVIRONMENT",
+        &["NO_COLOR  if set and not empty, --diff has no colours on a terminal either."],
+    ),
+    (
+        "PRIVILEGES",
+        &["Everything but -h, -v, --man and --completions takes the capability CAP_NET_ADMIN in \
+             the initial user namespace, reading too, and --netns also CAP_SYS_ADMIN. The kernel \
+             loads the module ip_vs by itself if it has it."],
+    ),
+    (
+        "EXAMPLES",
+        &[
+            "A service with two real servers, reached by NAT:",
+            "  ipvsadm -A -t 10.0.0.185:80\n  ipvsadm -a -t 10.0.0.185:80 -r 172.17.0.3 -m\n  \
+             ipvsadm -a -t 10.0.0.185:80 -r 172.17.0.4 -m\n  ipvsadm -Ln",
+            "One of them is taken out without breaking a connection, within a minute:",
+            "  ipvsadm -d -t 10.0.0.185:80 -r 172.17.0.3 --drain --grace 60",
+            "The table is kept in a file:",
+            "  ipvsadm -Sn > /etc/ipvsadm.rules\n  ipvsadm --diff /etc/ipvsadm.rules\n  ipvsadm \
+             --apply /etc/ipvsadm.rules",
+        ],
+    ),
+];
+
+/// What `-h` prints.
+pub(crate) fn usage() -> String {
+    let mut text = version();
+    text.push_str(
+        "Lists and changes the virtual services of the kernel's load balancer, IPVS.\n\n",
+    );
+    for line in SYNOPSIS {
+        let _ = writeln!(text, "  ipvsadm {line}");
+    }
+    text.push_str(
+        "\nSERVICE is one of -t, -u, --sctp-service with ADDRESS[:PORT], or -f MARK [-6].\n",
+    );
+    for group in OptionGroup::ALL {
+        let _ = writeln!(text, "\n{group}:");
+        for option in options(group) {
+            let spelling = spelling(option, |word| word.to_owned());
+            for (number, line) in wrapped(option.help, 60).into_iter().enumerate() {
+                let left = if number == 0 { spelling.as_str() } else { "" };
+                match left.len() {
+                    0..=33 => {
+                        let _ = writeln!(text, "  {left:<33} {line}");
+                    }
+                    _ => {
+                        let _ = writeln!(text, "  {left}\n  {:<33} {line}", "");
+                    }
+                }
+            }
+        }
+    }
+    text.push_str("\nThe manual page: ipvsadm --man | man -l -\n");
+    text
+}
+
+/// What `-v` prints; scripts take the second word.
+pub(crate) fn version() -> String {
+    format!("ipvsadm v1.31 (LVS for Rust {})\n", env!("CARGO_PKG_VERSION"))
+}
+
+/// What `--man` prints.
+pub(crate) fn manual_page() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let mut text = format!(
+        ".TH IPVSADM 8 \"\" \"LVS for Rust {version}\" \"System Administration\"\n.SH NAME\n\
+         ipvsadm \\- lists and changes the virtual services of the kernel's load balancer, IPVS\n\
+         .SH SYNOPSIS\n"
+    );
+    for (number, line) in SYNOPSIS.iter().enumerate() {
+        let _ = writeln!(text, "{}\\fBipvsadm\\fR {}", br(number), escaped(line));
+    }
+    text.push_str(".SH DESCRIPTION\n");
+    for line in [
+        "IPVS, also known as LVS, gives each connection to a virtual service to one of its real \
+         servers. ipvsadm is told what there should be, and shows what there is. Without arguments \
+         it lists the table.",
+        "SERVICE is one of -t, -u, --sctp-service with ADDRESS[:PORT], or -f MARK [-6]. The command \
+         stands first among the options of ipvsadm 1.31; the others may stand anywhere.",
+    ] {
+        let _ = writeln!(text, "{}\n.PP", escaped(line));
+    }
+    for group in OptionGroup::ALL {
+        let _ = writeln!(text, ".SH {}", group.to_string().to_uppercase());
+        for option in options(group) {
+            let spelling = spelling(option, |word| format!("\\fB{}\\fR", escaped(word)));
+            let _ = writeln!(text, ".TP\n{spelling}\n{}", escaped(option.help));
+        }
+    }
+    for (heading, paragraphs) in SECTIONS {
+        let _ = writeln!(text, ".SH {}", escaped(heading));
+        for paragraph in *paragraphs {
+            let _ = match paragraph.strip_prefix("  ") {
+                Some(_) => writeln!(text, ".PP\n.nf\n{}\n.fi", escaped(paragraph)),
+                None => writeln!(text, ".PP\n{}", escaped(paragraph)),
+            };
+        }
+    }
+    text
+}
+
+/// The options of a group: ipvsadm's and our own.
+pub(crate) fn options(group: OptionGroup) -> impl Iterator<Item = &'static CommandOption> {
+    Command::options().chain(OPTIONS).filter(move |option| option.group == group)
+}
+
+/// `-s, --scheduler NAME`, with words that are typed as they are in bold.
+fn spelling(option: &CommandOption, bold: impl Fn(&str) -> String) -> String {
+    let letters = option.short.chars().map(|letter| format!("-{letter}"));
+    let spellings: Vec<_> =
+        letters.chain([format!("--{}", option.long)]).map(|word| bold(&word)).collect();
+    let value = match option.value {
+        OptionValue::None => String::new(),
+        OptionValue::Required(value) => format!(" {value}"),
+        OptionValue::Optional(value) => format!(" [{value}]"),
+    };
+    spellings.join(", ") + &value
+}
+
+fn br(number: usize) -> &'static str {
+    if number == 0 { "" } else { ".br\n" }
+}
+
+/// A text for roff.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\e").replace('-', "\\-").replace("\n.", "\n\\&.")
+}
+
+/// Lines of at most so many characters, broken at blanks.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.len() + 1 + word.len() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_is_described_everywhere() {
+        let (usage, page) = (usage(), manual_page());
+        for option in OptionGroup::ALL.into_iter().flat_map(options) {
+            let long = format!("--{}", option.long);
+            assert!(usage.contains(&long), "{long}");
+            assert!(page.contains(&escaped(&long)), "{long}");
+        }
+        let longest = usage.lines().map(str::len).max();
+        assert!(longest <= Some(100), "{longest:?}");
+    }
+}

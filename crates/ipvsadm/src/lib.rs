@@ -1,0 +1,87 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod apply;
+mod drain;
+mod failure;
+mod help;
+mod list;
+mod names;
+mod namespace;
+mod options;
+mod output;
+mod restore;
+mod shell;
+
+use std::{ffi::OsString, io::Write as _};
+
+use lvs::client::{blocking::Client, packet::Request};
+
+use ipvs_table::Command;
+
+use crate::{
+    failure::Failure,
+    names::System,
+    options::{Invocation, Task},
+    output::{print, say},
+};
+
+/// Does what the arguments say, without the program's name, and returns the exit status. Results go
+/// to the standard output, and what went wrong to the standard error.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let names = System::default();
+    let arguments: Result<Vec<String>, _> =
+        arguments.into_iter().map(OsString::into_string).collect();
+    let result = match arguments {
+        Ok(arguments) => Invocation::parse(&arguments, &names)
+            .and_then(|invocation| perform(&invocation, &names)),
+        Err(argument) => Err(Failure::new(2, format!("argument {argument:?} is not UTF-8"))),
+    };
+    let (status, text) = match result {
+        Ok(status) => (status, String::new()),
+        Err(failure) => failure.into_parts(),
+    };
+    if !text.is_empty() {
+        say(&text);
+    }
+    // What was printed in vain is noticed here at the latest.
+    match std::io::stdout().flush().map_err(Failure::from) {
+        Err(failure) if status == 0 => failure.into_parts().0,
+        _ => status,
+    }
+}
+
+/// Returns the exit status.
+fn perform(invocation: &Invocation, names: &System) -> Result<u8, Failure> {
+    let connect = || namespace::connect(invocation.namespace.as_deref());
+    match &invocation.task {
+        Task::Command(command) => match command {
+            Command::Help => print(&help::usage())?,
+            Command::Version => print(&help::version())?,
+            Command::Restore => return restore::restore(invocation, &connect, names),
+            Command::Save { numeric } => list::save(&connect()?, *numeric, invocation.json, names)?,
+            Command::List(options) => list::list(&connect()?, options, invocation, names)?,
+            other => write(&connect()?, other)?,
+        },
+        Task::Apply { file, policy, mode } => {
+            return apply::apply(&connect, file, policy, *mode, names);
+        }
+        Task::Drain { service, server, grace } => {
+            drain::drain(&connect()?, service, server, *grace)?;
+        }
+        Task::Completions(shell) => print(&shell.completions())?,
+        Task::ManualPage => print(&help::manual_page())?,
+    }
+    Ok(0)
+}
+
+/// Carries out a command that changes something.
+fn write(client: &Client, command: &Command) -> Result<(), Failure> {
+    match command.request() {
+        // Not every kernel acknowledges this one, which the client knows how to find out.
+        Some(Request::DeleteDaemon(role)) => client.stop_daemon(role)?,
+        Some(request) => client.batch(&[request]).into_result()?,
+        None => return Err(Failure::new(2, format!("{command} changes nothing"))),
+    }
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! What is listed, as text and as JSON.
+
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal as _, Write as _},
+    thread,
+};
+
+use ipvs_table::{
+    ConnectionListing, DaemonListing, ListOptions, Listed, Listing, Names, Rules, ServiceSnapshot,
+    Snapshot, TableDocument, TimeoutListing,
+};
+use lvs::client::{
+    ErrorKind,
+    blocking::Client,
+    packet::{DaemonEntry, Info, ServiceKey, Timeouts},
+};
+use serde::{
+    Serialize, Serializer,
+    ser::{Error as _, SerializeSeq as _},
+};
+
+use crate::{
+    failure::{FAILED, Failure},
+    options::Invocation,
+    output::{print, print_json, say},
+};
+
+/// `-L`, once or again and again.
+pub(crate) fn list(
+    client: &Client,
+    options: &ListOptions,
+    invocation: &Invocation,
+    names: &dyn Names,
+) -> Result<(), Failure> {
+    let once = |in_one_line| match invocation.json {
+        true => list_json(client, options, in_one_line),
+        false => list_text(client, options, names),
+    };
+    let Some(interval) = invocation.watch else { return once(false) };
+    let clear = !invocation.json && io::stdout().is_terminal();
+    loop {
+        if clear {
+            // Home, and whatever is below goes.
+            print(&"\x1b[H\x1b[J")?;
+        }
+        once(true)?;
+        thread::sleep(interval);
+    }
+}
+
+pub(crate) fn list_text(
+    client: &Client,
+    options: &ListOptions,
+    names: &dyn Names,
+) -> Result<(), Failure> {
+    match options.listed {
+        Listed::Table if options.sorted => {
+            let info = client.info()?;
+            let snapshot = snapshot(client)?;
+            print(&Listing::of_table(info, &snapshot).options(options).names(names))
+        }
+        Listed::Table => {
+            let info = client.info()?;
+            let mut services = Vec::new();
+            for entry in client.services()? {
+                match client.destinations(entry.service.key()) {
+                    Ok(destinations) => services.push((entry, destinations)),
+                    // It went in the meantime.
+                    Err(error) if error.kind() == ErrorKind::ServiceNotFound => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let services = services.iter().map(|(entry, servers)| (entry, &servers[..]));
+            print(&Listing::unsorted(info, services).options(options).names(names))
+        }
+        Listed::Service(key) => {
+            let (entry, destinations) = one_service(client, &key)?;
+            if options.sorted {
+                let service = ServiceSnapshot::new(entry, destinations);
+                return print(&Listing::of_service(&service).options(options).names(names));
+            }
+            let listing = Listing::unsorted_service(&entry, &destinations);
+            print(&listing.options(options).names(names))
+        }
+        Listed::Connections => {
+            let connections = client.connections()?;
+            let listing = ConnectionListing::default().names(names).options(options);
+            let mut output = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
+            writeln!(output, "{}", listing.title())?;
+            for connection in connections {
+                writeln!(output, "{}", listing.row(&connection?))?;
+            }
+            Ok(output.flush()?)
+        }
+        Listed::Timeouts => print(&TimeoutListing(client.timeouts()?)),
+        Listed::Daemons => print(&DaemonListing(&client.daemons()?)),
+        _ => Err(Failure::new(FAILED, "this cannot be listed")),
+    }
+}
+
+fn list_json(client: &Client, options: &ListOptions, in_one_line: bool) -> Result<(), Failure> {
+    match options.listed {
+        Listed::Table => {
+            let Info { version, connection_table_size, .. } = client.info()?;
+            let table = snapshot(client)?;
+            let version = version.to_string();
+            print_json(&Table { version, connection_table_size, table: &table }, in_one_line)
+        }
+        Listed::Service(key) => {
+            let (entry, destinations) = one_service(client, &key)?;
+            let service = ServiceSnapshot::new(entry, destinations);
+            print_json(&Services { services: [service] }, in_one_line)
+        }
+        Listed::Connections => {
+            print_json(&Connections { connections: AsRead { client } }, in_one_line)
+        }
+        Listed::Timeouts => {
+            print_json(&TimeoutValues { timeouts: client.timeouts()? }, in_one_line)
+        }
+        Listed::Daemons => print_json(&Daemons { daemons: client.daemons()? }, in_one_line),
+        _ => Err(Failure::new(FAILED, "this cannot be listed")),
+    }
+}
+
+/// `-S`.
+pub(crate) fn save(
+    client: &Client,
+    numeric: bool,
+    json: bool,
+    names: &dyn Names,
+) -> Result<(), Failure> {
+    let snapshot = snapshot(client)?;
+    if json {
+        return print_json(&TableDocument::from(&snapshot), false);
+    }
+    let rules = Rules::from(&snapshot);
+    if numeric { print(&rules) } else { print(&rules.named(names)) }
+}
+
+/// The table; what it is not sure of is said.
+fn snapshot(client: &Client) -> Result<Snapshot, Failure> {
+    let snapshot = client.snapshot()?;
+    if !snapshot.is_certain() {
+        let mut text = "others changed these services while they were read, so they may not be \
+                        complete:"
+            .to_owned();
+        for key in &snapshot.uncertain {
+            // Into a string, which does not fail.
+            let _ = write!(text, " {key}");
+        }
+        say(&text);
+    }
+    Ok(snapshot)
+}
+
+fn one_service(
+    client: &Client,
+    key: &ServiceKey,
+) -> Result<(lvs::client::packet::ServiceEntry, Vec<lvs::client::packet::DestinationEntry>), Failure>
+{
+    let missing = |error: lvs::client::Error| {
+        let not_found = error.kind() == ErrorKind::ServiceNotFound;
+        let failure = Failure::from(error);
+        if not_found { failure.with_status(FAILED) } else { failure }
+    };
+    let entry = client.service(key).map_err(missing)?;
+    let destinations = client.destinations(key).map_err(missing)?;
+    Ok((entry, destinations))
+}
+
+#[derive(Serialize)]
+struct Table<'a> {
+    version: String,
+    connection_table_size: u32,
+    #[serde(flatten)]
+    table: &'a Snapshot,
+}
+
+#[derive(Serialize)]
+struct Services {
+    services: [ServiceSnapshot; 1],
+}
+
+#[derive(Serialize)]
+struct TimeoutValues {
+    timeouts: Timeouts,
+}
+
+#[derive(Serialize)]
+struct Daemons {
+    daemons: Vec<DaemonEntry>,
+}
+
+#[derive(Serialize)]
+struct Connections<'a> {
+    connections: AsRead<'a>,
+}
+
+/// Connections, printed as they are read, since there may be millions.
+struct AsRead<'a> {
+    client: &'a Client,
+}
+
+impl Serialize for AsRead<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let connections = self.client.connections().map_err(S::Error::custom)?;
+        let mut list = serializer.serialize_seq(None)?;
+        for connection in connections {
+            list.serialize_element(&connection.map_err(S::Error::custom)?)?;
+        }
+        list.end()
+    }
+}

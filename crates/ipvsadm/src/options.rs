@@ -1,0 +1,347 @@
+//! What the arguments say.
+
+use std::{net::IpAddr, time::Duration};
+
+use ipnet::IpNet;
+use ipvs_table::{
+    Command, CommandOption, ListOptions, Listed, Mistake, Names, OptionValue, OwnOption, Place,
+};
+use lvs::{
+    Drain, Policy, Scope,
+    client::packet::{DestinationKey, ServiceKey},
+};
+
+use crate::{
+    failure::{FAILED, Failure, UNUSABLE},
+    shell::Shell,
+};
+
+/// How long `--drain` waits at most if `--grace` says nothing, in seconds.
+pub(crate) const DEFAULT_GRACE: u64 = 300;
+/// How often `--watch` lists if it says nothing, in seconds.
+const DEFAULT_WATCH: &str = "1";
+
+/// The options that ipvsadm 1.31 does not have. Their order is that of [`Own`].
+pub(crate) const OPTIONS: &[CommandOption] = &[
+    CommandOption::new(
+        "json",
+        OptionValue::None,
+        "prints any listing, or with -S the table, as JSON",
+    ),
+    CommandOption::new(
+        "watch",
+        OptionValue::Optional("SECONDS"),
+        "lists again and again, every second or as often as said, until interrupted",
+    ),
+    CommandOption::new(
+        "netns",
+        OptionValue::Required("NAME|PID|PATH"),
+        "works in that network namespace: a name of ip netns, a process's, or a file",
+    ),
+    CommandOption::new(
+        "keep-going",
+        OptionValue::None,
+        "with -R, carries out the good lines even if some are bad",
+    ),
+    CommandOption::new(
+        "drain",
+        OptionValue::None,
+        "with -d and --apply, takes a real server's weight and waits for its connections before it \
+         is deleted",
+    ),
+    CommandOption::new(
+        "grace",
+        OptionValue::Required("SECONDS"),
+        "how long --drain waits at most; 300 by default",
+    ),
+    CommandOption::new(
+        "apply",
+        OptionValue::Required("FILE"),
+        "makes the table equal to the file, by the fewest changes; - is the standard input",
+    ),
+    CommandOption::new(
+        "diff",
+        OptionValue::Required("FILE"),
+        "shows what --apply would change; exit status 2 if there is something",
+    ),
+    CommandOption::new(
+        "only",
+        OptionValue::Required("LIST"),
+        "with --apply and --diff, services that are not in the file are deleted only in these \
+         networks or, by the word fwmark, of firewall marks: 10.96.0.0/12,fwmark",
+    ),
+    CommandOption::new(
+        "dry-run",
+        OptionValue::None,
+        "with --apply, prints the commands that it would take, exit status 2 if there are some; \
+         with -R, only looks for mistakes",
+    ),
+    CommandOption::new(
+        "completions",
+        OptionValue::Required("SHELL"),
+        "prints completions for bash, zsh or fish",
+    ),
+    CommandOption::new("man", OptionValue::None, "prints the manual page, for man -l -"),
+];
+
+/// Options by their places in [`OPTIONS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+enum Own {
+    Json,
+    Watch,
+    Namespace,
+    KeepGoing,
+    Drain,
+    Grace,
+    Apply,
+    Diff,
+    Only,
+    DryRun,
+    Completions,
+    ManualPage,
+}
+
+/// What is to be done, and how.
+#[derive(Debug)]
+pub(crate) struct Invocation {
+    pub(crate) task: Task,
+    pub(crate) namespace: Option<String>,
+    pub(crate) json: bool,
+    pub(crate) watch: Option<Duration>,
+    pub(crate) keep_going: bool,
+    pub(crate) dry_run: bool,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// What ipvsadm can do too.
+    Command(Command),
+    /// Make the table equal to a file.
+    Apply { file: String, policy: Policy, mode: Mode },
+    /// Delete a real server once its connections have ended.
+    Drain { service: ServiceKey, server: DestinationKey, grace: Duration },
+    /// Print completions.
+    Completions(Shell),
+    /// Print the manual page.
+    ManualPage,
+}
+
+/// How far [`Task::Apply`] goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Apply,
+    /// Apply, and wait for what is being drained.
+    Drain,
+    ShowDifferences,
+    ShowCommands,
+}
+
+impl Invocation {
+    /// Reads the arguments, without the program's name.
+    pub(crate) fn parse(arguments: &[String], names: &dyn Names) -> Result<Self, Failure> {
+        Self::read(arguments, names).map_err(|failure| {
+            let hint = match failure.status() {
+                UNUSABLE | FAILED => "",
+                _ => "\n`ipvsadm -h` describes the options",
+            };
+            let has = |start: &str| arguments.iter().any(|it| it.starts_with(start));
+            let looks = has("--diff") || has("--apply") && has("--dry-run");
+            let (status, text) = failure.into_parts();
+            // There, 2 means that something differs.
+            Failure::new(if looks { FAILED } else { status }, text + hint)
+        })
+    }
+
+    fn read(arguments: &[String], names: &dyn Names) -> Result<Self, Failure> {
+        let parsed = Command::parse_with(arguments, OPTIONS, names)?;
+        let given = Given { given: parsed.own };
+        if let Some(command) = parsed.command {
+            return given.with(command);
+        }
+        let tasks = [Own::Apply, Own::Diff, Own::Completions, Own::ManualPage];
+        let mut tasks = tasks.into_iter().filter(|task| given.has(*task));
+        match (tasks.next(), tasks.next()) {
+            (None, _) => given.with(Command::List(ListOptions::new(Listed::Table))),
+            (Some(task), None) => given.alone(task),
+            (Some(one), Some(other)) => {
+                Err(given.refuse(other, &format!("cannot go with --{}", long(one))))
+            }
+        }
+    }
+}
+
+/// The own options of a command line.
+struct Given {
+    given: Vec<OwnOption>,
+}
+
+impl Given {
+    fn find(&self, option: Own) -> Option<&OwnOption> {
+        self.given.iter().find(|given| given.index == option as usize)
+    }
+
+    fn has(&self, option: Own) -> bool {
+        self.find(option).is_some()
+    }
+
+    fn value(&self, option: Own) -> Option<String> {
+        self.find(option).and_then(|given| given.value.clone())
+    }
+
+    /// A mistake in an option.
+    fn refuse(&self, option: Own, text: &str) -> Failure {
+        let start = Place::Argument { number: 1, offset: 0 };
+        let place = self.find(option).map_or(start, |given| given.place.clone());
+        let mistake = Mistake::new(place, format!("--{} {text}", long(option)));
+        Failure::new(mistake.exit_status(), mistake.to_string())
+    }
+
+    /// Refuses what is not among these options.
+    fn only(&self, allowed: &[Own], with: &str) -> Result<(), Failure> {
+        let is_allowed = |given: &&OwnOption| allowed.iter().any(|it| *it as usize == given.index);
+        match self.given.iter().find(|given| !is_allowed(given)) {
+            None => Ok(()),
+            Some(given) => {
+                let name = OPTIONS.get(given.index).map_or("", |option| option.long);
+                let text = format!("--{name} does not go with {with}");
+                let mistake = Mistake::new(given.place.clone(), text);
+                Err(Failure::new(mistake.exit_status(), mistake.to_string()))
+            }
+        }
+    }
+
+    fn seconds(&self, option: Own, default: &str) -> Result<Duration, Failure> {
+        let text = self.value(option).unwrap_or_else(|| default.to_owned());
+        let seconds = text.parse().ok().and_then(|it| Duration::try_from_secs_f64(it).ok());
+        let is_sane = |it: &Duration| *it <= Duration::from_secs(u32::MAX.into());
+        seconds.filter(is_sane).ok_or_else(|| {
+            self.refuse(option, &format!("must be a number of seconds, not {text:?}"))
+        })
+    }
+
+    fn grace(&self) -> Result<Duration, Failure> {
+        self.seconds(Own::Grace, &DEFAULT_GRACE.to_string())
+    }
+
+    /// One of ipvsadm's commands with the options that go with it.
+    fn with(&self, command: Command) -> Result<Invocation, Failure> {
+        let mut watch = None;
+        let task = match command {
+            Command::List(_) => {
+                self.only(&[Own::Json, Own::Watch, Own::Namespace], "-L")?;
+                if self.has(Own::Watch) {
+                    let interval = self.seconds(Own::Watch, DEFAULT_WATCH)?;
+                    // More often would be nothing but load.
+                    if interval < Duration::from_millis(100) {
+                        return Err(self.refuse(Own::Watch, "must be at least 0.1 seconds"));
+                    }
+                    watch = Some(interval);
+                }
+                Task::Command(command)
+            }
+            Command::Save { .. } => {
+                self.only(&[Own::Json, Own::Namespace], "-S")?;
+                Task::Command(command)
+            }
+            Command::Restore => {
+                self.only(&[Own::KeepGoing, Own::DryRun, Own::Namespace], "-R")?;
+                if self.has(Own::KeepGoing) && self.has(Own::DryRun) {
+                    return Err(self.refuse(Own::KeepGoing, "cannot go with --dry-run"));
+                }
+                Task::Command(command)
+            }
+            Command::DeleteServer(service, server) if self.has(Own::Drain) => {
+                self.only(&[Own::Drain, Own::Grace, Own::Namespace], "-d")?;
+                Task::Drain { service, server, grace: self.grace()? }
+            }
+            Command::DeleteServer(..) => {
+                self.only(&[Own::Namespace], "-d without --drain")?;
+                Task::Command(command)
+            }
+            Command::Help | Command::Version => Task::Command(command),
+            _ => {
+                self.only(&[Own::Namespace], "this command")?;
+                Task::Command(command)
+            }
+        };
+        Ok(self.invocation(task, watch))
+    }
+
+    /// A task that ipvsadm does not have.
+    fn alone(&self, task: Own) -> Result<Invocation, Failure> {
+        let value = self.value(task).unwrap_or_default();
+        let with = format!("--{}", long(task));
+        let task = match task {
+            Own::Completions => {
+                self.only(&[task], &with)?;
+                let shell = Shell::from_name(&value)
+                    .ok_or_else(|| self.refuse(task, "must be bash, zsh or fish"))?;
+                Task::Completions(shell)
+            }
+            Own::ManualPage => {
+                self.only(&[task], &with)?;
+                Task::ManualPage
+            }
+            _ => {
+                let ours = [task, Own::Only, Own::Drain, Own::Grace, Own::Namespace, Own::DryRun];
+                self.only(&ours, &with)?;
+                let mut policy = Policy::new().scope(self.scope()?);
+                if self.has(Own::Drain) {
+                    let drain = Drain::for_at_most(self.grace()?).udp(true).sctp(true);
+                    policy = policy.drain(drain);
+                } else if self.has(Own::Grace) {
+                    return Err(self.refuse(Own::Grace, "goes with --drain only"));
+                }
+                let mode = match (task, self.has(Own::DryRun), self.has(Own::Drain)) {
+                    (Own::Diff, ..) => Mode::ShowDifferences,
+                    (_, true, _) => Mode::ShowCommands,
+                    (_, false, true) => Mode::Drain,
+                    (_, false, false) => Mode::Apply,
+                };
+                Task::Apply { file: value, policy, mode }
+            }
+        };
+        Ok(self.invocation(task, None))
+    }
+
+    fn invocation(&self, task: Task, watch: Option<Duration>) -> Invocation {
+        Invocation {
+            task,
+            watch,
+            namespace: self.value(Own::Namespace),
+            json: self.has(Own::Json),
+            keep_going: self.has(Own::KeepGoing),
+            dry_run: self.has(Own::DryRun),
+        }
+    }
+
+    /// Which services may be deleted.
+    fn scope(&self) -> Result<Scope, Failure> {
+        let Some(list) = self.value(Own::Only) else { return Ok(Scope::All) };
+        let (mut networks, mut marks) = (Vec::new(), false);
+        for word in list.split(',') {
+            match word.trim() {
+                "fwmark" => marks = true,
+                word => networks.push(network(word).ok_or_else(|| {
+                    let text = "takes networks such as 10.96.0.0/12 and the word fwmark";
+                    self.refuse(Own::Only, &format!("{text}; {word:?} is neither"))
+                })?),
+            }
+        }
+        Ok(Scope::only(move |key| match key {
+            ServiceKey::Mark { .. } => marks,
+            ServiceKey::Address { address, .. } => networks.iter().any(|it| it.contains(address)),
+        }))
+    }
+}
+
+/// A network, or an address.
+fn network(word: &str) -> Option<IpNet> {
+    word.parse().ok().or_else(|| word.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+fn long(option: Own) -> &'static str {
+    OPTIONS.get(option as usize).map_or("", |option| option.long)
+}

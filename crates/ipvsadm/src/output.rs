@@ -1,0 +1,44 @@
+//! The standard output and the standard error.
+
+use std::{
+    env, fmt,
+    io::{self, IsTerminal as _, Write as _},
+};
+
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// Prints a text in few system calls.
+pub(crate) fn print(text: &impl fmt::Display) -> Result<(), Failure> {
+    let mut output = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    write!(output, "{text}")?;
+    Ok(output.flush()?)
+}
+
+/// Prints a value as JSON: in one line, or as people read it.
+pub(crate) fn print_json(value: &impl Serialize, in_one_line: bool) -> Result<(), Failure> {
+    let mut output = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    match in_one_line {
+        true => serde_json::to_writer(&mut output, value)?,
+        false => serde_json::to_writer_pretty(&mut output, value)?,
+    }
+    writeln!(output)?;
+    Ok(output.flush()?)
+}
+
+/// Says something to the person at the terminal or in the log, under the program's name.
+pub(crate) fn say(text: &str) {
+    let mut error = io::stderr().lock();
+    for line in text.lines() {
+        // There is nobody to tell if this fails.
+        let _ = writeln!(error, "ipvsadm: {line}");
+    }
+}
+
+/// Whether what is printed may have colours: on a terminal that has them, unless NO_COLOR is set.
+pub(crate) fn is_coloured() -> bool {
+    let forbidden = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
+    !forbidden && !dumb && io::stdout().is_terminal()
+}

@@ -1,0 +1,158 @@
+//! `-R`: the lines of the standard input.
+
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal as _, Read as _},
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use ipvs_table::{Command, Rule, Rules};
+use lvs::client::{BatchOptions, ErrorKind, blocking::Client, packet::Request};
+
+use crate::{
+    failure::{Failure, REFUSED, UNUSABLE},
+    list,
+    names::System,
+    options::Invocation,
+    output::say,
+    write,
+};
+
+/// From when on a batch shows its progress.
+const LONG: Duration = Duration::from_millis(500);
+
+/// Returns the exit status.
+pub(crate) fn restore(
+    invocation: &Invocation,
+    connect: &dyn Fn() -> Result<Client, Failure>,
+    names: &System,
+) -> Result<u8, Failure> {
+    let mut text = Vec::new();
+    io::stdin().lock().read_to_end(&mut text).map_err(|error| {
+        Failure::new(UNUSABLE, format!("the standard input cannot be read: {error}"))
+    })?;
+    // What is no UTF-8 is a mistake in its line.
+    let text = String::from_utf8_lossy(&text);
+    if invocation.keep_going {
+        return line_by_line(&connect()?, &text, names);
+    }
+    let rules = Rules::parse(&text, names).map_err(|mistakes| {
+        let (status, text) = Failure::from(mistakes).into_parts();
+        let note = "nothing was changed; --keep-going carries out the other lines";
+        Failure::new(status, format!("{text}\n{note}"))
+    })?;
+    if invocation.dry_run {
+        return Ok(0);
+    }
+    whole(&connect()?, &rules)?;
+    Ok(0)
+}
+
+/// All rules as one batch.
+fn whole(client: &Client, rules: &Rules) -> Result<(), Failure> {
+    let requests: Vec<Request> = rules.requests().collect();
+    let total = requests.len();
+    let mut progress = Progress::new(total);
+    let mut report = |done| progress.report(done);
+    let outcomes = client.batch_with(&requests, BatchOptions::new().progress(&mut report));
+    progress.end();
+    let done = outcomes.succeeded();
+    if done == total {
+        return Ok(());
+    }
+    let (mut text, mut status) = (String::new(), REFUSED);
+    let mut not_sent = None;
+    for (Rule { line, .. }, outcome) in rules.iter().zip(outcomes) {
+        match outcome {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotSent => {
+                not_sent.get_or_insert(*line);
+            }
+            Err(error) => {
+                if [ErrorKind::PermissionDenied, ErrorKind::NotAvailable].contains(&error.kind()) {
+                    status = UNUSABLE;
+                }
+                // Into a string, which does not fail.
+                let _ = writeln!(text, "line {line}: {error}");
+            }
+        }
+    }
+    if let Some(line) = not_sent {
+        let _ = writeln!(text, "nothing from line {line} on was tried");
+    }
+    let _ = write!(text, "{done} of {total} lines were carried out");
+    Err(Failure::new(status, text))
+}
+
+/// Each line for itself, those that show something too. The status is that of the first failure.
+fn line_by_line(client: &Client, text: &str, names: &System) -> Result<u8, Failure> {
+    let (mut done, mut failed, mut status) = (0, 0, 0);
+    for (line, command) in Rules::commands(text, names) {
+        let outcome = command.map_err(Failure::from).and_then(|command| {
+            let result = match &command {
+                Command::List(options) => list::list_text(client, options, names),
+                Command::Save { numeric } => list::save(client, *numeric, false, names),
+                Command::Restore | Command::Help | Command::Version => {
+                    let text = format!("{command} cannot stand in a file");
+                    Err(Failure::new(UNUSABLE, text))
+                }
+                other => write(client, other),
+            };
+            result.map_err(|failure| {
+                let (status, text) = failure.into_parts();
+                Failure::new(
+                    status,
+                    if text.is_empty() { text } else { format!("line {line}: {text}") },
+                )
+            })
+        });
+        match outcome {
+            Ok(()) => done += 1,
+            Err(failure) => {
+                failed += 1;
+                let (first, text) = failure.into_parts();
+                status = if status == 0 { first } else { status };
+                say(&text);
+            }
+        }
+    }
+    if failed > 0 {
+        say(&format!("{done} of {} lines were carried out", done + failed));
+    }
+    Ok(status)
+}
+
+/// A progress bar, once it takes long and where a person looks.
+struct Progress {
+    total: usize,
+    begun: Instant,
+    bar: Option<ProgressBar>,
+    is_seen: bool,
+}
+
+impl Progress {
+    fn new(total: usize) -> Self {
+        let is_seen = io::stderr().is_terminal();
+        Self { total, begun: Instant::now(), bar: None, is_seen }
+    }
+
+    fn report(&mut self, done: usize) {
+        if !self.is_seen || self.begun.elapsed() < LONG {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| {
+            let target = ProgressDrawTarget::stderr();
+            let bar = ProgressBar::with_draw_target(Some(self.total as u64), target);
+            let style = ProgressStyle::with_template("{bar:40} {pos} of {len} lines, {eta} left");
+            style.map(|style| bar.clone().with_style(style)).unwrap_or(bar)
+        });
+        bar.set_position(done as u64);
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

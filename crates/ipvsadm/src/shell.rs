@@ -1,0 +1,163 @@
+//! Completions for shells, made of the table of options.
+
+use std::fmt::Write as _;
+
+use ipvs_table::{CommandOption, OptionGroup, OptionValue};
+use lvs::client::packet::SchedulerName;
+
+use crate::help::options;
+
+/// A shell for which there are completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// What an option's value can be.
+enum Values {
+    Words(String),
+    Files,
+    /// The lines that a command prints.
+    Lines(&'static str),
+    Any,
+}
+
+impl Shell {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "bash" => Some(Self::Bash),
+            "zsh" => Some(Self::Zsh),
+            "fish" => Some(Self::Fish),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn completions(self) -> String {
+        match self {
+            Self::Bash => bash(),
+            Self::Zsh => zsh(),
+            Self::Fish => fish(),
+        }
+    }
+}
+
+fn all() -> impl Iterator<Item = &'static CommandOption> {
+    OptionGroup::ALL.into_iter().flat_map(options)
+}
+
+fn values(option: &CommandOption) -> Values {
+    let words = |words: &str| Values::Words(words.to_owned());
+    match option.long {
+        "scheduler" => {
+            let names: Vec<_> = SchedulerName::ALL.iter().map(ToString::to_string).collect();
+            Values::Words(names.join(" "))
+        }
+        "start-daemon" | "stop-daemon" => words("master backup"),
+        "tun-type" => words("ipip gue gre"),
+        "forward-method" => words("local bypass"),
+        "pe" => words("sip"),
+        "sched-flags" => words("sh-fallback sh-port mh-fallback mh-port flag-1 flag-2 flag-3"),
+        "completions" => words("bash zsh fish"),
+        "apply" | "diff" => Values::Files,
+        "netns" => Values::Lines("ls /run/netns 2>/dev/null"),
+        "mcast-interface" => Values::Lines("ls /sys/class/net"),
+        _ => Values::Any,
+    }
+}
+
+/// `-s`, `--scheduler`.
+fn spellings(option: &CommandOption) -> Vec<String> {
+    let letters = option.short.chars().map(|letter| format!("-{letter}"));
+    letters.chain([format!("--{}", option.long)]).collect()
+}
+
+fn bash() -> String {
+    let mut text = "_ipvsadm() {\n    local word=${COMP_WORDS[COMP_CWORD]}\n    case \
+                    ${COMP_WORDS[COMP_CWORD-1]} in\n"
+        .to_owned();
+    for option in all() {
+        let choice = match (option.value, values(option)) {
+            (OptionValue::None, _) => continue,
+            (_, Values::Words(words)) => format!("-W '{words}'"),
+            (_, Values::Lines(command)) => format!("-W \"$({command})\""),
+            (_, Values::Files) => "-f".to_owned(),
+            (OptionValue::Required(_), Values::Any) => "-W ''".to_owned(),
+            (OptionValue::Optional(_), Values::Any) => continue,
+        };
+        let spellings = spellings(option).join("|");
+        let _ = writeln!(
+            text,
+            "    {spellings})\n        mapfile -t COMPREPLY < <(compgen {choice} -- \"$word\")\n        \
+             return\n        ;;"
+        );
+    }
+    let options: Vec<_> = all().flat_map(spellings).collect();
+    let _ = writeln!(
+        text,
+        "    esac\n    mapfile -t COMPREPLY < <(compgen -W '{}' -- \"$word\")\n}}\ncomplete -F \
+         _ipvsadm ipvsadm",
+        options.join(" ")
+    );
+    text
+}
+
+fn zsh() -> String {
+    let mut text = "#compdef ipvsadm\n_arguments -s".to_owned();
+    let quoted = |text: &str| {
+        let text = text.replace('\'', "'\\''");
+        text.replace('[', "\\[").replace(']', "\\]").replace(':', "\\:")
+    };
+    for option in all() {
+        let spellings = spellings(option);
+        let (value, optional) = match option.value {
+            OptionValue::None => ("", ""),
+            OptionValue::Required(value) => (value, ":"),
+            OptionValue::Optional(value) => (value, "::"),
+        };
+        let action = match values(option) {
+            _ if optional.is_empty() => String::new(),
+            Values::Words(words) => format!("({words})"),
+            Values::Lines(command) => format!("($({command}))"),
+            Values::Files => "_files".to_owned(),
+            Values::Any => " ".to_owned(),
+        };
+        let value = match optional {
+            "" => String::new(),
+            _ => format!("{optional}{}:{action}", quoted(value)),
+        };
+        let help = quoted(option.help);
+        let _ = match &spellings[..] {
+            [only] => write!(text, " \\\n    '{only}[{help}]{value}'"),
+            several => write!(
+                text,
+                " \\\n    '({})'{{{}}}'[{help}]{value}'",
+                several.join(" "),
+                several.join(",")
+            ),
+        };
+    }
+    text.push('\n');
+    text
+}
+
+fn fish() -> String {
+    let mut text = String::new();
+    for option in all() {
+        text.push_str("complete -c ipvsadm");
+        for letter in option.short.chars() {
+            let _ = write!(text, " -s {letter}");
+        }
+        let _ = match (option.value, values(option)) {
+            (OptionValue::Required(_), Values::Words(words)) => write!(text, " -x -a '{words}'"),
+            (OptionValue::Required(_), Values::Lines(lines)) => write!(text, " -x -a '({lines})'"),
+            (OptionValue::Required(_), Values::Files) => write!(text, " -r -F"),
+            (OptionValue::Required(_), Values::Any) => write!(text, " -x"),
+            (OptionValue::None | OptionValue::Optional(_), _) => write!(text, " -f"),
+        };
+        let help = option.help.replace('\\', "\\\\").replace('\'', "\\'");
+        let _ = writeln!(text, " -l {} -d '{help}'", option.long);
+    }
+    text
+}

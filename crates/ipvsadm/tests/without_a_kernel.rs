@@ -1,0 +1,77 @@
+//! The program where there is no IPVS to speak to: what needs none works, and every mistake is named.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+use std::process::Command;
+
+use ipvs_table::Command as Line;
+
+/// Status, standard output, standard error.
+fn ipvsadm(words: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_ipvsadm")).args(words).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_owned()).unwrap();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn what_needs_no_kernel() {
+    for words in [&["-h"][..], &["--help"], &["-v"], &["--man"], &["--completions", "zsh"]] {
+        let (status, stdout, stderr) = ipvsadm(words);
+        assert_eq!((status, stderr.as_str()), (0, ""), "{words:?}");
+        assert!(!stdout.is_empty(), "{words:?}");
+    }
+    assert!(ipvsadm(&["-v"]).1.starts_with("ipvsadm v1.31 "));
+}
+
+/// The shell takes the completions, and they name every option.
+#[test]
+fn completions() {
+    let (_, script, _) = ipvsadm(&["--completions", "bash"]);
+    let try_it = "COMP_WORDS=(ipvsadm -A -s w); COMP_CWORD=3; _ipvsadm; echo ${COMPREPLY[@]}\n\
+                  COMP_WORDS=(ipvsadm --per); COMP_CWORD=1; _ipvsadm; echo ${COMPREPLY[@]}";
+    let output =
+        Command::new("bash").args(["-c", &format!("{script}\n{try_it}")]).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said, "wrr wlc\n--persistent --persistent-conn\n", "{:?}", output.stderr);
+    for shell in ["bash", "zsh", "fish"] {
+        let script = ipvsadm(&["--completions", shell]).1;
+        for option in Line::options() {
+            assert!(script.contains(option.long), "{shell}: {}", option.long);
+        }
+    }
+}
+
+#[test]
+fn mistakes_are_named() {
+    for (words, status, said) in [
+        (&["-q"][..], 255, "argument 1: -q is not an option"),
+        (&["-A"], 2, "argument 2: -A needs a service: -t, -u, --sctp-service or -f"),
+        (&["-A", "-t", "x:80"], 2, "argument 3: \"x\" is neither an address"),
+        (&["-Ln", "--grace", "3"], 2, "argument 2: --grace does not go with -L"),
+        (&["-A", "-f", "1", "--json"], 2, "argument 4: --json does not go with this command"),
+        (&["-d", "-f", "1", "-r", "10.0.0.1", "--grace", "1"], 2, "--grace does not go with -d"),
+        (&["-L", "--watch", "soon"], 2, "--watch must be a number of seconds, not \"soon\""),
+        (&["-L", "--watch", "0"], 2, "--watch must be at least 0.1 seconds"),
+        (&["-L", "--watch=1e99"], 2, "--watch must be a number of seconds"),
+        (&["-L", "--json", "--json"], 2, "--json is given twice"),
+        (&["--apply", "x", "--man"], 2, "--man cannot go with --apply"),
+        (&["--apply", "x", "--only", "y"], 2, "\"y\" is neither"),
+        (&["--apply", "x", "--grace", "1"], 2, "--grace goes with --drain only"),
+        (&["--apply"], 255, "--apply needs a value"),
+        (&["--apply", "/nowhere"], 1, "/nowhere cannot be read: No such file"),
+        // There, 2 means that something differs.
+        (&["--diff", "x", "--only", "y"], 1, "\"y\" is neither"),
+        (&["--diff"], 1, "--diff needs a value"),
+        (&["--diff", "/nowhere"], 1, "/nowhere cannot be read: No such file"),
+        (&["--completions", "csh"], 2, "--completions must be bash, zsh or fish"),
+        (&["-R", "--keep-going", "--dry-run"], 2, "--keep-going cannot go with --dry-run"),
+        (&["--watch", "1", "x"], 2, "\"x\" belongs to no option"),
+        (&["--json", "-n"], 255, "-n must follow a command"),
+        (&["--netns", "/nowhere", "-L"], 2, "network namespace /nowhere: /nowhere: No such file"),
+    ] {
+        let (found, stdout, stderr) = ipvsadm(words);
+        assert_eq!((found, stdout.as_str()), (status, ""), "{words:?}: {stderr}");
+        assert!(stderr.contains(said), "{words:?}: {stderr}");
+        assert!(stderr.lines().all(|line| line.starts_with("ipvsadm: ")), "{stderr}");
+    }
+}

@@ -1,0 +1,590 @@
+//! Our ipvsadm beside ipvsadm 1.31, each as a process on a real kernel: what they print, what they
+//! do, and how they end.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::{BufRead as _, BufReader, Read as _},
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{self, Command as Process, Output, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use ipvs_client::{Client, Snapshot, packet::Service};
+use ipvs_table::{Command, CommandLine, Listed, Rules};
+use kernel_tests::{Outcome, block_on, client_case, fresh_namespace, key, needing};
+use libtest_mimic::{Failed, Trial};
+use netns_link::NetNs;
+use serde_json::Value;
+use testbed::Family;
+
+use crate::{
+    scene::{LIMIT, Scene},
+    table_cases::{
+        changes, command_words, list_options, load, random, run, settings, table,
+        without_thresholds,
+    },
+};
+
+/// How many random tables a case goes through.
+const TABLES: u32 = 50;
+/// How many random command lines.
+const LINES: u32 = 400;
+
+/// Every case by its name.
+pub(crate) fn cases() -> Vec<Trial> {
+    let beside = [
+        client_case("ipvsadm_prints_the_same", prints_the_same),
+        client_case("ipvsadm_files_go_both_ways", files_go_both_ways),
+        client_case("ipvsadm_command_lines_do_the_same", command_lines_do_the_same),
+        client_case("ipvsadm_ends_the_same", ends_the_same),
+        client_case("ipvsadm_names_are_the_same", names_are_the_same),
+    ];
+    let alone = [
+        client_case("ipvsadm_restores_all_or_says_what", restores_all_or_says_what),
+        client_case("ipvsadm_applies_files", applies_files),
+        client_case("ipvsadm_json_has_every_listing", json_has_every_listing),
+        client_case("ipvsadm_watches", watches),
+        client_case("ipvsadm_works_in_a_namespace", works_in_a_namespace),
+        client_case("ipvsadm_says_what_is_missing", says_what_is_missing),
+        Trial::test("ipvsadm_drains", || block_on(drains())),
+    ];
+    let beside = beside.into_iter().map(|case| needing(&[("ipvsadm", "ipvsadm")], case));
+    beside.chain(alone).collect()
+}
+
+/// A directory in which ipvsadm is ours.
+pub(crate) fn directory() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| {
+        let directory = env::temp_dir().join(format!("lvs-ipvsadm-{}", process::id()));
+        fs::create_dir_all(&directory).expect("a directory can be made");
+        let program = env!("CARGO_BIN_EXE_ipvsadm-in-tests");
+        symlink(program, directory.join("ipvsadm")).expect("a link can be made");
+        directory
+    })
+}
+
+fn our_program() -> String {
+    directory().join("ipvsadm").display().to_string()
+}
+
+/// How a process ended: its status, its standard output and its standard error.
+type Ended = (i32, String, String);
+
+fn ended(output: &Output) -> Ended {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+fn ours(namespace: &NetNs, words: &[&str], input: &str) -> Result<Ended, Failed> {
+    Ok(ended(&run(namespace, &our_program(), words, input)?))
+}
+
+fn theirs(namespace: &NetNs, words: &[&str], input: &str) -> Result<Ended, Failed> {
+    Ok(ended(&run(namespace, "ipvsadm", words, input)?))
+}
+
+/// Ours, which must succeed without a word on the standard error.
+fn printed(namespace: &NetNs, line: &str, input: &str) -> Result<String, Failed> {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let (status, stdout, stderr) = ours(namespace, &words, input)?;
+    match (status, stderr.as_str()) {
+        (0, "") => Ok(stdout),
+        _ => Err(format!("ipvsadm {line}: status {status}\n{stdout}{stderr}").into()),
+    }
+}
+
+/// Random tables, one made by ours and the next by theirs: every listing, `-S`, and one service.
+async fn prints_the_same(namespace: NetNs, client: Client) -> Outcome {
+    let options = list_options();
+    let mut listings = 0;
+    for seed in 0..TABLES {
+        let writes = random(4000 + seed, table());
+        let rules: Rules = writes.iter().filter_map(Command::for_request).collect();
+        let make = if seed % 2 == 0 { ours } else { theirs };
+        let (status, _, stderr) = make(&namespace, &["-R"], &rules.to_string())?;
+        assert_eq!((status, stderr.as_str()), (0, ""), "seed {seed}\n{rules}");
+        let snapshot = client.snapshot().await?;
+        let mut commands: Vec<Command> = options
+            .iter()
+            .cycle()
+            .skip(3 * seed as usize)
+            .take(3)
+            .map(|it| Command::List(*it))
+            .collect();
+        let mut unsorted = options[seed as usize % options.len()];
+        unsorted.sorted = false;
+        commands.push(Command::List(unsorted));
+        if let Some(service) = snapshot.services.values().nth(seed as usize % 3) {
+            let mut options = options[seed as usize % options.len()];
+            options.listed = Listed::Service(*service.entry.service.key());
+            options.sorted = seed % 4 != 0;
+            commands.push(Command::List(options));
+        }
+        for command in commands {
+            let line = command.to_string();
+            let words: Vec<_> = line.split(' ').collect();
+            let (ours, theirs) = (ours(&namespace, &words, "")?, theirs(&namespace, &words, "")?);
+            assert_eq!(ours, theirs, "seed {seed}: ipvsadm {line}");
+            listings += 1;
+        }
+        // All but the thresholds, which theirs loses.
+        let saved: Rules = printed(&namespace, "-Sn", "")?.parse()?;
+        assert_eq!(settings(&saved.table()?), settings(&snapshot), "seed {seed}");
+        let without = Rules::from(&without_thresholds(&saved.table()?)).to_string();
+        assert_eq!((0, without, String::new()), theirs(&namespace, &["-Sn"], "")?, "seed {seed}");
+        client.flush().await?;
+    }
+    eprintln!("{TABLES} tables (seeds 4000 to {}), {listings} listings", 3999 + TABLES);
+    Ok(())
+}
+
+/// What one saves the other restores.
+async fn files_go_both_ways(namespace: NetNs, client: Client) -> Outcome {
+    for seed in 0..TABLES {
+        let writes = random(5000 + seed, table());
+        load(&client, seed, &writes).await?;
+        let before = client.snapshot().await?;
+        let (our_file, (_, their_file, _)) =
+            (printed(&namespace, "-Sn", "")?, theirs(&namespace, &["-Sn"], "")?);
+        client.flush().await?;
+        let (status, _, stderr) = theirs(&namespace, &["-R"], &our_file)?;
+        assert_eq!((status, stderr.as_str()), (0, ""), "seed {seed}\n{our_file}");
+        assert_eq!(settings(&client.snapshot().await?), settings(&before), "seed {seed}");
+        client.flush().await?;
+        printed(&namespace, "-R", &their_file)?;
+        let expected = without_thresholds(&before);
+        assert_eq!(settings(&client.snapshot().await?), settings(&expected), "seed {seed}");
+        // Changes by both, line by line.
+        let changes = changes(&writes, seed);
+        let lines: Vec<_> =
+            changes.iter().map(|write| CommandLine(write).to_string() + "\n").collect();
+        let lines = lines.concat();
+        let other = fresh_namespace().await?;
+        printed(&other, "-R", &their_file)?;
+        let (_, _, stderr) = theirs(&namespace, &["-R"], &lines)?;
+        assert_eq!(stderr, "", "seed {seed}\n{lines}");
+        printed(&other, "-R", &lines)?;
+        let other_client = Client::connect_in(&other)?;
+        let changed = settings(&other_client.snapshot().await?);
+        other_client.flush().await?;
+        assert_eq!(settings(&client.snapshot().await?), changed, "seed {seed}\n{lines}");
+        client.flush().await?;
+    }
+    eprintln!("{TABLES} tables (seeds 5000 to {}), each way", 4999 + TABLES);
+    Ok(())
+}
+
+/// Random command lines, half of them wrong, each run by both on equal tables: status, standard
+/// output, the kind of error, and the table afterwards.
+async fn command_lines_do_the_same(namespace: NetNs, client: Client) -> Outcome {
+    let other = fresh_namespace().await?;
+    let other_client = Client::connect_in(&other)?;
+    let mut ends = BTreeMap::<(i32, &str), u32>::new();
+    for seed in 0..LINES {
+        if seed % 20 == 0 {
+            for client in [&client, &other_client] {
+                client.flush().await?;
+                client.add_service(&Service::new(key("-t 10.0.0.1:80"))).await?;
+            }
+        }
+        let words = random(6000 + seed, command_words());
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let (our_status, our_output, our_error) = ours(&namespace, &words, "")?;
+        let (their_status, their_output, their_error) = theirs(&other, &words, "")?;
+        let (our_kind, their_kind) =
+            (kind(our_status, &our_error), kind(their_status, &their_error));
+        let what = format!("seed {seed}: ipvsadm {words:?}\n{our_error}{their_error}");
+        assert_eq!((our_status, our_kind), (their_status, their_kind), "{what}");
+        let is_ours = words.iter().any(|word| ["-h", "-v", "--help", "--version"].contains(word));
+        if !is_ours {
+            // The kernel's own order is another one in each namespace.
+            let unsorted = words.contains(&"--nosort");
+            let [our_output, their_output] = [&our_output, &their_output].map(|output| {
+                let mut lines: Vec<_> = output.lines().collect();
+                if unsorted {
+                    lines.sort_unstable();
+                }
+                lines
+            });
+            assert_eq!(our_output, their_output, "{what}");
+        }
+        let (ours, theirs) = (client.snapshot().await?, other_client.snapshot().await?);
+        assert_eq!(settings(&ours), settings(&theirs), "{what}");
+        assert_eq!(client.timeouts().await?, other_client.timeouts().await?, "{what}");
+        assert_eq!(client.daemons().await?.len(), other_client.daemons().await?.len(), "{what}");
+        *ends.entry((our_status, our_kind)).or_default() += 1;
+    }
+    other_client.flush().await?;
+    eprintln!("{LINES} command lines (seeds 6000 to {}), by end: {ends:?}", 5999 + LINES);
+    Ok(())
+}
+
+/// The kind of an error, by the words of either program.
+fn kind(status: i32, stderr: &str) -> &'static str {
+    let kinds = [
+        ("it exists", &["already exists", "already runs", "has already run"][..]),
+        ("no service", &["No such service", "Service not defined", "service does not exist"]),
+        ("no destination", &["No such destination", "no such destination"]),
+        ("no module", &["persistence engine not found", "is not available"]),
+        ("no daemon", &["No daemon is running", "no sync daemon of that role"]),
+        ("no interface", &["No such device", "has no interface"]),
+        ("refused values", &["Invalid operation", "Invalid argument", "the kernel refuses"]),
+    ];
+    let found = kinds.iter().find(|(_, texts)| texts.iter().any(|text| stderr.contains(text)));
+    match (found, status, stderr.is_empty()) {
+        (Some((kind, _)), ..) => kind,
+        (None, 0, true) => "done",
+        (None, 2, false) => "wrong",
+        (None, 255, false) => "no such option",
+        _ => "?",
+    }
+}
+
+/// The statuses of what the kernel refuses, of a fixed table.
+async fn ends_the_same(namespace: NetNs, client: Client) -> Outcome {
+    let other = fresh_namespace().await?;
+    for line in [
+        "-A -t 10.0.0.1:80",
+        "-A -t 10.0.0.1:80",
+        "-A -t 10.0.0.1:81 -s nosuch",
+        "-A -t 10.0.0.1:81 --pe nosuch -p",
+        "-E -t 10.0.0.9:80",
+        "-D -t 10.0.0.9:80",
+        "-a -t 10.0.0.9:80 -r 10.0.0.2 -m",
+        "-a -t 10.0.0.1:80 -r 10.0.0.2 -m",
+        "-a -t 10.0.0.1:80 -r 10.0.0.2 -m",
+        "-a -t 10.0.0.1:80 -r 224.0.0.2 -m",
+        "-e -t 10.0.0.1:80 -r 10.0.0.3 -m",
+        "-d -t 10.0.0.1:80 -r 10.0.0.3",
+        "-d -t 10.0.0.9:80 -r 10.0.0.3",
+        "-L -t 10.0.0.9:80",
+        "-Ln -f 9",
+        "-Z -t 10.0.0.9:80",
+        "--stop-daemon master",
+        "--start-daemon master --mcast-interface nosuch",
+        "--start-daemon master --mcast-interface lo",
+        "--start-daemon master --mcast-interface lo",
+        "-L --daemon",
+        "--stop-daemon master",
+        "--set 1 2 3",
+        "-L --timeout",
+        "-Lnc",
+        "",
+        "-C",
+        "-Ln",
+    ] {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let (our_status, our_output, our_error) = ours(&namespace, &words, "")?;
+        let (their_status, their_output, their_error) = theirs(&other, &words, "")?;
+        let what = format!("ipvsadm {line}\n{our_error}{their_error}");
+        assert_eq!((our_status, our_output), (their_status, their_output), "{what}");
+        assert_eq!(kind(our_status, &our_error), kind(their_status, &their_error), "{what}");
+        assert_ne!(kind(our_status, &our_error), "?", "{what}");
+    }
+    assert!(client.snapshot().await?.services.is_empty());
+    Ok(())
+}
+
+/// Without `-n`, and names given.
+async fn names_are_the_same(namespace: NetNs, _: Client) -> Outcome {
+    for line in [
+        "-A -t localhost:http -s rr",
+        "-a -t localhost:http -r 127.0.0.1:8080 -m",
+        "-A -u 127.0.0.1:domain",
+        "-A -t [::1]:https",
+        "-A -f 7",
+        "-a -f 7 -r localhost -g",
+        "-A -t 10.0.0.1:4711",
+    ] {
+        printed(&namespace, line, "")?;
+    }
+    for line in ["-L", "-S", "-L --stats", "-L -t localhost:http", "-L -c", "-D -t localhost:x"] {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let (ours, theirs) = (ours(&namespace, &words, "")?, theirs(&namespace, &words, "")?);
+        assert_eq!((ours.0, &ours.1), (theirs.0, &theirs.1), "ipvsadm {line}\n{}", ours.2);
+    }
+    let listed = printed(&namespace, "-L", "")?;
+    assert!(listed.contains("TCP  localhost:http rr"), "{listed}");
+    Ok(())
+}
+
+async fn restores_all_or_says_what(namespace: NetNs, client: Client) -> Outcome {
+    // Bad lines: all are named, and nothing is done.
+    let file =
+        "-A -t 10.0.0.1:80\n-A -t 10.0.0.2:x\n# a comment\nipvsadm -A -t 10.0.0.3:80 -Q\n-Ln\n";
+    let (status, stdout, stderr) = ours(&namespace, &["-R"], file)?;
+    assert_eq!((status, stdout.as_str()), (2, ""));
+    assert_eq!(
+        stderr,
+        "ipvsadm: line 2, column 16: \"x\" is neither a port, 0 to 65535, nor the name of a known \
+         service\n\
+         ipvsadm: line 4, column 27: -Q is not an option\n\
+         ipvsadm: line 5, column 1: -L -n changes nothing, so it is no rule\n\
+         ipvsadm: nothing was changed; --keep-going carries out the other lines\n"
+    );
+    assert!(client.services().await?.is_empty());
+
+    // Line by line.
+    let (status, stdout, stderr) = ours(&namespace, &["-R", "--keep-going"], file)?;
+    assert_eq!(status, 2);
+    assert!(stdout.contains("TCP  10.0.0.1:80 wlc"), "{stdout}");
+    assert_eq!(stderr.lines().count(), 3, "{stderr}");
+    assert!(stderr.ends_with("ipvsadm: 2 of 4 lines were carried out\n"), "{stderr}");
+    assert_eq!(client.services().await?.len(), 1);
+
+    // What the kernel refuses is named by its line, and the rest is done.
+    let file = "-A -t 10.0.0.1:80\n\n-A -t 10.0.0.4:80\n-a -t 10.0.0.5:80 -r 10.1.0.1 -m\n";
+    let (status, _, stderr) = ours(&namespace, &["-R"], file)?;
+    assert_eq!(status, 255);
+    assert_eq!(
+        stderr,
+        "ipvsadm: line 1: adding service -t 10.0.0.1:80 (NEW_SERVICE): it already exists (EEXIST, \
+         errno 17)\n\
+         ipvsadm: line 4: adding destination 10.1.0.1:80 to service -t 10.0.0.5:80 (NEW_DEST): the \
+         service does not exist (ESRCH, errno 3)\n\
+         ipvsadm: 1 of 3 lines were carried out\n"
+    );
+    assert_eq!(client.services().await?.len(), 2);
+
+    // Only looked at.
+    assert_eq!(printed(&namespace, "-R --dry-run", "-C\n")?, "");
+    assert_eq!(client.services().await?.len(), 2);
+    assert_eq!(ours(&namespace, &["-R", "--dry-run"], "-Q\n")?.0, 255);
+    // A large one.
+    let file: String = (0..500)
+        .map(|number| {
+            let service = format!("10.2.{}.{}:80", number / 250, number % 250);
+            let server = |host| format!("-a -t {service} -r 10.1.0.{host} -m\n");
+            format!("-A -t {service}\n{}", (1..=10).map(server).collect::<String>())
+        })
+        .collect();
+    printed(&namespace, "-C", "")?;
+    printed(&namespace, "-R", &file)?;
+    assert_eq!(printed(&namespace, "-Sn", "")?.lines().count(), 5500);
+    Ok(())
+}
+
+async fn applies_files(namespace: NetNs, client: Client) -> Outcome {
+    let wanted = "-A -t 10.0.0.1:80 -s rr\n-a -t 10.0.0.1:80 -r 10.1.0.1 -m -w 3\n";
+    printed(
+        &namespace,
+        "-R",
+        "-A -t 10.0.0.1:80 -s rr\n-a -t 10.0.0.1:80 -r 10.1.0.1 -m\n-a -t 10.0.0.1:80 -r 10.1.0.2 \
+         -m\n-A -t 10.9.0.1:80\n-A -f 7\n",
+    )?;
+    let before = settings(&client.snapshot().await?);
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("rules").display().to_string();
+    fs::write(&file, wanted)?;
+
+    // Looks change nothing and return 2.
+    let (status, shown, _) = ours(&namespace, &["--diff", &file], "")?;
+    assert_eq!(status, 2);
+    assert!(shown.contains("- -t 10.9.0.1:80") && shown.contains("10.1.0.1:80"), "{shown}");
+    assert!(!shown.contains('\x1b'), "{shown}");
+    let (status, shown, _) = ours(&namespace, &["--apply", &file, "--dry-run"], "")?;
+    assert_eq!(status, 2);
+    assert_eq!(
+        shown,
+        "ipvsadm -e -t 10.0.0.1:80 -r 10.1.0.1:80 -m -w 3\n\
+         ipvsadm -d -t 10.0.0.1:80 -r 10.1.0.2:80\n\
+         ipvsadm -D -t 10.9.0.1:80\n\
+         ipvsadm -D -f 7\n"
+    );
+    assert_eq!(settings(&client.snapshot().await?), before);
+
+    // Only what is ours is deleted.
+    printed(&namespace, &format!("--apply {file} --only 10.0.0.0/16"), "")?;
+    let saved = printed(&namespace, "-Sn", "")?;
+    assert!(saved.contains("10.9.0.1:80") && saved.contains("-f 7"), "{saved}");
+    assert!(saved.contains("-w 3") && !saved.contains("10.1.0.2"), "{saved}");
+    printed(&namespace, &format!("--apply {file} --only fwmark,10.9.0.1"), "")?;
+    assert_eq!(printed(&namespace, "-Sn", "")?, wanted.replace("10.1.0.1 ", "10.1.0.1:80 "));
+    for line in [format!("--diff {file}"), format!("--apply {file}")] {
+        assert_eq!(printed(&namespace, &line, "")?, "", "{line}");
+    }
+
+    // JSON, from the standard input.
+    let json = printed(&namespace, "-S --json", "")?;
+    printed(&namespace, "-C", "")?;
+    assert_eq!(printed(&namespace, "--apply -", &json)?.lines().count(), 2);
+    assert_eq!(printed(&namespace, "-S --json", "")?, json);
+
+    // What is wrong is named with its line, changes nothing, and is no difference.
+    fs::write(&file, "-A -t 10.0.0.1:80\n-a -t 10.0.0.1:80 -r 10.1.0.300 -m\n")?;
+    let (status, _, stderr) = ours(&namespace, &["--diff", &file], "")?;
+    assert_eq!(status, 1);
+    assert!(stderr.contains("rules: line 2, column 22: \"10.1.0.300\""), "{stderr}");
+    let (status, _, stderr) = ours(&namespace, &["--apply", &file], "")?;
+    assert!(status == 2 && stderr.ends_with("nothing was changed\n"), "{stderr}");
+    let (status, _, stderr) = ours(&namespace, &["--diff", "/nowhere"], "")?;
+    assert!(status == 1 && stderr.contains("/nowhere cannot be read"), "{stderr}");
+    assert_eq!(printed(&namespace, "-S --json", "")?, json);
+    Ok(())
+}
+
+async fn json_has_every_listing(namespace: NetNs, client: Client) -> Outcome {
+    let rules = "-A -t 10.0.0.1:80 -s rr\n-a -t 10.0.0.1:80 -r 10.1.0.1 -m -w 3\n--set 7 8 9\n\
+                 --start-daemon master --mcast-interface lo --syncid 7\n";
+    printed(&namespace, "-R", rules)?;
+    let json = |line: &str| -> Result<Value, Failed> {
+        Ok(serde_json::from_str(&printed(&namespace, line, "")?)?)
+    };
+    let mut table = json("--json")?;
+    assert_eq!(table, json("-Ln --json")?);
+    let object = table.as_object_mut().ok_or("an object")?;
+    assert_eq!(object.remove("version"), Some("1.2.1".into()));
+    assert_eq!(object.remove("connection_table_size"), Some(4096.into()));
+    assert_eq!(table["services"][0]["entry"]["statistics"]["connections"], 0);
+    let read: Snapshot = serde_json::from_value(table.clone())?;
+    assert_eq!(settings(&read), settings(&client.snapshot().await?));
+    assert_eq!(table, json("-L -t 10.0.0.1:80 --json")?);
+    assert_eq!(json("-L --timeout --json")?["timeouts"]["udp"], 9);
+    assert_eq!(json("-L --daemon --json")?["daemons"][0]["daemon"]["interface"], "lo");
+    assert_eq!(json("-Lc --json")?, serde_json::json!({"connections": []}));
+    assert_eq!(json("-S --json")?["services"][0]["real_servers"][0]["weight"], 3);
+    printed(&namespace, "--stop-daemon master", "")?;
+    Ok(())
+}
+
+/// Lists until it is ended; and a listing whose reader goes away ends too.
+async fn watches(namespace: NetNs, client: Client) -> Outcome {
+    let begun = Instant::now();
+    let start = |words: &'static [&str]| {
+        namespace.run(|| {
+            Process::new(our_program())
+                .args(words)
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+        })
+    };
+    let mut child = start(&["-Ln", "--watch", "0.1"])??;
+    let mut lines = BufReader::new(child.stdout.take().ok_or("a pipe")?).lines();
+    let mut seen = 0;
+    client.add_service(&Service::new(key("-t 10.0.0.1:80"))).await?;
+    while seen < 3 {
+        let line = lines.next().ok_or("it ended")??;
+        seen += usize::from(line == "TCP  10.0.0.1:80 wlc");
+        assert!(begun.elapsed() < LIMIT);
+    }
+    drop(lines);
+    let (mut stderr, status) = (String::new(), child.wait()?);
+    child.stderr.take().ok_or("a pipe")?.read_to_string(&mut stderr)?;
+    assert_eq!((status.code(), stderr.as_str()), (Some(141), ""));
+
+    let mut child = start(&["--json", "--watch", "0.1"])??;
+    let mut lines = BufReader::new(child.stdout.take().ok_or("a pipe")?).lines();
+    for _ in 0..2 {
+        let line = lines.next().ok_or("it ended")??;
+        assert!(serde_json::from_str::<Value>(&line).is_ok(), "{line}");
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(())
+}
+
+/// By a name, a process and a path.
+async fn works_in_a_namespace(namespace: NetNs, client: Client) -> Outcome {
+    client.add_service(&Service::new(key("-t 10.0.0.1:80"))).await?;
+    let elsewhere = fresh_namespace().await?;
+    let child = namespace.run(|| Process::new("sleep").arg("60").spawn())?;
+    let mut child = child?;
+    let name = format!("lvs-ipvsadm-{}", process::id());
+    let named = NetNs::create(&name)?;
+    let named_client = Client::connect_in(&named)?;
+    named_client.add_service(&Service::new(key("-f 9"))).await?;
+    let pid = child.id().to_string();
+    let result = (|| {
+        for (namespace, expected) in [
+            (pid.clone(), "-A -t 10.0.0.1:80 -s wlc\n"),
+            (format!("/proc/{pid}/ns/net"), "-A -t 10.0.0.1:80 -s wlc\n"),
+            (name.clone(), "-A -f 9 -s wlc\n"),
+        ] {
+            let line = format!("--netns {namespace} -Sn");
+            assert_eq!(printed(&elsewhere, &line, "")?, expected, "{line}");
+        }
+        assert_eq!(printed(&elsewhere, "-Sn", "")?, "");
+        let (status, _, stderr) = ours(&elsewhere, &["-Ln", "--netns", "nowhere"], "")?;
+        assert_eq!(status, 2);
+        assert!(stderr.contains("network namespace nowhere: /run/netns/nowhere: "), "{stderr}");
+        Ok::<(), Failed>(())
+    })();
+    named_client.flush().await?;
+    NetNs::delete(&name)?;
+    child.kill()?;
+    child.wait()?;
+    result
+}
+
+/// Without the right, and with an unknown scheduler.
+async fn says_what_is_missing(namespace: NetNs, _: Client) -> Outcome {
+    let program = our_program();
+    let user = ["--reuid=1000", "--regid=1000", "--clear-groups", "--bounding-set", "-all"];
+    let as_user = |words: &[&str]| -> Result<Ended, Failed> {
+        let words: Vec<&str> =
+            user.iter().copied().chain([program.as_str()]).chain(words.iter().copied()).collect();
+        Ok(ended(&run(&namespace, "setpriv", &words, "-C\n")?))
+    };
+    for words in [&["-Ln"][..], &["-A", "-t", "10.0.0.1:80"], &["-R"], &["-Lnc"], &["-S"]] {
+        let (status, _, stderr) = as_user(words)?;
+        assert_eq!(status, 2, "{words:?}: {stderr}");
+        assert!(stderr.contains("CAP_NET_ADMIN"), "{words:?}: {stderr}");
+    }
+    // What needs no right.
+    assert_eq!(as_user(&["-h"])?.0, 0);
+    assert_eq!(as_user(&["-A"])?.0, 2);
+    let (status, _, stderr) = ours(&namespace, &["-A", "-f", "1", "-s", "nosuch"], "")?;
+    assert_eq!(status, 255);
+    assert!(stderr.contains("scheduler module ip_vs_nosuch is not available"), "{stderr}");
+    Ok(())
+}
+
+/// A real server with a connection is deleted when that has ended, or when the time is over.
+async fn drains() -> Outcome {
+    let scene = Scene::new(Family::Ipv4).await?;
+    let service = scene.service("rr");
+    service.apply(&scene.client).await?;
+    scene.fetch(scene.host.namespace(), 4).await?;
+    let key = *service.key();
+    let server = |at: usize| (scene.pods[at].address(), 80);
+    let begun = Instant::now();
+    let (address, port) = server(0);
+    let line = format!("-d {key} -r {address}:{port} --drain --grace 2");
+    let words: Vec<_> = line.split_whitespace().collect();
+    // The connections that were fetched are in TIME_WAIT for two minutes, so the grace ends it.
+    let (status, stdout, stderr) = ours(scene.host.namespace(), &words, "")?;
+    let elapsed = begun.elapsed();
+    assert_eq!((status, stdout.as_str()), (0, ""), "{stderr}");
+    assert!(stderr.contains("was deleted after 2 s with 2 connections left"), "{stderr}");
+    assert!(elapsed >= Duration::from_secs(2) && elapsed < LIMIT, "{elapsed:?}");
+    let left = scene.client.destinations(&key).await?;
+    assert!(left.iter().all(|entry| entry.destination.key.address != address), "{left:?}");
+
+    // One without connections goes at once, and so does --apply.
+    let idle = "10.1.0.77:80";
+    printed(scene.host.namespace(), &format!("-a {key} -r {idle} -m"), "")?;
+    let begun = Instant::now();
+    printed(scene.host.namespace(), &format!("-d {key} -r {idle} --drain"), "")?;
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    let (status, _, stderr) =
+        ours(scene.host.namespace(), &["-d", "-f", "1", "-r", idle, "--drain"], "")?;
+    assert!(status == 255 && stderr.contains("does not exist"), "{stderr}");
+    let text = format!("-A {key} -s rr\n");
+    let begun = Instant::now();
+    let done = ended(&run(
+        scene.host.namespace(),
+        &our_program(),
+        &["--apply", "-", "--drain", "--grace", "2"],
+        &text,
+    )?);
+    assert_eq!(done.0, 0, "{done:?}");
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{done:?}");
+    assert!(scene.client.destinations(&key).await?.is_empty());
+    scene.client.flush().await?;
+    Ok(())
+}
