@@ -799,9 +799,11 @@ async fn policy_local() -> Outcome {
     with_proxy(scene.host.namespace(), &directory, &words, story).await
 }
 
-/// Whether there are nftables. A table `t` is there then, too.
+/// Whether there are nftables that filter both families; User-Mode Linux 5.10 has tables only. A table
+/// `t` is there then, too.
 fn has_nft(namespace: &NetNs) -> bool {
-    testbed::run(namespace, "nftables", &["nft", "add", "table", "inet", "t"]).is_ok()
+    let nft = |words: &str| testbed::run(namespace, "nftables", &["nft", words]).is_ok();
+    nft("add table inet t") && nft("add chain inet t c { type nat hook postrouting priority 0; }")
 }
 
 /// Whether a TCP connection comes about.
