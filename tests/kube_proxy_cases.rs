@@ -443,7 +443,10 @@ async fn drain() -> Outcome {
     let (first, second) = (scene.pods[0].address(), scene.pods[1].address());
     let directory = TempDir::new()?;
     let vip: SocketAddr = "10.96.7.20:7".parse()?;
-    write(&directory, "web.yaml", &service("web", "clusterIP: 10.96.7.20, ports: [{port: 7}]"))?;
+    // The service's own limit counts, not the proxy's.
+    let web = service("web", "clusterIP: 10.96.7.20, ports: [{port: 7}]");
+    let limit = "{name: web, annotations: {lvs-kube-proxy/drain-limit: 2s}}";
+    write(&directory, "web.yaml", &web.replace("{name: web}", limit))?;
     let pods = |words: &[(IpAddr, &str)]| {
         let words: Vec<_> = words.iter().map(|(ip, more)| (ip.to_string(), *more)).collect();
         let words: Vec<_> = words.iter().map(|(ip, more)| (ip.as_str(), *more)).collect();
@@ -456,7 +459,7 @@ async fn drain() -> Outcome {
     let draining = format!("TCP 10.96.7.20:7 rr -> {first}:7 weight 0 {second}:7");
     let other = format!("TCP 10.96.7.20:7 rr -> {second}:7");
     let words =
-        ["--service-cluster-ip-range=10.96.0.0/12", "--drain-limit=2s", "--node-ip=172.17.0.1"];
+        ["--service-cluster-ip-range=10.96.0.0/12", "--drain-limit=600s", "--node-ip=172.17.0.1"];
     let client = &scene.client;
     let story = async {
         until(client, &[&one]).await?;

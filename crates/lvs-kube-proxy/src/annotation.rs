@@ -6,6 +6,7 @@
 //! | `lvs-kube-proxy/scheduler-flags` | of `sh-port`, `sh-fallback`, `mh-port`, `mh-fallback`, divided by commas | `mh-port` with the scheduler `mh`, else none |
 //! | `lvs-kube-proxy/forwarding` | `masquerade`, `direct` or `tunnel` | `masquerade` |
 //! | `lvs-kube-proxy/weights` | `WHAT=WEIGHT`, divided by commas; WHAT is an address, a network, `node:NAME` or `zone:NAME`, WEIGHT is 0 to 65535 | 1 for every endpoint |
+//! | `lvs-kube-proxy/drain-limit` | how long endpoints that leave may keep their TCP connections, such as the grace period of the pods: `30s`, `10m`, `0` | the proxy's `--drain-limit` |
 //!
 //! The first entry of `weights` that fits an endpoint counts. `direct` and `tunnel` leave ports as
 //! they are, so endpoints with another port than the address that clients use (node ports, most
@@ -13,12 +14,12 @@
 //!
 //! A wrong value is a notice, and the default is taken: it never costs the service.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use lvs::client::packet::{SchedulerName, ServiceFlags};
 
-use crate::{object::Labels, settings::Settings};
+use crate::{object::Labels, options::GoDuration, settings::Settings};
 
 /// The annotation for the scheduler.
 pub const SCHEDULER: &str = "lvs-kube-proxy/scheduler";
@@ -28,6 +29,9 @@ pub const SCHEDULER_FLAGS: &str = "lvs-kube-proxy/scheduler-flags";
 pub const FORWARDING: &str = "lvs-kube-proxy/forwarding";
 /// The annotation for the weights.
 pub const WEIGHTS: &str = "lvs-kube-proxy/weights";
+
+/// The annotation for the longest drain.
+pub const DRAIN_LIMIT: &str = "lvs-kube-proxy/drain-limit";
 
 /// The greatest weight that an annotation can give. Weights are multiplied in some schedulers.
 const MAX_WEIGHT: u32 = 65_535;
@@ -39,6 +43,7 @@ pub(crate) struct Choice {
     pub(crate) flags: ServiceFlags,
     pub(crate) forwarding: Forwarding,
     weights: Vec<(Selector, u32)>,
+    pub(crate) drain_limit: Option<Duration>,
 }
 
 /// How packets reach an endpoint.
@@ -108,7 +113,14 @@ impl Choice {
                 Vec::new()
             }),
         };
-        Self { scheduler, flags, forwarding, weights }
+        let drain_limit = value(DRAIN_LIMIT).and_then(|text| match text.parse::<GoDuration>() {
+            Ok(limit) => Some(limit.0),
+            Err(_) => {
+                wrong(DRAIN_LIMIT, text, "is not a duration such as 30s or 10m");
+                None
+            }
+        });
+        Self { scheduler, flags, forwarding, weights, drain_limit }
     }
 
     /// The weight of an endpoint.
@@ -224,5 +236,15 @@ mod tests {
     fn forwarding() {
         assert_eq!(read(&[(FORWARDING, "direct")]).0.forwarding, Forwarding::Direct);
         wrong(FORWARDING, "dsr");
+    }
+
+    #[test]
+    fn drain_limits() {
+        let limit = |text: &str| read(&[(DRAIN_LIMIT, text)]).0.drain_limit;
+        assert_eq!(limit("10m"), Some(Duration::from_secs(600)));
+        assert_eq!(limit("0"), Some(Duration::ZERO));
+        for text in ["", "-1s", "for ever"] {
+            wrong(DRAIN_LIMIT, text);
+        }
     }
 }

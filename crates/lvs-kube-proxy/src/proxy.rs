@@ -594,9 +594,10 @@ impl<'n, S: Source> Proxy<'n, S> {
     }
 
     fn policy(&self, table: &Snapshot) -> Policy {
-        let policy = Policy::new()
-            .scope(self.records.scope())
-            .drain(Drain::for_at_most(self.options.drain_limit.0));
+        let limits = self.state.drain_limits();
+        let drain = Drain::for_at_most(self.options.drain_limit.0)
+            .limit_of(move |service, _| limits.get(service).copied());
+        let policy = Policy::new().scope(self.records.scope()).drain(drain);
         let there: usize =
             table.services.values().map(|service| 1 + service.destinations.len()).sum();
         match self.guard {

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use lvs::client::packet::{Protocol, ServiceKey};
@@ -83,6 +83,8 @@ pub struct State {
     claims: BTreeMap<Claim, usize>,
     /// How many claims there are on each address.
     addresses: BTreeMap<IpAddr, usize>,
+    /// Which services say how long their endpoints may drain.
+    limited: BTreeSet<ObjectName>,
     /// Who wants a port for health checks.
     health_ports: BTreeMap<u16, BTreeSet<ObjectName>>,
     /// What was said of each service.
@@ -105,6 +107,7 @@ impl State {
             translations: BTreeMap::new(),
             claims: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            limited: BTreeSet::new(),
             health_ports: BTreeMap::new(),
             said: BTreeMap::new(),
         }
@@ -239,6 +242,17 @@ impl State {
         })
     }
 
+    /// How long the endpoints of a virtual service may drain, where its Service says so.
+    pub fn drain_limits(&self) -> BTreeMap<ServiceKey, Duration> {
+        let limited = self.limited.iter().filter_map(|name| {
+            let translation = self.translations.get(name)?;
+            Some((translation.drain_limit?, &translation.targets))
+        });
+        let keys = limited
+            .flat_map(|(limit, targets)| targets.iter().map(move |target| (*target.key(), limit)));
+        keys.collect()
+    }
+
     /// The endpoints of this node that are behind a service.
     pub fn local_endpoints(&self) -> BTreeSet<(Protocol, SocketAddr)> {
         self.translations.values().flat_map(|service| &service.local_endpoints).copied().collect()
@@ -343,6 +357,7 @@ impl State {
     /// Withdraws all that a service claims.
     fn retract(&mut self, name: &ObjectName, keys: &mut BTreeSet<ServiceKey>) {
         let Some(translation) = self.translations.remove(name) else { return };
+        self.limited.remove(name);
         for target in translation.targets {
             let key = *target.key();
             keys.insert(key);
@@ -389,6 +404,9 @@ impl State {
         }
         if let Some(HealthCheck { port, .. }) = translation.health_check {
             self.health_ports.entry(port).or_default().insert(name.clone());
+        }
+        if translation.drain_limit.is_some() {
+            self.limited.insert(name.clone());
         }
         self.translations.insert(name.clone(), translation);
     }

@@ -35,6 +35,8 @@ pub struct Translation {
     /// Its endpoints on this node, ready or not, by protocol: what they send to their own service
     /// comes back to them and must not have their own address as source.
     pub local_endpoints: BTreeSet<(Protocol, SocketAddr)>,
+    /// How long endpoints that leave may keep their connections, where the service says so.
+    pub drain_limit: Option<Duration>,
     /// What a load balancer asks this node.
     pub health_check: Option<HealthCheck>,
     /// Whether the internal policy is `Local` and there is an endpoint, but none here.
@@ -184,6 +186,7 @@ impl<'a> Translator<'a> {
     }
 
     fn run(mut self) -> Translation {
+        self.result.drain_limit = self.choice.drain_limit;
         if is_proxied(self.service) {
             for ipv4 in [true, false] {
                 self.family(ipv4);

@@ -11,24 +11,24 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+mod control_plane;
+
 use std::{
     collections::BTreeSet,
     error::Error,
     fs::{self, File},
     net::SocketAddr,
+    ops::Deref,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
+use control_plane::{ControlPlane, lines};
 use examples::Conversation;
-use lvs::{
-    Desired,
-    client::{Client, packet::ServiceFlags},
-};
+use lvs::client::Client;
 use lvs_kube_proxy::LINK;
 use netns_link::NetNs;
-use tempfile::TempDir;
 use testbed::{Container, DockerHost, Family, Process, http_get};
 use tokio::time::sleep;
 
@@ -40,21 +40,7 @@ const VIP: &str = "10.0.0.185";
 const API: &str = "-t 10.0.0.1:443 rr";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    guest::assume_role();
-    if std::env::args().any(|word| word == "--list") {
-        return Ok(());
-    }
-    if std::env::var_os("LVS_CLUSTER").is_none_or(|value| value != "1") {
-        println!("not run: LVS_CLUSTER=1 is not set");
-        return Ok(());
-    }
-    // The guest has no network: what is to be fetched is fetched before.
-    let programs = PathBuf::from(output(Command::new(script("build"))).trim());
-    let mut options = guest::Options::from_env()?;
-    options.memory = options.memory.max(3072);
-    options.time_limit = Some(Duration::from_secs(1800));
-    println!("on {}", guest::enter(&options)?);
-    story(programs)
+    control_plane::enter()?.map_or(Ok(()), story)
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -71,8 +57,8 @@ async fn story(programs: PathBuf) -> Result<(), Box<dyn Error>> {
     }
     let container = host.container("client", 9).await?;
     let ipvs = Client::connect_in(host.namespace())?;
-    let scene =
-        Scene { host: &host, ipvs, programs, state: TempDir::new()?, begin: Instant::now() };
+    let cluster = ControlPlane::new(host.namespace(), programs);
+    let scene = Scene { host: &host, ipvs, cluster, begin: Instant::now() };
 
     scene.say("the control plane starts");
     scene.script("start", &["10.0.0.0/16"]);
@@ -232,9 +218,16 @@ async fn story(programs: PathBuf) -> Result<(), Box<dyn Error>> {
 struct Scene<'h> {
     host: &'h DockerHost,
     ipvs: Client,
-    programs: PathBuf,
-    state: TempDir,
+    cluster: ControlPlane<'h>,
     begin: Instant,
+}
+
+impl<'h> Deref for Scene<'h> {
+    type Target = ControlPlane<'h>;
+
+    fn deref(&self) -> &ControlPlane<'h> {
+        &self.cluster
+    }
 }
 
 impl Scene<'_> {
@@ -242,56 +235,8 @@ impl Scene<'_> {
         println!("\n== {text} ({:.1} s)", self.begin.elapsed().as_secs_f64());
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.state.path().join(name)
-    }
-
     fn here(&self) -> &NetNs {
         self.host.namespace()
-    }
-
-    /// Runs a program on the node to its end.
-    fn output(&self, command: &mut Command) -> String {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let output = self.here().spawn(command).unwrap().wait_with_output().unwrap();
-        assert!(output.status.success(), "{command:?}: {}", output.status);
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn script(&self, name: &str, words: &[&str]) {
-        self.output(Command::new(script(name)).arg(self.state.path()).args(words));
-    }
-
-    fn kubectl(&self, line: &str) -> String {
-        self.kubectl_words(&line.split(' ').collect::<Vec<_>>())
-    }
-
-    fn kubectl_words(&self, words: &[&str]) -> String {
-        let mut command = Command::new(self.programs.join("kubectl"));
-        command.arg("--kubeconfig").arg(self.path("admin.kubeconfig")).args(words);
-        self.output(&mut command)
-    }
-
-    fn apply(&self, manifest: &str) {
-        let file = self.path("input.yaml");
-        fs::write(&file, manifest).unwrap();
-        self.kubectl_words(&["apply", "--validate=false", "-f", file.to_str().unwrap()]);
-    }
-
-    /// What a kubelet or a scheduler sends.
-    fn send(&self, method: &str, path: &str, kind: &str, body: &str) {
-        let key = |name: &str| self.path("keys").join(name);
-        let mut command = Command::new("curl");
-        command.args(["-sfS", "-o", "/dev/null", "-X", method]);
-        command.arg("--cacert").arg(key("ca.crt"));
-        command.arg("--cert").arg(key("admin.crt")).arg("--key").arg(key("admin.key"));
-        command.args(["-H", &format!("Content-Type: application/{kind}"), "-d", body]);
-        command.arg(format!("https://127.0.0.1:6443{path}"));
-        self.output(&mut command);
-    }
-
-    fn patch(&self, path: &str, body: &str) {
-        self.send("PATCH", path, "strategic-merge-patch+json", body);
     }
 
     /// The names of the pods that are not ending, once there are so many.
@@ -374,46 +319,22 @@ impl Scene<'_> {
 
     fn proxy(&self) -> Result<Process, Box<dyn Error>> {
         let log = File::options().create(true).append(true).open(self.path("proxy.log"))?;
-        let mut command = self.program();
+        let mut command = self.our_program();
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(Process::start(self.here(), &mut command)?)
     }
 
-    fn program(&self) -> Command {
+    fn our_program(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lvs-kube-proxy"));
         command.arg("--kubeconfig").arg(self.path("proxy.kubeconfig"));
-        command.arg("--state-dir").arg(self.state.path());
+        command.arg("--state-dir").arg(self.path(""));
         command.args(["--hostname-override=node1", "--service-cluster-ip-range=10.0.0.0/16"]);
         command.args(["--drain-limit=600s", "--nodeport-addresses=172.17.0.0/16", "-v=4"]);
         command
     }
 
     fn clean_up(&self) {
-        self.output(self.program().arg("--cleanup"));
-    }
-
-    async fn lines(&self) -> Result<Vec<String>, Box<dyn Error>> {
-        let desired = Desired::try_from(&self.ipvs.snapshot().await?)?;
-        let lines = desired.iter().map(|service| {
-            let settings = service.service();
-            let mut line = format!("{} {}", settings.key(), settings.scheduler);
-            if settings.flags.contains(ServiceFlags::PERSISTENT) {
-                line += &format!(" persistent {}", settings.timeout);
-            }
-            let mut servers: Vec<_> = service
-                .destinations()
-                .iter()
-                .map(|server| match server.weight.get() {
-                    1 => server.key.to_string(),
-                    weight => format!("{}*{weight}", server.key),
-                })
-                .collect();
-            servers.sort();
-            servers.iter().fold(line, |line, server| format!("{line} {server}"))
-        });
-        let mut lines: Vec<_> = lines.collect();
-        lines.sort();
-        Ok(lines)
+        self.output(self.our_program().arg("--cleanup"));
     }
 
     /// Waits until the whole table is so, but for real servers that still drain.
@@ -462,7 +383,7 @@ impl Scene<'_> {
     ) -> Result<(), Box<dyn Error>> {
         let begin = Instant::now();
         loop {
-            let lines = self.lines().await?;
+            let lines = lines(&self.ipvs).await?;
             if is_so(&lines) {
                 println!("{:.2} s: {lines:?}", begin.elapsed().as_secs_f64());
                 return Ok(());
@@ -482,27 +403,6 @@ impl Scene<'_> {
         let ours = text.lines().filter(|line| line.contains(LINK));
         Ok(ours.map(str::to_owned).collect())
     }
-
-    /// Lets etcd forget all but the last revision.
-    fn compact(&self) {
-        let ask = |path: &str, body: &str| {
-            let mut command = Command::new("curl");
-            command.args(["-sf", &format!("http://127.0.0.1:2379/v3/kv/{path}"), "-d", body]);
-            self.output(&mut command)
-        };
-        let answer: serde_json::Value =
-            serde_json::from_str(&ask("range", r#"{"key": "YQ=="}"#)).unwrap();
-        let revision = answer["header"]["revision"].as_str().unwrap();
-        ask("compaction", &format!(r#"{{"revision": "{revision}", "physical": true}}"#));
-    }
-}
-
-fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster").join(name)
-}
-
-fn output(mut command: Command) -> String {
-    output_of(&mut command)
 }
 
 fn output_of(command: &mut Command) -> String {

@@ -1,0 +1,156 @@
+//! A Kubernetes 1.20.2 control plane in a network namespace of the guest: `cluster/build` makes its
+//! programs, `cluster/start` starts them on loopback addresses.
+
+#![allow(dead_code, reason = "each of the tests that share this file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+use std::{
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use lvs::{
+    Desired,
+    client::{Client, packet::ServiceFlags},
+};
+use netns_link::NetNs;
+use tempfile::TempDir;
+
+/// Puts this process into a guest that has room for a control plane, and returns where the programs are;
+/// `None` if it is not asked for.
+pub(crate) fn enter() -> Result<Option<PathBuf>, Box<dyn Error>> {
+    guest::assume_role();
+    if std::env::args().any(|word| word == "--list") {
+        return Ok(None);
+    }
+    if std::env::var_os("LVS_CLUSTER").is_none_or(|value| value != "1") {
+        println!("not run: LVS_CLUSTER=1 is not set");
+        return Ok(None);
+    }
+    // The guest has no network: what is to be fetched is fetched before.
+    let output = Command::new(script("build")).stderr(Stdio::inherit()).output()?;
+    assert!(output.status.success(), "cluster/build: {}", output.status);
+    let programs = String::from_utf8(output.stdout)?;
+    let mut options = guest::Options::from_env()?;
+    options.memory = options.memory.max(3072);
+    options.time_limit = Some(Duration::from_secs(2400));
+    println!("on {}", guest::enter(&options)?);
+    Ok(Some(PathBuf::from(programs.trim())))
+}
+
+pub(crate) struct ControlPlane<'n> {
+    here: &'n NetNs,
+    programs: PathBuf,
+    state: TempDir,
+}
+
+impl<'n> ControlPlane<'n> {
+    pub(crate) fn new(here: &'n NetNs, programs: PathBuf) -> Self {
+        Self { here, programs, state: TempDir::new().unwrap() }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.state.path().join(name)
+    }
+
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
+
+    /// Runs a program in the namespace to its end.
+    pub(crate) fn output(&self, command: &mut Command) -> String {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let output = self.here.spawn(command).unwrap().wait_with_output().unwrap();
+        assert!(output.status.success(), "{command:?}: {}", output.status);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub(crate) fn script(&self, name: &str, words: &[&str]) {
+        self.output(Command::new(script(name)).arg(self.state.path()).args(words));
+    }
+
+    pub(crate) fn kubectl(&self, line: &str) -> String {
+        self.kubectl_words(&line.split(' ').collect::<Vec<_>>())
+    }
+
+    pub(crate) fn kubectl_words(&self, words: &[&str]) -> String {
+        let mut command = Command::new(self.program("kubectl"));
+        command.arg("--kubeconfig").arg(self.path("admin.kubeconfig")).args(words);
+        self.output(&mut command)
+    }
+
+    pub(crate) fn apply(&self, manifest: &str) {
+        let file = self.path("input.yaml");
+        fs::write(&file, manifest).unwrap();
+        self.kubectl_words(&["apply", "--validate=false", "-f", file.to_str().unwrap()]);
+    }
+
+    /// Sends a request as an administrator.
+    pub(crate) fn send(&self, method: &str, path: &str, kind: &str, body: &str) {
+        let key = |name: &str| self.path("keys").join(name);
+        let file = self.path("body");
+        fs::write(&file, body).unwrap();
+        let mut command = Command::new("curl");
+        command.args(["-sfS", "-o", "/dev/null", "-X", method]);
+        command.arg("--cacert").arg(key("ca.crt"));
+        command.arg("--cert").arg(key("admin.crt")).arg("--key").arg(key("admin.key"));
+        command.args(["-H", &format!("Content-Type: application/{kind}"), "--data-binary"]);
+        command.arg(format!("@{}", file.display()));
+        command.arg(format!("https://127.0.0.1:6443{path}"));
+        self.output(&mut command);
+    }
+
+    pub(crate) fn patch(&self, path: &str, body: &str) {
+        self.send("PATCH", path, "strategic-merge-patch+json", body);
+    }
+
+    /// Asks etcd.
+    pub(crate) fn etcd(&self, path: &str, body: &str) -> String {
+        let file = self.path("body");
+        fs::write(&file, body).unwrap();
+        let mut command = Command::new("curl");
+        command.args(["-sf", &format!("http://127.0.0.1:2379/v3/kv/{path}"), "--data-binary"]);
+        command.arg(format!("@{}", file.display()));
+        self.output(&mut command)
+    }
+
+    /// Lets etcd forget all but the last revision.
+    pub(crate) fn compact(&self) {
+        let answer: serde_json::Value =
+            serde_json::from_str(&self.etcd("range", r#"{"key": "YQ=="}"#)).unwrap();
+        let revision = answer["header"]["revision"].as_str().unwrap();
+        self.etcd("compaction", &format!(r#"{{"revision": "{revision}", "physical": true}}"#));
+    }
+}
+
+/// A table, a line for each service, sorted.
+pub(crate) async fn lines(ipvs: &Client) -> Result<Vec<String>, Box<dyn Error>> {
+    let desired = Desired::try_from(&ipvs.snapshot().await?)?;
+    let lines = desired.iter().map(|service| {
+        let settings = service.service();
+        let mut line = format!("{} {}", settings.key(), settings.scheduler);
+        if settings.flags.contains(ServiceFlags::PERSISTENT) {
+            line += &format!(" persistent {}", settings.timeout);
+        }
+        let mut servers: Vec<_> = service
+            .destinations()
+            .iter()
+            .map(|server| match server.weight.get() {
+                1 => server.key.to_string(),
+                weight => format!("{}*{weight}", server.key),
+            })
+            .collect();
+        servers.sort();
+        servers.iter().fold(line, |line, server| format!("{line} {server}"))
+    });
+    let mut lines: Vec<_> = lines.collect();
+    lines.sort();
+    Ok(lines)
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster").join(name)
+}
