@@ -3,7 +3,9 @@
 
 use std::{
     collections::BTreeSet,
+    io::{BufRead as _, BufReader, Write as _},
     net::{IpAddr, SocketAddr, UdpSocket},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -21,6 +23,13 @@ use lvs::{
     VirtualService, VirtualServiceBuilder, model::Kernel, strategy,
 };
 use netns_link::NetNs;
+use nix::{
+    sys::{
+        ptrace,
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
 use proptest::{
     collection::vec,
     strategy::{Strategy, ValueTree},
@@ -28,7 +37,10 @@ use proptest::{
 };
 use testbed::{Family, run};
 
-use crate::scene::{LIMIT, Scene};
+use crate::{
+    part::{self, Part},
+    scene::{LIMIT, Scene},
+};
 
 /// Every case by its name.
 pub(crate) fn cases() -> Vec<Trial> {
@@ -46,6 +58,7 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("lvs_random_tables", random_tables),
         client_case("lvs_scope_and_guard", scope_and_guard),
         client_case("lvs_killed_at_each_write", killed_at_each_write),
+        client_case("lvs_killed_at_each_system_call", killed_at_each_system_call),
         client_case("lvs_blocking_twin", blocking_twin),
         client_case("lvs_reconciler_runs", reconciler_runs),
         client_case("lvs_reconciler_tries_again", reconciler_tries_again),
@@ -285,6 +298,82 @@ async fn killed_at_each_write(_namespace: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
+pub(crate) const PARTS: &[Part] = &[APPLIES];
+const APPLIES: Part = Part("applies", applies);
+
+/// What the process that is killed finds, with more real servers than one datagram takes.
+fn before_the_kill() -> Result<Desired, Failed> {
+    let old = web().real_servers([nat("172.17.0.3:80"), nat("172.17.0.4:80").weight(0)]);
+    let other = VirtualService::firewall_mark(7).real_server(nat("172.17.0.3:80"));
+    Ok([old, other].into_iter().collect::<Result<Desired, _>>()?)
+}
+
+/// What it wants.
+fn after_the_kill() -> Result<Desired, Failed> {
+    let more = (1..=200).map(|host| nat(&format!("172.18.0.{host}:80")));
+    let first = [nat("172.17.0.3:80").weight(0), nat("172.17.0.5:80")];
+    Ok(web().scheduler("wrr").real_servers(first.into_iter().chain(more)).build()?.into())
+}
+
+/// Plans, and applies when it is told to.
+fn applies() -> Outcome {
+    let client = blocking::Client::connect()?;
+    let plan = after_the_kill()?.blocking_plan(&client, &Policy::new().scope(Scope::All))?;
+    println!("ready");
+    std::io::stdin().read_line(&mut String::new())?;
+    plan.blocking_apply(&client)?;
+    Ok(())
+}
+
+/// A process that applies is killed before and after each of its system calls; the next run finishes
+/// the work. And the service never is without a usable real server.
+async fn killed_at_each_system_call(namespace: NetNs, client: Client) -> Outcome {
+    let policy = Policy::new().scope(Scope::All);
+    let (old, new) = (before_the_kill()?, after_the_kill()?);
+    let mut left = BTreeSet::new();
+    for stops in 0.. {
+        assert!(stops < 400, "it does not end");
+        client.flush().await?;
+        old.apply(&client, &policy).await?;
+        let ended = namespace.run(|| killed_after(stops))??;
+        let found = client.destinations(&key("-t 10.0.0.185:80")).await?;
+        assert!(found.iter().any(|entry| entry.destination.weight != Weight::ZERO), "{stops}");
+        left.insert(new.apply(&client, &policy).await?.len());
+        assert_eq!(Desired::try_from(&client.snapshot().await?)?, new, "after {stops} stops");
+        if ended {
+            break;
+        }
+    }
+    // Its five datagrams: a service, 201 real servers in two, a weight, and what goes.
+    println!("writes left: {left:?}");
+    assert_eq!(left, BTreeSet::from([0, 2, 3, 76, 204, 205]));
+    Ok(())
+}
+
+/// Starts a process that applies and kills it after so many stops at its system calls. Returns
+/// whether it had ended before.
+fn killed_after(stops: usize) -> Result<bool, Failed> {
+    let mut command = part::again(APPLIES)?;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut ready = String::new();
+    BufReader::new(child.stdout.take().ok_or("it has an output")?).read_line(&mut ready)?;
+    assert_eq!(ready, "ready\n");
+    let pid = Pid::from_raw(child.id().try_into()?);
+    ptrace::attach(pid)?;
+    waitpid(pid, None)?;
+    child.stdin.take().ok_or("it has an input")?.write_all(b"go\n")?;
+    for _ in 0..stops {
+        ptrace::syscall(pid, None)?;
+        if let WaitStatus::Exited(_, code) = waitpid(pid, None)? {
+            assert_eq!(code, 0, "it ends well");
+            return Ok(true);
+        }
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(false)
+}
+
 /// It takes what comes, repairs what others do, writes nothing where nothing differs, and ends when
 /// nothing more can come.
 async fn reconciler_runs(_namespace: NetNs, client: Client) -> Outcome {
@@ -345,6 +434,8 @@ async fn reconciler_tries_again(_namespace: NetNs, client: Client) -> Outcome {
         let error = round.result.expect_err("no such scheduler");
         assert!(error.to_string().contains("ip_vs_wrrr"), "{error}");
         let whole = number == 0;
+        let read = round.table.ok_or("it was read")?;
+        assert!(read.services.is_empty(), "before it wrote, and of these services: {read:?}");
         assert_eq!(round.services, (!whole).then(|| BTreeSet::from([*bad.key()])));
         let due = reconciler.due(now).ok_or("it is tried again")?;
         let pause = Duration::from_secs(pause);
@@ -357,6 +448,10 @@ async fn reconciler_tries_again(_namespace: NetNs, client: Client) -> Outcome {
     reconciler.round(&client, now).await.ok_or("it is due")?.result?;
     assert_eq!(reconciler.status().failed_in_a_row, 0);
     assert_eq!(client.services().await?.len(), 2);
+    // What a round reads of some services, anybody can read.
+    let keys = BTreeSet::from([*bad.key(), key("-t 10.0.0.186:80")]);
+    let read = lvs::read_services(&client, &keys).await?;
+    assert_eq!(read.services.into_keys().collect::<Vec<_>>(), [*bad.key()]);
     Ok(())
 }
 
@@ -370,6 +465,8 @@ async fn blocking_twin(namespace: NetNs, client: Client) -> Outcome {
     let desired = Desired::from(service.clone());
     assert!(desired.blocking_apply(&twin, &Policy::new())?.is_empty());
     assert!(desired.blocking_plan(&twin, &Policy::new())?.blocking_apply(&twin)?.is_empty());
+    let keys = BTreeSet::from([*service.key()]);
+    assert_eq!(lvs::blocking_read_services(&twin, &keys)?, client.snapshot().await?);
     assert!(service.blocking_remove(&twin)? && !service.blocking_remove(&twin)?);
     Ok(())
 }

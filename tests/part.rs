@@ -66,6 +66,13 @@ pub(crate) fn other_namespace() -> Result<NetNs, Failed> {
     Ok(NetNs::open(&env::var(OTHER)?)?)
 }
 
+/// This program again, in a part and without anything taken from it.
+pub(crate) fn again(Part(part, _): Part) -> Result<Command, Failed> {
+    let mut command = Command::new(env::current_exe()?);
+    command.env(PART, part);
+    Ok(command)
+}
+
 /// Runs this program again, in a namespace of its own.
 fn play(part: &str, by: &[&str]) -> Outcome {
     let namespace = NetNs::new()?;

@@ -11,6 +11,7 @@ use ipvs_packet::{
 
 use crate::{CommandOption, Mistake, Mistakes, Names, Numeric, Place, options::described};
 
+use self::read::read_behind;
 pub(crate) use self::read::read_line;
 #[cfg(feature = "serde")]
 pub(crate) use self::read::scheduler_flag;
@@ -212,6 +213,24 @@ impl Command {
             None => {
                 let place = Place::Line { line: 1, column: 1 };
                 Err(Mistake::usage(place, "a command such as -A or -L is missing").into())
+            }
+        }
+    }
+
+    /// Reads a real server without its service, as it displays: `-r 172.17.0.3:80 -m -w 3`. Its port
+    /// is 0 where none is said.
+    ///
+    /// # Errors
+    ///
+    /// As for [`parse_line`](Self::parse_line).
+    pub fn parse_server(line: &str) -> Result<Destination, Mistakes> {
+        // Any mark of the family will do: its real servers have a port only if it is said.
+        let before: &[_] =
+            if line.contains('[') { &["-a", "-f", "1", "-6"] } else { &["-a", "-f", "1"] };
+        match read_behind(before, 1, line, &Numeric)? {
+            Some(Self::AddServer(_, destination)) => Ok(destination),
+            _ => {
+                Err(Mistake::new(Place::Line { line: 1, column: 1 }, "it is no real server").into())
             }
         }
     }

@@ -120,8 +120,13 @@ macro_rules! drive {
             }
         }
 
-        /// Reads some services, each for itself.
-        pub(crate) $($async)? fn $read(
+        /// Reads some services, each for itself: those that exist are in the snapshot. It takes no
+        /// longer for a large table; of more than 512 services, the whole table is read, since that
+        /// is faster then.
+        #[doc = $suffix]
+        ///
+        /// What [`Plan::of_services`] and [`Draining::step_of_services`](crate::Draining) compare.
+        pub $($async)? fn $read(
             client: &$client,
             keys: &BTreeSet<ServiceKey>,
         ) -> Result<Snapshot, Error> {
@@ -141,14 +146,14 @@ macro_rules! drive {
 }
 
 drive!(
-    ipvs_client::Client, [async], [.await], "", read, apply, plan, remove
+    ipvs_client::Client, [async], [.await], "", read_services, apply, plan, remove
 );
 drive!(
     ipvs_client::blocking::Client,
     [],
     [],
     " Without async.",
-    blocking_read,
+    blocking_read_services,
     blocking_apply,
     blocking_plan,
     blocking_remove

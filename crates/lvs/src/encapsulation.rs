@@ -1,8 +1,10 @@
 //! How a tunnel wraps packets.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use ipvs_client::packet::{Tunnel, TunnelFlags, TunnelType};
+
+use crate::{Invalid, Rule, Violation};
 
 /// How a tunnel to a real server wraps packets: IP in IP, in UDP (GUE), or GRE; the last two since
 /// Linux 5.3.
@@ -79,5 +81,60 @@ impl fmt::Display for Encapsulation {
             write!(f, " with remote checksum")?;
         }
         Ok(())
+    }
+}
+
+/// Reads what is displayed.
+impl FromStr for Encapsulation {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let read = || {
+            let mut words = text.split_whitespace().peekable();
+            let mut encapsulation = match words.next()? {
+                "ipip" => Self::IPIP,
+                "gre" => Self::gre(),
+                "gue" if words.next_if_eq(&"port").is_some() => {
+                    Self::gue(words.next()?.parse().ok()?)
+                }
+                _ => return None,
+            };
+            while words.next_if_eq(&"with").is_some() {
+                encapsulation = match (words.next()?, words.next_if_eq(&"checksum")) {
+                    ("checksum", None) => encapsulation.checksum(),
+                    ("remote", Some(_)) => encapsulation.remote_checksum(),
+                    _ => return None,
+                };
+            }
+            words.next().is_none().then_some(encapsulation)
+        };
+        let violation = || Violation::new("encapsulation".to_owned(), text, Rule::Encapsulation);
+        read().ok_or_else(|| Invalid::new(vec![violation()]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_displayed_is_read() {
+        let (gue, gre) = (Encapsulation::gue(6080), Encapsulation::gre());
+        for encapsulation in [
+            Encapsulation::IPIP,
+            gre,
+            gre.checksum(),
+            gue,
+            gue.checksum(),
+            gue.remote_checksum(),
+            gue.checksum().remote_checksum(),
+        ] {
+            assert_eq!(encapsulation.to_string().parse(), Ok(encapsulation));
+        }
+        for text in ["", "gue", "gue port x", "gre with", "ipip with remote", "gre checksum", "sit"]
+        {
+            let Err(invalid) = text.parse::<Encapsulation>() else { panic!("{text}") };
+            assert!(invalid.to_string().ends_with("(encapsulation)"), "{invalid}");
+        }
     }
 }

@@ -116,6 +116,7 @@ pub use crate::{
     apply::{Applied, ApplyError, Outcome},
     desired::Desired,
     draining::Draining,
+    drive::{blocking_read_services, read_services},
     encapsulation::Encapsulation,
     invalid::{Invalid, Rule, Violation},
     plan::{Action, Change, CommandLines, Diff, Phase, Plan},

@@ -107,6 +107,12 @@ impl RealServer {
         self
     }
 
+    /// Of a destination that was read without its service: port 0 is the service's.
+    pub(crate) fn from_switches(destination: &Destination) -> Self {
+        let port = Some(destination.key.port).filter(|port| *port != 0);
+        Self { port, ..Self::from(destination) }
+    }
+
     /// Where it is.
     pub fn address(&self) -> IpAddr {
         self.address

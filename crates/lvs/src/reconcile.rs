@@ -10,8 +10,8 @@ use ipvs_client::{Client, Snapshot, blocking, packet::ServiceKey};
 use ipvs_table::{Pair, pairs};
 
 use crate::{
-    Applied, ApplyError, Desired, Draining, Ledger, Plan, Policy, Scope, VirtualService,
-    drive::{blocking_read, read},
+    Applied, ApplyError, Desired, Draining, Ledger, Plan, Policy, VirtualService,
+    drive::{blocking_read_services, read_services},
 };
 
 /// No interval is shorter.
@@ -120,6 +120,9 @@ pub struct Status {
 pub struct Round {
     /// The services that it was about; `None` where it was the whole table.
     pub services: Option<BTreeSet<ServiceKey>>,
+    /// What it read, before it wrote: the whole table, or those of the services that existed. `None`
+    /// where it could not be read.
+    pub table: Option<Snapshot>,
     /// How long it took to read.
     pub reading: Duration,
     /// How long it took to plan.
@@ -177,7 +180,7 @@ impl Reconciler {
 
     /// Takes a new desired state in the place of the last one.
     ///
-    /// With a [`Scope::Ledger`], it is [claimed](Ledger::claim) in the reconciler's
+    /// With a ledger in its [scope](crate::Scope), it is [claimed](Ledger::claim) in that
     /// [ledger](Self::ledger), which the caller stores before the next round.
     pub fn set(&mut self, desired: Desired) {
         let differing = differing(&self.desired, &desired);
@@ -211,7 +214,7 @@ impl Reconciler {
 
     fn was_changed(&mut self) {
         self.confirmed = 0;
-        if let Scope::Ledger(ledger) = self.policy.scope_mut() {
+        if let Some(ledger) = self.policy.ledger_mut() {
             ledger.claim(&self.desired);
         }
     }
@@ -244,12 +247,9 @@ impl Reconciler {
         &self.desired
     }
 
-    /// The ledger of a [`Scope::Ledger`], as it is to be stored.
+    /// The ledger in its [scope](crate::Scope), as it is to be stored; of several, the first one.
     pub fn ledger(&mut self) -> Option<&Ledger> {
-        match self.policy.scope_mut() {
-            Scope::Ledger(ledger) => Some(ledger),
-            _ => None,
-        }
+        self.policy.ledger_mut().map(|ledger| &*ledger)
     }
 
     /// The real servers that are being drained.
@@ -302,7 +302,7 @@ impl Reconciler {
         table: &Snapshot,
         now: Instant,
     ) -> Plan {
-        if let (Scope::Ledger(ledger), None) = (self.policy.scope_mut(), services) {
+        if let (Some(ledger), None) = (self.policy.ledger_mut(), services) {
             ledger.settle(&self.desired, table);
         }
         let (desired, policy, draining) = (&self.desired, &self.policy, &mut self.draining);
@@ -392,21 +392,21 @@ impl Reconciler {
         let clock = Instant::now();
         let table = match &services {
             None => client.snapshot().await,
-            Some(keys) => read(client, keys).await,
+            Some(keys) => read_services(client, keys).await,
         };
         let reading = clock.elapsed();
         let mut planning = Duration::ZERO;
-        let result = match table {
-            Err(error) => Err(ApplyError::unread(error)),
+        let (table, result) = match table {
+            Err(error) => (None, Err(ApplyError::unread(error))),
             Ok(table) => {
                 let plan = self.plan(services.as_ref(), &table, now);
                 planning = clock.elapsed() - reading;
-                plan.apply(client).await
+                (Some(table), plan.apply(client).await)
             }
         };
         let took = clock.elapsed();
         let writing = took - reading - planning;
-        let round = Round { services, reading, planning, writing, result };
+        let round = Round { services, table, reading, planning, writing, result };
         // Intervals count from the end, so that a large table is not read without a pause.
         self.finish(&round, later(now, took));
         Some(round)
@@ -418,21 +418,21 @@ impl Reconciler {
         let clock = Instant::now();
         let table = match &services {
             None => client.snapshot(),
-            Some(keys) => blocking_read(client, keys),
+            Some(keys) => blocking_read_services(client, keys),
         };
         let reading = clock.elapsed();
         let mut planning = Duration::ZERO;
-        let result = match table {
-            Err(error) => Err(ApplyError::unread(error)),
+        let (table, result) = match table {
+            Err(error) => (None, Err(ApplyError::unread(error))),
             Ok(table) => {
                 let plan = self.plan(services.as_ref(), &table, now);
                 planning = clock.elapsed() - reading;
-                plan.blocking_apply(client)
+                (Some(table), plan.blocking_apply(client))
             }
         };
         let took = clock.elapsed();
         let writing = took - reading - planning;
-        let round = Round { services, reading, planning, writing, result };
+        let round = Round { services, table, reading, planning, writing, result };
         // Intervals count from the end, so that a large table is not read without a pause.
         self.finish(&round, later(now, took));
         Some(round)
@@ -516,7 +516,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        Drain,
+        Drain, Scope,
         apply::{Apply, Step},
         model::Kernel,
         strategy,
@@ -545,7 +545,14 @@ mod tests {
         }
         let zero = Duration::ZERO;
         let result = apply.finish();
-        let round = Round { services, reading: zero, planning: zero, writing: zero, result };
+        let round = Round {
+            services,
+            table: Some(table),
+            reading: zero,
+            planning: zero,
+            writing: zero,
+            result,
+        };
         reconciler.finish(&round, now);
         Some(round)
     }

@@ -3,9 +3,9 @@
 use std::{error, fmt, io, str::FromStr};
 
 use ipvs_client::{ServiceSnapshot, Snapshot, packet::DestinationEntry, packet::ServiceEntry};
-use ipvs_table::{Mistakes, Rules};
+use ipvs_table::{Command, Mistakes, Rules};
 
-use crate::{Desired, Invalid, VirtualService};
+use crate::{Desired, Invalid, RealServer, VirtualService};
 
 /// A text that is not a desired state: all that is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +96,16 @@ impl fmt::Display for VirtualService {
     }
 }
 
+/// Reads what stands behind `ipvsadm -a SERVICE`: `-r 172.17.0.3:80 -m -w 3`. Without a port, or with 0, it has the
+/// service's.
+impl FromStr for RealServer {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        Ok(Self::from_switches(&Command::parse_server(text)?))
+    }
+}
+
 /// What a snapshot of the kernel's table would hold, without statistics.
 impl From<&VirtualService> for ServiceSnapshot {
     fn from(service: &VirtualService) -> Self {
@@ -121,7 +131,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::strategy;
+    use crate::{Encapsulation, strategy};
 
     proptest! {
         #[test]
@@ -131,6 +141,22 @@ mod tests {
                 prop_assert_eq!(&service.to_string().parse::<VirtualService>().unwrap(), service);
             }
         }
+    }
+
+    #[test]
+    fn real_servers_are_read() {
+        let read = |text: &str| text.parse::<RealServer>().unwrap();
+        let (v4, v6) = ("172.17.0.3".parse().unwrap(), "fd00::3".parse().unwrap());
+        let nat = RealServer::nat("172.17.0.3:80".parse().unwrap()).weight(3).thresholds(100, 50);
+        assert_eq!(read("-r 172.17.0.3:80 -m -w 3 -x 100 -y 50"), nat);
+        assert_eq!(read("-r 172.17.0.3"), RealServer::direct(v4), "ipvsadm's defaults");
+        let gue = Encapsulation::gue(6080).checksum();
+        assert_eq!(
+            read("-r [fd00::3]:0 -i -w 0 --tun-type gue --tun-port 6080 --tun-csum"),
+            RealServer::tunnel(v6).weight(0).encapsulation(gue)
+        );
+        let error = "-r 172.17.0.3 -w x -x y".parse::<RealServer>().unwrap_err().to_string();
+        assert_eq!(error.lines().count(), 2, "{error}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{Command, ListOptions, Listed, OwnOption, ParsedCommand};
 use crate::{
     CommandOption, Mistake, Mistakes, Names, Place,
     options::{Given, Opt, Scanner, Text, Verb},
-    words::{Word, split},
+    words::split,
 };
 
 /// The longest timeout that ipvsadm sets: 31 days, in seconds.
@@ -82,6 +82,16 @@ pub(crate) fn read_line(
     line: &str,
     names: &dyn Names,
 ) -> Result<Option<Command>, Mistakes> {
+    read_behind(&[], number, line, names)
+}
+
+/// Reads a line behind some arguments that it does not say itself.
+pub(super) fn read_behind(
+    before: &[&str],
+    number: usize,
+    line: &str,
+    names: &dyn Names,
+) -> Result<Option<Command>, Mistakes> {
     let place = |offset: usize| {
         let before = line.get(..offset).unwrap_or(line);
         Place::Line { line: number, column: before.chars().count() + 1 }
@@ -96,13 +106,15 @@ pub(crate) fn read_line(
             return Ok(None);
         }
     }
-    if words.is_empty() {
+    if words.is_empty() && before.is_empty() {
         return Ok(None);
     }
-    Command::parse(&words, names).map(Some).map_err(|mistakes| {
+    let arguments: Vec<&str> =
+        before.iter().copied().chain(words.iter().map(|word| &*word.text)).collect();
+    Command::parse(&arguments, names).map(Some).map_err(|mistakes| {
         let in_line = |mistake: Mistake| {
             let offset = match mistake.place() {
-                Place::Argument { number, offset } => match words.get(number - 1) {
+                Place::Argument { number, offset } => match words.get(number - 1 - before.len()) {
                     Some(word) => word.start + offset,
                     None => line.trim_end().len(),
                 },
@@ -112,12 +124,6 @@ pub(crate) fn read_line(
         };
         mistakes.map(in_line)
     })
-}
-
-impl AsRef<str> for Word {
-    fn as_ref(&self) -> &str {
-        &self.text
-    }
 }
 
 /// A service's address as it is written, before the family of a mark is known.

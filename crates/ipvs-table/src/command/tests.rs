@@ -378,4 +378,27 @@ proptest! {
             prop_assert_eq!(again.to_string(), command.to_string());
         }
     }
+
+    #[test]
+    fn real_servers_survive_their_text(destination in strategy::destination()) {
+        let text = destination.to_string();
+        let read = Command::parse_server(&text).map_err(|error| {
+            TestCaseError::fail(format!("{text}: {error}"))
+        })?;
+        prop_assert_eq!(read.to_string(), text);
+    }
+}
+
+#[test]
+fn mistakes_of_a_real_server_are_at_their_place() {
+    for (text, expected) in [
+        ("-r 172.17.0.3:80 -m -w x", "line 1, column 24: "),
+        ("", "line 1, column 1: "),
+        ("-r 172.17.0.3 -f 2", "line 1, column 15: "),
+        ("-m # nothing", "line 1, column "),
+        ("-r [fd00::3", "line 1, column 4: "),
+    ] {
+        let error = Command::parse_server(text).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{text}: {error}");
+    }
 }

@@ -271,7 +271,18 @@ proptest! {
         let table = kernel.snapshot();
         let ledger: Ledger = mine.iter().copied().collect();
         let only = mine.clone();
-        let scopes = [Scope::Ledger(ledger.clone()), Scope::only(move |key| only.contains(key))];
+        let only = Scope::only(move |key| only.contains(key));
+        let (first, rest): (BTreeSet<_>, BTreeSet<_>) =
+            mine.iter().enumerate().partition(|(index, _)| index % 2 == 0);
+        let part = |keys: BTreeSet<(usize, &ServiceKey)>| {
+            Scope::Ledger(keys.into_iter().map(|(_, key)| *key).collect())
+        };
+        let scopes = [
+            Scope::Ledger(ledger.clone()),
+            only.clone(),
+            part(first).or(part(rest)).or(Scope::Named),
+            Scope::All.and(only),
+        ];
         for scope in scopes {
             let plan = Plan::new(&desired, &table, &Policy::new().scope(scope));
             let deleted: BTreeSet<ServiceKey> = plan
