@@ -168,8 +168,9 @@ enum Set {
     Cluster(&'static str),
     /// What serves some clients only.
     Restricted,
-    /// Those clients.
-    Allowed,
+    /// Those clients. One for each protocol: some kernels (Debian's 6.12.118) take no protocol in a
+    /// concatenation with intervals.
+    Allowed(&'static str),
     /// What may be reached at the addresses.
     Services,
     /// The addresses that are local for the sake of services.
@@ -179,7 +180,7 @@ enum Set {
 }
 
 impl Set {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::Hairpin,
         Self::Masquerade(PROTOCOLS[0]),
         Self::Masquerade(PROTOCOLS[1]),
@@ -188,7 +189,9 @@ impl Set {
         Self::Cluster(PROTOCOLS[1]),
         Self::Cluster(PROTOCOLS[2]),
         Self::Restricted,
-        Self::Allowed,
+        Self::Allowed(PROTOCOLS[0]),
+        Self::Allowed(PROTOCOLS[1]),
+        Self::Allowed(PROTOCOLS[2]),
         Self::Services,
         Self::Addresses,
         Self::Inside,
@@ -202,7 +205,7 @@ impl Set {
             Self::Masquerade(protocol) => format!("masquerade-{ip}-{protocol}"),
             Self::Cluster(protocol) => format!("cluster-{ip}-{protocol}"),
             Self::Restricted => format!("restricted-{ip}"),
-            Self::Allowed => format!("allowed-{ip}"),
+            Self::Allowed(protocol) => format!("allowed-{ip}-{protocol}"),
             Self::Services => format!("services-{ip}"),
             Self::Addresses => format!("addresses-{ip}"),
             Self::Inside => format!("inside-{ip}"),
@@ -219,7 +222,9 @@ impl Set {
                 format!("set {name} {{ type {address} . inet_service;")
             }
             Self::Restricted | Self::Services => format!("set {name} {{ type {place};"),
-            Self::Allowed => format!("set {name} {{ type {place} . {address}; flags interval;"),
+            Self::Allowed(_) => {
+                format!("set {name} {{ type {address} . inet_service . {address}; flags interval;")
+            }
             Self::Addresses => format!("set {name} {{ type {address}; flags interval;"),
             Self::Inside => format!("map {name} {{ type {place} : mark;"),
         }
@@ -333,7 +338,7 @@ fn of_target(target: &Target, state: &State, rules: &Rules) -> Vec<Element> {
     if let Some(sources) = &target.source_ranges {
         add(Set::Restricted, place.clone());
         for source in sources {
-            add(Set::Allowed, format!("{place} . {source}"));
+            add(Set::Allowed(protocol), format!("{address} . {port} . {source}"));
         }
     }
     if target.address().is_some() {
@@ -409,11 +414,17 @@ fn ruleset(rules: &Rules, elements: &Elements) -> String {
     for family in families {
         let ip = ip(family);
         let place = format!("{ip} daddr . meta l4proto . th dport");
-        let _ = write!(
+        for protocol in PROTOCOLS {
+            let _ = writeln!(
+                text,
+                "        meta l4proto {protocol} {place} @restricted-{ip} {ip} daddr . th dport . \
+                 {ip} saddr != @allowed-{ip}-{protocol} drop",
+            );
+        }
+        let _ = writeln!(
             text,
-            "        {place} @restricted-{ip} {place} . {ip} saddr != @allowed-{ip} drop\n        \
-             meta l4proto {{ tcp, udp, sctp }} ct state new {ip} daddr @addresses-{ip} \
-             {place} != @services-{ip} reject\n",
+            "        meta l4proto {{ tcp, udp, sctp }} ct state new {ip} daddr @addresses-{ip} \
+             {place} != @services-{ip} reject",
         );
     }
     text += "    }\n}\n";
@@ -561,7 +572,7 @@ endpoints: [{addresses: [10.42.1.5], nodeName: node-a}, {addresses: [10.42.2.6],
         assert_eq!(set(&text, "masquerade-ip-tcp"), outside);
         assert_eq!(set(&text, "cluster-ip-tcp"), ["10.96.7.20 . 80"]);
         assert_eq!(set(&text, "restricted-ip"), ["203.0.113.50 . tcp . 80"]);
-        assert_eq!(set(&text, "allowed-ip"), ["203.0.113.50 . tcp . 80 . 198.51.100.0/24"]);
+        assert_eq!(set(&text, "allowed-ip-tcp"), ["203.0.113.50 . 80 . 198.51.100.0/24"]);
         assert_eq!(set(&text, "services-ip"), ["10.96.7.20 . tcp . 80", "203.0.113.50 . tcp . 80"]);
         assert_eq!(set(&text, "addresses-ip"), ["10.96.7.20", "203.0.113.50"]);
         assert_eq!(set(&text, "masquerade-ip6-tcp"), [""; 0]);
@@ -596,7 +607,7 @@ status: {loadBalancer: {ingress: [{ip: 203.0.113.50}]}}
             "delete element inet lvs-kube-proxy masquerade-ip-tcp { 192.0.2.11 . 31080 }\n\
              delete element inet lvs-kube-proxy masquerade-ip-tcp { 203.0.113.50 . 80 }\n\
              delete element inet lvs-kube-proxy restricted-ip { 203.0.113.50 . tcp . 80 }\n\
-             delete element inet lvs-kube-proxy allowed-ip { 203.0.113.50 . tcp . 80 . 198.51.100.0/24 }\n"
+             delete element inet lvs-kube-proxy allowed-ip-tcp { 203.0.113.50 . 80 . 198.51.100.0/24 }\n"
         );
         // And back again within one run: nothing is to be written.
         elements.changed.clear();
