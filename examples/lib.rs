@@ -7,6 +7,7 @@ use std::{
     error::Error,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    process::ExitCode,
     time::Duration,
 };
 
@@ -114,6 +115,17 @@ pub fn start<Arguments: clap::Parser>() -> Arguments {
     let arguments = Arguments::parse();
     println!("Running on {}.", guest::enter_or_exit());
     arguments
+}
+
+/// Ends a program. An error is printed as people read it: all mistakes of a file, a line each.
+pub fn end(outcome: Result<(), Box<dyn Error>>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Says what the lines with `$` are.

@@ -3,6 +3,12 @@
 //! Weight 0 gives a pod no new connections while those that it has go on. When the last of them has
 //! ended, the pod is taken away.
 //!
+//! A persistent service is another matter: a client that was sent to the pod keeps coming to it, weight
+//! 0 or not, as long as the kernel remembers it, and so the pod may never get empty. There, set
+//! `net.ipv4.vs.expire_quiescent_template` to 1 first (`Sysctl::EXPIRE_QUIESCENT_TEMPLATE`); each client's
+//! next connection then goes elsewhere. Nor does a client leave that keeps sending UDP from one port.
+//! `lvs::Drain` sets the weight, waits, and has a limit for such clients: see the example roll_out.
+//!
 //! ```sh
 //! cargo run --example weights_and_drain
 //! ```

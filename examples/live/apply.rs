@@ -13,12 +13,14 @@ use std::{
     fs,
     io::{self, BufRead, Write},
     path::PathBuf,
+    process::ExitCode,
     thread,
     time::{Duration, Instant},
 };
 
 use clap::Parser;
 use examples::heading;
+use ipvs_table::UncheckedDocument;
 use lvs::{Desired, Drain, Policy, Reconciler, Scope, VirtualService, client::blocking::Client};
 
 /// Brings the table of this network namespace to what a file says.
@@ -56,17 +58,21 @@ services:
       - {address: 172.17.0.3:53, forwarding: masquerade}
 ";
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
     guest::assume_role();
-    let arguments = Arguments::parse();
-    // A file with errors changes nothing: all of them are reported.
+    examples::end(run(&Arguments::parse()))
+}
+
+fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    // A file with errors changes nothing: all of them are reported, a line each.
     let text = match &arguments.file {
         Some(file) => {
             fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?
         }
         None => SERVICES.to_owned(),
     };
-    let desired: Desired = serde_saphyr::from_str(&text)?;
+    let document: UncheckedDocument = serde_saphyr::from_str(&text)?;
+    let desired = Desired::try_from(document.check()?.snapshot())?;
     if !arguments.here {
         println!("Running on {}.", guest::enter_or_exit());
     }

@@ -9,7 +9,7 @@
 //! Restoring differs from `ipvsadm -R` in that nothing of a file with mistakes is applied, and in that
 //! what is there already stays as it is, with its connections.
 
-use std::{error::Error, fs, path::PathBuf};
+use std::{error::Error, fs, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use examples::{command, heading};
@@ -46,9 +46,12 @@ const RULES: &str = "\
 -a -f 10 -r 172.17.0.3:0 -g -w 1
 ";
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
     guest::assume_role();
-    let arguments = Arguments::parse();
+    examples::end(run(&Arguments::parse()))
+}
+
+fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let restored = match &arguments.what {
         Some(What::Restore { file }) => Some(read(file)?),
         _ => None,
@@ -57,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         eprintln!("Running on {}.", guest::enter_or_exit());
     }
     let ipvs = Client::connect()?;
-    match (arguments.what, restored) {
+    match (&arguments.what, restored) {
         (Some(What::Save), _) => print!("{}", save(&ipvs)?),
         (Some(What::Restore { .. }), Some(desired)) => restore(&ipvs, &desired)?,
         _ => to_and_fro(&ipvs)?,

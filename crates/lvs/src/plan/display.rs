@@ -16,8 +16,8 @@ const PLAIN: &str = "\x1b[0m";
 ///
 /// ```text
 /// ~ -t 10.0.0.185:80 scheduler sh -> wrr, persistence 300 s -> none
-/// + -t 10.0.0.185:80 -> 10.0.0.4:80 -m -w 1
 /// ~ -t 10.0.0.185:80 -> 10.0.0.3:80 weight 1 -> 3
+/// + -t 10.0.0.185:80 -> 10.0.0.4:80 -m -w 1
 /// - -t 10.0.0.185:80 -> 10.0.0.2:80
 /// ```
 #[derive(Clone, Copy, Debug)]
@@ -126,5 +126,59 @@ impl Change {
     /// The same as ipvsadm's command line: `ipvsadm -a -t 10.0.0.185:80 -r 172.17.0.3:80 -m -w 3`.
     pub fn command_line(&self) -> String {
         CommandLine(&self.request()).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "these are tests")]
+
+    use ipvs_client::Snapshot;
+
+    use super::*;
+    use crate::{Desired, Policy, Scope};
+
+    #[test]
+    fn a_diff_names_old_and_new() {
+        let before: Desired = "\
+            -A -t 10.0.0.185:80 -s sh -p 300\n\
+            -a -t 10.0.0.185:80 -r 10.0.0.2:80 -m\n\
+            -a -t 10.0.0.185:80 -r 10.0.0.3:80 -m\n\
+            -A -f 7 -s rr\n"
+            .parse()
+            .unwrap();
+        let after: Desired = "\
+            -A -t 10.0.0.185:80 -s wrr\n\
+            -a -t 10.0.0.185:80 -r 10.0.0.3:80 -m -w 3\n\
+            -a -t 10.0.0.185:80 -r 10.0.0.4:80 -m\n"
+            .parse()
+            .unwrap();
+        let policy = Policy::new().scope(Scope::All);
+        let plan = Plan::new(&after, &Snapshot::from(&before), &policy);
+        let lines = [
+            "~ -t 10.0.0.185:80 scheduler sh -> wrr, persistence 300 s -> none",
+            "~ -t 10.0.0.185:80 -> 10.0.0.3:80 weight 1 -> 3",
+            "+ -t 10.0.0.185:80 -> 10.0.0.4:80 -m -w 1",
+            "- -t 10.0.0.185:80 -> 10.0.0.2:80",
+            "- -f 7",
+        ];
+        assert_eq!(plan.to_string(), lines.join("\n") + "\n");
+        let colours = [YELLOW, YELLOW, GREEN, RED, RED];
+        let coloured: String = lines
+            .into_iter()
+            .zip(colours)
+            .map(|(line, colour)| format!("{colour}{line}{PLAIN}\n"))
+            .collect();
+        assert_eq!(plan.diff().coloured(true).to_string(), coloured);
+
+        let held_back = Plan::new(&after, &Snapshot::from(&before), &policy.max_deletions(1));
+        assert!(
+            held_back.to_string().ends_with(
+                "# held back, since more than allowed: 2\n\
+                 # - -t 10.0.0.185:80 -> 10.0.0.2:80\n\
+                 # - -f 7\n"
+            ),
+            "{held_back}"
+        );
     }
 }
