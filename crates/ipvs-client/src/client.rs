@@ -100,7 +100,8 @@ impl Client {
     /// All services, in no particular order, with their statistics; empty where there is none.
     ///
     /// The kernel lists in steps, and does not say when others change the table in between (up to
-    /// Linux 7.0, that of any network namespace): then a service may be missing or come twice.
+    /// Linux 7.0, that of any network namespace; from 7.1 on, also while the kernel enlarges the
+    /// table after many additions): then a service may be missing or come twice.
     /// [`snapshot`](Self::snapshot) sees to that.
     ///
     /// `IPVS_CMD_GET_SERVICE` as a dump, equivalent to `ipvsadm -L` without the destinations.
