@@ -18,7 +18,7 @@ use kernel_tests::{Outcome, block_on, client_case, fresh_namespace, key, needing
 use libtest_mimic::{Failed, Trial};
 use netns_link::NetNs;
 use serde_json::Value;
-use testbed::Family;
+use testbed::{DockerHost, Family, page};
 
 use crate::{
     scene::{LIMIT, Scene},
@@ -52,7 +52,20 @@ pub(crate) fn cases() -> Vec<Trial> {
         Trial::test("ipvsadm_drains", || block_on(drains())),
     ];
     let beside = beside.into_iter().map(|case| needing(&[("ipvsadm", "ipvsadm")], case));
-    beside.chain(alone).collect()
+    let walkthrough = needing(
+        &[
+            ("ip", "iproute2"),
+            ("nginx", "nginx-light"),
+            ("curl", "curl"),
+            ("busybox", "busybox-static"),
+        ],
+        Trial::test("ipvsadm_walkthrough", || block_on(walkthrough())),
+    );
+    let keepalived = needing(
+        &[("ipvsadm", "ipvsadm"), ("keepalived", "keepalived")],
+        client_case("ipvsadm_saves_keepalived", saves_keepalived),
+    );
+    beside.chain(alone).chain([walkthrough, keepalived]).collect()
 }
 
 /// A directory in which ipvsadm is ours.
@@ -587,5 +600,155 @@ async fn drains() -> Outcome {
     assert!(begun.elapsed() >= Duration::from_secs(2), "{done:?}");
     assert!(scene.client.destinations(&key).await?.is_empty());
     scene.client.flush().await?;
+    Ok(())
+}
+
+/// Types a line into a shell for which ipvsadm is ours.
+fn typed(namespace: &NetNs, line: &str) -> Result<String, Failed> {
+    let path = env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}:/usr/sbin:/sbin", directory().display());
+    let output =
+        namespace.run(|| Process::new("sh").args(["-ec", line]).env("PATH", path).output())??;
+    match ended(&output) {
+        (0, stdout, _) => Ok(stdout),
+        (status, stdout, stderr) => Err(format!("{line}: {status}\n{stdout}{stderr}").into()),
+    }
+}
+
+/// The walkthrough of kube-proxy's IPVS mode, word for word: NAT, then direct routing.
+async fn walkthrough() -> Outcome {
+    let host = DockerHost::new(Family::Ipv4).await?;
+    let pods = [host.container("pod1", 3).await?, host.container("pod2", 4).await?];
+    let container = host.container("client", 5).await?;
+    let servers = [pods[0].serve_nginx(80).await?, pods[1].serve_nginx(80).await?];
+    host.forward()?;
+    host.filter_bridge()?;
+    let here = host.namespace();
+    for line in [
+        "ip link add dummy0 type dummy",
+        "ip addr add 10.0.0.185 dev dummy0",
+        "ipvsadm -A -t 10.0.0.185:80",
+        "ipvsadm -a -t 10.0.0.185:80 -r 172.17.0.3:80 -m",
+        "ipvsadm -a -t 10.0.0.185:80 -r 172.17.0.4:80 -m",
+    ] {
+        assert_eq!(typed(here, line)?, "", "{line}");
+    }
+    let title = "IP Virtual Server version 1.2.1 (size=4096)\n\
+                 Prot LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port           Forward \
+                 Weight ActiveConn InActConn\nTCP  10.0.0.185:80 wlc\n";
+    let rows = |forward: &str| {
+        let row = |host| {
+            format!(
+                "  -> 172.17.0.{host}:80                {forward:<7} 1      0          0         \n"
+            )
+        };
+        row(3) + &row(4)
+    };
+    assert_eq!(typed(here, "ipvsadm -Ln")?, title.to_owned() + &rows("Masq"));
+    let pages = pods.each_ref().map(|pod| page(pod.name()));
+    let mut seen = Vec::new();
+    for (from, line) in [
+        (container.namespace(), "curl -s --max-time 10 http://10.0.0.185/"),
+        (container.namespace(), "busybox wget -q -O - http://10.0.0.185/"),
+        (here, "curl -s --max-time 10 http://10.0.0.185/"),
+        (here, "busybox wget -q -O - http://10.0.0.185/"),
+    ] {
+        let got = typed(from, line)?;
+        assert!(pages.contains(&got), "{line}: {got}");
+        seen.push(got);
+    }
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), 2, "{seen:?}");
+
+    // Direct routing: the pods get the address too.
+    typed(here, "mkdir -p /var/run/netns")?;
+    let names = ["pod1", "pod2"].map(|pod| format!("{pod}-{}", process::id()));
+    for (name, server) in names.iter().zip(&servers) {
+        typed(here, &format!("ln -s /proc/{}/ns/net /var/run/netns/{name}", server.pid()))?;
+        for line in [
+            "sh -c 'echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore'",
+            "sh -c 'echo 2 > /proc/sys/net/ipv4/conf/all/arp_announce'",
+            "ip link add dummy0 type dummy",
+            "ip addr add 10.0.0.185 dev dummy0",
+            "ip link set dummy0 up",
+        ] {
+            typed(here, &format!("ip netns exec {name} {line}"))?;
+        }
+    }
+    for line in [
+        "ipvsadm -D -t 10.0.0.185:80",
+        "ipvsadm -A -t 10.0.0.185:80",
+        "ipvsadm -a -t 10.0.0.185:80 -r 172.17.0.3:80 -g",
+        "ipvsadm -a -t 10.0.0.185:80 -r 172.17.0.4:80 -g",
+    ] {
+        assert_eq!(typed(here, line)?, "", "{line}");
+    }
+    // The kernel remembers the connections of real servers that come back.
+    let listed = typed(here, "ipvsadm -Ln")?;
+    let without_connections = |text: &str| -> Vec<String> {
+        text.lines().map(|line| line.chars().take(48).collect()).collect()
+    };
+    let expected = title.to_owned() + &rows("Route");
+    assert_eq!(without_connections(&listed), without_connections(&expected), "{listed}");
+    typed(here, "echo 1 > /proc/sys/net/ipv4/route/flush")?;
+    for _ in 0..4 {
+        let got = typed(container.namespace(), "curl -s --max-time 10 http://10.0.0.185/")?;
+        assert!(pages.contains(&got), "{got}");
+    }
+    for name in &names {
+        // It is the name of the process's namespace, not a mount.
+        fs::remove_file(Path::new("/var/run/netns").join(name))?;
+    }
+    typed(here, "ipvsadm -C")?;
+    Ok(())
+}
+
+/// A table that keepalived made, saved and restored by ours, is the same for the original.
+async fn saves_keepalived(namespace: NetNs, client: Client) -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("keepalived.conf");
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    fs::write(
+        &file,
+        "global_defs {\n  router_id test\n}\n\
+         virtual_server 10.0.0.185 80 {\n  lb_algo wrr\n  lb_kind NAT\n  protocol TCP\n  \
+         persistence_timeout 300\n  persistence_granularity 255.255.255.0\n  \
+         real_server 172.17.0.3 80 {\n    weight 3\n  }\n  \
+         real_server 172.17.0.4 8080 {\n    weight 1\n  }\n}\n\
+         virtual_server fwmark 7 {\n  lb_algo sh\n  lb_kind DR\n  protocol TCP\n  \
+         real_server 172.17.0.3 0 {\n    weight 2\n  }\n}\n\
+         virtual_server 2001:db8::1 53 {\n  lb_algo rr\n  lb_kind TUN\n  protocol UDP\n  ops\n  \
+         real_server 2001:db8::3 53 {\n    weight 1\n  }\n}\n",
+    )?;
+    let mut keepalived = namespace.run(|| {
+        Process::new("keepalived")
+            .args(["--dont-fork", "--check", "--log-console", "--use-file"])
+            .arg(&file)
+            .args(["--pid", &path("pid"), "--checkers_pid", &path("checkers")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+    })??;
+    let begun = Instant::now();
+    let mut entries = 0;
+    while entries < 4 && begun.elapsed() < LIMIT {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let snapshot = client.snapshot().await?;
+        entries = snapshot.services.values().map(|service| service.destinations.len()).sum();
+    }
+    let before = theirs(&namespace, &["-Sn"], "")?;
+    let saved = printed(&namespace, "-S -n", "")?;
+    // It takes its table with it.
+    run(&namespace, "kill", &["-TERM", &keepalived.id().to_string()], "")?;
+    keepalived.wait()?;
+    let mut log = String::new();
+    keepalived.stderr.take().ok_or("a pipe")?.read_to_string(&mut log)?;
+    assert_eq!(entries, 4, "{log}");
+    assert_eq!(before.1.lines().count(), 7, "{before:?}");
+    printed(&namespace, "-C", "")?;
+    printed(&namespace, "-R", &saved)?;
+    assert_eq!(theirs(&namespace, &["-Sn"], "")?, before);
     Ok(())
 }
