@@ -30,6 +30,9 @@ fn main() -> io::Result<()> {
             write(&corpus.join("table_document"), name, yaml.as_bytes())?;
         }
         let words: Vec<&str> = golden.line.split_ascii_whitespace().collect();
+        let arguments: Vec<&str> =
+            words.iter().copied().filter(|word| *word != "ipvsadm").collect();
+        write(&corpus.join("command_line"), name, arguments.join("\n").as_bytes())?;
         for pair in words.windows(2) {
             if ["-t", "-u", "--sctp-service", "-f"].contains(&pair[0]) {
                 write(

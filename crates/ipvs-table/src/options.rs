@@ -366,7 +366,7 @@ impl<'a, S: AsRef<str>> Scanner<'a, S> {
         let rest = characters.as_str();
         let typed = format!("-{letter}");
         let Some((option, CommandOption { value, .. })) =
-            self.spellings().find(|(_, option)| option.short.contains(letter))
+            self.spellings().find(|(_, option)| option.short.chars().any(|short| short == letter))
         else {
             return Err(Mistake::usage(here, format!("{typed} is not an option")));
         };
