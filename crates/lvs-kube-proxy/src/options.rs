@@ -713,7 +713,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_of_kube_proxys_that_have_no_effect() {
+    fn flags_of_kube_proxy_without_effect() {
         let words = [
             "lvs-kube-proxy",
             "--conntrack-min",
