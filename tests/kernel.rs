@@ -43,6 +43,7 @@ fn main() {
     let mut cases = all_cases();
     let mut guest_cases = client_cases::guest_cases();
     let mut filter_cases = trouble_cases::filter_cases();
+    filter_cases.extend(kube_proxy_cases::filter_cases());
     if !arguments.list {
         match guest::Options::from_env().and_then(|options| guest::enter(&options)) {
             Ok(place) => {

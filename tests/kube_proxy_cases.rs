@@ -49,8 +49,6 @@ pub(crate) fn cases() -> Vec<Trial> {
         Trial::test("kube_proxy_drain", || block_on(drain())),
         Trial::test("kube_proxy_loses_no_service_when_restarted", || block_on(warm_restart())),
     ];
-    let case = Trial::test("kube_proxy_udp_is_taken_away_at_once", || block_on(udp_at_once()));
-    cases.push(needing(&[("iptables-legacy", "iptables")], case));
     let nft = [("ip", "iproute2"), ("nft", "nftables")];
     let case = Trial::test("kube_proxy_netfilter", || block_on(netfilter()));
     cases.push(needing(&nft, case));
@@ -62,6 +60,12 @@ pub(crate) fn cases() -> Vec<Trial> {
         cases.push(needing(&[("ip", "iproute2")], case));
     }
     cases
+}
+
+/// Those that need a packet filter.
+pub(crate) fn filter_cases() -> Vec<Trial> {
+    let case = Trial::test("kube_proxy_udp_is_taken_away_at_once", || block_on(udp_at_once()));
+    vec![needing(&[("iptables-legacy", "iptables")], case)]
 }
 
 /// Each case of `conformance.yaml`: the table and the addresses, once by addresses, and once with the
