@@ -66,7 +66,7 @@ impl Client {
         self.shared.direct.lock()
     }
 
-    pub(crate) fn namespace(&self) -> &Namespace {
+    fn namespace(&self) -> &Namespace {
         &self.shared.namespace
     }
 }

@@ -14,7 +14,6 @@ use crate::{
     BatchOptions, BatchOutcomes, Connections, CpuTotals, Error, Socket, Sysctl, SysctlChange,
     SysctlValue, SysctlsError, blocking,
     netlink::{direct::Direct, snapshot::SnapshotBuilder},
-    proc::{connections::Source, namespace::Namespace, statistics, sysctl},
 };
 
 /// A client of the kernel's IPVS in one network namespace, for async programs on any runtime.
@@ -81,10 +80,6 @@ impl Client {
         }
         yield_now().await;
         self.blocking.turn()
-    }
-
-    fn namespace(&self) -> &Namespace {
-        self.blocking.namespace()
     }
 }
 
@@ -459,7 +454,7 @@ impl Client {
     ///
     /// [`NotAvailable`](crate::ErrorKind::NotAvailable) when ip_vs is not loaded.
     pub fn connections(&self) -> Result<Connections, Error> {
-        Connections::open(self.namespace(), Source::PLAIN)
+        self.blocking.connections()
     }
 
     /// The connection table with each connection's origin, and without the data of persistence
@@ -467,7 +462,7 @@ impl Client {
     ///
     /// `/proc/net/ip_vs_conn_sync`, for which ipvsadm has no switch.
     pub fn connections_with_origin(&self) -> Result<Connections, Error> {
-        Connections::open(self.namespace(), Source::WITH_ORIGIN)
+        self.blocking.connections_with_origin()
     }
 
     /// The counters and rates of all services together, including those that were deleted since. Like
@@ -475,14 +470,14 @@ impl Client {
     ///
     /// `/proc/net/ip_vs_stats`, for which ipvsadm has no switch.
     pub fn totals(&self) -> Result<Statistics, Error> {
-        statistics::read_totals(self.namespace())
+        self.blocking.totals()
     }
 
     /// The same by CPU, with live counters.
     ///
     /// `/proc/net/ip_vs_stats_percpu`.
     pub fn cpu_totals(&self) -> Result<CpuTotals, Error> {
-        CpuTotals::read(self.namespace())
+        self.blocking.cpu_totals()
     }
 
     /// A setting `net.ipv4.vs.*` of the client's network namespace.
@@ -494,7 +489,7 @@ impl Client {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) where the kernel does not have the setting;
     /// the text says since when there is one.
     pub fn sysctl<T: SysctlValue>(&self, sysctl: Sysctl<T>) -> Result<T, Error> {
-        sysctl::read(self.namespace(), sysctl)
+        self.blocking.sysctl(sysctl)
     }
 
     /// Gives a setting of the client's network namespace a value.
@@ -507,7 +502,7 @@ impl Client {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) as for [`sysctl`](Self::sysctl);
     /// [`PermissionDenied`](crate::ErrorKind::PermissionDenied).
     pub fn set_sysctl<T: SysctlValue>(&self, sysctl: Sysctl<T>, value: T) -> Result<(), Error> {
-        sysctl::write(self.namespace(), sysctl, value)
+        self.blocking.set_sysctl(sysctl, value)
     }
 
     /// Every setting that this kernel has, known to this crate or not, by its name after
@@ -515,7 +510,7 @@ impl Client {
     ///
     /// Equivalent to `sysctl net.ipv4.vs`.
     pub fn sysctls(&self) -> Result<BTreeMap<String, String>, Error> {
-        sysctl::list(self.namespace())
+        self.blocking.sysctls()
     }
 
     /// Sets what kube-proxy sets in its IPVS mode, and returns what had another value before:
@@ -530,7 +525,7 @@ impl Client {
     /// As for [`set_sysctl`](Self::set_sysctl), with what was changed before:
     /// [`restore_sysctls`](Self::restore_sysctls) undoes it.
     pub fn set_kube_proxy_sysctls(&self) -> Result<Vec<SysctlChange>, SysctlsError> {
-        sysctl::prepare_kube_proxy(self.namespace())
+        self.blocking.set_kube_proxy_sysctls()
     }
 
     /// Gives settings the values that they had before they were changed, the last one first.
@@ -540,6 +535,6 @@ impl Client {
     /// As for [`set_sysctl`](Self::set_sysctl). Those that come after the one that failed keep what
     /// they have.
     pub fn restore_sysctls(&self, changes: &[SysctlChange]) -> Result<(), Error> {
-        sysctl::restore(self.namespace(), changes)
+        self.blocking.restore_sysctls(changes)
     }
 }
