@@ -143,13 +143,13 @@ impl NetNs {
             return Self::from_path(path);
         }
         let operation = Operation::OpenNamespaceOf(pid);
-        let failed = |error: io::Error| Error::system(&operation, error);
-        let file = fs::File::open(&path).map_err(failed)?;
-        // Some kernels (Debian's 5.10.0-46) open the link's directory instead of refusing.
-        if !is_namespace(&file).map_err(failed)? {
-            return Err(failed(Errno::EACCES.into()));
+        match Self::opened(&path, &operation, format!("of process {pid}")) {
+            // Some kernels (Debian's 5.10.0-46) open the link's directory instead of refusing.
+            Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                Err(Error::system(&operation, Errno::EACCES))
+            }
+            result => result,
         }
-        Self::held(file.into(), format!("of process {pid}"))
     }
 
     /// Opens a namespace by a path that leads to one: a bind mount, or a symbolic link to
