@@ -42,11 +42,13 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("kube_proxy_port_changes", port_changes),
         client_case("kube_proxy_address_moves_between_services", address_moves),
         client_case("kube_proxy_restart_and_clean_up", restart_and_clean_up),
+        client_case("kube_proxy_node_moves", node_moves),
         client_case("kube_proxy_emptied_directory", emptied_directory),
         client_case("kube_proxy_scheduler_that_the_kernel_lacks", scheduler_that_is_lacking),
         client_case("kube_proxy_health_and_metrics", health_and_metrics),
         client_case("kube_proxy_at_rest", at_rest),
         Trial::test("kube_proxy_drain", || block_on(drain())),
+        Trial::test("kube_proxy_drain_ends_with_the_pod", || block_on(drain_of_pods())),
         Trial::test("kube_proxy_loses_no_service_when_restarted", || block_on(warm_restart())),
     ];
     let nft = [("ip", "iproute2"), ("nft", "nftables")];
@@ -247,6 +249,57 @@ async fn address_moves(namespace: NetNs, client: Client) -> Outcome {
         watch.during(until(&client, &moved)).await
     };
     with_proxy(&namespace, &directory, &[], story).await
+}
+
+/// The Node gets another address while the proxy runs: kube-proxy ends, to be started again. Here it is
+/// taken over at once: as the source of the node's own connections, and for node ports.
+async fn node_moves(namespace: NetNs, client: Client) -> Outcome {
+    let directory = TempDir::new()?;
+    let spec = "type: NodePort, clusterIP: 10.96.7.20, ports: [{port: 80, nodePort: 31080}]";
+    write(&directory, "web.yaml", &service("web", spec))?;
+    let links = Links::connect(&namespace)?;
+    let eth0 = links.create_dummy("eth0").await?.link;
+    links.up(&eth0).await?;
+    for address in ["192.0.2.11/24", "192.0.2.12/24"] {
+        links.add_address(&eth0, address.parse()?).await?;
+    }
+    let lo = links.find("lo").await?.ok_or("no lo")?;
+    links.up(&lo).await?;
+    let node = |address: &str| {
+        format!(
+            "kind: Node\nmetadata: {{name: node-a}}\n\
+             status: {{addresses: [{{type: InternalIP, address: {address}}}]}}\n"
+        )
+    };
+    let source = async |expected: &str| -> Outcome {
+        let begin = Instant::now();
+        loop {
+            let routes = links.routes(&lo).await?;
+            let own = routes.iter().find(|route| route.protocol().number() == 196);
+            let source = own.and_then(|route| route.source()).map(|source| source.to_string());
+            if source.as_deref() == Some(expected) {
+                return Ok(());
+            }
+            assert!(begin.elapsed() < LIMIT, "{source:?}, not {expected}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    // No timer runs meanwhile.
+    let words = [
+        "--service-cluster-ip-range=10.96.0.0/12",
+        "--nodeport-addresses=primary",
+        "--ipvs-sync-period=1h",
+    ];
+    let story = async {
+        for address in ["192.0.2.11", "192.0.2.12"] {
+            write(&directory, "node.yaml", &node(address))?;
+            let node_port = format!("TCP {address}:31080 rr ->");
+            until(&client, &["TCP 10.96.7.20:80 rr ->", &node_port]).await?;
+            source(address).await?;
+        }
+        Ok(())
+    };
+    with_proxy(&namespace, &directory, &words, story).await
 }
 
 /// Case 49, and what happens while the proxy is away.
@@ -508,6 +561,47 @@ async fn drain() -> Outcome {
         Ok(())
     };
     with_proxy(scene.host.namespace(), &directory, &words, story).await
+}
+
+/// Where nobody says how long, a real server drains until its pod has ended: until its endpoint, which
+/// was terminating, is in no slice any more.
+async fn drain_of_pods() -> Outcome {
+    let scene = Node::new(Family::Ipv4).await?;
+    let [first, second] = [&scene.pods[0], &scene.pods[1]].map(|pod| pod.address().to_string());
+    let directory = TempDir::new()?;
+    let vip: SocketAddr = "10.96.7.20:7".parse()?;
+    write(&directory, "web.yaml", &service("web", "clusterIP: 10.96.7.20, ports: [{port: 7}]"))?;
+    let terminating = "conditions: {ready: false, serving: true, terminating: true}";
+    let draining = format!("TCP 10.96.7.20:7 rr -> {first}:7 weight 0 {second}:7");
+    let other = format!("TCP 10.96.7.20:7 rr -> {second}:7");
+    let client = &scene.client;
+    let story = async {
+        write(&directory, "slice.yaml", &slice("web", 7, &[(&first, "")]))?;
+        until(client, &[&format!("TCP 10.96.7.20:7 rr -> {first}:7")]).await?;
+        let mut talk = Talk::open(&scene.container, vip).await?;
+        assert_eq!(talk.say().await?, "pod1");
+        write(&directory, "slice.yaml", &slice("web", 7, &[(&first, terminating), (&second, "")]))?;
+        until(client, &[&draining]).await?;
+        sleep(Duration::from_millis(2500)).await;
+        assert_eq!(talk.say().await?, "pod1");
+        let begin = Instant::now();
+        write(&directory, "slice.yaml", &slice("web", 7, &[(&second, "")]))?;
+        until(client, &[&other]).await?;
+        assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+
+        // One that is in no slice any more and was never terminating may live on.
+        write(&directory, "slice.yaml", &slice("web", 7, &[(&first, "")]))?;
+        until(client, &[&format!("TCP 10.96.7.20:7 rr -> {first}:7")]).await?;
+        let mut talk = Talk::open(&scene.container, vip).await?;
+        assert_eq!(talk.say().await?, "pod1");
+        write(&directory, "slice.yaml", &slice("web", 7, &[(&second, "")]))?;
+        until(client, &[&draining]).await?;
+        sleep(Duration::from_millis(2500)).await;
+        until(client, &[&draining]).await?;
+        assert_eq!(talk.say().await?, "pod1");
+        Ok(())
+    };
+    with_proxy(scene.host.namespace(), &directory, &["--node-ip=172.17.0.1"], story).await
 }
 
 /// Case 44, for UDP: the server is gone at once, and the next datagram from the same port goes

@@ -6,7 +6,7 @@
 //! | `lvs-kube-proxy/scheduler-flags` | of `sh-port`, `sh-fallback`, `mh-port`, `mh-fallback`, divided by commas | `mh-port` with the scheduler `mh`, else none |
 //! | `lvs-kube-proxy/forwarding` | `masquerade`, `direct` or `tunnel` | `masquerade` |
 //! | `lvs-kube-proxy/weights` | `WHAT=WEIGHT`, divided by commas; WHAT is an address, a network, `node:NAME` or `zone:NAME`, WEIGHT is 0 to 65535 | 1 for every endpoint |
-//! | `lvs-kube-proxy/drain-limit` | how long endpoints that leave may keep their TCP connections, such as the grace period of the pods: `30s`, `10m`, `0` | the proxy's `--drain-limit` |
+//! | `lvs-kube-proxy/drain-limit` | the longest that endpoints which leave may keep their TCP connections: `30s`, `10m`, `0` | the proxy's `--drain-limit`, or until the pod has ended |
 //!
 //! The first entry of `weights` that fits an endpoint counts. `direct` and `tunnel` leave ports as
 //! they are, so endpoints with another port than the address that clients use (node ports, most

@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | external IPs | always served | served if [`Settings::external_ips`] is on |
 //! | a loopback, link-local or multicast address as external or load-balancer address | served | refused, with a notice |
+//! | an external or load-balancer address of a pod, of the API server, or of another node where Nodes are watched | served: it is made local here, and this node cannot reach the other one any more | refused, with a notice |
 //! | two services that claim one address and port | each takes it from the other in every run | the cluster address comes first, then load-balancer addresses, external ones, node ports; then the name. The other one is a notice |
 //! | policy `Local` without an endpoint here | endpoints of other nodes | the same, or refused: [`WithoutLocal`] |
 //! | a source range that cannot be read | left out | lets nobody in |
@@ -45,7 +46,7 @@ mod translate;
 
 pub use crate::{
     kernel::{Failure, LINK},
-    options::{BindAddress, GoDuration, Options, OptionsError, VipMode},
+    options::{BindAddress, DetectLocal, GoDuration, LinkName, Options, OptionsError, VipMode},
     program::run,
     proxy::{Proxy, clean_up},
     settings::{NodePortAddresses, Settings, ThisNode, WithoutLocal},

@@ -28,6 +28,7 @@ use netns_link::NetNs;
 use crate::{
     nfnetlink::Nfnetlink,
     object::ObjectName,
+    options::LinkName,
     state::{State, Update},
     translate::{Target, TargetKind},
 };
@@ -45,8 +46,41 @@ pub(crate) struct Rules {
     /// The service ranges that are local by a route.
     pub(crate) ranges: Vec<IpNet>,
     pub(crate) masquerade_all: bool,
-    /// The networks of pods, if they are known: clients from there are inside of the cluster.
-    pub(crate) inside: Vec<IpNet>,
+    pub(crate) inside: Inside,
+}
+
+/// Which clients are pods, and so inside of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Inside {
+    /// Those with an address of these networks; without any, it is not known.
+    Networks(Vec<IpNet>),
+    /// Those whose packets come in over this link, or over those whose names begin so.
+    Link { name: LinkName, is_prefix: bool },
+}
+
+impl Default for Inside {
+    fn default() -> Self {
+        Self::Networks(Vec::new())
+    }
+}
+
+impl Inside {
+    /// What matches pods of a family, or what matches all others; `None` if it is not known.
+    fn matches(&self, family: AddressFamily, is_inside: bool) -> Option<String> {
+        let operator = if is_inside { "" } else { "!= " };
+        match self {
+            Self::Networks(networks) => {
+                let fit = networks.iter().filter(|network| family_of(&network.addr()) == family);
+                let fit: Vec<_> = fit.map(|network| network.trunc().to_string()).collect();
+                let networks = (!fit.is_empty()).then(|| fit.join(", "))?;
+                Some(format!("{} saddr {operator}{{ {networks} }}", ip(family)))
+            }
+            Self::Link { name, is_prefix } => {
+                let rest = if *is_prefix { "*" } else { "" };
+                Some(format!("iifname {operator}\"{name}{rest}\""))
+            }
+        }
+    }
 }
 
 /// The node's nftables, where there are any.
@@ -86,8 +120,8 @@ impl Netfilter {
         self.socket.is_some()
     }
 
-    /// Other networks of pods, as the Node says.
-    pub(crate) fn set_inside(&mut self, inside: Vec<IpNet>) {
+    /// Other pods, as the Node says.
+    pub(crate) fn set_inside(&mut self, inside: Inside) {
         if self.rules.inside != inside {
             self.rules.inside = inside;
             self.written = None;
@@ -364,11 +398,11 @@ fn ruleset(rules: &Rules, elements: &Elements) -> String {
     // After what others mark there; the kernel picks the service by the whole mark.
     text += "    chain prerouting {\n        type filter hook prerouting priority mangle + 10\n";
     for family in families {
-        let (ip, inside) = (ip(family), networks(&rules.inside, family));
-        if !inside.is_empty() {
+        let ip = ip(family);
+        if let Some(pods) = rules.inside.matches(family, true) {
             let _ = writeln!(
                 text,
-                "        {ip} saddr {{ {inside} }} meta mark set {ip} daddr . meta l4proto . th dport \
+                "        {pods} meta mark set {ip} daddr . meta l4proto . th dport \
                  map @inside-{ip}"
             );
         }
@@ -383,17 +417,16 @@ fn ruleset(rules: &Rules, elements: &Elements) -> String {
     }
     text += "    }\n    chain postrouting {\n        type nat hook postrouting priority srcnat\n";
     for family in families {
-        let (ip, inside) = (ip(family), networks(&rules.inside, family));
+        let ip = ip(family);
         let _ = writeln!(text, "        {ip} saddr . {ip} daddr @hairpin-{ip} masquerade");
         // The node's own connections to an address that is local for the sake of a service: the kernel
         // takes that address for their source, too.
         let _ =
             writeln!(text, "        {ip} saddr @addresses-{ip} fib saddr type local masquerade");
         // Who is masqueraded at cluster addresses.
-        let clients = match inside.as_str() {
-            _ if rules.masquerade_all => Some(String::new()),
-            "" => None,
-            inside => Some(format!("{ip} saddr != {{ {inside} }} ")),
+        let clients = match rules.masquerade_all {
+            true => Some(String::new()),
+            false => rules.inside.matches(family, false).map(|clients| clients + " "),
         };
         for protocol in PROTOCOLS {
             let place = format!("ct original {ip} daddr . ct original proto-dst");
@@ -454,11 +487,6 @@ fn write_set(
         text.push_str("    }");
     }
     text.push_str(" }\n");
-}
-
-fn networks(networks: &[IpNet], family: AddressFamily) -> String {
-    let fit = networks.iter().filter(|network| family_of(&network.addr()) == family);
-    fit.map(|network| network.trunc().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn family_of(address: &IpAddr) -> AddressFamily {
@@ -554,7 +582,7 @@ endpoints: [{addresses: [10.42.1.5], nodeName: node-a}, {addresses: [10.42.2.6],
         let rules = |ranges: &[IpNet], masquerade_all| Rules {
             ranges: ranges.to_vec(),
             masquerade_all,
-            inside: vec!["10.42.0.0/16".parse().unwrap()],
+            inside: Inside::Networks(vec!["10.42.0.0/16".parse().unwrap()]),
         };
         let update = state.update();
         let mut elements = Elements::default();
@@ -579,6 +607,17 @@ endpoints: [{addresses: [10.42.1.5], nodeName: node-a}, {addresses: [10.42.2.6],
         let clients = "tcp ip saddr != { 10.42.0.0/16 } ct original ip daddr";
         assert!(text.contains(clients), "{text}");
         assert!(!ruleset(&rules(&[], true), &elements).contains(clients));
+        // Pods by the links over which their packets come.
+        for (is_prefix, name) in [(false, "cni0"), (true, "cni0*")] {
+            let inside = Inside::Link { name: "cni0".parse().unwrap(), is_prefix };
+            let text = ruleset(&Rules { inside, ..rules(&[], false) }, &elements);
+            for line in [
+                format!("tcp iifname != \"{name}\" ct original ip daddr . ct original proto-dst"),
+                format!("iifname \"{name}\" meta mark set ip6 daddr"),
+            ] {
+                assert!(text.contains(&line), "{line}: {text}");
+            }
+        }
         // A range takes the place of the addresses in it.
         let ranges = ["10.96.0.0/12".parse().unwrap()];
         let mut elements = Elements::default();

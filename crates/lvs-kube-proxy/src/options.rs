@@ -112,10 +112,20 @@ pub struct Options {
     #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
     pub cluster_cidr: Vec<IpNet>,
 
-    /// By what pods are known: ClusterCIDR (--cluster-cidr), or NodeCIDR (the Node's podCIDRs)
-    /// [default: ClusterCIDR]
+    /// By what pods are known: ClusterCIDR (--cluster-cidr), NodeCIDR (the Node's podCIDRs),
+    /// BridgeInterface (--pod-bridge-interface) or InterfaceNamePrefix (--pod-interface-name-prefix);
+    /// the latter two are this node's pods [default: ClusterCIDR]
     #[arg(long, value_name = "MODE")]
     pub detect_local_mode: Option<DetectLocal>,
+
+    /// The bridge over which packets of this node's pods come, with --detect-local-mode=BridgeInterface
+    #[arg(long, value_name = "LINK")]
+    pub pod_bridge_interface: Option<LinkName>,
+
+    /// How the names of the links begin over which packets of this node's pods come, with
+    /// --detect-local-mode=InterfaceNamePrefix
+    #[arg(long, value_name = "PREFIX")]
+    pub pod_interface_name_prefix: Option<LinkName>,
 
     /// Clients of cluster addresses get the node's address as source, too
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
@@ -125,6 +135,12 @@ pub struct Options {
     #[arg(long)]
     pub external_ips: bool,
 
+    /// Watches all Nodes, not only this one, so that no external or load-balancer address which is
+    /// another node's own is served here: that would cut this node off from the other one. Nodes are
+    /// large and change every few minutes; a directory of manifests does so in any case
+    #[arg(long)]
+    pub watch_nodes: bool,
+
     /// What an address of policy Local does when this node has no endpoint: fall-back leads everybody to
     /// those of other nodes, as kube-proxy does; by-mark leads pods and this node there and refuses
     /// clients outside; refuse refuses all [default: by-mark where there are nftables and the networks
@@ -132,9 +148,11 @@ pub struct Options {
     #[arg(long, value_enum)]
     pub without_local: Option<WithoutLocal>,
 
-    /// How long an endpoint that leaves may keep its TCP connections, and SCTP and UDP not at all
-    #[arg(long, value_name = "DURATION", default_value = "60s")]
-    pub drain_limit: GoDuration,
+    /// The longest that an endpoint which leaves may keep its TCP connections; those of UDP and SCTP
+    /// end at once [default: as long as an EndpointSlice has it, which is until its pod has ended, and
+    /// 60s if none has it]
+    #[arg(long, value_name = "DURATION")]
+    pub drain_limit: Option<GoDuration>,
 
     /// Where it is noted what is ours in the kernel. Without it, what lies in the service ranges is,
     /// and what else was made stays after a restart if nobody wants it any more
@@ -181,6 +199,11 @@ pub enum DetectLocal {
     ClusterCidr,
     /// By `spec.podCIDRs` of the Node.
     NodeCidr,
+    /// By the bridge over which their packets come: `--pod-bridge-interface`.
+    BridgeInterface,
+    /// By how the names of the links over which their packets come begin:
+    /// `--pod-interface-name-prefix`.
+    InterfaceNamePrefix,
 }
 
 impl FromStr for DetectLocal {
@@ -190,8 +213,37 @@ impl FromStr for DetectLocal {
         match text {
             "ClusterCIDR" => Ok(Self::ClusterCidr),
             "NodeCIDR" => Ok(Self::NodeCidr),
-            _ => Err(format!("{text:?} is not a mode of this proxy: ClusterCIDR or NodeCIDR")),
+            "BridgeInterface" => Ok(Self::BridgeInterface),
+            "InterfaceNamePrefix" => Ok(Self::InterfaceNamePrefix),
+            _ => Err(format!(
+                "{text:?} is not one of ClusterCIDR, NodeCIDR, BridgeInterface and \
+                 InterfaceNamePrefix"
+            )),
         }
+    }
+}
+
+/// The name of a network link, or how it begins: 1 to 15 visible characters of ASCII, none of them a
+/// slash, colon, asterisk, quotation mark or backslash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkName(String);
+
+impl FromStr for LinkName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // Those of Linux, but for what would mean something else to nft.
+        let is_good = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | ':' | '*' | '"' | '\\');
+        match (1..=15).contains(&text.len()) && text.chars().all(is_good) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(format!("{text:?} is not the name of a network link")),
+        }
+    }
+}
+
+impl fmt::Display for LinkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -238,6 +290,21 @@ impl Options {
                     reason: format!("{mode:?} is not a mode of this proxy, which is ipvs"),
                 });
             }
+        }
+        let needed = match self.detect_local_mode {
+            Some(DetectLocal::BridgeInterface) if self.pod_bridge_interface.is_none() => {
+                Some(("BridgeInterface", "--pod-bridge-interface"))
+            }
+            Some(DetectLocal::InterfaceNamePrefix) if self.pod_interface_name_prefix.is_none() => {
+                Some(("InterfaceNamePrefix", "--pod-interface-name-prefix"))
+            }
+            _ => None,
+        };
+        if let Some((mode, flag)) = needed {
+            return Err(OptionsError {
+                place: format!("--detect-local-mode={mode}"),
+                reason: format!("needs {flag}"),
+            });
         }
         if self.vip_mode == VipMode::Routes && self.service_cluster_ip_range.is_empty() {
             return Err(OptionsError {
@@ -290,7 +357,7 @@ impl Options {
 }
 
 /// Flags of kube-proxy's that are taken and have no effect, and whether each has a value.
-const UNUSED: [(&str, bool); 26] = [
+const UNUSED: [(&str, bool); 24] = [
     ("--bind-address-hard-fail", false),
     ("--config-sync-period", true),
     ("--conntrack-max-per-core", true),
@@ -313,8 +380,6 @@ const UNUSED: [(&str, bool); 26] = [
     ("--log_file", true),
     ("--logtostderr", false),
     ("--oom-score-adj", true),
-    ("--pod-bridge-interface", true),
-    ("--pod-interface-name-prefix", true),
     ("--profiling", false),
     ("--show-hidden-metrics-for-version", true),
 ];
@@ -432,6 +497,7 @@ struct ConfigFile {
     #[serde(rename = "clusterCIDR")]
     cluster_cidr: Option<String>,
     detect_local_mode: Option<String>,
+    detect_local: DetectLocalLinks,
     #[serde(flatten)]
     rest: Rest,
 }
@@ -443,6 +509,15 @@ type Rest = BTreeMap<String, Unused>;
 #[serde(default, rename_all = "camelCase")]
 struct ClientConnection {
     kubeconfig: Option<String>,
+    #[serde(flatten)]
+    rest: Rest,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct DetectLocalLinks {
+    bridge_interface: Option<String>,
+    interface_name_prefix: Option<String>,
     #[serde(flatten)]
     rest: Rest,
 }
@@ -577,22 +652,19 @@ impl ConfigFile {
         let bind = self.bind_address.filter(|text| !matches!(text.as_str(), "" | "0.0.0.0" | "::"));
         fill_list(&mut options.node_ip, "bindAddress", bind.as_slice())?;
 
+        fill(&mut options.detect_local_mode, "detectLocalMode", self.detect_local_mode)?;
+        let links = self.detect_local;
+        let (bridge, prefix) = (links.bridge_interface, links.interface_name_prefix);
+        fill(&mut options.pod_bridge_interface, "detectLocal.bridgeInterface", bridge)?;
+        fill(&mut options.pod_interface_name_prefix, "detectLocal.interfaceNamePrefix", prefix)?;
+
         let mut left_out = Vec::new();
-        let mode = self.detect_local_mode.filter(|mode| !mode.is_empty());
-        if options.detect_local_mode.is_none() {
-            match mode.as_deref().map(str::parse) {
-                Some(Ok(mode)) => options.detect_local_mode = Some(mode),
-                Some(Err(error)) => {
-                    left_out.push(format!("detectLocalMode has no effect: {error}"));
-                }
-                None => {}
-            }
-        }
         for (place, rest) in [
             ("", self.rest),
             ("clientConnection.", self.client_connection.rest),
             ("ipvs.", self.ipvs.rest),
             ("iptables.", self.iptables.rest),
+            ("detectLocal.", links.rest),
         ] {
             let set = rest.iter().filter(|(_, Unused(is_set))| *is_set);
             left_out
@@ -699,13 +771,12 @@ mod tests {
         let (options, left_out) = with_file(&file, &[]).unwrap();
         assert_eq!(options.node_ip, ["192.0.2.11".parse::<IpAddr>().unwrap()]);
         assert_eq!(options.masquerade_all, Some(true));
+        assert_eq!(options.detect_local_mode, Some(DetectLocal::BridgeInterface));
+        assert_eq!(options.pod_bridge_interface, Some("cni0".parse().unwrap()));
         assert_eq!(
             left_out,
             [
-                "detectLocalMode has no effect: \"BridgeInterface\" is not a mode of this proxy: \
-                 ClusterCIDR or NodeCIDR",
                 "conntrack has no effect in this proxy",
-                "detectLocal has no effect in this proxy",
                 "clientConnection.burst has no effect in this proxy",
                 "ipvs.schedulr has no effect in this proxy",
             ]
@@ -739,6 +810,15 @@ mod tests {
         let file = format!("{HEAD}ipvs: {{syncPeriod: soon}}\n");
         let error = with_file(&file, &[]).unwrap_err().to_string();
         assert!(error.contains("ipvs.syncPeriod: \"soon\" is not a duration"), "{error}");
+        let file = format!("{HEAD}detectLocalMode: InterfaceNamePrefix\n");
+        let error = with_file(&file, &[]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "--detect-local-mode=InterfaceNamePrefix: needs --pod-interface-name-prefix"
+        );
+        for text in ["", "a/b", "a name", "veth*", "a\"b", "a-name-of-16-byt"] {
+            assert!(text.parse::<LinkName>().is_err(), "{text:?}");
+        }
         let error = options(&["--vip-mode", "routes"]).complete().unwrap_err().to_string();
         assert_eq!(error, "--vip-mode=routes: needs --service-cluster-ip-range");
     }

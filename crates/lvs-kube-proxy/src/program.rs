@@ -43,6 +43,7 @@ pub async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     {
         let node = options.node_name()?;
         let source = crate::source::ApiServer::new(options.kubeconfig.as_deref(), node).await?;
+        let source = if options.watch_nodes { source.with_all_nodes() } else { source };
         act(source, options, here).await
     }
     #[cfg(not(feature = "kubernetes"))]

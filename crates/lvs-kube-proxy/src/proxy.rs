@@ -24,9 +24,9 @@ use crate::{
     health::{Health, Listener},
     kernel::{Failure, Kernel},
     metrics::{ChangeKind, Counts},
-    netfilter::{Netfilter, Rules},
+    netfilter::{Inside, Netfilter, Rules},
     nfnetlink::Nfnetlink,
-    options::{DetectLocal, GoDuration, Options, ledger_path},
+    options::{DetectLocal, GoDuration, LinkName, Options, ledger_path},
     records::Records,
     settings::{Settings, ThisNode, WithoutLocal},
     source::Source,
@@ -40,6 +40,8 @@ pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const MANY: usize = 512;
 /// So many deletions need no fresh lists, whatever part of the table they are.
 const FEW: usize = 20;
+/// How long an endpoint drains that is in no slice, so that nothing is known of its pod.
+const UNKNOWN: Duration = Duration::from_secs(60);
 /// So many changes are logged one by one.
 const SAID: usize = 20;
 
@@ -63,6 +65,8 @@ pub struct Proxy<'n, S> {
     look: Option<Instant>,
     guard: Guard,
     node_is_gone: bool,
+    /// Whether the Node has other addresses, so that everything is to be looked at.
+    node_has_moved: bool,
     /// When endpoints became what is not written yet.
     triggers: Vec<SystemTime>,
     netfilter: Netfilter,
@@ -129,7 +133,7 @@ impl<'n, S: Source> Proxy<'n, S> {
         let rules = Rules {
             ranges,
             masquerade_all: options.masquerade_all == Some(true),
-            inside: options.cluster_cidr.clone(),
+            inside: inside(&options),
         };
         let netfilter = Netfilter::open(kernel.namespace(), rules);
         let settings = Settings {
@@ -137,6 +141,8 @@ impl<'n, S: Source> Proxy<'n, S> {
             node_port_addresses: options.nodeport_addresses.clone(),
             external_ips: options.external_ips,
             without_local: without_local(&options, &netfilter),
+            pod_networks: options.cluster_cidr.clone(),
+            api_server: source.server(),
             ..Settings::default()
         };
         let health = Arc::new(Health::new(options.sync_period()));
@@ -152,6 +158,7 @@ impl<'n, S: Source> Proxy<'n, S> {
             look: None,
             guard: Guard::Up,
             node_is_gone: false,
+            node_has_moved: false,
             triggers: Vec::new(),
             netfilter,
             flows: None,
@@ -191,6 +198,9 @@ impl<'n, S: Source> Proxy<'n, S> {
                     if self.node_is_gone {
                         let name = &self.state.node().name;
                         return Err(Failure::new("node", format!("the Node {name} was deleted")));
+                    }
+                    if std::mem::take(&mut self.node_has_moved) {
+                        next_full = Instant::now();
                     }
                     continue;
                 }
@@ -323,7 +333,9 @@ impl<'n, S: Source> Proxy<'n, S> {
                 Event::Slices(_) => self.guard = self.guard.heard(false),
                 _ => {}
             }
+            let before = self.state.node().primary.clone();
             self.state.apply(event);
+            self.node_has_moved |= self.state.node().primary != before;
         }
         if self.state.is_touched() {
             self.health.queued();
@@ -334,7 +346,7 @@ impl<'n, S: Source> Proxy<'n, S> {
     fn translate(&mut self) {
         let update = self.state.update();
         if self.options.detect_local_mode == Some(DetectLocal::NodeCidr) {
-            self.netfilter.set_inside(self.state.node().pod_networks.clone());
+            self.netfilter.set_inside(Inside::Networks(self.state.node().pod_networks.clone()));
         }
         self.netfilter.take_in(&self.state, &update);
         let Update { keys, services, notices, triggers } = update;
@@ -594,9 +606,12 @@ impl<'n, S: Source> Proxy<'n, S> {
     }
 
     fn policy(&self, table: &Snapshot) -> Policy {
-        let limits = self.state.drain_limits();
-        let drain = Drain::for_at_most(self.options.drain_limit.0)
-            .limit_of(move |service, _| limits.get(service).copied());
+        let limit = self.options.drain_limit.map(|limit| limit.0);
+        // Those that only now begin to leave are not there yet: they are looked at again in time.
+        let leaving = self.draining.iter().map(|(service, real_server, _)| (service, real_server));
+        let limits = self.state.drain_limits(leaving, limit);
+        let drain = Drain::for_at_most(limit.unwrap_or(UNKNOWN))
+            .limit_of(move |service, real_server| limits.get(&(*service, *real_server)).copied());
         let policy = Policy::new().scope(self.records.scope()).drain(drain);
         let there: usize =
             table.services.values().map(|service| 1 + service.destinations.len()).sum();
@@ -655,6 +670,9 @@ impl<'n, S: Source> Proxy<'n, S> {
             counts.no_local_external += usize::from(translation.no_local_external);
         }
         self.counts = counts;
+        let leaving = self.draining.iter();
+        let leaving = leaving.map(|(_, server, _)| SocketAddr::new(server.address, server.port));
+        self.state.forget_ended(&leaving.collect());
         self.health.metrics.asked(self.kernel.take_counts());
         self.serve_checks();
         if outcome.has_failed {
@@ -752,14 +770,29 @@ pub async fn clean_up(options: &Options, namespace: &NetNs) -> Result<(), Failur
     records.clear().map_err(failed)
 }
 
+/// By what pods are known, as far as the options say.
+fn inside(options: &Options) -> Inside {
+    let link = |name: &Option<LinkName>, is_prefix| match name {
+        Some(name) => Inside::Link { name: name.clone(), is_prefix },
+        None => Inside::default(),
+    };
+    match options.detect_local_mode {
+        None | Some(DetectLocal::ClusterCidr) => Inside::Networks(options.cluster_cidr.clone()),
+        // The Node says.
+        Some(DetectLocal::NodeCidr) => Inside::default(),
+        Some(DetectLocal::BridgeInterface) => link(&options.pod_bridge_interface, false),
+        Some(DetectLocal::InterfaceNamePrefix) => link(&options.pod_interface_name_prefix, true),
+    }
+}
+
 /// What a policy of `Local` without an endpoint here comes to. Says so, if it is less than could be.
 fn without_local(options: &Options, netfilter: &Netfilter) -> WithoutLocal {
-    let knows_pods = !options.cluster_cidr.is_empty()
+    let knows_pods = inside(options) != Inside::default()
         || options.detect_local_mode == Some(DetectLocal::NodeCidr);
     let reason = match options.without_local {
         Some(chosen @ (WithoutLocal::FallBack | WithoutLocal::Refuse)) => return chosen,
         _ if !netfilter.is_there() => "there are no nftables",
-        _ if !knows_pods => "the networks of pods are not known (--cluster-cidr)",
+        _ if !knows_pods => "it is not known which clients are pods (--cluster-cidr)",
         _ => return WithoutLocal::ByMark,
     };
     tracing::warn!(

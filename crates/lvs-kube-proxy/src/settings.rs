@@ -20,6 +20,11 @@ pub struct Settings {
     pub external_ips: bool,
     /// What an address with policy `Local` does when this node has no endpoint.
     pub without_local: WithoutLocal,
+    /// The networks of the cluster's pods, where they are known. No external or load-balancer address
+    /// in them is served: made local, it would be lost to the pod that has it. `--cluster-cidr`.
+    pub pod_networks: Vec<IpNet>,
+    /// The address of the API server. It is served as little, for the same reason.
+    pub api_server: Option<IpAddr>,
 }
 
 impl Default for Settings {
@@ -30,6 +35,8 @@ impl Default for Settings {
             node_port_addresses: Vec::new(),
             external_ips: false,
             without_local: WithoutLocal::FallBack,
+            pod_networks: Vec::new(),
+            api_server: None,
         }
     }
 }
@@ -101,6 +108,9 @@ pub struct ThisNode {
     pub primary: Vec<IpAddr>,
     /// The networks of its pods, as its Node says.
     pub pod_networks: Vec<IpNet>,
+    /// The addresses of other nodes, as far as they are known. No external or load-balancer address
+    /// that is one of them is served: made local, it would cut this node off from the other one.
+    pub others: BTreeSet<IpAddr>,
 }
 
 impl ThisNode {

@@ -6,11 +6,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use lvs::client::packet::{Protocol, ServiceKey};
+use lvs::client::packet::{DestinationKey, Protocol, ServiceKey};
 
 use crate::{
     object::{
-        EndpointSlice, HEADLESS, Node, OTHER_PROXY, OWNER, ObjectName, Service, TRIGGER_TIME, ZONE,
+        Endpoint, EndpointSlice, HEADLESS, Node, OTHER_PROXY, OWNER, ObjectName, Service,
+        TRIGGER_TIME, ZONE,
     },
     settings::{Settings, ThisNode},
     translate::{HealthCheck, Target, TargetKind, Translation, is_proxied, translate},
@@ -31,7 +32,8 @@ pub enum Event {
     Slice(EndpointSlice),
     /// An EndpointSlice is gone.
     SliceGone(ObjectName),
-    /// The proxy's own Node is new or has changed.
+    /// A Node is new or has changed: the proxy's own, or another one, whose addresses services then
+    /// cannot have.
     Node(Node),
     /// A Node is gone.
     NodeGone(String),
@@ -66,6 +68,8 @@ type Claim = (ServiceKey, TargetKind, ObjectName);
 #[derive(Clone, Debug)]
 pub struct State {
     node: ThisNode,
+    /// The addresses of other nodes.
+    others: BTreeMap<String, Vec<IpAddr>>,
     settings: Settings,
     // Large values are in boxes and lists, as a map's nodes have room for eleven values each, and are
     // half full.
@@ -83,8 +87,9 @@ pub struct State {
     claims: BTreeMap<Claim, usize>,
     /// How many claims there are on each address.
     addresses: BTreeMap<IpAddr, usize>,
-    /// Which services say how long their endpoints may drain.
-    limited: BTreeSet<ObjectName>,
+    /// Endpoints that were terminating when they were last in a slice, by service. Those that are in
+    /// one still do not count.
+    ended: BTreeMap<ObjectName, BTreeSet<SocketAddr>>,
     /// Who wants a port for health checks.
     health_ports: BTreeMap<u16, BTreeSet<ObjectName>>,
     /// What was said of each service.
@@ -96,6 +101,7 @@ impl State {
     pub fn new(node: ThisNode, settings: Settings) -> Self {
         Self {
             node,
+            others: BTreeMap::new(),
             settings,
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
@@ -107,7 +113,7 @@ impl State {
             translations: BTreeMap::new(),
             claims: BTreeMap::new(),
             addresses: BTreeMap::new(),
-            limited: BTreeSet::new(),
+            ended: BTreeMap::new(),
             health_ports: BTreeMap::new(),
             said: BTreeMap::new(),
         }
@@ -139,8 +145,8 @@ impl State {
             Event::Slice(slice) => self.set_slice(slice),
             Event::SliceGone(name) => self.remove_slice(&name),
             Event::Node(node) => self.set_node_object(&node),
-            // It is still this node, whatever its object: what to do about it is for the proxy.
-            Event::NodeGone(_) => {}
+            // This node is still this node, whatever its object: what to do about it is for the proxy.
+            Event::NodeGone(name) => self.set_other_node(name, Vec::new()),
         }
     }
 
@@ -242,15 +248,46 @@ impl State {
         })
     }
 
-    /// How long the endpoints of a virtual service may drain, where its Service says so.
-    pub fn drain_limits(&self) -> BTreeMap<ServiceKey, Duration> {
-        let limited = self.limited.iter().filter_map(|name| {
-            let translation = self.translations.get(name)?;
-            Some((translation.drain_limit?, &translation.targets))
+    /// How long real servers that are no endpoints any more, or get no new connections, may keep those
+    /// that they have:
+    ///
+    /// - not at all, if the endpoint was terminating and is in no slice any more: its pod has ended;
+    /// - else as long as the Service's annotation says, or else `limit`;
+    /// - without either, as long as the endpoint is in a slice: its pod lives, at most for its grace
+    ///   period if it is terminating;
+    /// - else there is no entry: nothing is known of the pod.
+    pub fn drain_limits<'a>(
+        &self,
+        leaving: impl IntoIterator<Item = (&'a ServiceKey, &'a DestinationKey)>,
+        limit: Option<Duration>,
+    ) -> BTreeMap<(ServiceKey, DestinationKey), Duration> {
+        let mut listed = BTreeMap::new();
+        let mut limits = BTreeMap::new();
+        for (key, real_server) in leaving {
+            let Some((name, _)) = self.target(key) else { continue };
+            let listed = listed.entry(name).or_insert_with(|| self.listed(name));
+            let place = SocketAddr::new(real_server.address, real_server.port);
+            let (lives, own) = (
+                listed.contains(&place),
+                self.translations.get(name).and_then(|translation| translation.drain_limit),
+            );
+            let has_ended = self.ended.get(name).is_some_and(|ended| ended.contains(&place));
+            let limit = match own.or(limit) {
+                _ if has_ended && !lives => Some(Duration::ZERO),
+                Some(limit) => Some(limit),
+                None => lives.then_some(Duration::MAX),
+            };
+            limits.extend(limit.map(|limit| ((*key, *real_server), limit)));
+        }
+        limits
+    }
+
+    /// Forgets which endpoints have ended, but for those whose real servers still leave.
+    pub fn forget_ended(&mut self, leaving: &BTreeSet<SocketAddr>) {
+        self.ended.retain(|_, ended| {
+            ended.retain(|place| leaving.contains(place));
+            !ended.is_empty()
         });
-        let keys = limited
-            .flat_map(|(limit, targets)| targets.iter().map(move |target| (*target.key(), limit)));
-        keys.collect()
     }
 
     /// The endpoints of this node that are behind a service.
@@ -301,6 +338,7 @@ impl State {
             Ok(place) if slices[place] == slice => return,
             Ok(place) => {
                 let before = std::mem::replace(&mut slices[place], slice);
+                note_ended(&mut self.ended, &owner, &before);
                 if before.metadata.annotations.get(TRIGGER_TIME) == trigger.as_deref() {
                     trigger = None;
                 }
@@ -321,7 +359,10 @@ impl State {
     fn remove_slice(&mut self, name: &ObjectName) {
         let Some(owner) = self.owners.remove(name) else { return };
         if let Some(slices) = self.slices.get_mut(&owner) {
-            slices.retain(|slice| *slice.metadata.name != *name.name);
+            let place = slices.iter().position(|slice| *slice.metadata.name == *name.name);
+            if let Some(place) = place {
+                note_ended(&mut self.ended, &owner, &slices.remove(place));
+            }
             if slices.is_empty() {
                 self.slices.remove(&owner);
             }
@@ -331,17 +372,44 @@ impl State {
 
     fn set_node_object(&mut self, node: &Node) {
         if node.metadata.name != self.node.name {
-            return;
+            let addresses = addresses_of(node).collect();
+            return self.set_other_node(node.metadata.name.clone(), addresses);
         }
         let zone = node.metadata.labels.get(ZONE).map(str::to_owned);
         let primary = primary_addresses(node);
         let networks = node.spec.pod_cidrs.iter().filter_map(|network| network.parse().ok());
-        self.node.pod_networks = networks.collect();
-        if (&zone, &primary) != (&self.node.zone, &self.node.primary) {
-            self.node.zone = zone;
-            self.node.primary = primary;
+        let pod_networks = networks.collect();
+        let now = ThisNode { zone, primary, pod_networks, ..self.node.clone() };
+        if now != self.node {
+            self.node = now;
             self.touch_all();
         }
+    }
+
+    /// Another node has these addresses now.
+    fn set_other_node(&mut self, name: String, addresses: Vec<IpAddr>) {
+        if name == self.node.name {
+            return;
+        }
+        match addresses.is_empty() {
+            true => self.others.remove(&name),
+            false => self.others.insert(name, addresses),
+        };
+        let others = self.others.values().flatten().copied().collect();
+        if self.node.others != others {
+            self.node.others = others;
+            self.touch_all();
+        }
+    }
+
+    /// Where the endpoints are that are in a slice, whatever their conditions.
+    fn listed(&self, name: &ObjectName) -> BTreeSet<SocketAddr> {
+        self.slices
+            .get(name)
+            .into_iter()
+            .flatten()
+            .flat_map(|slice| places(slice, |_| true))
+            .collect()
     }
 
     fn touch_all(&mut self) {
@@ -357,7 +425,6 @@ impl State {
     /// Withdraws all that a service claims.
     fn retract(&mut self, name: &ObjectName, keys: &mut BTreeSet<ServiceKey>) {
         let Some(translation) = self.translations.remove(name) else { return };
-        self.limited.remove(name);
         for target in translation.targets {
             let key = *target.key();
             keys.insert(key);
@@ -405,9 +472,6 @@ impl State {
         if let Some(HealthCheck { port, .. }) = translation.health_check {
             self.health_ports.entry(port).or_default().insert(name.clone());
         }
-        if translation.drain_limit.is_some() {
-            self.limited.insert(name.clone());
-        }
         self.translations.insert(name.clone(), translation);
     }
 
@@ -448,13 +512,42 @@ impl State {
     }
 }
 
-/// The first address of each family by which the cluster knows a node: internal ones before others.
+/// What a slice's endpoints are reached at, those of each port.
+fn places(slice: &EndpointSlice, of: fn(&Endpoint) -> bool) -> impl Iterator<Item = SocketAddr> {
+    let addresses = slice.endpoints.iter().filter(move |endpoint| of(endpoint));
+    let addresses = addresses.filter_map(|endpoint| endpoint.addresses.first()?.parse().ok());
+    let ports = slice.ports.iter().filter_map(|port| u16::try_from(port.port?).ok());
+    let ports: Vec<u16> = ports.collect();
+    addresses.flat_map(move |address: IpAddr| {
+        ports.clone().into_iter().map(move |port| SocketAddr::new(address, port))
+    })
+}
+
+/// Notes which endpoints of a slice that is no more were terminating.
+fn note_ended(
+    ended: &mut BTreeMap<ObjectName, BTreeSet<SocketAddr>>,
+    owner: &ObjectName,
+    slice: &EndpointSlice,
+) {
+    let mut places =
+        places(slice, |endpoint| endpoint.conditions.terminating == Some(true)).peekable();
+    if places.peek().is_some() {
+        ended.entry(owner.clone()).or_default().extend(places);
+    }
+}
+
+/// The first address of each family by which the cluster knows a node.
 fn primary_addresses(node: &Node) -> Vec<IpAddr> {
-    let of_kind = |kind| {
-        let addresses = node.status.addresses.iter().filter(move |address| address.kind == kind);
-        addresses.filter_map(|address| address.address.parse::<IpAddr>().ok())
-    };
-    let all: Vec<_> = of_kind("InternalIP").chain(of_kind("ExternalIP")).collect();
+    let all: Vec<_> = addresses_of(node).collect();
     let first = |ipv4: bool| all.iter().find(|address| address.is_ipv4() == ipv4).copied();
     first(true).into_iter().chain(first(false)).collect()
+}
+
+/// The addresses by which the cluster knows a node, internal ones before others.
+fn addresses_of(node: &Node) -> impl Iterator<Item = IpAddr> {
+    let of_kind = |kind| {
+        let addresses = node.status.addresses.iter().filter(move |address| address.kind == kind);
+        addresses.filter_map(|address| address.address.parse().ok())
+    };
+    of_kind("InternalIP").chain(of_kind("ExternalIP"))
 }

@@ -391,13 +391,37 @@ impl<'a> Translator<'a> {
         found
     }
 
+    /// An address from outside of the cluster that may be made local to this node, if it is not its own.
+    fn external_address(&mut self, address: IpAddr) -> Option<IpAddr> {
+        let (node, settings) = (self.node, self.settings);
+        let mut networks = settings.pod_networks.iter().chain(&node.pod_networks);
+        let whose = if node.addresses.contains(&address) {
+            None
+        } else if node.others.contains(&address) {
+            Some("is another node's own address; it is not served")
+        } else if settings.api_server == Some(address) {
+            Some("is the API server's own address; it is not served")
+        } else if networks.any(|network| network.contains(&address)) {
+            Some("is in a network of pods; it is not served")
+        } else {
+            None
+        };
+        match whose {
+            None => self.virtual_address(address),
+            Some(whose) => {
+                self.notes.add(whose, address);
+                None
+            }
+        }
+    }
+
     fn load_balancer_addresses(&mut self, ipv4: bool) -> Addresses {
         let ingress = self.service.status.load_balancer.ingress.iter();
         let texts: Vec<_> = ingress
             .filter(|ingress| ingress.ip_mode.as_deref().is_none_or(|mode| mode == "VIP"))
             .filter_map(|ingress| ingress.ip.as_deref())
             .collect();
-        let addresses = self.virtual_addresses(&texts, ipv4);
+        let addresses = self.usable_addresses(&texts, ipv4);
         let source_ranges = self.source_ranges(ipv4);
         Addresses { kind: TargetKind::LoadBalancer, addresses, source_ranges }
     }
@@ -405,7 +429,7 @@ impl<'a> Translator<'a> {
     fn external_addresses(&mut self, ipv4: bool) -> Addresses {
         let texts: Vec<_> = self.service.spec.external_ips.iter().map(String::as_str).collect();
         let addresses = match self.settings.external_ips {
-            true => self.virtual_addresses(&texts, ipv4),
+            true => self.usable_addresses(&texts, ipv4),
             false => {
                 if ipv4 {
                     for text in texts {
@@ -418,12 +442,12 @@ impl<'a> Translator<'a> {
         Addresses { kind: TargetKind::ExternalIp, addresses, source_ranges: None }
     }
 
-    fn virtual_addresses(&mut self, texts: &[&str], ipv4: bool) -> BTreeSet<IpAddr> {
+    fn usable_addresses(&mut self, texts: &[&str], ipv4: bool) -> BTreeSet<IpAddr> {
         let mut addresses = BTreeSet::new();
         for text in texts {
             match text.trim().parse::<IpAddr>() {
                 Ok(address) if address.is_ipv4() == ipv4 => {
-                    addresses.extend(self.virtual_address(address));
+                    addresses.extend(self.external_address(address));
                 }
                 Ok(_) => {}
                 Err(_) if ipv4 => self.notes.add(NO_ADDRESS, format!("{text:?}")),

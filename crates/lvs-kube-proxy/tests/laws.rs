@@ -5,10 +5,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::Duration,
 };
 
+use lvs::client::packet::DestinationKey;
 use lvs_kube_proxy::{
     Event, Settings, State, ThisNode,
+    manifest::{self, Object},
     object::{
         Conditions, Endpoint, EndpointPort, EndpointSlice, Hint, Hints, Ingress,
         LoadBalancerStatus, Metadata, Service, ServicePort, ServiceSpec, ServiceStatus,
@@ -103,7 +106,7 @@ proptest! {
 
     #[test]
     fn any_manifest_is_read_or_refused(text: String) {
-        let _ = lvs_kube_proxy::manifest::parse(&text);
+        let _ = manifest::parse(&text);
     }
 }
 
@@ -178,6 +181,139 @@ fn two_services_claim_one_address() {
         state.update();
         assert_eq!(winner(&state).as_deref(), Some("shop/z"));
     }
+}
+
+/// How long a real server that leaves may keep its connections follows from what slices say of its pod.
+#[test]
+fn a_pod_that_lives_keeps_its_connections() {
+    let service = |annotations: &[(&str, &str)]| Service {
+        metadata: Metadata { annotations: annotations.iter().copied().collect(), ..named("web") },
+        spec: ServiceSpec {
+            cluster_ip: Some("10.96.0.1".to_owned()),
+            ports: vec![ServicePort { port: 80, ..ServicePort::default() }],
+            ..ServiceSpec::default()
+        },
+        ..Service::default()
+    };
+    let slice = |name: &str, endpoints: &[(&str, bool, bool)]| EndpointSlice {
+        metadata: owned(name, "web"),
+        address_type: "IPv4".to_owned(),
+        ports: vec![EndpointPort { name: Some(String::new()), protocol: None, port: Some(80) }],
+        endpoints: endpoints
+            .iter()
+            .map(|(address, ready, terminating)| Endpoint {
+                addresses: vec![(*address).to_owned()],
+                conditions: Conditions {
+                    ready: Some(*ready),
+                    terminating: Some(*terminating),
+                    ..Conditions::default()
+                },
+                ..Endpoint::default()
+            })
+            .collect(),
+    };
+    let key = "-t 10.96.0.1:80".parse().unwrap();
+    let limits = |state: &State, given: Option<u64>| {
+        let servers = ["10.42.0.1:80", "10.42.0.2:80", "10.42.0.3:80", "10.42.0.4:80"];
+        let servers = servers.map(|server| server.parse::<DestinationKey>().unwrap());
+        let leaving = servers.iter().map(|server| (&key, server));
+        let limits = state.drain_limits(leaving, given.map(Duration::from_secs));
+        servers.map(|server| limits.get(&(key, server)).copied())
+    };
+    let (ended, lives) = (Some(Duration::ZERO), Some(Duration::MAX));
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    let (ready, unready, terminating) = ((true, false), (false, false), (false, true));
+    let at = |number: u8, (ready, terminating)| (number, ready, terminating);
+    let slice = |name: &str, endpoints: &[(u8, bool, bool)]| {
+        let texts: Vec<_> =
+            endpoints.iter().map(|(number, ..)| format!("10.42.0.{number}")).collect();
+        let endpoints = endpoints.iter().zip(&texts);
+        let endpoints: Vec<_> =
+            endpoints.map(|((_, ready, ending), text)| (&**text, *ready, *ending)).collect();
+        slice(name, &endpoints)
+    };
+    let mut state = state();
+    state.apply(Event::Service(service(&[])));
+    let three = [at(1, ready), at(2, unready), at(3, terminating)];
+    state.apply(Event::Slice(slice("web-1", &three)));
+    state.update();
+    assert_eq!(limits(&state, None), [lives, lives, lives, None]);
+    assert_eq!(limits(&state, Some(9)), [seconds(9); 4]);
+
+    // The first pod's labels changed, the third one has ended. The second one is in another slice now.
+    state.apply(Event::Slice(slice("web-2", &[at(2, terminating)])));
+    state.apply(Event::Slice(slice("web-1", &[])));
+    state.update();
+    assert_eq!(limits(&state, None), [None, lives, ended, None]);
+    assert_eq!(limits(&state, Some(9)), [seconds(9), seconds(9), ended, seconds(9)]);
+    // With its slice it has ended, too. A new pod has its address.
+    state.apply(Event::SliceGone(owned("web-2", "web").object_name()));
+    state.apply(Event::Slice(slice("web-1", &[at(3, unready)])));
+    state.update();
+    assert_eq!(limits(&state, None), [None, ended, lives, None]);
+    let annotation = [("lvs-kube-proxy/drain-limit", "5s")];
+    state.apply(Event::Service(service(&annotation)));
+    state.update();
+    assert_eq!(limits(&state, Some(9)), [seconds(5), ended, seconds(5), seconds(5)]);
+    // What does not leave any more is forgotten.
+    state.forget_ended(&["10.42.0.2:80".parse().unwrap()].into());
+    state.apply(Event::Slices(Vec::new()));
+    assert_eq!(limits(&state, None), [seconds(5), ended, seconds(5), seconds(5)]);
+    state.forget_ended(&BTreeSet::new());
+    assert_eq!(limits(&state, None), [seconds(5); 4]);
+}
+
+/// Other nodes, the pods' networks and the API server have their addresses whenever they become known,
+/// and lose them when they go.
+#[test]
+fn addresses_of_others_are_not_served() {
+    let service = Service {
+        metadata: named("web"),
+        spec: ServiceSpec {
+            cluster_ip: Some("10.96.0.1".to_owned()),
+            external_ips: vec!["192.0.2.12".to_owned(), "10.42.0.7".to_owned()],
+            ports: vec![ServicePort { port: 80, ..ServicePort::default() }],
+            ..ServiceSpec::default()
+        },
+        ..Service::default()
+    };
+    let object = |text: &str| match manifest::parse(text).unwrap().remove(0) {
+        Object::Node(node) => Event::Node(node),
+        other => panic!("{other:?}"),
+    };
+    let mut state = state();
+    state.apply(Event::Service(service));
+    let mut step = |event: Option<Event>| {
+        event.into_iter().for_each(|event| state.apply(event));
+        let notices = state.update().notices;
+        let served: Vec<_> = state.addresses().map(|address| address.to_string()).collect();
+        (served.join(" "), notices.join("; "))
+    };
+    let all = "10.42.0.7 10.96.0.1 192.0.2.12";
+    assert_eq!(step(None), (all.to_owned(), String::new()));
+    let other = "kind: Node\nmetadata: {name: node-b}\nstatus: {addresses: \
+                 [{type: InternalIP, address: 192.0.2.12}, {type: Hostname, address: node-b}]}\n";
+    let (served, notices) = step(Some(object(other)));
+    assert_eq!(served, "10.42.0.7 10.96.0.1");
+    assert_eq!(
+        notices,
+        "service shop/web: 192.0.2.12 is another node's own address; it is not served"
+    );
+    let own =
+        "kind: Node\nmetadata: {name: node-a}\nspec: {podCIDRs: [10.42.0.0/24, 'fd42::/64']}\n";
+    let (served, notices) = step(Some(object(own)));
+    assert_eq!(served, "10.96.0.1");
+    assert_eq!(notices, "service shop/web: 10.42.0.7 is in a network of pods; it is not served");
+    assert_eq!(step(Some(Event::NodeGone("node-b".to_owned()))).0, "10.96.0.1 192.0.2.12");
+    // A node of which nothing is known any more.
+    assert_eq!(step(Some(object("kind: Node\nmetadata: {name: node-a}\n"))).0, all);
+
+    let server = Some("192.0.2.12".parse().unwrap());
+    let settings = Settings { api_server: server, ..state.settings().clone() };
+    state.set_settings(settings);
+    let notices = state.update().notices;
+    let expected = "service shop/web: 192.0.2.12 is the API server's own address; it is not served";
+    assert_eq!(notices, [expected]);
 }
 
 fn node() -> ThisNode {

@@ -1,4 +1,11 @@
-use std::{borrow::Cow, collections::BTreeMap, fmt, path::Path, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    path::Path,
+    time::Duration,
+};
 
 use futures_util::{
     FutureExt, Stream, StreamExt,
@@ -38,13 +45,21 @@ const LONGEST_WAIT: Duration = Duration::from_secs(15);
 pub struct ApiServer {
     client: Client,
     node: String,
+    server: Option<IpAddr>,
+    /// Whether all Nodes are watched rather than this one.
+    all_nodes: bool,
     watches: SelectAll<BoxStream<'static, Told>>,
     /// Objects of a list that is not whole yet.
     services: Vec<Service>,
     slices: Vec<EndpointSlice>,
-    node_is_there: bool,
-    /// Whether it was there before the list that is being read.
-    node_was_there: bool,
+    /// The names of the Nodes that are there.
+    nodes: BTreeSet<String>,
+    /// Those of the list before the one that is being read.
+    nodes_before: BTreeSet<String>,
+    /// Whether all Nodes are wanted and not listed yet.
+    waits_for_nodes: bool,
+    /// What has come before them.
+    early: Vec<Event>,
     /// What last failed, by what was asked for: each failure is logged once.
     failures: BTreeMap<&'static str, String>,
 }
@@ -82,19 +97,32 @@ impl ApiServer {
             })?,
         };
         let server = config.cluster_url.to_string();
+        let host = config.cluster_url.host().unwrap_or_default();
+        let host = host.trim_matches(['[', ']']).parse().ok();
         let client = Client::try_from(config).map_err(|reason| ApiServerError {
             reason: format!("prepare the client of {server}: {reason}"),
         })?;
         Ok(Self {
             client,
             node: node.into(),
+            server: host,
+            all_nodes: false,
             watches: SelectAll::new(),
             services: Vec::new(),
             slices: Vec::new(),
-            node_is_there: false,
-            node_was_there: false,
+            nodes: BTreeSet::new(),
+            nodes_before: BTreeSet::new(),
+            waits_for_nodes: false,
+            early: Vec::new(),
             failures: BTreeMap::new(),
         })
+    }
+
+    /// Watches all Nodes rather than this one only, so that the addresses of the others are known. A
+    /// Node is large and changes every few minutes, if only its heartbeat, and the server sends it whole.
+    #[must_use]
+    pub fn with_all_nodes(self) -> Self {
+        Self { all_nodes: true, waits_for_nodes: true, ..self }
     }
 
     /// Begins all watches, once the server has said what it has.
@@ -122,7 +150,10 @@ impl ApiServer {
         let config = watcher::Config::default().labels(SLICES);
         self.watches.push(self.watch(&slices, config).map(Told::Slice).boxed());
 
-        let config = watcher::Config::default().fields(&format!("metadata.name={}", self.node));
+        let mut config = watcher::Config::default();
+        if !self.all_nodes {
+            config = config.fields(&format!("metadata.name={}", self.node));
+        }
         let nodes = self.watch(&resource("", "v1", "Node", "nodes"), config);
         self.watches.push(nodes.map(Told::Node).boxed());
     }
@@ -187,26 +218,41 @@ impl ApiServer {
                 }
             }
             Told::Node(Ok(event)) => {
-                self.succeed("this node");
+                self.succeed(self.nodes_asked_for());
                 match event {
                     watcher::Event::Init => {
-                        self.node_was_there = std::mem::take(&mut self.node_is_there);
+                        let before = std::mem::take(&mut self.nodes);
+                        self.nodes_before.extend(before);
                     }
                     watcher::Event::InitApply(node) | watcher::Event::Apply(node) => {
-                        self.node_is_there = true;
+                        self.nodes.insert(node.object.metadata.name.clone());
                         events.push(Event::Node(node.object));
                     }
-                    watcher::Event::InitDone if self.node_is_there || !self.node_was_there => {}
-                    watcher::Event::InitDone | watcher::Event::Delete(_) => {
-                        self.node_is_there = false;
-                        events.push(Event::NodeGone(self.node.clone()));
+                    watcher::Event::InitDone => {
+                        let before = std::mem::take(&mut self.nodes_before);
+                        let gone = before.difference(&self.nodes).cloned();
+                        events.extend(gone.map(Event::NodeGone));
+                        self.waits_for_nodes = false;
+                    }
+                    watcher::Event::Delete(node) => {
+                        let name = node.object.metadata.name;
+                        self.nodes.remove(&name);
+                        events.push(Event::NodeGone(name));
                     }
                 }
             }
             Told::Service(Err(error)) => self.fail("services", &error),
             Told::Slice(Err(error)) => self.fail("endpoint slices", &error),
-            Told::Node(Err(error)) => self.fail("this node", &error),
+            Told::Node(Err(error)) => {
+                self.fail(self.nodes_asked_for(), &error);
+                // Services go on without what only Nodes say.
+                self.waits_for_nodes = false;
+            }
         }
+    }
+
+    fn nodes_asked_for(&self) -> &'static str {
+        if self.all_nodes { "nodes" } else { "this node" }
     }
 
     fn fail(&mut self, what: &'static str, error: &dyn std::error::Error) {
@@ -251,14 +297,19 @@ impl Source for ApiServer {
                 self.take_in(told, &mut events);
                 next = self.watches.next().now_or_never().flatten();
             }
-            if !events.is_empty() {
-                return events;
+            self.early.append(&mut events);
+            if !self.waits_for_nodes && !self.early.is_empty() {
+                return std::mem::take(&mut self.early);
             }
         }
     }
 
     fn relist(&mut self) {
         self.watches.clear();
+    }
+
+    fn server(&self) -> Option<IpAddr> {
+        self.server
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Source;
 use crate::{
     manifest::{self, Object},
-    object::ObjectName,
+    object::{Metadata, Node, ObjectName},
     state::Event,
 };
 
@@ -213,8 +213,11 @@ impl Directory {
             match key {
                 Key::Service(name) => events.push(Event::ServiceGone(name.clone())),
                 Key::Slice(name) => events.push(Event::SliceGone(name.clone())),
-                // A node without its object is one without a zone; it is still this node.
-                Key::Node(_) => {}
+                // A node without its object is still there, but nothing is known of it.
+                Key::Node(name) => events.push(Event::Node(Node {
+                    metadata: Metadata { name: name.clone(), ..Metadata::default() },
+                    ..Node::default()
+                })),
             }
         }
     }

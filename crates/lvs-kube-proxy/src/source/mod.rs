@@ -4,7 +4,7 @@
 mod api_server;
 mod directory;
 
-use std::future::Future;
+use std::{future::Future, net::IpAddr};
 
 #[cfg(feature = "kubernetes")]
 pub use api_server::{ApiServer, ApiServerError};
@@ -24,4 +24,9 @@ pub trait Source {
     /// Asks for both lists anew. The proxy does so before it carries out what it does not believe:
     /// that almost everything is gone.
     fn relist(&mut self);
+
+    /// The address of the server that it asks, if it asks one. No service takes it.
+    fn server(&self) -> Option<IpAddr> {
+        None
+    }
 }

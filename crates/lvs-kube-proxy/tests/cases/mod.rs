@@ -50,6 +50,11 @@ struct CaseSettings {
     node_port_addresses: Vec<String>,
     without_local: String,
     zone: Option<String>,
+    /// The networks of pods.
+    #[serde(rename = "clusterCIDR")]
+    cluster_cidr: Option<String>,
+    /// The addresses of node-b.
+    node_b: Vec<String>,
 }
 
 impl Default for CaseSettings {
@@ -60,6 +65,8 @@ impl Default for CaseSettings {
             node_port_addresses: Vec::new(),
             without_local: "fall back".to_owned(),
             zone: Some("z1".to_owned()),
+            cluster_cidr: None,
+            node_b: Vec::new(),
         }
     }
 }
@@ -82,6 +89,7 @@ impl Case {
                 "by mark" => WithoutLocal::ByMark,
                 _ => WithoutLocal::FallBack,
             },
+            pod_networks: self.settings.cluster_cidr.iter().map(|it| it.parse().unwrap()).collect(),
             ..Settings::default()
         }
     }
@@ -95,6 +103,7 @@ impl Case {
             zone: self.settings.zone.clone(),
             addresses: addresses.map(|address| address.parse().unwrap()).collect(),
             primary: vec!["192.0.2.11".parse().unwrap(), "2001:db8:77::11".parse().unwrap()],
+            others: self.settings.node_b.iter().map(|address| address.parse().unwrap()).collect(),
             ..ThisNode::default()
         }
     }
@@ -126,18 +135,23 @@ impl Case {
         std::iter::once(service).chain(slices).map(|object| format!("---\n{object}\n")).collect()
     }
 
-    /// The node of the frame, as a manifest.
+    /// The nodes of the frame, as a manifest.
     pub(crate) fn node_manifest(&self) -> String {
         let labels =
             self.settings.zone.as_ref().map(|zone| json!({"topology.kubernetes.io/zone": zone}));
-        let addresses = ["192.0.2.11", "2001:db8:77::11"];
-        let addresses = addresses.map(|address| json!({"type": "InternalIP", "address": address}));
-        let node = json!({
-            "kind": "Node",
-            "metadata": {"name": "node-a", "labels": labels},
-            "status": {"addresses": addresses},
-        });
-        node.to_string()
+        let node = |name: &str, labels: Option<Value>, addresses: &[String]| {
+            let addresses = addresses.iter();
+            let addresses: Vec<_> =
+                addresses.map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
+            let node = json!({
+                "kind": "Node",
+                "metadata": {"name": name, "labels": labels},
+                "status": {"addresses": addresses},
+            });
+            format!("---\n{node}\n")
+        };
+        let own = ["192.0.2.11", "2001:db8:77::11"].map(str::to_owned);
+        node("node-a", labels, &own) + &node("node-b", None, &self.settings.node_b)
     }
 
     /// The settings as flags of the program.
@@ -150,6 +164,7 @@ impl Case {
         if !settings.node_port_addresses.is_empty() {
             flags.push(format!("--nodeport-addresses={}", settings.node_port_addresses.join(",")));
         }
+        flags.extend(settings.cluster_cidr.iter().map(|it| format!("--cluster-cidr={it}")));
         match settings.without_local.as_str() {
             "refuse" => flags.push("--without-local=refuse".to_owned()),
             "by mark" => flags.push("--cluster-cidr=10.42.0.0/16".to_owned()),
