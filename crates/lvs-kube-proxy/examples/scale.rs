@@ -35,13 +35,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         "services", "list s", "batch s", "start s", "ratio", "event ms", "resync s", "peak MB"
     );
     for number in services {
+        // Once for nothing: what touches the guest's memory first waits for the host's. That would
+        // always be the proxy, whose table the bare batch then repeats.
         measure(number)?;
+        println!("{}", measure(number)?);
     }
     Ok(())
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn measure(number: u32) -> Result<(), Box<dyn Error>> {
+async fn measure(number: u32) -> Result<String, Box<dyn Error>> {
     let namespace = NetNs::new()?;
     testbed::run(&namespace, "iproute2", &["ip", "link", "set", "lo", "up"])?;
     testbed::run(&namespace, "iproute2", &["ip", "address", "add", "192.0.2.1/32", "dev", "lo"])?;
@@ -126,7 +129,7 @@ async fn measure(number: u32) -> Result<(), Box<dyn Error>> {
     }
     let batch = begin.elapsed();
     other.flush().await?;
-    println!(
+    Ok(format!(
         "{number:>8} {:>9.3} {:>9.3} {:>9.3} {:>9.2} {:>9.1} {:>9.3} {:>8}",
         list.as_secs_f64(),
         batch.as_secs_f64(),
@@ -135,8 +138,7 @@ async fn measure(number: u32) -> Result<(), Box<dyn Error>> {
         event.as_secs_f64() * 1000.0,
         resync.as_secs_f64(),
         peak / 1024,
-    );
-    Ok(())
+    ))
 }
 
 /// How many real servers get new connections.

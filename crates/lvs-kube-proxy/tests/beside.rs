@@ -6,8 +6,11 @@
 //!
 //! ```sh
 //! LVS_CLUSTER=1 cargo test -p lvs-kube-proxy --features kubernetes --test beside
-//! LVS_CLUSTER=1 LVS_BESIDE_SERVICES=100,1000 cargo test …    # and numbers at so many services
+//! LVS_CLUSTER=1 LVS_BESIDE_SERVICES=100,1000,5000,45000 cargo test --release …
 //! ```
+//!
+//! The second takes numbers instead: what so many services cost each of the two. From 10,000 on the
+//! original is left out.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -25,8 +28,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use control_plane::{ControlPlane, lines};
-use lvs::{VirtualService, client::Client};
+use control_plane::{ControlPlane, Room, lines};
+use lvs::{
+    Desired, VirtualService,
+    client::{Client, packet::Request},
+};
 use lvs_kube_proxy::LINK;
 use netns_link::{Address, Links, NetNs};
 use serde_json::{Value, json};
@@ -48,11 +54,20 @@ const WEB: &str = "/api/v1/namespaces/default/services/web";
 const SLICES: &str = "/apis/discovery.k8s.io/v1beta1/namespaces/default/endpointslices";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    control_plane::enter()?.map_or(Ok(()), run)
+    let numbers = std::env::var("LVS_BESIDE_SERVICES").unwrap_or_default();
+    let numbers: Vec<u32> = match numbers.as_str() {
+        "" => Vec::new(),
+        text => text.split(',').map(str::parse).collect::<Result<_, _>>()?,
+    };
+    let room = match numbers.is_empty() {
+        true => Room::default(),
+        false => Room { memory: 8192, time_limit: Duration::from_secs(7200) },
+    };
+    control_plane::enter(room)?.map_or(Ok(()), |programs| run(programs, &numbers))
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn run(programs: PathBuf) -> Result<(), Box<dyn Error>> {
+async fn run(programs: PathBuf, numbers: &[u32]) -> Result<(), Box<dyn Error>> {
     // One set of addresses, so that node ports are the same.
     let (own, original) = (node().await?, node().await?);
     relay(&original, &own)?;
@@ -64,22 +79,12 @@ async fn run(programs: PathBuf) -> Result<(), Box<dyn Error>> {
         "/api/v1/nodes/node1/status",
         r#"{"status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.11"}]}}"#,
     );
-    let mut proxies = (scene.own_proxy()?, scene.original_proxy()?);
-    scene.step("both start", &[]).await?;
-    steps(&mut scene).await?;
-
-    println!("\n== both are killed, a service changes, and both start again");
-    drop(proxies);
-    scene.slice("web-1", &["172.17.0.3", "172.17.0.7"]);
-    proxies = (scene.own_proxy()?, scene.original_proxy()?);
-    // Nobody has connections, so the real server that left is gone on both.
-    scene.step("started again", &[]).await?;
-    drop(proxies);
-    println!("\n{} steps, {} with differences, each as expected", scene.steps, scene.differences);
-
-    for number in std::env::var("LVS_BESIDE_SERVICES").unwrap_or_default().split(',') {
-        if let Ok(number) = number.parse() {
-            scene.numbers(number).await?;
+    match numbers {
+        [] => scene.story().await?,
+        numbers => {
+            for number in numbers {
+                scene.numbers(*number).await?;
+            }
         }
     }
     scene.cluster.script("stop", &[]);
@@ -292,9 +297,26 @@ impl<'n> Scene<'n> {
         })
     }
 
-    fn own_proxy(&self) -> Result<Process, Box<dyn Error>> {
+    /// Both from the beginning, through all steps, and started once more.
+    async fn story(&mut self) -> Result<(), Box<dyn Error>> {
+        let mut proxies = (self.own_proxy("addresses")?, self.original_proxy()?);
+        self.step("both start", &[]).await?;
+        steps(self).await?;
+
+        println!("\n== both are killed, a service changes, and both start again");
+        drop(proxies);
+        self.slice("web-1", &["172.17.0.3", "172.17.0.7"]);
+        proxies = (self.own_proxy("addresses")?, self.original_proxy()?);
+        // Nobody has connections, so the real server that left is gone on both.
+        self.step("started again", &[]).await?;
+        drop(proxies);
+        println!("\n{} steps, {} with differences, each as expected", self.steps, self.differences);
+        Ok(())
+    }
+
+    fn own_proxy(&self, vip_mode: &str) -> Result<Process, Box<dyn Error>> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lvs-kube-proxy"));
-        command.args(["--hostname-override=node1", "--vip-mode=addresses", "--external-ips"]);
+        command.args(["--hostname-override=node1", "--external-ips", "--vip-mode", vip_mode]);
         command.args(["--service-cluster-ip-range=10.0.0.0/16", "--drain-limit=600s"]);
         command.arg("--state-dir").arg(self.cluster.path(""));
         command.arg("--kubeconfig").arg(self.cluster.path("proxy.kubeconfig"));
@@ -448,14 +470,19 @@ impl<'n> Scene<'n> {
     /// What a number of services costs each of the two, one after the other.
     async fn numbers(&mut self, number: u32) -> Result<(), Box<dyn Error>> {
         println!("\n== {number} services with two endpoints each, from the API server");
+        let begin = Instant::now();
         self.fill(number);
-        let list = self.cluster.list();
-        println!("both lists, by curl: {:.2} s", list.as_secs_f64());
+        println!("put into etcd: {:.1} s", begin.elapsed().as_secs_f64());
+        let (list, bytes) = self.cluster.list();
+        println!("both lists, by curl: {:.2} s, {bytes} bytes", list.as_secs_f64());
         println!(
-            "{:>10} {:>8} {:>8} {:>8} {:>8} {:>9} {:>8}",
-            "", "start s", "added s", "gone s", "run s", "CPU s/min", "peak MB"
+            "{:>10} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9} {:>8}",
+            "", "start s", "CPU s", "added s", "gone s", "run s", "CPU s/min", "peak MB"
         );
         for is_own in [true, false] {
+            if !is_own && number >= 10_000 {
+                continue;
+            }
             let (namespace, ipvs, name) = match is_own {
                 true => (self.own, &self.own_ipvs, "own"),
                 false => (self.original, &self.original_ipvs, "kube-proxy"),
@@ -463,14 +490,19 @@ impl<'n> Scene<'n> {
             ipvs.flush().await?;
             Links::connect(namespace)?.delete_dummy(LINK).await?;
             let begin = Instant::now();
-            let proxy = if is_own { self.own_proxy()? } else { self.original_proxy()? };
-            while ipvs.services().await?.len() < number as usize {
-                assert!(begin.elapsed() < Duration::from_secs(900), "the table is not whole");
-                sleep(Duration::from_millis(100)).await;
+            let proxy = if is_own { self.own_proxy("routes")? } else { self.original_proxy()? };
+            self.wait_for_table(ipvs, number).await?;
+            let (start, start_cpu) = (begin.elapsed(), cpu_seconds(proxy.pid())?);
+            if is_own {
+                let batch = bare_batch(ipvs).await?;
+                println!(
+                    "the same table in one batch: {:.2} s; the start is {:.2} times lists and batch",
+                    batch.as_secs_f64(),
+                    start.as_secs_f64() / (list + batch).as_secs_f64()
+                );
             }
-            let start = begin.elapsed();
-            // Until it has come to rest.
-            sleep(Duration::from_secs(if is_own { 5 } else { 60 })).await;
+            come_to_rest(proxy.pid()).await?;
+            let settled = begin.elapsed();
             let mut events = Vec::new();
             let key = "-t 10.0.1.1:80".parse()?;
             let two = ["172.18.0.1", "172.18.0.2"];
@@ -490,7 +522,7 @@ impl<'n> Scene<'n> {
                     sleep(Duration::from_millis(5)).await;
                 }
                 events.push(begin.elapsed().as_secs_f64());
-                sleep(Duration::from_secs(20)).await;
+                come_to_rest(proxy.pid()).await?;
             }
             let (cpu, runs) = (cpu_seconds(proxy.pid())?, run_seconds(namespace)?);
             sleep(Duration::from_secs(60)).await;
@@ -500,16 +532,35 @@ impl<'n> Scene<'n> {
                 status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
             let peak: u64 = peak.trim().trim_end_matches(" kB").parse()?;
             println!(
-                "{name:>10} {:>8.2} {:>8.3} {:>8.3} {:>8.3} {:>9.2} {:>8}",
+                "{name:>10} {:>8.2} {:>8.2} {:>8.3} {:>8.3} {:>8.3} {:>9.2} {:>8}   at rest after {:.0} s",
                 start.as_secs_f64(),
+                start_cpu,
                 events[0],
                 events[1],
                 (runs_after.0 - runs.0) / (runs_after.1 - runs.1),
                 cpu_after - cpu,
                 peak / 1024,
+                settled.as_secs_f64(),
             );
         }
         Ok(())
+    }
+
+    /// Until all services that were filled in are there with their real servers.
+    async fn wait_for_table(&self, ipvs: &Client, number: u32) -> Result<(), Box<dyn Error>> {
+        let begin = Instant::now();
+        loop {
+            if ipvs.services().await?.len() >= number as usize {
+                let table = ipvs.snapshot().await?;
+                let servers: usize =
+                    table.services.values().map(|service| service.destinations.len()).sum();
+                if servers >= 2 * number as usize {
+                    return Ok(());
+                }
+            }
+            assert!(begin.elapsed() < Duration::from_secs(900), "the table is not whole");
+            sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Puts services straight into etcd, which takes seconds, not minutes, for thousands.
@@ -538,19 +589,19 @@ impl<'n> Scene<'n> {
 }
 
 impl ControlPlane<'_> {
-    /// How long it takes to transfer what a proxy asks for.
-    fn list(&self) -> Duration {
+    /// How long it takes to transfer what a proxy asks for, and how much that is.
+    fn list(&self) -> (Duration, u64) {
         let key = |name: &str| self.path("keys").join(name);
         let mut command = Command::new("curl");
-        command.args(["-sSf", "-o", "/dev/null"]);
+        command.args(["-sSf", "-w", "%{size_download}\\n", "-o", "/dev/null"]);
         command.arg("--cacert").arg(key("ca.crt"));
         command.arg("--cert").arg(key("proxy.crt")).arg("--key").arg(key("proxy.key"));
-        command.arg(format!("https://{API}/api/v1/services?fieldSelector=spec.clusterIP!=None"));
+        command.arg(format!("https://{API}/api/v1/services"));
         command.args(["-o", "/dev/null"]);
         command.arg(format!("https://{API}/apis/discovery.k8s.io/v1beta1/endpointslices"));
         let begin = Instant::now();
-        self.output(&mut command);
-        begin.elapsed()
+        let sizes = self.output(&mut command);
+        (begin.elapsed(), sizes.lines().filter_map(|size| size.parse::<u64>().ok()).sum())
     }
 
     fn etcd_put(&self, key: &str, object: &Value) {
@@ -653,6 +704,45 @@ fn relay(from: &NetNs, to: &NetNs) -> Result<(), Box<dyn Error>> {
         }
     });
     Ok(())
+}
+
+/// How long the same table takes by bare requests, in a namespace of its own.
+async fn bare_batch(ipvs: &Client) -> Result<Duration, Box<dyn Error>> {
+    let table = Desired::try_from(&ipvs.snapshot().await?)?;
+    let writes: Vec<Request> = table
+        .iter()
+        .flat_map(|service| {
+            let key = *service.key();
+            let servers = service.destinations().iter();
+            let servers = servers.map(move |server| Request::NewDestination(key, server.clone()));
+            std::iter::once(Request::NewService(service.service().clone())).chain(servers)
+        })
+        .collect();
+    // With an address, as IPv4 real servers need.
+    let namespace = node().await?;
+    let other = Client::connect_in(&namespace)?;
+    let begin = Instant::now();
+    for outcome in other.batch(&writes).await {
+        outcome?;
+    }
+    let took = begin.elapsed();
+    other.flush().await?;
+    Ok(took)
+}
+
+/// Waits until a process has had next to nothing to do for a while.
+async fn come_to_rest(pid: u32) -> Result<(), Box<dyn Error>> {
+    let begin = Instant::now();
+    let mut before = cpu_seconds(pid)?;
+    loop {
+        sleep(Duration::from_secs(10)).await;
+        let now = cpu_seconds(pid)?;
+        if now - before < 0.5 {
+            return Ok(());
+        }
+        assert!(begin.elapsed() < Duration::from_secs(900), "no rest");
+        before = now;
+    }
 }
 
 /// How long all runs of a proxy took together, and how many there were.

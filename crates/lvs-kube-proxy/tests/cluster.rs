@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use control_plane::{ControlPlane, lines};
+use control_plane::{ControlPlane, Room, lines};
 use examples::Conversation;
 use lvs::client::Client;
 use lvs_kube_proxy::LINK;
@@ -40,7 +40,7 @@ const VIP: &str = "10.0.0.185";
 const API: &str = "-t 10.0.0.1:443 rr";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    control_plane::enter()?.map_or(Ok(()), story)
+    control_plane::enter(Room::default())?.map_or(Ok(()), story)
 }
 
 #[tokio::main(flavor = "current_thread")]

@@ -19,9 +19,22 @@ use lvs::{
 use netns_link::NetNs;
 use tempfile::TempDir;
 
+/// What a guest needs beside what its user asks for.
+pub(crate) struct Room {
+    /// Megabytes.
+    pub(crate) memory: u32,
+    pub(crate) time_limit: Duration,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { memory: 3072, time_limit: Duration::from_secs(2400) }
+    }
+}
+
 /// Puts this process into a guest that has room for a control plane, and returns where the programs are;
 /// `None` if it is not asked for.
-pub(crate) fn enter() -> Result<Option<PathBuf>, Box<dyn Error>> {
+pub(crate) fn enter(room: Room) -> Result<Option<PathBuf>, Box<dyn Error>> {
     guest::assume_role();
     if std::env::args().any(|word| word == "--list") {
         return Ok(None);
@@ -35,8 +48,8 @@ pub(crate) fn enter() -> Result<Option<PathBuf>, Box<dyn Error>> {
     assert!(output.status.success(), "cluster/build: {}", output.status);
     let programs = String::from_utf8(output.stdout)?;
     let mut options = guest::Options::from_env()?;
-    options.memory = options.memory.max(3072);
-    options.time_limit = Some(Duration::from_secs(2400));
+    options.memory = options.memory.max(room.memory);
+    options.time_limit = Some(room.time_limit);
     println!("on {}", guest::enter(&options)?);
     Ok(Some(PathBuf::from(programs.trim())))
 }
