@@ -238,20 +238,23 @@ impl Command {
     /// What the kernel is asked for. Of a listing, the request with which it begins; nothing for
     /// connections and for what does not concern the kernel.
     pub fn request(&self) -> Option<Request> {
+        self.clone().into_request()
+    }
+
+    /// The same, without a copy of what the command holds.
+    pub fn into_request(self) -> Option<Request> {
         Some(match self {
-            Self::AddService(service) => Request::NewService(service.clone()),
-            Self::EditService(service) => Request::SetService(service.clone()),
-            Self::DeleteService(key) => Request::DeleteService(*key),
+            Self::AddService(service) => Request::NewService(service),
+            Self::EditService(service) => Request::SetService(service),
+            Self::DeleteService(key) => Request::DeleteService(key),
             Self::Clear => Request::Flush,
-            Self::AddServer(key, destination) => Request::NewDestination(*key, destination.clone()),
-            Self::EditServer(key, destination) => {
-                Request::SetDestination(*key, destination.clone())
-            }
-            Self::DeleteServer(key, destination) => Request::DeleteDestination(*key, *destination),
-            Self::Zero(key) => Request::Zero(*key),
-            Self::SetTimeouts(timeouts) => Request::SetTimeouts(*timeouts),
-            Self::StartDaemon(daemon) => Request::NewDaemon(daemon.clone()),
-            Self::StopDaemon(role) => Request::DeleteDaemon(*role),
+            Self::AddServer(key, destination) => Request::NewDestination(key, destination),
+            Self::EditServer(key, destination) => Request::SetDestination(key, destination),
+            Self::DeleteServer(key, destination) => Request::DeleteDestination(key, destination),
+            Self::Zero(key) => Request::Zero(key),
+            Self::SetTimeouts(timeouts) => Request::SetTimeouts(timeouts),
+            Self::StartDaemon(daemon) => Request::NewDaemon(daemon),
+            Self::StopDaemon(role) => Request::DeleteDaemon(role),
             Self::List(options) => match options.listed {
                 Listed::Table => Request::ListServices,
                 Listed::Service(key) => Request::GetService(key),

@@ -1,6 +1,9 @@
 //! Names for addresses and ports, which only the caller can look up.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipvs_packet::{Protocol, ServiceKey};
 
@@ -58,23 +61,27 @@ pub(crate) fn endpoint(
     protocol: Protocol,
     names: &dyn Names,
 ) -> String {
-    let host = names.host(address).unwrap_or_else(|| numeric(address));
-    let port = names.service(port, protocol).unwrap_or_else(|| port.to_string());
-    match address {
-        IpAddr::V4(_) => format!("{host}:{port}"),
-        IpAddr::V6(_) => format!("[{host}]:{port}"),
-    }
+    let mut text = String::with_capacity(24);
+    // Into a string, which does not fail.
+    let _ = match (names.host(address), address) {
+        (Some(host), IpAddr::V4(_)) => write!(text, "{host}:"),
+        (Some(host), IpAddr::V6(_)) => write!(text, "[{host}]:"),
+        (None, IpAddr::V4(short)) => write!(text, "{short}:"),
+        (None, IpAddr::V6(long)) => write!(text, "[{}]:", numeric(long)),
+    };
+    let _ = match names.service(port, protocol) {
+        Some(name) => text.write_str(&name),
+        None => write!(text, "{port}"),
+    };
+    text
 }
 
 /// An address as C's `inet_ntop` writes it, which has IPv4 in the end of `::172.17.0.3` too.
-fn numeric(address: IpAddr) -> String {
-    match address {
-        IpAddr::V6(long) => match long.segments() {
-            [0, 0, 0, 0, 0, 0, high, low] if high != 0 => {
-                format!("::{}", Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
-            }
-            _ => long.to_string(),
-        },
-        IpAddr::V4(short) => short.to_string(),
+fn numeric(address: Ipv6Addr) -> String {
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => {
+            format!("::{}", Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+        }
+        _ => address.to_string(),
     }
 }

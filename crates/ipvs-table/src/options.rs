@@ -248,6 +248,22 @@ const SPELLINGS: &[Spelling] = &{
     ]
 };
 
+/// Which of [`SPELLINGS`] a letter is; of others, a number that none of them has.
+const LETTERS: [u8; 128] = {
+    let mut letters = [u8::MAX; 128];
+    let mut index = 0;
+    while index < SPELLINGS.len() {
+        let short = SPELLINGS[index].1.short.as_bytes();
+        let mut letter = 0;
+        while letter < short.len() {
+            letters[short[letter] as usize] = index as u8;
+            letter += 1;
+        }
+        index += 1;
+    }
+    letters
+};
+
 /// Every option of ipvsadm's, and those of our own.
 pub(crate) fn described() -> impl ExactSizeIterator<Item = &'static CommandOption> {
     SPELLINGS.iter().map(|Spelling(_, described)| described)
@@ -260,12 +276,27 @@ pub(crate) struct Text<'a> {
     pub(crate) place: Place,
 }
 
+/// An option as it was typed: `-t`, `--tcp-service`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Typed {
+    Short(char),
+    Long(&'static str),
+}
+
+impl fmt::Display for Typed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Short(letter) => write!(f, "-{letter}"),
+            Self::Long(name) => write!(f, "--{name}"),
+        }
+    }
+}
+
 /// An option in a command line.
 #[derive(Clone, Debug)]
 pub(crate) struct Given<'a> {
     pub(crate) option: Opt,
-    /// As it was typed: `-t`, `--tcp-service`.
-    pub(crate) typed: String,
+    pub(crate) typed: Typed,
     pub(crate) place: Place,
     pub(crate) value: Option<Text<'a>>,
 }
@@ -341,7 +372,7 @@ impl<'a, S: AsRef<str>> Scanner<'a, S> {
         let (option, CommandOption { long, value, .. }) = self
             .spelled(name)
             .map_err(|message| Mistake::usage(here.clone(), format!("--{name} {message}")))?;
-        let typed = format!("--{long}");
+        let typed = Typed::Long(long);
         let attached = attached
             .map(|text| Text { text, place: place(number, "--".len() + name.len() + "=".len()) });
         let value = match (value, attached) {
@@ -351,7 +382,7 @@ impl<'a, S: AsRef<str>> Scanner<'a, S> {
             (OptionValue::None, None) => None,
             (_, Some(attached)) => Some(attached),
             (OptionValue::Optional(_), None) => self.optional(),
-            (OptionValue::Required(_), None) => Some(self.required(&typed)?),
+            (OptionValue::Required(_), None) => Some(self.required(typed)?),
         };
         Ok(Given { option, typed, place: here, value })
     }
@@ -364,10 +395,8 @@ impl<'a, S: AsRef<str>> Scanner<'a, S> {
         let mut characters = rest.chars();
         let letter = characters.next().unwrap_or('-');
         let rest = characters.as_str();
-        let typed = format!("-{letter}");
-        let Some((option, CommandOption { value, .. })) =
-            self.spellings().find(|(_, option)| option.short.chars().any(|short| short == letter))
-        else {
+        let typed = Typed::Short(letter);
+        let Some((option, value)) = self.lettered(letter) else {
             return Err(Mistake::usage(here, format!("{typed} is not an option")));
         };
         let behind = offset + letter.len_utf8();
@@ -382,9 +411,22 @@ impl<'a, S: AsRef<str>> Scanner<'a, S> {
             }
             (_, Some(attached)) => Some(attached),
             (OptionValue::Optional(_), None) => self.optional(),
-            (OptionValue::Required(_), None) => Some(self.required(&typed)?),
+            (OptionValue::Required(_), None) => Some(self.required(typed)?),
         };
         Ok(Given { option, typed, place: here, value })
+    }
+
+    /// The option of a letter, and what follows it.
+    fn lettered(&self, letter: char) -> Option<(Opt, OptionValue)> {
+        // Files have thousands of lines of nothing but letters.
+        if let Some(index) = LETTERS.get(letter as usize) {
+            if let Some(Spelling(option, described)) = SPELLINGS.get(usize::from(*index)) {
+                return Some((*option, described.value));
+            }
+        }
+        let mut own = (0..).zip(self.own);
+        let (index, found) = own.find(|(_, option)| option.short.contains(letter))?;
+        Some((Opt::Own(index), found.value))
     }
 
     /// Every option that there is.
@@ -417,7 +459,7 @@ impl<'a, S: AsRef<str>> Scanner<'a, S> {
         if word.as_ref().starts_with('-') { None } else { self.word() }
     }
 
-    fn required(&mut self, typed: &str) -> Result<Text<'a>, Mistake> {
+    fn required(&mut self, typed: Typed) -> Result<Text<'a>, Mistake> {
         let end = self.end();
         self.word().ok_or_else(|| Mistake::usage(end, format!("{typed} needs a value")))
     }

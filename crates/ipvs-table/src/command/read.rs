@@ -11,7 +11,7 @@ use ipvs_packet::{
 use super::{Command, ListOptions, Listed, OwnOption, ParsedCommand};
 use crate::{
     CommandOption, Mistake, Mistakes, Names, Place,
-    options::{Given, Opt, Scanner, Text, Verb},
+    options::{Given, Opt, Scanner, Text, Typed, Verb},
     words::split,
 };
 
@@ -53,7 +53,7 @@ pub(super) fn read_with<S: AsRef<str>>(
         }
     };
     let is_said = said.is_some();
-    let (verb, typed, value) = said.unwrap_or((Verb::List, "-L".to_owned(), None));
+    let (verb, typed, value) = said.unwrap_or((Verb::List, Typed::Short('L'), None));
     let mut draft = Draft::new(verb, typed, names);
     for given in before {
         draft.add(given, &mut scanner);
@@ -136,7 +136,7 @@ enum Key {
 /// A command line of which all options are taken in, but not yet judged.
 struct Draft<'a> {
     verb: Verb,
-    verb_typed: String,
+    verb_typed: Typed,
     names: &'a dyn Names,
     given: Vec<Given<'a>>,
     key: Option<Key>,
@@ -145,8 +145,8 @@ struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    fn new(verb: Verb, verb_typed: String, names: &'a dyn Names) -> Self {
-        let (given, mistakes) = (Vec::new(), Vec::new());
+    fn new(verb: Verb, verb_typed: Typed, names: &'a dyn Names) -> Self {
+        let (given, mistakes) = (Vec::with_capacity(8), Vec::new());
         Self { verb, verb_typed, names, given, key: None, ipv6: false, mistakes }
     }
 
@@ -786,22 +786,25 @@ fn address_and_port(
             refuse(0, format!("{} must be such as [2001:db8::1]:80", quoted(whole)))
         })?;
         (IpAddr::V6(address), Some(port))
-    } else if let Ok(address) = whole.parse() {
-        (IpAddr::V6(address), None)
     } else {
         let (host, port) = match whole.rsplit_once(':') {
             Some((host, port)) => (host, Some(port)),
             None => (whole, None),
         };
-        let numeric = host.parse().ok().map(IpAddr::V4);
-        // ipvsadm takes a bare number for neither.
-        let digits = whole.bytes().all(|byte| byte.is_ascii_digit());
-        let named = || (!digits && !host.is_empty()).then(|| names.address(host)).flatten();
-        let address = numeric.or_else(named).ok_or_else(|| {
-            let what = "is neither an address such as 10.0.0.185 nor the name of a known host";
-            refuse(0, format!("{} {what}", quoted(host)))
-        })?;
-        (address, port)
+        if let Ok(address) = host.parse() {
+            (IpAddr::V4(address), port)
+        } else if let Ok(address) = whole.parse() {
+            (IpAddr::V6(address), None)
+        } else {
+            // ipvsadm takes a bare number for neither.
+            let digits = whole.bytes().all(|byte| byte.is_ascii_digit());
+            let named = (!digits && !host.is_empty()).then(|| names.address(host)).flatten();
+            let address = named.ok_or_else(|| {
+                let what = "is neither an address such as 10.0.0.185 nor the name of a known host";
+                refuse(0, format!("{} {what}", quoted(host)))
+            })?;
+            (address, port)
+        }
     };
     let Some(port) = port else { return Ok((address, None)) };
     let numeric = port.parse::<i64>().ok().and_then(|port| u16::try_from(port).ok());
