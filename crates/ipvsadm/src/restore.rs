@@ -2,12 +2,11 @@
 
 use std::{
     fmt::Write as _,
-    io::{self, IsTerminal as _, Read as _},
+    io::{self, IsTerminal as _, Read as _, Write as _},
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use ipvs_table::{Command, Rule, Rules};
+use ipvs_table::{Command, Rules};
 use lvs::client::{BatchOptions, ErrorKind, blocking::Client, packet::Request};
 
 use crate::{
@@ -45,13 +44,16 @@ pub(crate) fn restore(
     if invocation.dry_run {
         return Ok(0);
     }
-    whole(&connect()?, &rules)?;
+    whole(&connect()?, rules)?;
     Ok(0)
 }
 
 /// All rules as one batch.
-fn whole(client: &Client, rules: &Rules) -> Result<(), Failure> {
-    let requests: Vec<Request> = rules.requests().collect();
+fn whole(client: &Client, rules: Rules) -> Result<(), Failure> {
+    let lines: Vec<usize> = rules.iter().map(|rule| rule.line).collect();
+    // Every rule is a request.
+    let requests: Vec<Request> =
+        rules.into_iter().filter_map(|rule| rule.command.into_request()).collect();
     let total = requests.len();
     let mut progress = Progress::new(total);
     let mut report = |done| progress.report(done);
@@ -63,11 +65,11 @@ fn whole(client: &Client, rules: &Rules) -> Result<(), Failure> {
     }
     let (mut text, mut status) = (String::new(), REFUSED);
     let mut not_sent = None;
-    for (Rule { line, .. }, outcome) in rules.iter().zip(outcomes) {
+    for (line, outcome) in lines.into_iter().zip(outcomes) {
         match outcome {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::NotSent => {
-                not_sent.get_or_insert(*line);
+                not_sent.get_or_insert(line);
             }
             Err(error) => {
                 if [ErrorKind::PermissionDenied, ErrorKind::NotAvailable].contains(&error.kind()) {
@@ -127,32 +129,61 @@ fn line_by_line(client: &Client, text: &str, names: &System) -> Result<u8, Failu
 struct Progress {
     total: usize,
     begun: Instant,
-    bar: Option<ProgressBar>,
     is_seen: bool,
+    is_shown: bool,
 }
 
 impl Progress {
     fn new(total: usize) -> Self {
         let is_seen = io::stderr().is_terminal();
-        Self { total, begun: Instant::now(), bar: None, is_seen }
+        Self { total, begun: Instant::now(), is_seen, is_shown: false }
     }
 
     fn report(&mut self, done: usize) {
-        if !self.is_seen || self.begun.elapsed() < LONG {
+        let elapsed = self.begun.elapsed();
+        if !self.is_seen || elapsed < LONG {
             return;
         }
-        let bar = self.bar.get_or_insert_with(|| {
-            let target = ProgressDrawTarget::stderr();
-            let bar = ProgressBar::with_draw_target(Some(self.total as u64), target);
-            let style = ProgressStyle::with_template("{bar:40} {pos} of {len} lines, {eta} left");
-            style.map(|style| bar.clone().with_style(style)).unwrap_or(bar)
-        });
-        bar.set_position(done as u64);
+        self.is_shown = true;
+        // From the beginning of the line, and whatever stood there goes.
+        show(&format!("\r{}\x1b[K", bar(done, self.total, elapsed)));
     }
 
     fn end(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+        if self.is_shown {
+            show("\r\x1b[K");
         }
+    }
+}
+
+/// How far it is, and how long the rest takes if it goes on like that.
+fn bar(done: usize, total: usize, elapsed: Duration) -> String {
+    const WIDTH: usize = 40;
+    let filled = WIDTH * done / total.max(1);
+    let rest = (total - done.min(total)) as u128;
+    let left = elapsed.as_millis() * rest / (done.max(1) as u128);
+    let (full, empty) = ("#".repeat(filled), "-".repeat(WIDTH.saturating_sub(filled)));
+    format!("[{full}{empty}] {done} of {total} lines, {} s left", left.div_ceil(1000))
+}
+
+fn show(text: &str) {
+    // There is nobody to tell if this fails.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_says_how_far_it_is_and_how_long_it_takes() {
+        let shown = |done, millis| bar(done, 5500, Duration::from_millis(millis));
+        let empty = "-".repeat(40);
+        assert_eq!(shown(0, 500), format!("[{empty}] 0 of 5500 lines, 2750 s left"));
+        let half = format!("[{}{}]", "#".repeat(20), "-".repeat(20));
+        assert_eq!(shown(2750, 1500), format!("{half} 2750 of 5500 lines, 2 s left"));
+        let full = "#".repeat(40);
+        assert_eq!(shown(5500, 3000), format!("[{full}] 5500 of 5500 lines, 0 s left"));
+        assert!(bar(0, 0, Duration::ZERO).ends_with("0 of 0 lines, 0 s left"));
     }
 }
