@@ -3,6 +3,7 @@
 //!
 //! ```sh
 //! cargo build --profile installed -p ipvsadm
+//! cargo build --profile installed -p ipvsadm --target x86_64-unknown-linux-musl   # one static file
 //! cargo bench -p benches --bench ipvsadm                             # in the User-Mode Linux guest
 //! LVS_GUEST_KERNEL=qemu-6.1 cargo bench -p benches --bench ipvsadm   # in QEMU
 //! ```
@@ -20,74 +21,131 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipvs_client::blocking::Client;
+use ipvs_client::{blocking::Client, packet::Request};
+use ipvs_table::Rules;
 use netns_link::NetNs;
 
 fn main() {
     guest::assume_role();
-    let ours = program();
+    let [ours, static_file] = programs();
     if !ours.exists() {
         eprintln!("there is no {}: cargo build --profile installed -p ipvsadm", ours.display());
         process::exit(1);
     }
     println!("On {}.\n", guest::enter_or_exit());
     let test = env::args().any(|argument| argument == "--test");
-    let (services, starts, runs) = if test { (5, 1, 1) } else { (500, 51, 3) };
-    let namespace = NetNs::new().unwrap();
-    let client = Client::connect_in(&namespace).unwrap();
-    let up = ["link", "set", "lo", "up"];
-    assert!(namespace.run(|| Command::new("ip").args(up).status()).unwrap().unwrap().success());
-
+    let (services, starts, runs) = if test { (5, 1, 1) } else { (500, 51, 5) };
     let directory = tempfile::tempdir().unwrap();
     let rules = directory.path().join("rules");
-    std::fs::write(&rules, text(services)).unwrap();
-    let programs = [ours.as_path(), Path::new("ipvsadm")];
+    let text = text(services);
+    std::fs::write(&rules, &text).unwrap();
+    let requests: Vec<Request> = text.parse::<Rules>().unwrap().requests().collect();
 
-    println!("| | ours | ipvsadm 1.31 | times as fast |");
-    println!("|---|---|---|---|");
-    let run = |program: &Path, option: &str| measure(&namespace, program, option, &rules);
-    row("`-Ln` of an empty table", starts, programs, |program| run(program, "-Ln"));
-    row(&format!("`-R` of {} lines", services * 11), runs, programs, |program| {
-        client.flush().unwrap();
-        run(program, "-R")
+    let static_file = static_file.exists().then_some(static_file);
+    let contenders = Contenders { ours, static_file, rules };
+    let mut table = fresh();
+    println!(
+        "| | ours | ours, one static file | ipvsadm 1.31 | times as fast | the kernel alone |"
+    );
+    println!("|---|---|---|---|---|---|");
+    contenders.row("`-Ln` of an empty table", starts, |contender| {
+        contender.map_or(Duration::ZERO, |run| run(&table.0, "-Ln"))
     });
-    let real_servers = services * 10;
-    for option in ["-Ln", "-Sn"] {
-        let what = format!("`{option}` of {real_servers} real servers");
-        row(&what, runs, programs, |program| run(program, option));
-    }
-    client.flush().unwrap();
-}
-
-/// Both by turns, so that a machine that slows down slows both down; the median of each.
-fn row(what: &str, runs: usize, programs: [&Path; 2], mut measure: impl FnMut(&Path) -> Duration) {
-    let mut times = [Vec::new(), Vec::new()];
-    for _ in 0..runs {
-        for (program, times) in programs.iter().zip(&mut times) {
-            times.push(measure(program));
+    contenders.row(&format!("`-R` of {} lines", services * 11), runs, |contender| {
+        // The kernel goes through the real servers that were deleted a short while ago, in each
+        // namespace, for every one that is added.
+        table = fresh();
+        match contender {
+            Some(run) => run(&table.0, "-R"),
+            None => timed(|| table.1.batch(&requests).into_result().unwrap()),
         }
-    }
-    let [ours, theirs] = times.map(|mut times| {
-        times.sort_unstable();
-        times[times.len() / 2].as_secs_f64() * 1e3
     });
-    println!("| {what} | {ours:.1} ms | {theirs:.1} ms | {:.1} |", theirs / ours);
+    for option in ["-Ln", "-Sn"] {
+        let what = format!("`{option}` of {} real servers", services * 10);
+        contenders.row(&what, runs, |contender| match contender {
+            Some(run) => run(&table.0, option),
+            None => timed(|| assert_eq!(table.1.snapshot().unwrap().services.len(), services)),
+        });
+    }
+    table.1.flush().unwrap();
 }
 
-/// How long a process takes, from its start to its end.
-fn measure(namespace: &NetNs, program: &Path, option: &str, rules: &Path) -> Duration {
-    let input = File::open(rules).unwrap();
-    namespace
-        .run(|| {
-            let begun = Instant::now();
-            let mut command = Command::new(program);
-            // Cargo sets it, and a loader that looks everywhere is what would be measured.
-            command.env_remove("LD_LIBRARY_PATH");
-            command.arg(option).stdin(input).stdout(Stdio::null());
-            assert!(command.status().unwrap().success());
-            begun.elapsed()
-        })
-        .unwrap()
+/// A namespace with an empty table.
+fn fresh() -> (NetNs, Client) {
+    let namespace = NetNs::new().unwrap();
+    let up = ["link", "set", "lo", "up"];
+    assert!(namespace.run(|| Command::new("ip").args(up).status()).unwrap().unwrap().success());
+    let client = Client::connect_in(&namespace).unwrap();
+    (namespace, client)
+}
+
+/// What is measured, and what the lines for `-R` are in.
+struct Contenders {
+    ours: PathBuf,
+    static_file: Option<PathBuf>,
+    rules: PathBuf,
+}
+
+/// Runs a contender in a namespace with an option.
+type Run<'a> = &'a dyn Fn(&NetNs, &str) -> Duration;
+
+impl Contenders {
+    /// All by turns, so that a machine that slows down slows all down; the median of each. `None`
+    /// is what the kernel alone takes, asked by this process.
+    fn row(&self, what: &str, runs: usize, mut measure: impl FnMut(Option<Run<'_>>) -> Duration) {
+        let original = PathBuf::from("ipvsadm");
+        let programs = [Some(&self.ours), self.static_file.as_ref(), Some(&original), None];
+        let mut times = programs.map(|_| Vec::new());
+        for _ in 0..runs {
+            for (number, (program, times)) in programs.iter().zip(&mut times).enumerate() {
+                match program {
+                    Some(program) => times.push(measure(Some(&|namespace, option| {
+                        self.process(namespace, program, option)
+                    }))),
+                    None if number + 1 == programs.len() => times.push(measure(None)),
+                    None => {}
+                }
+            }
+        }
+        let [ours, static_file, theirs, kernel] = times.map(|mut times| {
+            times.sort_unstable();
+            times.get(times.len() / 2).map(|time| time.as_secs_f64() * 1e3)
+        });
+        let shown = |time: Option<f64>| match time {
+            Some(time) if time > 0.0 => format!("{time:.1} ms"),
+            _ => "-".to_owned(),
+        };
+        let ratio = |time: Option<f64>| match (theirs, time) {
+            (Some(theirs), Some(ours)) => format!("{:.1}", theirs / ours),
+            _ => "-".to_owned(),
+        };
+        println!(
+            "| {what} | {} | {} | {} | {}, {} | {} |",
+            shown(ours),
+            shown(static_file),
+            shown(theirs),
+            ratio(ours),
+            ratio(static_file),
+            shown(kernel),
+        );
+    }
+
+    /// How long a process takes, from its start to its end.
+    fn process(&self, namespace: &NetNs, program: &Path, option: &str) -> Duration {
+        let input = File::open(&self.rules).unwrap();
+        let mut command = Command::new(program);
+        // Cargo sets it, and a loader that looks everywhere is what would be measured.
+        command.env_remove("LD_LIBRARY_PATH");
+        command.arg(option).stdin(input).stdout(Stdio::null());
+        let run = || timed(|| assert!(command.status().unwrap().success()));
+        namespace.run(run).unwrap()
+    }
+}
+
+fn timed(run: impl FnOnce()) -> Duration {
+    let begun = Instant::now();
+    run();
+    begun.elapsed()
 }
 
 /// Services with ten real servers each.
@@ -103,9 +161,12 @@ fn text(services: usize) -> String {
     text
 }
 
-/// What `cargo build --profile installed` makes, beside the directory of this program.
-fn program() -> PathBuf {
+/// What `cargo build --profile installed` makes beside the directory of this program, for this
+/// machine's C library and as a static file.
+fn programs() -> [PathBuf; 2] {
     let here = env::current_exe().unwrap();
     // target/release/deps/ipvsadm-1234
-    here.ancestors().nth(3).unwrap().join("installed/ipvsadm")
+    let target = here.ancestors().nth(3).unwrap();
+    ["installed", "x86_64-unknown-linux-musl/installed"]
+        .map(|directory| target.join(directory).join("ipvsadm"))
 }
