@@ -74,13 +74,54 @@ async fn nothing_is_complete_before_every_file_is_read() {
     write(directory.path(), "b.yaml", "kind: Service\nspec: [");
     let mut source = Directory::open(directory.path()).unwrap();
     let mut state = State::new(ThisNode::default(), Settings::default());
-    step(&mut source, &mut state).await;
-    assert!(!state.is_complete());
+    // It waits, rather than to read everything again and again.
+    assert!(timeout(QUIET, source.next()).await.is_err());
     write(directory.path(), "b.yaml", &service("b", 2));
-    while !state.is_complete() {
-        step(&mut source, &mut state).await;
-    }
+    step(&mut source, &mut state).await;
+    assert!(state.is_complete());
     assert_eq!(table(&state), ["10.96.0.1", "10.96.0.2"]);
+}
+
+/// Lists that are asked for anew hold what was written a moment before.
+#[tokio::test]
+async fn new_lists_hold_new_files() {
+    let directory = TempDir::new().unwrap();
+    write(directory.path(), "a.yaml", &service("a", 1));
+    let mut source = Directory::open(directory.path()).unwrap();
+    let mut state = State::new(ThisNode::default(), Settings::default());
+    step(&mut source, &mut state).await;
+    for round in 1..5 {
+        fs::remove_file(directory.path().join("a.yaml")).unwrap();
+        write(directory.path(), "a.yaml", &service("a", round));
+        write(directory.path(), &format!("{round}.yaml"), &service(&format!("b{round}"), 10 + round));
+        source.relist();
+        let mut is_listed = false;
+        while !is_listed {
+            let events = timeout(LIMIT, source.next()).await.unwrap();
+            is_listed = events.iter().any(|event| matches!(event, Event::Services(_)));
+            events.into_iter().for_each(|event| state.apply(event));
+        }
+        state.update();
+        let expected: Vec<_> =
+            [round].into_iter().chain(11..=10 + round).map(|n| format!("10.96.0.{n}")).collect();
+        assert_eq!(table(&state), expected);
+    }
+}
+
+/// A Node whose manifest goes is there still, but nothing is known of it.
+#[tokio::test]
+async fn a_node_that_goes() {
+    let directory = TempDir::new().unwrap();
+    let node = "kind: Node\nmetadata: {name: node-a, labels: {topology.kubernetes.io/zone: z1}}\n";
+    write(directory.path(), "node.yaml", node);
+    let mut source = Directory::open(directory.path()).unwrap();
+    let this = ThisNode { name: "node-a".to_owned(), ..ThisNode::default() };
+    let mut state = State::new(this, Settings::default());
+    step(&mut source, &mut state).await;
+    assert_eq!(state.node().zone.as_deref(), Some("z1"));
+    fs::remove_file(directory.path().join("node.yaml")).unwrap();
+    step(&mut source, &mut state).await;
+    assert_eq!(state.node().zone, None);
 }
 
 /// An object in two files: the last one counts, and the other one when that is gone.

@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::{
     FutureExt, Stream, StreamExt,
-    stream::{BoxStream, SelectAll},
+    stream::{self, BoxStream, SelectAll},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
@@ -49,6 +49,8 @@ pub struct ApiServer {
     /// Whether all Nodes are watched rather than this one.
     all_nodes: bool,
     watches: SelectAll<BoxStream<'static, Told>>,
+    /// Whether one of them asks the server what it has, so that the others can begin, or begin anew.
+    asks: bool,
     /// Objects of a list that is not whole yet.
     services: Vec<Service>,
     slices: Vec<EndpointSlice>,
@@ -56,7 +58,7 @@ pub struct ApiServer {
     nodes: BTreeSet<String>,
     /// Those of the list before the one that is being read.
     nodes_before: BTreeSet<String>,
-    /// Whether all Nodes are wanted and not listed yet.
+    /// Whether they were not listed yet. What services come to depends on them.
     waits_for_nodes: bool,
     /// What has come before them.
     early: Vec<Event>,
@@ -66,6 +68,9 @@ pub struct ApiServer {
 
 /// What one of the watches says.
 enum Told {
+    /// Which version of EndpointSlices the server has, and whether it selects services by their
+    /// address.
+    Server(Result<(&'static str, bool), kube::Error>),
     Service(Result<watcher::Event<Watched<Service>>, watcher::Error>),
     Slice(Result<watcher::Event<Watched<EndpointSlice>>, watcher::Error>),
     Node(Result<watcher::Event<Watched<Node>>, watcher::Error>),
@@ -108,11 +113,12 @@ impl ApiServer {
             server: host,
             all_nodes: false,
             watches: SelectAll::new(),
+            asks: false,
             services: Vec::new(),
             slices: Vec::new(),
             nodes: BTreeSet::new(),
             nodes_before: BTreeSet::new(),
-            waits_for_nodes: false,
+            waits_for_nodes: true,
             early: Vec::new(),
             failures: BTreeMap::new(),
         })
@@ -122,21 +128,32 @@ impl ApiServer {
     /// Node is large and changes every few minutes, if only its heartbeat, and the server sends it whole.
     #[must_use]
     pub fn with_all_nodes(self) -> Self {
-        Self { all_nodes: true, waits_for_nodes: true, ..self }
+        Self { all_nodes: true, ..self }
     }
 
-    /// Begins all watches, once the server has said what it has.
-    async fn begin(&mut self) {
-        let mut wait = FIRST_WAIT;
-        let (version, by_address) = loop {
-            match self.ask().await {
-                Ok(answer) => break answer,
-                Err(error) => self.fail("the server's versions", &error),
-            }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
-        };
-        self.succeed("the server's versions");
+    /// Asks the server what it has, until it answers.
+    fn ask(&mut self) {
+        if std::mem::replace(&mut self.asks, true) {
+            return;
+        }
+        let answers = stream::unfold(
+            (self.client.clone(), Duration::ZERO, false),
+            |(client, wait, has_answered)| async move {
+                if has_answered {
+                    return None;
+                }
+                tokio::time::sleep(wait).await;
+                let answer = look(&client).await;
+                let (wait, has_answered) = ((wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT), answer.is_ok());
+                Some((Told::Server(answer), (client, wait, has_answered)))
+            },
+        );
+        self.watches.push(answers.boxed());
+    }
+
+    /// Begins all watches; those that there are end.
+    fn begin(&mut self, version: &str, by_address: bool) {
+        self.watches.clear();
         (self.services, self.slices) = (Vec::new(), Vec::new());
 
         let mut config = watcher::Config::default().labels(SERVICES);
@@ -158,25 +175,6 @@ impl ApiServer {
         self.watches.push(nodes.map(Told::Node).boxed());
     }
 
-    /// Which version of EndpointSlices the server has, and whether it selects services by their
-    /// address.
-    async fn ask(&self) -> Result<(&'static str, bool), kube::Error> {
-        let groups = self.client.list_api_groups().await?.groups;
-        let versions = groups.iter().filter(|group| group.name == "discovery.k8s.io");
-        let has_v1 =
-            versions.flat_map(|group| &group.versions).any(|version| version.version == "v1");
-
-        let services = resource("", "v1", "Service", "services");
-        let api: Api<Watched<Service>> = Api::all_with(self.client.clone(), &services);
-        let by_address = match api.list(&ListParams::default().fields(WITH_ADDRESS).limit(1)).await
-        {
-            Ok(_) => true,
-            Err(kube::Error::Api(status)) if status.code == 400 => false,
-            Err(error) => return Err(error),
-        };
-        Ok((if has_v1 { "v1" } else { "v1beta1" }, by_address))
-    }
-
     fn watch<T: Object>(
         &self,
         resource: &ApiResource,
@@ -189,6 +187,12 @@ impl ApiServer {
 
     fn take_in(&mut self, told: Told, events: &mut Vec<Event>) {
         match told {
+            Told::Server(Ok((version, by_address))) => {
+                self.succeed("the server's versions");
+                self.asks = false;
+                self.begin(version, by_address);
+            }
+            Told::Server(Err(error)) => self.fail("the server's versions", &error),
             Told::Service(Ok(event)) => {
                 self.succeed("services");
                 match event {
@@ -245,8 +249,10 @@ impl ApiServer {
             Told::Slice(Err(error)) => self.fail("endpoint slices", &error),
             Told::Node(Err(error)) => {
                 self.fail(self.nodes_asked_for(), &error);
-                // Services go on without what only Nodes say.
-                self.waits_for_nodes = false;
+                if is_refused(&error) {
+                    // Services go on without what only Nodes say.
+                    self.waits_for_nodes = false;
+                }
             }
         }
     }
@@ -288,7 +294,8 @@ impl Source for ApiServer {
     async fn next(&mut self) -> Vec<Event> {
         loop {
             if self.watches.is_empty() {
-                self.begin().await;
+                self.asks = false;
+                self.ask();
             }
             let mut events = Vec::new();
             let mut next = self.watches.next().await;
@@ -305,7 +312,7 @@ impl Source for ApiServer {
     }
 
     fn relist(&mut self) {
-        self.watches.clear();
+        self.ask();
     }
 
     fn server(&self) -> Option<IpAddr> {
@@ -326,6 +333,31 @@ impl fmt::Display for ApiServerError {
 }
 
 impl std::error::Error for ApiServerError {}
+
+/// Asks a server what it has.
+async fn look(client: &Client) -> Result<(&'static str, bool), kube::Error> {
+    let groups = client.list_api_groups().await?.groups;
+    let versions = groups.iter().filter(|group| group.name == "discovery.k8s.io");
+    let has_v1 = versions.flat_map(|group| &group.versions).any(|version| version.version == "v1");
+
+    let services = resource("", "v1", "Service", "services");
+    let api: Api<Watched<Service>> = Api::all_with(client.clone(), &services);
+    let by_address = match api.list(&ListParams::default().fields(WITH_ADDRESS).limit(1)).await {
+        Ok(_) => true,
+        Err(kube::Error::Api(status)) if status.code == 400 => false,
+        Err(error) => return Err(error),
+    };
+    Ok((if has_v1 { "v1" } else { "v1beta1" }, by_address))
+}
+
+/// Whether there is no right to what was asked for.
+fn is_refused(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 403,
+        _ => false,
+    }
+}
 
 fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)

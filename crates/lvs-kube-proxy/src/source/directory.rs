@@ -50,6 +50,10 @@ pub struct Directory {
     is_listed: bool,
     relist: bool,
     next_look: Instant,
+    /// When to try to make lists, if they are wanted.
+    next_list: Instant,
+    /// The files that could not be read when lists were last wanted, so that it is logged once.
+    unread: Vec<String>,
     /// The last failure to look through the directory, so that it is logged once.
     failure: Option<String>,
 }
@@ -93,6 +97,8 @@ impl Directory {
             is_listed: false,
             relist: true,
             next_look: Instant::now(),
+            next_list: Instant::now(),
+            unread: Vec::new(),
             failure: None,
         })
     }
@@ -115,7 +121,7 @@ impl Directory {
         for path in paths {
             let before = self.files.get(&*path).and_then(|file| file.stamp);
             let stamp = stamp(&path);
-            if !self.relist && stamp == before {
+            if stamp == before {
                 continue;
             }
             if self.is_listed && !stamp.is_none_or(is_settled) {
@@ -184,11 +190,7 @@ impl Directory {
                     tracing::warn!("{name} is in several files; the last one counts: {others}");
                 }
                 if self.places_of(&place.0).last() == Some(&path) {
-                    events.push(match object {
-                        Object::Service(service) => Event::Service(service),
-                        Object::Slice(slice) => Event::Slice(slice),
-                        Object::Node(node) => Event::Node(node),
-                    });
+                    events.push(event(object));
                 }
             }
         }
@@ -229,43 +231,53 @@ impl Directory {
         places.take_while(move |(found, _)| found == key).map(|(_, path)| path)
     }
 
-    /// Turns what all files together hold into lists, if every file could be read.
-    fn list(&mut self, events: &mut Vec<Event>) {
-        let unread: Vec<_> =
-            self.files.iter().filter(|(_, file)| !file.is_good).map(|(path, _)| path).collect();
-        if !unread.is_empty() || self.failure.is_some() {
-            if !self.is_listed {
-                let unread: Vec<_> = unread.iter().map(|path| path.display().to_string()).collect();
-                tracing::warn!(
-                    "nothing is written before these can be read: {}",
-                    unread.join(", ")
-                );
-            }
-            return;
+    /// What all files hold together, read anew; `None` while a file cannot be read or is being changed.
+    fn lists(&mut self) -> Option<Vec<Event>> {
+        if !self.is_good() {
+            return None;
         }
-        let (mut services, mut slices, mut others) = (Vec::new(), Vec::new(), Vec::new());
-        for event in events.drain(..) {
-            match event {
-                Event::Service(service) => services.push(service),
-                Event::Slice(slice) => slices.push(slice),
-                Event::ServiceGone(_) | Event::SliceGone(_) => {}
-                other => others.push(other),
-            }
+        let mut objects = BTreeMap::new();
+        let paths = manifests(&self.path).ok()?;
+        if paths.len() != self.files.len() {
+            return None;
         }
-        events.push(Event::Services(services));
-        events.push(Event::Slices(slices));
-        events.extend(others);
-        self.is_listed = true;
-        self.relist = false;
+        for (path, file) in &self.files {
+            let found = read_file(path).ok()??;
+            // Others than those that are known are about to be read.
+            if stamp(path) != file.stamp {
+                return None;
+            }
+            // Of an object in several files, the last one counts.
+            objects.extend(found.into_iter().map(|object| (key(&object), object)));
+        }
+        Some(listed(objects.into_values().map(event)))
+    }
+
+    /// Whether the directory and every file in it could be read. What could not is said once.
+    fn is_good(&mut self) -> bool {
+        let unread = self.files.iter().filter(|(_, file)| !file.is_good);
+        let unread: Vec<_> = unread.map(|(path, _)| path.display().to_string()).collect();
+        if self.unread != unread {
+            if !unread.is_empty() {
+                let what = if self.is_listed { "deleted" } else { "written" };
+                tracing::warn!("nothing is {what} before these can be read: {}", unread.join(", "));
+            }
+            self.unread.clone_from(&unread);
+        }
+        unread.is_empty() && self.failure.is_none()
     }
 
     /// Waits until the kernel says that files have changed, or until it is time to look through the
     /// whole directory.
     async fn wait(&mut self) {
         if self.changed.is_empty() {
-            let Some(watch) = &mut self.watch else { return sleep_until(self.next_look).await };
+            let next = match self.relist {
+                true => self.next_look.min(self.next_list),
+                false => self.next_look,
+            };
+            let Some(watch) = &mut self.watch else { return sleep_until(next).await };
             tokio::select! {
-                () = sleep_until(self.next_look) => return,
+                () = sleep_until(next) => return,
                 event = watch.next() => self.note(event),
             }
         }
@@ -306,17 +318,27 @@ impl Source for Directory {
     async fn next(&mut self) -> Vec<Event> {
         loop {
             let mut events = Vec::new();
-            if self.relist || self.next_look <= Instant::now() {
+            if self.next_look <= Instant::now() {
+                let is_first = self.files.is_empty();
                 self.look(&mut events);
-                if self.relist {
-                    self.list(&mut events);
+                if self.relist && is_first && self.is_good() {
+                    // Everything was read only now.
+                    self.relist = false;
+                    self.is_listed = true;
+                    return listed(events.into_iter());
                 }
             }
-            if !events.is_empty() {
-                return events;
+            if self.relist && self.next_list <= Instant::now() {
+                if let Some(lists) = self.lists() {
+                    self.relist = false;
+                    self.is_listed = true;
+                    return lists;
+                }
+                self.next_list = Instant::now() + RETRY;
             }
-            if self.relist {
-                self.next_look = self.next_look.min(Instant::now() + RETRY);
+            // Before the first lists, files are read to know which of them can be.
+            if self.is_listed && !events.is_empty() {
+                return events;
             }
             self.wait().await;
             let changed = std::mem::take(&mut self.changed);
@@ -325,7 +347,7 @@ impl Source for Directory {
                 (path.into(), stamp)
             };
             self.read(changed.into_iter().map(stamped).collect(), &mut events);
-            if !events.is_empty() {
+            if self.is_listed && !events.is_empty() {
                 return events;
             }
         }
@@ -333,6 +355,7 @@ impl Source for Directory {
 
     fn relist(&mut self) {
         self.relist = true;
+        self.next_list = Instant::now();
     }
 }
 
@@ -414,6 +437,29 @@ fn key(object: &Object) -> Key {
         Object::Slice(slice) => Key::Slice(slice.metadata.object_name()),
         Object::Node(node) => Key::Node(node.metadata.name.clone()),
     }
+}
+
+fn event(object: Object) -> Event {
+    match object {
+        Object::Service(service) => Event::Service(service),
+        Object::Slice(slice) => Event::Slice(slice),
+        Object::Node(node) => Event::Node(node),
+    }
+}
+
+/// The objects that are new or have changed as lists. Nodes, of which there is none, come before.
+fn listed(events: impl Iterator<Item = Event>) -> Vec<Event> {
+    let (mut services, mut slices, mut others) = (Vec::new(), Vec::new(), Vec::new());
+    for event in events {
+        match event {
+            Event::Service(service) => services.push(service),
+            Event::Slice(slice) => slices.push(slice),
+            Event::ServiceGone(_) | Event::SliceGone(_) => {}
+            other => others.push(other),
+        }
+    }
+    others.extend([Event::Services(services), Event::Slices(slices)]);
+    others
 }
 
 fn describe(object: &Object) -> String {
