@@ -246,7 +246,7 @@ async fn scope_and_guard(_namespace: NetNs, client: Client) -> Outcome {
     assert_eq!((applied.held_back().len(), applied.len()), (5, 0));
     assert_eq!(client.services().await?.len(), 6);
     let plan = none.plan(&client, &policy(&ledger)).await?;
-    assert!(plan.to_string().starts_with("# held back, since more than allowed: 5\n"), "{plan}");
+    assert!(plan.to_string().starts_with("# held back, since more than allowed: 10\n"), "{plan}");
     assert_eq!(plan.confirm().apply(&client).await?.len(), 5);
     let left: Vec<ServiceKey> = client.snapshot().await?.services.into_keys().collect();
     assert_eq!(left, [key("-t 10.0.0.185:80")], "somebody else's service is spared");

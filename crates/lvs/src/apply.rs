@@ -84,6 +84,11 @@ impl Applied {
         self.plan.held_back()
     }
 
+    /// How many services and real servers these are, as the limit counts them.
+    pub fn held_back_count(&self) -> usize {
+        self.plan.held_back_count()
+    }
+
     /// The services that others kept changing, so that nothing of them was drained or taken away.
     pub fn uncertain(&self) -> &BTreeSet<ServiceKey> {
         self.plan.uncertain()

@@ -152,6 +152,12 @@ impl Plan {
         self.held_back.iter().map(|(_, change)| change)
     }
 
+    /// How many services and real servers are held back, as the [limit](Policy::max_deletions) counts
+    /// them.
+    pub fn held_back_count(&self) -> usize {
+        count(&self.held_back)
+    }
+
     /// The same plan with what was held back.
     #[must_use]
     pub fn confirm(mut self) -> Self {
@@ -224,6 +230,15 @@ impl PartialEq for Plan {
 
 impl Eq for Plan {}
 
+/// How many services and real servers are taken away.
+fn count(deletions: &[(Phase, Change)]) -> usize {
+    let of_change = |(_, change): &(Phase, Change)| match change.action() {
+        Action::DeleteService { real_servers, .. } => 1 + real_servers,
+        _ => 1,
+    };
+    deletions.iter().map(of_change).sum()
+}
+
 struct Planner<'a> {
     table: &'a Snapshot,
     policy: &'a Policy,
@@ -231,8 +246,6 @@ struct Planner<'a> {
     plan: Plan,
     /// What takes something away, apart until it is known how much it is.
     deletions: Vec<(Phase, Change)>,
-    /// How many services and real servers that are.
-    deleted: usize,
 }
 
 impl<'a> Planner<'a> {
@@ -250,12 +263,12 @@ impl<'a> Planner<'a> {
             desired: desired.clone(),
             policy: policy.clone(),
         };
-        Self { table, policy, expired, plan, deletions: Vec::new(), deleted: 0 }
+        Self { table, policy, expired, plan, deletions: Vec::new() }
     }
 
     fn finish(mut self) -> Plan {
         let deletions = self.deletions;
-        if self.policy.allows(self.deleted) {
+        if self.policy.allows(count(&deletions)) {
             for (phase, change) in deletions {
                 self.plan.phases[phase as usize].push(change);
             }
@@ -340,7 +353,6 @@ impl<'a> Planner<'a> {
         let drain = self.policy.drain_of(key).is_some_and(Drain::takes_services);
         if !drain || present.destinations.is_empty() {
             self.deletions.push(delete);
-            self.deleted += 1;
             return;
         }
         let (mut begins, mut waits) = (false, false);
@@ -354,9 +366,7 @@ impl<'a> Planner<'a> {
                 waits |= self.has_to_wait(key, entry);
             }
         }
-        if begins {
-            self.deleted += 1;
-        } else if !waits {
+        if !begins && !waits {
             // It was counted when it was drained.
             self.put(delete.0, delete.1);
         }
@@ -381,7 +391,6 @@ impl<'a> Planner<'a> {
             leaves => {
                 let drain = || (Phase::Drain, Change::drain(key, before));
                 self.deletions.push(if leaves.is_some() { drain() } else { delete() });
-                self.deleted += 1;
             }
         }
     }

@@ -57,7 +57,7 @@ impl Policy {
     ///
     /// It guards against a source that is empty or half read: adding and changing go on meanwhile.
     /// Beginning to drain a real server counts, taking it away later does not count again. A service
-    /// counts as one, whatever its real servers.
+    /// that is deleted counts with its real servers.
     #[must_use]
     pub fn max_deletions(mut self, number: usize) -> Self {
         self.max_deletions = Some(number);

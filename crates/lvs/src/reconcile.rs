@@ -108,7 +108,8 @@ pub struct Status {
     pub last_success: Option<Instant>,
     /// The error of the last round that failed.
     pub last_error: Option<String>,
-    /// How many deletions are held back until they are [confirmed](Reconciler::confirm).
+    /// How many services and real servers are to go, and are held back until that is
+    /// [confirmed](Reconciler::confirm); counted as [the limit](Policy::max_deletions) counts them.
     pub held_back: usize,
     /// How many real servers are being drained.
     pub draining: usize,
@@ -312,7 +313,7 @@ impl Reconciler {
             Some(keys) => draining.step_of_services(keys, desired, table, policy, now),
         };
         let (mut plan, mut look) = step(policy);
-        if (1..=confirmed).contains(&plan.held_back().len()) {
+        if (1..=confirmed).contains(&plan.held_back_count()) {
             (plan, look) = step(&policy.clone().without_max_deletions());
         }
         self.look = look;
@@ -330,8 +331,9 @@ impl Reconciler {
         if let Some(applied) = round.applied() {
             status.changes += applied.len() as u64;
             // A round about some services does not see what is held back of the others.
-            if round.services.is_none() || applied.held_back().len() > 0 {
-                status.held_back = applied.held_back().len();
+            let held_back = applied.held_back_count();
+            if round.services.is_none() || held_back > 0 {
+                status.held_back = held_back;
             }
             again.extend(applied.uncertain());
             for (change, _) in applied.failed() {
@@ -647,7 +649,7 @@ mod tests {
         round(&mut reconciler, &mut kernel, now);
         reconciler.set(Desired::new());
         assert!(changes(&round(&mut reconciler, &mut kernel, now)).is_empty());
-        assert_eq!(reconciler.status().held_back, 2);
+        assert_eq!(reconciler.status().held_back, 4, "each with its real server");
         assert_eq!(reconciler.ledger().unwrap().iter().count(), 2, "still its own");
         reconciler.confirm();
         assert_eq!(changes(&round(&mut reconciler, &mut kernel, now)).len(), 2);

@@ -49,7 +49,7 @@ impl fmt::Display for Diff<'_> {
                 writeln!(f, "{change}")?;
             }
         }
-        let held_back = self.plan.held_back().len();
+        let held_back = self.plan.held_back_count();
         if held_back > 0 {
             writeln!(f, "# held back, since more than allowed: {held_back}")?;
         }

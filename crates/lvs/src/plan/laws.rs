@@ -229,10 +229,16 @@ proptest! {
         let table = kernel.snapshot();
         let free = Plan::new(&desired, &table, &policy);
         let deletions = free.phase(Phase::TakeAway).len();
+        let counted = free.phase(Phase::TakeAway).iter().map(|change| match change.action() {
+            Action::DeleteService { real_servers, .. } => 1 + real_servers,
+            _ => 1,
+        });
+        let counted = counted.sum::<usize>();
         let plan = Plan::new(&desired, &table, &policy.max_deletions(allowed));
-        if deletions <= allowed {
+        if counted <= allowed {
             prop_assert_eq!(plan, free);
         } else {
+            prop_assert_eq!(plan.held_back_count(), counted);
             prop_assert_eq!(plan.held_back().len(), deletions);
             prop_assert_eq!(plan.len(), free.len() - deletions);
             let confirmed: Vec<_> = plan.confirm().changes().cloned().collect();
