@@ -335,7 +335,10 @@ impl Options {
 
     /// How often everything is compared.
     pub fn sync_period(&self) -> Duration {
-        self.ipvs_sync_period.map_or(Duration::from_secs(30), |period| period.0)
+        // In kube-proxy's file 0 is the default.
+        let period =
+            self.ipvs_sync_period.map(|period| period.0).filter(|period| !period.is_zero());
+        period.unwrap_or(Duration::from_secs(30))
     }
 
     /// The least time between two runs.
@@ -764,13 +767,17 @@ mod tests {
              clientConnection: {{acceptContentTypes: '', burst: 10, contentType: '', kubeconfig: '', qps: 0}}\n\
              configSyncPeriod: 0s\nconntrack: {{maxPerCore: null, min: 5}}\ndetectLocalMode: BridgeInterface\n\
              detectLocal: {{bridgeInterface: cni0, interfaceNamePrefix: ''}}\nenableProfiling: false\n\
-             iptables: {{masqueradeAll: true, masqueradeBit: null, syncPeriod: 0s}}\nipvs: {{schedulr: lc}}\n\
+             iptables: {{masqueradeAll: true, masqueradeBit: null, syncPeriod: 0s}}\nipvs: {{excludeCIDRs: null, minSyncPeriod: 0s, \
+             scheduler: '', schedulr: lc, strictARP: false, syncPeriod: 0s, tcpFinTimeout: 0s, tcpTimeout: 0s, \
+             udpTimeout: 0s}}\n\
              logging: {{flushFrequency: 0, options: {{json: {{infoBufferSize: '0'}}}}, verbosity: 0}}\n\
              mode: ipvs\nnodePortAddresses: null\noomScoreAdj: null\nwinkernel: {{enableDSR: false}}\n"
         );
         let (options, left_out) = with_file(&file, &[]).unwrap();
         assert_eq!(options.node_ip, ["192.0.2.11".parse::<IpAddr>().unwrap()]);
         assert_eq!(options.masquerade_all, Some(true));
+        assert_eq!(options.sync_period(), Duration::from_secs(30));
+        assert_eq!(options.ipvs_scheduler, None);
         assert_eq!(options.detect_local_mode, Some(DetectLocal::BridgeInterface));
         assert_eq!(options.pod_bridge_interface, Some("cni0".parse().unwrap()));
         assert_eq!(

@@ -29,6 +29,8 @@ pub(crate) struct Records {
     addresses: BTreeSet<IpAddr>,
     ranges: Vec<IpNet>,
     excluded: Vec<IpNet>,
+    /// Whether the file lacks something.
+    is_dirty: bool,
 }
 
 impl Records {
@@ -38,8 +40,8 @@ impl Records {
         ranges: Vec<IpNet>,
         excluded: Vec<IpNet>,
     ) -> io::Result<Self> {
-        let mut records =
-            Self { path, services: Ledger::new(), addresses: BTreeSet::new(), ranges, excluded };
+        let (services, addresses) = (Ledger::new(), BTreeSet::new());
+        let mut records = Self { path, services, addresses, ranges, excluded, is_dirty: false };
         if let Some(path) = records.path.clone() {
             match fs::read_to_string(&path) {
                 Ok(text) => records.read(&text).map_err(|line| {
@@ -78,11 +80,11 @@ impl Records {
         desired: &Desired,
         addresses: impl IntoIterator<Item = IpAddr>,
     ) -> io::Result<()> {
-        let mut changed = self.services.claim(desired);
+        self.is_dirty |= self.services.claim(desired);
         for address in addresses {
-            changed |= self.addresses.insert(address);
+            self.is_dirty |= self.addresses.insert(address);
         }
-        if changed { self.write() } else { Ok(()) }
+        self.write()
     }
 
     /// Forgets what is neither wanted nor there any more.
@@ -92,11 +94,11 @@ impl Records {
         table: &Snapshot,
         stays: impl Fn(&IpAddr) -> bool,
     ) -> io::Result<()> {
-        let mut changed = self.services.settle(desired, table);
+        self.is_dirty |= self.services.settle(desired, table);
         let before = self.addresses.len();
         self.addresses.retain(stays);
-        changed |= self.addresses.len() != before;
-        if changed { self.write() } else { Ok(()) }
+        self.is_dirty |= self.addresses.len() != before;
+        self.write()
     }
 
     /// Forgets everything, after it was taken away.
@@ -129,13 +131,15 @@ impl Records {
         self.addresses.contains(address) || self.ranges.iter().any(|range| range.contains(address))
     }
 
-    fn write(&self) -> io::Result<()> {
-        let Some(path) = &self.path else { return Ok(()) };
+    fn write(&mut self) -> io::Result<()> {
+        let Some(path) = self.path.as_ref().filter(|_| self.is_dirty) else { return Ok(()) };
         let addresses = self.addresses.iter().map(|address| format!("{ADDRESS}{address}\n"));
         let text = self.services.to_string() + &addresses.collect::<String>();
         replace(path, &text).map_err(|error| {
             io::Error::new(error.kind(), format!("write {}: {error}", path.display()))
-        })
+        })?;
+        self.is_dirty = false;
+        Ok(())
     }
 }
 
@@ -184,6 +188,19 @@ mod tests {
         fs::write(&path, "nonsense").unwrap();
         let error = Records::open(Some(path), vec![], vec![]).unwrap_err().to_string();
         assert!(error.contains("\"nonsense\" is neither"), "{error}");
+    }
+
+    /// What could not be written is written as soon as it can be.
+    #[test]
+    fn a_ledger_that_could_not_be_written() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("later").join("ledger");
+        let mut records = Records::open(Some(path.clone()), vec![], vec![]).unwrap();
+        let wanted = desired(&["203.0.113.50:80"]);
+        assert!(records.claim(&wanted, None).is_err());
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        records.claim(&wanted, None).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "-t 203.0.113.50:80\n");
     }
 
     #[test]
