@@ -6,6 +6,10 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr},
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -17,13 +21,18 @@ use ipvs_client::{
 use kernel_tests::{Outcome, block_on, client_case, fresh_namespace, needing};
 use libtest_mimic::{Failed, Trial};
 use lvs::{Desired, VirtualService};
-use lvs_kube_proxy::{LINK, Options, Proxy, clean_up, source::Directory};
+use lvs_kube_proxy::{
+    Event, LINK, Options, Proxy, clean_up,
+    manifest::{self, Object},
+    source::{Directory, Source},
+};
 use netns_link::{Address, Links, NetNs};
 use tempfile::TempDir;
 use testbed::{Container, DockerHost, Family, tcp_exchange, udp_exchange};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::mpsc,
     time::{sleep, timeout},
 };
 
@@ -44,6 +53,10 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("kube_proxy_restart_and_clean_up", restart_and_clean_up),
         client_case("kube_proxy_node_moves", node_moves),
         client_case("kube_proxy_emptied_directory", emptied_directory),
+        client_case("kube_proxy_guard", guard),
+        client_case("kube_proxy_node_is_deleted", node_is_deleted),
+        client_case("kube_proxy_one_that_is_refused", one_that_is_refused),
+        client_case("kube_proxy_without_ipv6", without_ipv6),
         client_case("kube_proxy_scheduler_that_the_kernel_lacks", scheduler_that_is_lacking),
         client_case("kube_proxy_health_and_metrics", health_and_metrics),
         client_case("kube_proxy_at_rest", at_rest),
@@ -362,6 +375,185 @@ async fn emptied_directory(namespace: NetNs, client: Client) -> Outcome {
         until(&client, &[]).await
     };
     with_proxy(&namespace, &directory, &[], story).await
+}
+
+/// A source that says what a case has it say.
+struct Told {
+    events: mpsc::UnboundedReceiver<Vec<Event>>,
+    /// How often lists were asked for.
+    asked: Arc<AtomicUsize>,
+}
+
+impl Source for Told {
+    async fn next(&mut self) -> Vec<Event> {
+        match self.events.recv().await {
+            Some(events) => events,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn relist(&mut self) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A watch that delivers an empty list: nothing is deleted before fresh lists confirm it, whatever the
+/// services' endpoints; and when they do, it is.
+async fn guard(namespace: NetNs, client: Client) -> Outcome {
+    let (sender, events) = mpsc::unbounded_channel();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let source = Told { events, asked: asked.clone() };
+    let (mut services, mut slices) = (Vec::new(), Vec::new());
+    for number in 1..=60 {
+        let spec = format!("clusterIP: 10.96.0.{number}, ports: [{{port: 80}}]");
+        let name = format!("s{number}");
+        let text =
+            service(&name, &spec) + &slice(&name, 80, &[("10.42.1.5", ""), ("10.42.2.6", "")]);
+        for object in manifest::parse(&text)? {
+            match object {
+                Object::Service(service) => services.push(service),
+                Object::Slice(slice) => slices.push(slice),
+                Object::Node(_) => {}
+            }
+        }
+    }
+    let both = || vec![Event::Services(services.clone()), Event::Slices(slices.clone())];
+    let there = async || -> Result<(usize, usize), Failed> {
+        let table = client.snapshot().await?;
+        let servers = table.services.values().map(|service| {
+            let servers = service.destinations.iter();
+            servers.filter(|server| server.destination.weight.get() > 0).count()
+        });
+        Ok((table.services.len(), servers.sum()))
+    };
+    let until_there = async |expected: (usize, usize)| -> Outcome {
+        let begin = Instant::now();
+        while there().await? != expected {
+            assert!(begin.elapsed() < LIMIT, "{:?}, not {expected:?}", there().await?);
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    };
+    let metrics = "127.0.0.1:10249";
+    let story = async {
+        sender.send(both())?;
+        until_there((60, 120)).await?;
+        let lies = [vec![Event::Services(Vec::new())], vec![Event::Slices(Vec::new())]];
+        for (round, lie) in lies.into_iter().enumerate() {
+            sender.send(lie)?;
+            let begin = Instant::now();
+            while asked.load(Ordering::Relaxed) == round {
+                assert!(begin.elapsed() < LIMIT, "no fresh lists are asked for");
+                sleep(Duration::from_millis(10)).await;
+            }
+            sleep(Duration::from_millis(500)).await;
+            assert_eq!(there().await?, (60, 120), "round {round}");
+            let text = raw_get(&namespace, metrics.parse()?, "/metrics").await?;
+            let held_back = if round == 0 { 180 } else { 120 };
+            let line = format!("lvs_kube_proxy_held_back_changes {held_back}");
+            assert!(text.contains(&line), "{text}");
+            // One fresh list is not enough, and they say that nothing is gone.
+            sender.send(vec![Event::Services(services.clone())])?;
+            sleep(Duration::from_millis(200)).await;
+            assert_eq!(there().await?, (60, 120), "round {round}");
+            sender.send(both())?;
+            sleep(Duration::from_millis(200)).await;
+            assert_eq!(there().await?, (60, 120), "round {round}");
+        }
+        // Now it is so.
+        sender.send(vec![Event::Services(Vec::new())])?;
+        sleep(Duration::from_millis(300)).await;
+        assert_eq!(there().await?, (60, 120));
+        sender.send(vec![Event::Services(Vec::new()), Event::Slices(Vec::new())])?;
+        until_there((0, 0)).await
+    };
+    let words = ["--metrics-bind-address=127.0.0.1:10249", "--vip-mode=addresses"];
+    testbed::run(&namespace, "iproute2", &["ip", "link", "set", "lo", "up"])?;
+    let mut proxy = Proxy::new(source, options(&words)?, &namespace).await?;
+    tokio::select! {
+        result = story => result,
+        ended = proxy.run(std::future::pending()) => Err(format!("the proxy ended: {ended:?}").into()),
+    }
+}
+
+/// The Node goes: so does the proxy, with an error. Another Node's end is nothing to it.
+async fn node_is_deleted(namespace: NetNs, _: Client) -> Outcome {
+    let (sender, events) = mpsc::unbounded_channel();
+    let source = Told { events, asked: Arc::default() };
+    let mut proxy = Proxy::new(source, options(&[])?, &namespace).await?;
+    sender.send(vec![Event::NodeGone("node-b".to_owned())])?;
+    let ended = timeout(Duration::from_millis(300), proxy.run(std::future::pending())).await;
+    assert!(ended.is_err(), "{ended:?}");
+    sender.send(vec![Event::NodeGone("node-a".to_owned())])?;
+    let ended = timeout(LIMIT, proxy.run(std::future::pending())).await?;
+    let error = ended.expect_err("it ends with an error").to_string();
+    assert_eq!(error, "the Node node-a was deleted");
+    Ok(())
+}
+
+/// The kernel refuses one endpoint, a broadcast address: the other services are followed as ever, the
+/// proxy is healthy, and the one is tried again.
+async fn one_that_is_refused(_: NetNs, _: Client) -> Outcome {
+    let namespace = node_namespace().await?;
+    let client = Client::connect_in(&namespace)?;
+    let directory = TempDir::new()?;
+    let web = |number: u8| {
+        service(
+            &format!("s{number}"),
+            &format!("clusterIP: 10.96.0.{number}, ports: [{{port: 80}}]"),
+        )
+    };
+    write(
+        &directory,
+        "bad.yaml",
+        &(web(1) + &slice("s1", 80, &[("10.42.1.255", ""), ("10.42.1.5", "")])),
+    )?;
+    let words = ["--metrics-bind-address=127.0.0.1:10249", "--ipvs-sync-period=500ms"];
+    testbed::run(&namespace, "iproute2", &["ip", "link", "set", "lo", "up"])?;
+    let bad = "TCP 10.96.0.1:80 rr -> 10.42.1.5:80";
+    let story = async {
+        until(&client, &[bad]).await?;
+        // It fails again and again meanwhile.
+        sleep(Duration::from_secs(3)).await;
+        let mut lines = vec![bad.to_owned()];
+        for number in 2..6 {
+            let begin = Instant::now();
+            write(&directory, &format!("{number}.yaml"), &web(number))?;
+            lines.push(format!("TCP 10.96.0.{number}:80 rr ->"));
+            until(&client, &lines.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+            assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+        }
+        let text = raw_get(&namespace, "127.0.0.1:10249".parse()?, "/metrics").await?;
+        assert!(text.contains("lvs_kube_proxy_failing_changes 1"), "{text}");
+        let text = raw_get(&namespace, "127.0.0.1:10249".parse()?, "/livez").await?;
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+        Ok(())
+    };
+    with_proxy(&namespace, &directory, &words, story).await
+}
+
+/// A node with IPv6 switched off in a cluster of both families: IPv4 is served all the same.
+async fn without_ipv6(namespace: NetNs, client: Client) -> Outcome {
+    for name in ["all", "default", "lo"] {
+        let path = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+        namespace.run(move || fs::write(path, "1"))??;
+    }
+    testbed::run(&namespace, "iproute2", &["ip", "link", "set", "lo", "up"])?;
+    let directory = TempDir::new()?;
+    let spec = "clusterIPs: [10.96.7.20, 'fd96::20'], ports: [{port: 80}]";
+    write(&directory, "web.yaml", &service("web", spec))?;
+    write(&directory, "slice.yaml", &slice("web", 80, &[("10.42.1.5", "")]))?;
+    let range = "--service-cluster-ip-range=10.96.0.0/12,fd96::/64";
+    for mode in ["--vip-mode=routes", "--vip-mode=addresses"] {
+        let story = async {
+            let lines = ["TCP 10.96.7.20:80 rr -> 10.42.1.5:80", "TCP [fd96::20]:80 rr ->"];
+            until(&client, &lines).await?;
+            let is_local = || std::net::UdpSocket::bind("0.0.0.0:0")?.connect("10.96.7.20:80");
+            Ok(namespace.run(is_local)??)
+        };
+        with_proxy(&namespace, &directory, &[range, mode], story).await?;
+    }
+    Ok(())
 }
 
 /// A service asks for a scheduler that there is no module for, and gets the default.
@@ -723,16 +915,17 @@ async fn warm_restart() -> Outcome {
 }
 
 /// The node's own connections to a service have an address of the node as source, which pods can
-/// answer to that know no way to the service's address.
+/// answer to that know no way to the service's address: at cluster and at load-balancer addresses,
+/// whichever way these are local, and without nftables (User-Mode Linux has none).
 async fn source_of_the_node(family: Family) -> Outcome {
     let scene = Node::new(family).await?;
     let directory = TempDir::new()?;
-    let (vip, range, kind) = match family {
-        Family::Ipv4 => ("10.96.7.20", "10.96.0.0/12", "IPv4"),
-        Family::Ipv6 => ("fd96::20", "fd96::/64", "IPv6"),
+    let (vip, range, balancer, kind) = match family {
+        Family::Ipv4 => ("10.96.7.20", "10.96.0.0/12", "203.0.113.50", "IPv4"),
+        Family::Ipv6 => ("fd96::20", "fd96::/64", "2001:db8:ee::50", "IPv6"),
     };
-    let spec = format!("clusterIP: '{vip}', ports: [{{port: 7}}]");
-    write(&directory, "web.yaml", &service("web", &spec))?;
+    let spec = format!("type: LoadBalancer, clusterIP: '{vip}', ports: [{{port: 7}}]");
+    let status = format!("status: {{loadBalancer: {{ingress: [{{ip: '{balancer}'}}]}}}}\n");
     let pod = &scene.pods[0];
     // It knows its own network and nothing else.
     let version = if pod.address().is_ipv4() { "-4" } else { "-6" };
@@ -740,28 +933,64 @@ async fn source_of_the_node(family: Family) -> Outcome {
     let endpoints = format!("'{}'", pod.address());
     let slice = slice("web", 7, &[(&endpoints, "")]).replace("IPv4", kind);
     write(&directory, "slice.yaml", &slice)?;
-    let vip = SocketAddr::new(vip.parse()?, 7);
-    let words = [
-        format!("--service-cluster-ip-range={range}"),
-        format!("--node-ip={}", scene.host.address()),
-    ];
-    let words: Vec<_> = words.iter().map(String::as_str).collect();
-    let story = async {
-        let line = format!("TCP {vip} rr -> {}", SocketAddr::new(pod.address(), 7));
-        until(&scene.client, &[&line]).await?;
-        let answer = tcp_exchange(scene.host.namespace(), vip, "hello", LIMIT).await?;
-        assert_eq!(answer, "pod1: hello");
-        // An address of the range that nobody serves refuses at once.
-        let nobody = SocketAddr::new(vip.ip(), 8);
-        let begin = Instant::now();
-        assert!(tcp_exchange(scene.host.namespace(), nobody, "hello", LIMIT).await.is_err());
-        assert!(begin.elapsed() < Duration::from_secs(2));
-        Ok(())
+    let places = [vip, balancer].map(|address| format!("'{address}'").replace('\'', ""));
+    let places: Vec<SocketAddr> = places
+        .iter()
+        .map(|address| Ok::<_, Failed>(SocketAddr::new(address.parse()?, 7)))
+        .collect::<Result<_, _>>()?;
+    let here = scene.host.namespace();
+    let shown = async |dev: &str| -> Result<String, Failed> {
+        let words = ["ip", version, "route", "show", "table", "local", "proto", "196", "dev", dev];
+        Ok(testbed::run(here, "iproute2", &words)?)
     };
-    with_proxy(scene.host.namespace(), &directory, &words, story).await?;
-    clean_up(&options(&words)?, scene.host.namespace()).await?;
-    let routes = ["ip", version, "route", "show", "table", "local", "proto", "196"];
-    assert_eq!(testbed::run(scene.host.namespace(), "iproute2", &routes)?, "");
+    for mode in ["routes", "addresses"] {
+        let words = [
+            format!("--service-cluster-ip-range={range}"),
+            format!("--node-ip={}", scene.host.address()),
+            format!("--vip-mode={mode}"),
+        ];
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        write(&directory, "web.yaml", &(service("web", &spec) + &status))?;
+        let story = async {
+            let lines = places
+                .iter()
+                .map(|place| format!("TCP {place} rr -> {}", SocketAddr::new(pod.address(), 7)));
+            let mut lines: Vec<_> = lines.collect();
+            lines.sort();
+            let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+            until(&scene.client, &lines).await?;
+            for place in &places {
+                let answer = tcp_exchange(here, *place, "hello", LIMIT).await?;
+                assert_eq!(answer, "pod1: hello", "{mode} {place}");
+                // A port that nobody serves refuses at once.
+                let nobody = SocketAddr::new(place.ip(), 8);
+                let begin = Instant::now();
+                assert!(tcp_exchange(here, nobody, "hello", LIMIT).await.is_err());
+                assert!(begin.elapsed() < Duration::from_secs(2));
+            }
+            // The balancer's address goes, and comes back in an event of its own.
+            write(&directory, "web.yaml", &service("web", &spec))?;
+            let only = format!("TCP {} rr -> {}", places[0], SocketAddr::new(pod.address(), 7));
+            until(&scene.client, &[&only]).await?;
+            let begin = Instant::now();
+            while shown("lo").await?.contains(balancer) {
+                assert!(begin.elapsed() < LIMIT, "{}", shown("lo").await?);
+                sleep(Duration::from_millis(10)).await;
+            }
+            write(&directory, "web.yaml", &(service("web", &spec) + &status))?;
+            until(&scene.client, &lines).await?;
+            let answer = tcp_exchange(here, places[1], "hello", LIMIT).await?;
+            assert_eq!(answer, "pod1: hello", "{mode}, again");
+            Ok(())
+        };
+        with_proxy(here, &directory, &words, story).await?;
+        // Another proxy, in the other mode, takes over from this one; the last one leaves nothing.
+        if mode == "addresses" {
+            let state = format!("--vip-mode={mode}");
+            clean_up(&options(&[words[0], &state])?, here).await?;
+            assert_eq!(shown("lo").await?, "");
+        }
+    }
     Ok(())
 }
 

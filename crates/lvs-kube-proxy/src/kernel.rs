@@ -1,5 +1,7 @@
 //! The node's kernel: links, routes, settings and the table of IPVS, as far as the proxy needs them.
 
+mod routes;
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -15,15 +17,13 @@ use lvs::{
         packet::{ServiceKey, Timeouts},
     },
 };
-use netns_link::{Address, Link, Links, NetNs, Route, RouteProtocol, Setting};
+use netns_link::{Address, Link, Links, NetNs, Route, Setting};
 
 use crate::settings::is_reachable;
 
 /// The link of virtual addresses that no route covers. The name is kube-proxy's, by which Calico and
 /// others know it.
 pub const LINK: &str = "kube-ipvs0";
-/// By this number the proxy's routes are known from those of others.
-const PROTOCOL: RouteProtocol = RouteProtocol::new(196);
 /// Where the kernel would send from, to anywhere: nothing is sent there.
 const ANYWHERE: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9),
@@ -71,6 +71,8 @@ pub(crate) struct Kernel<'n> {
     /// Whether it was looked for.
     link_is_known: bool,
     loopback: Option<Link>,
+    /// The proxy's routes, as far as it knows.
+    routes: BTreeMap<IpNet, Route>,
     /// What was asked for, and how often.
     asked: RefCell<BTreeMap<&'static str, u64>>,
 }
@@ -88,6 +90,7 @@ impl<'n> Kernel<'n> {
             link: None,
             link_is_known: false,
             loopback: None,
+            routes: BTreeMap::new(),
             asked: RefCell::default(),
         })
     }
@@ -98,27 +101,26 @@ impl<'n> Kernel<'n> {
         let changes = self.ipvs.set_kube_proxy_sysctls().map_err(|error| failed(&error))?;
         let mut changed: Vec<String> = changes.iter().map(ToString::to_string).collect();
         let mut settings = vec![(Setting::ip_forward(), "1")];
-        if let Ok(forwarding) = Setting::ipv6_forwarding("all") {
-            settings.push((forwarding, "1"));
-        }
         if strict_arp {
             let ignore = Setting::arp_ignore("all").map_err(|error| failed(&error))?;
             let announce = Setting::arp_announce("all").map_err(|error| failed(&error))?;
             settings.extend([(ignore, "1"), (announce, "2")]);
         }
         for (setting, value) in settings {
-            let before = match setting.read(self.namespace) {
-                Ok(before) => before,
-                // A kernel without IPv6 has none of its settings.
-                Err(error) if error.kind() == netns_link::ErrorKind::NotFound => continue,
-                Err(error) => return Err(failed(&error)),
-            };
+            let before = setting.read(self.namespace).map_err(|error| failed(&error))?;
             if before != value {
                 setting.write(self.namespace, value).map_err(|error| failed(&error))?;
                 changed.push(format!("{setting} {before} -> {value}"));
             }
         }
         Ok(changed)
+    }
+
+    /// Whether the node forwards IPv6. The proxy leaves that as it is, as kube-proxy does: a node that
+    /// begins to forward loses the default route that a router has advertised to it.
+    pub(crate) fn forwards_ipv6(&self) -> bool {
+        let read = || Setting::ipv6_forwarding("all")?.read(self.namespace);
+        read().is_ok_and(|value| value == "1")
     }
 
     /// Sets the time-outs of connections; 0 leaves one as it is.
@@ -160,54 +162,6 @@ impl<'n> Kernel<'n> {
         };
         let found: io::Result<SocketAddr> = self.namespace.run(look).ok()?;
         found.ok().map(|address| address.ip()).filter(|address| !address.is_unspecified())
-    }
-
-    /// Makes each range local by one route, with the source for the node's own connections. Other
-    /// routes of the proxy's are taken away. Returns what was changed.
-    pub(crate) async fn set_routes(
-        &mut self,
-        ranges: &[(IpNet, Option<IpAddr>)],
-    ) -> Result<Vec<String>, Failure> {
-        let failed = |error| Failure::new("routes", error);
-        if self.loopback.is_none() {
-            self.count("links");
-            self.loopback = self.links.find("lo").await.map_err(failed)?;
-        }
-        let Some(loopback) = &self.loopback else {
-            return Err(Failure::new("routes", "the namespace has no link lo"));
-        };
-        let mut wanted = BTreeMap::new();
-        for (range, source) in ranges {
-            let prefix = range.trunc().to_string().parse().map_err(failed)?;
-            let mut route = Route::local(prefix).with_protocol(PROTOCOL);
-            if let Some(source) = source {
-                route = route.with_source(*source);
-            }
-            wanted.insert(range.trunc(), route);
-        }
-        let mut changed = Vec::new();
-        self.count("routes");
-        let present = self.links.routes(loopback).await.map_err(failed)?;
-        let ours: Vec<_> =
-            present.into_iter().filter(|route| route.protocol() == PROTOCOL).collect();
-        for route in wanted.values() {
-            let is_there = ours
-                .iter()
-                .any(|found| (found.prefix(), found.source()) == (route.prefix(), route.source()));
-            if !is_there {
-                self.count("route changes");
-                self.links.replace_route(loopback, *route).await.map_err(failed)?;
-                changed.push(format!("+ {route}"));
-            }
-        }
-        for route in ours {
-            if !wanted.values().any(|wanted| wanted.prefix() == route.prefix()) {
-                self.count("route changes");
-                self.links.delete_route(loopback, route).await.map_err(failed)?;
-                changed.push(format!("- {route}"));
-            }
-        }
-        Ok(changed)
     }
 
     /// Gives the proxy's link exactly these addresses. It is made if it is not there.

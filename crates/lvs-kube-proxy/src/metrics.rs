@@ -42,6 +42,7 @@ pub(crate) struct Metrics {
     requests: Family<Asked, Counter>,
     errors: Family<Step, Counter>,
     held_back: Gauge,
+    failing: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,6 +81,7 @@ pub(crate) struct Counts {
     pub(crate) draining: usize,
     pub(crate) addresses: usize,
     pub(crate) held_back: usize,
+    pub(crate) failing: usize,
     pub(crate) no_local_internal: usize,
     pub(crate) no_local_external: usize,
 }
@@ -157,7 +159,12 @@ impl Metrics {
             held_back: registered(
                 &mut registry,
                 "lvs_kube_proxy_held_back_changes",
-                "Deletions that wait for fresh lists to confirm them",
+                "Services and real servers whose deletion waits for fresh lists to confirm it",
+            ),
+            failing: registered(
+                &mut registry,
+                "lvs_kube_proxy_failing_changes",
+                "Changes that the kernel refuses, and that are tried again",
             ),
             registry,
         }
@@ -191,6 +198,7 @@ impl Metrics {
         set(&self.draining, counts.draining);
         set(&self.addresses, counts.addresses);
         set(&self.held_back, counts.held_back);
+        set(&self.failing, counts.failing);
         for (traffic_policy, count) in
             [("internal", counts.no_local_internal), ("external", counts.no_local_external)]
         {

@@ -135,6 +135,12 @@ impl Netfilter {
         }
     }
 
+    /// Takes in that the services are gone that nobody wants any more: before, what is for them stays, so
+    /// that nobody is let in who was not, and none is shut out while deletions are held back.
+    pub(crate) fn take_away(&mut self) {
+        self.elements.take_away();
+    }
+
     /// Writes what has changed. A full run also notices what others have done.
     ///
     /// A failure holds nothing up: it is for the next full run to try again.
@@ -178,6 +184,10 @@ struct Elements {
     wanted: BTreeMap<Element, usize>,
     of_targets: BTreeMap<ServiceKey, Vec<Element>>,
     of_services: BTreeMap<ObjectName, Vec<Element>>,
+    /// What is wanted only until the services are gone that it is for.
+    gone: Vec<Element>,
+    /// Those services.
+    gone_keys: BTreeSet<ServiceKey>,
     /// Those that the kernel may not have although they are wanted, or the other way round.
     changed: BTreeSet<Element>,
 }
@@ -268,12 +278,14 @@ impl Set {
 impl Elements {
     fn take_in(&mut self, state: &State, update: &Update, rules: &Rules) {
         for key in &update.keys {
-            let elements = state.target(key).map(|(_, target)| of_target(target, state, rules));
-            let before = match elements.map(|elements| self.want(elements)) {
-                Some(elements) => self.of_targets.insert(*key, elements),
-                None => self.of_targets.remove(key),
+            let Some((_, target)) = state.target(key) else {
+                self.gone_keys.insert(*key);
+                continue;
             };
-            self.unwant(before);
+            self.gone_keys.remove(key);
+            let elements = self.want(of_target(target, state, rules));
+            let before = self.of_targets.insert(*key, elements);
+            self.unwant(before.into_iter().flatten());
         }
         for name in &update.services {
             let translation = state.translation(name);
@@ -291,8 +303,16 @@ impl Elements {
                     self.of_services.insert(name.clone(), elements)
                 }
             };
-            self.unwant(before);
+            self.gone.extend(before.into_iter().flatten());
         }
+    }
+
+    fn take_away(&mut self) {
+        for key in std::mem::take(&mut self.gone_keys) {
+            self.gone.extend(self.of_targets.remove(&key).into_iter().flatten());
+        }
+        let gone = std::mem::take(&mut self.gone);
+        self.unwant(gone);
     }
 
     fn want(&mut self, elements: Vec<Element>) -> Vec<Element> {
@@ -306,8 +326,8 @@ impl Elements {
         elements
     }
 
-    fn unwant(&mut self, elements: Option<Vec<Element>>) {
-        for element in elements.into_iter().flatten() {
+    fn unwant(&mut self, elements: impl IntoIterator<Item = Element>) {
+        for element in elements {
             let Some(count) = self.wanted.get_mut(&element) else { continue };
             *count -= 1;
             if *count == 0 {
@@ -655,6 +675,10 @@ status: {loadBalancer: {ingress: [{ip: 203.0.113.50}]}}
         state.apply(service);
         let gone = state.update();
         elements.take_in(&state, &gone, &rules(&ranges, false));
+        // It stays until the virtual services are gone.
+        assert_eq!(elements.changes(), "");
+        assert!(!elements.wanted.is_empty());
+        elements.take_away();
         assert!(elements.wanted.is_empty(), "{:?}", elements.wanted);
     }
 }

@@ -10,11 +10,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use ipnet::IpNet;
 use lvs::{
     Action, Applied, Desired, Drain, Draining, Plan, Policy,
     client::{
         ErrorKind, Snapshot,
-        packet::{Protocol, ServiceKey, Timeouts},
+        packet::{AddressFamily, Protocol, ServiceKey, Timeouts},
     },
 };
 use netns_link::NetNs;
@@ -30,7 +31,7 @@ use crate::{
     records::Records,
     settings::{Settings, ThisNode, WithoutLocal},
     source::Source,
-    state::{Event, State, Update},
+    state::{Event, State, Update, firsts},
 };
 
 /// The waits after a run that failed.
@@ -42,6 +43,8 @@ const MANY: usize = 512;
 const FEW: usize = 20;
 /// How long an endpoint drains that is in no slice, so that nothing is known of its pod.
 const UNKNOWN: Duration = Duration::from_secs(60);
+/// So many changes of endpoints are timed at once.
+const TRIGGERS: usize = 10_000;
 /// So many changes are logged one by one.
 const SAID: usize = 20;
 
@@ -61,6 +64,12 @@ pub struct Proxy<'n, S> {
     /// The addresses of the proxy's link, as far as it knows.
     present: BTreeSet<IpAddr>,
     draining: Draining,
+    /// The failures that were logged by the last full run and the ones since.
+    said: BTreeSet<String>,
+    /// Those since the last full run.
+    failures: BTreeSet<String>,
+    /// Whether it was said that IPv6 is not forwarded.
+    said_forwarding: bool,
     /// When to look at what is being drained.
     look: Option<Instant>,
     guard: Guard,
@@ -83,6 +92,14 @@ pub struct Proxy<'n, S> {
 struct Outcome {
     held_back: usize,
     has_failed: bool,
+}
+
+/// Whether something could not be brought to what it should be, so that it is to be tried again, and holds
+/// up nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Run {
+    Whole,
+    Partial,
 }
 
 /// What guards against a source that has lost its objects.
@@ -120,10 +137,14 @@ impl<'n, S: Source> Proxy<'n, S> {
         let name = options
             .node_name()
             .map_err(|error| Failure::new("node", format!("read the host's name: {error}")))?;
+        // Until the Node says more.
+        let sources = [true, false].into_iter().filter_map(|ipv4| kernel.source(ipv4));
+        let primary: Vec<_> = options.node_ip.iter().copied().chain(sources).collect();
         let node = ThisNode {
             name,
             addresses: kernel.addresses().await?.node,
-            primary: options.node_ip.clone(),
+            given: options.node_ip.clone(),
+            primary: firsts(&primary),
             ..ThisNode::default()
         };
         let ranges = match options.has_routes() {
@@ -155,6 +176,9 @@ impl<'n, S: Source> Proxy<'n, S> {
             pending: BTreeSet::new(),
             present: BTreeSet::new(),
             draining: Draining::new(),
+            said: BTreeSet::new(),
+            failures: BTreeSet::new(),
+            said_forwarding: false,
             look: None,
             guard: Guard::Up,
             node_is_gone: false,
@@ -182,15 +206,16 @@ impl<'n, S: Source> Proxy<'n, S> {
         let mut next_full = Instant::now();
         let mut not_before = Instant::now();
         let mut wait = FIRST_WAIT;
+        // For what failed alone, and holds up nothing else.
+        let mut retry = FIRST_WAIT;
         let mut settled = false;
         loop {
             let wanted =
                 self.state.is_touched() || !self.pending.is_empty() || self.guard == Guard::Down;
             let ready = self.state.is_complete();
             let event_run = wanted.then_some(not_before);
-            let next =
-                [Some(next_full.max(not_before)), event_run, self.look].into_iter().flatten().min();
-            let next = next.unwrap_or(next_full);
+            let next = [Some(next_full), event_run, self.look].into_iter().flatten().min();
+            let next = next.unwrap_or(next_full).max(not_before);
             tokio::select! {
                 () = &mut stop => return Ok(()),
                 events = self.source.next() => {
@@ -217,18 +242,28 @@ impl<'n, S: Source> Proxy<'n, S> {
                 Ok(()) => self.event_run().await,
                 Err(failure) => Err(failure),
             };
-            not_before = Instant::now() + self.options.min_sync_period();
+            let now = Instant::now();
+            not_before = now + self.options.min_sync_period();
             match result {
-                Ok(()) => {
+                Ok(run) => {
                     wait = FIRST_WAIT;
                     if is_full {
-                        next_full = Instant::now() + self.options.sync_period();
+                        next_full = now + self.options.sync_period();
+                    }
+                    if run == Run::Partial {
+                        next_full = next_full.min(now + retry);
+                    }
+                    if is_full {
+                        retry = match run {
+                            Run::Whole => FIRST_WAIT,
+                            Run::Partial => (retry * 2).min(LONGEST_WAIT),
+                        };
                     }
                 }
                 Err(failure) => {
                     self.health.metrics.failed(failure.step);
                     tracing::error!("{failure}; the next attempt is in {} s", wait.as_secs_f64());
-                    next_full = Instant::now() + wait;
+                    next_full = now + wait;
                     not_before = not_before.max(next_full);
                     wait = (wait * 2).min(LONGEST_WAIT);
                 }
@@ -244,15 +279,21 @@ impl<'n, S: Source> Proxy<'n, S> {
     pub async fn once(&mut self) -> Result<(), Failure> {
         self.wait_for_lists().await;
         settle(&self.kernel, &self.options).await?;
-        self.full_run().await?;
+        let mut run = self.full_run().await?;
         if matches!(self.guard, Guard::Asked { .. }) {
             while self.guard != Guard::Down {
                 let events = self.source.next().await;
                 self.take_in(events);
             }
-            self.full_run().await?;
+            run = self.full_run().await?;
         }
-        Ok(())
+        match run {
+            Run::Whole => Ok(()),
+            Run::Partial => {
+                let reason = "not everything could be brought to what it should be";
+                Err(Failure::new("ipvs", reason))
+            }
+        }
     }
 
     /// Waits for both lists, and says what a run would do.
@@ -351,6 +392,8 @@ impl<'n, S: Source> Proxy<'n, S> {
         self.netfilter.take_in(&self.state, &update);
         let Update { keys, services, notices, triggers } = update;
         self.triggers.extend(triggers);
+        // While nothing can be written, more and more would wait here.
+        self.triggers.truncate(TRIGGERS);
         if !services.is_empty() {
             self.health.metrics.queued(services.len());
         }
@@ -370,25 +413,53 @@ impl<'n, S: Source> Proxy<'n, S> {
         }
     }
 
+    /// Says once that IPv6 services need something that the proxy leaves as it is.
+    fn look_at_forwarding(&mut self) {
+        let is_ipv6 = |key: &ServiceKey| key.family() == AddressFamily::Ipv6;
+        if !self.said_forwarding && self.desired.keys().any(is_ipv6) && !self.kernel.forwards_ipv6()
+        {
+            self.said_forwarding = true;
+            tracing::warn!(
+                "net.ipv6.conf.all.forwarding is not 1, so pods are not reached through IPv6 services; it is \
+                 left as it is, since a node that forwards loses the default route that a router advertises, \
+                 unless its link has accept_ra 2"
+            );
+        }
+    }
+
     /// Compares everything: routes, addresses, the whole table.
-    async fn full_run(&mut self) -> Result<(), Failure> {
+    async fn full_run(&mut self) -> Result<Run, Failure> {
         let begin = Instant::now();
+        let mut has_failed = false;
         let addresses = self.kernel.addresses().await?;
         self.state.set_node_addresses(addresses.node);
         self.present = addresses.own;
         self.translate();
-        let routes = self.routes();
-        for change in self.kernel.set_routes(&routes).await? {
-            tracing::info!("{change}");
-        }
-
+        self.look_at_forwarding();
         let wanted = self.link_addresses();
         self.claim(&wanted)?;
-        let added = wanted.difference(&self.present).count();
-        if added > 0 {
+        // An address or a range that is refused costs nothing but its own services.
+        self.kernel.read_routes().await?;
+        let routes = self.routes();
+        let sources = [self.source(true), self.source(false)];
+        let single = wanted.iter().map(|ip| (IpNet::from(*ip), sources[usize::from(ip.is_ipv6())]));
+        for (range, source) in routes.iter().copied().chain(single) {
+            match self.kernel.add_route(range, source).await {
+                Ok(change) => change.iter().for_each(|change| tracing::info!("{change}")),
+                Err(failure) => has_failed |= self.fail(&failure),
+            }
+        }
+        let new: BTreeSet<_> = wanted.difference(&self.present).copied().collect();
+        if !new.is_empty() {
             let all = self.present.union(&wanted).copied().collect();
-            self.kernel.set_virtual_addresses(&all).await?;
+            match self.kernel.set_virtual_addresses(&all).await {
+                Ok(()) => {}
+                Err(failure) => has_failed |= self.fail(&failure),
+            }
             self.present = all;
+        }
+        if let Err(failure) = self.kernel.delete_routes_of_kernel(&wanted, &new).await {
+            has_failed |= self.fail(&failure);
         }
         // Before the services, so that no connection misses it.
         self.write_rules(true);
@@ -397,10 +468,13 @@ impl<'n, S: Source> Proxy<'n, S> {
         let (policy, now) = (self.policy(&snapshot), begin.into_std());
         let (plan, look) = self.draining.step(&self.desired, &snapshot, &policy, now);
         self.look = look.map(Instant::from_std);
-        let outcome = self.apply(plan).await?;
+        let mut outcome = self.apply(plan).await?;
+        outcome.has_failed |= has_failed;
         self.pending.clear();
 
         if outcome.held_back == 0 {
+            self.netfilter.take_away();
+            self.write_rules(false);
             let stay =
                 |address: &IpAddr| wanted.contains(address) || !self.records.owns_address(address);
             let all: BTreeSet<_> = self.present.iter().copied().filter(stay).collect();
@@ -408,7 +482,14 @@ impl<'n, S: Source> Proxy<'n, S> {
             if removed > 0 {
                 self.kernel.set_virtual_addresses(&all).await?;
             }
-            self.health.metrics.changed(ChangeKind::Address, added + removed);
+            let stays = |range: &IpNet| {
+                let is_single = || wanted.contains(&range.addr()) && *range == range.addr().into();
+                routes.iter().any(|(route, _)| route.trunc() == *range) || is_single()
+            };
+            for change in self.kernel.remove_routes(stays).await? {
+                tracing::info!("{change}");
+            }
+            self.health.metrics.changed(ChangeKind::Address, new.len() + removed);
             self.present = all;
             let present = &self.present;
             self.records
@@ -416,12 +497,14 @@ impl<'n, S: Source> Proxy<'n, S> {
                 .map_err(|error| Failure::new("state", error))?;
             self.guard = Guard::Up;
         }
+        self.said = std::mem::take(&mut self.failures);
         self.finish(begin, outcome)
     }
 
     /// Brings to the kernel what has changed since the last run, and looks at what leaves.
-    async fn event_run(&mut self) -> Result<(), Failure> {
+    async fn event_run(&mut self) -> Result<Run, Failure> {
         let begin = Instant::now();
+        let mut has_failed = false;
         self.translate();
         let mut keys = self.pending.clone();
         if self.look.is_some_and(|look| look <= begin) {
@@ -429,10 +512,17 @@ impl<'n, S: Source> Proxy<'n, S> {
         }
         let wanted: BTreeSet<_> = keys.iter().filter_map(|key| self.link_address(key)).collect();
         self.claim(&wanted)?;
-        let added: Vec<_> = wanted.difference(&self.present).copied().collect();
-        for address in &added {
-            self.kernel.change_virtual_address(*address, true).await?;
-            self.present.insert(*address);
+        let new: BTreeSet<_> = wanted.difference(&self.present).copied().collect();
+        for address in &new {
+            match self.add_address(*address).await {
+                Ok(()) => {
+                    self.present.insert(*address);
+                }
+                Err(failure) => has_failed |= self.fail(&failure),
+            }
+        }
+        if let Err(failure) = self.kernel.delete_routes_of_kernel(&new, &new).await {
+            has_failed |= self.fail(&failure);
         }
         self.write_rules(false);
 
@@ -444,22 +534,46 @@ impl<'n, S: Source> Proxy<'n, S> {
         let (plan, look) =
             self.draining.step_of_services(&keys, &self.desired, &snapshot, &policy, now);
         self.look = look.map(Instant::from_std);
-        let outcome = self.apply(plan).await?;
+        let mut outcome = self.apply(plan).await?;
+        outcome.has_failed |= has_failed;
         self.pending.clear();
 
         let mut removed = 0;
         if outcome.held_back == 0 {
+            self.netfilter.take_away();
+            self.write_rules(false);
             for key in &keys {
                 let ServiceKey::Address { address, .. } = key else { continue };
                 let stays = self.is_link_address(address) || !self.records.owns_address(address);
                 if !stays && self.present.remove(address) {
                     self.kernel.change_virtual_address(*address, false).await?;
+                    self.kernel.remove_route(IpNet::from(*address)).await?;
                     removed += 1;
                 }
             }
         }
-        self.health.metrics.changed(ChangeKind::Address, added.len() + removed);
+        self.health.metrics.changed(ChangeKind::Address, new.len() + removed);
         self.finish(begin, outcome)
+    }
+
+    /// Makes an address local.
+    async fn add_address(&mut self, address: IpAddr) -> Result<(), Failure> {
+        let source = self.source(address.is_ipv4());
+        self.kernel.add_route(IpNet::from(address), source).await?;
+        self.kernel.change_virtual_address(address, true).await
+    }
+
+    /// Takes in that something failed that holds up nothing else. It is logged once, as long as it goes on
+    /// to fail.
+    fn fail(&mut self, failure: &Failure) -> bool {
+        self.health.metrics.failed(failure.step);
+        let text = failure.to_string();
+        let is_new = !self.said.contains(&text) && !self.failures.contains(&text);
+        if is_new {
+            tracing::error!("{text}; it is tried again");
+        }
+        self.failures.insert(text);
+        true
     }
 
     /// Carries a plan out. A service that fails does not hold up the others: it is tried again with
@@ -475,9 +589,8 @@ impl<'n, S: Source> Proxy<'n, S> {
         if let Some(applied) = applied {
             self.forget_clients(applied);
             self.log(applied);
-            held_back = applied.held_back().len();
+            held_back = applied.held_back_count();
             for (change, error) in applied.failed() {
-                self.health.metrics.failed("ipvs");
                 let scheduler = self.desired.get(change.service());
                 let scheduler = scheduler.map(|service| service.service().scheduler.to_string());
                 match scheduler {
@@ -487,7 +600,9 @@ impl<'n, S: Source> Proxy<'n, S> {
                     {
                         refused.insert(name);
                     }
-                    _ => tracing::error!("{error}"),
+                    _ => {
+                        self.fail(&Failure::new("ipvs", error));
+                    }
                 }
             }
         }
@@ -496,8 +611,8 @@ impl<'n, S: Source> Proxy<'n, S> {
         }
         if held_back > 0 && self.guard == Guard::Up {
             tracing::warn!(
-                "{held_back} deletions wait for fresh lists to confirm them: they are more than half \
-                 of the table"
+                "{held_back} services and endpoints are to be deleted at once, more than half of the table: \
+                 that waits for fresh lists to confirm it"
             );
             self.source.relist();
             self.guard = Guard::Asked { services: false, slices: false };
@@ -622,20 +737,21 @@ impl<'n, S: Source> Proxy<'n, S> {
     }
 
     /// The service ranges with the node's address as the source of its own connections.
-    fn routes(&self) -> Vec<(ipnet::IpNet, Option<IpAddr>)> {
+    fn routes(&self) -> Vec<(IpNet, Option<IpAddr>)> {
         if !self.options.has_routes() {
             return Vec::new();
         }
-        let source = |ipv4: bool| {
-            let is_fit = |address: &&IpAddr| address.is_ipv4() == ipv4;
-            let own = self.options.node_ip.iter().find(is_fit);
-            let own = own.or_else(|| self.state.node().primary.iter().find(is_fit));
-            own.copied()
-                .filter(|address| self.state.node().addresses.contains(address))
-                .or_else(|| self.kernel.source(ipv4))
-        };
         let ranges = self.options.service_cluster_ip_range.iter();
-        ranges.map(|range| (*range, source(range.addr().is_ipv4()))).collect()
+        ranges.map(|range| (*range, self.source(range.addr().is_ipv4()))).collect()
+    }
+
+    /// The source of the node's own connections to services.
+    fn source(&self, ipv4: bool) -> Option<IpAddr> {
+        let node = self.state.node();
+        let own = node.primary.iter().find(|address| address.is_ipv4() == ipv4);
+        own.copied()
+            .filter(|address| node.addresses.contains(address))
+            .or_else(|| self.kernel.source(ipv4))
     }
 
     /// Whether the proxy's link should have this address.
@@ -656,11 +772,12 @@ impl<'n, S: Source> Proxy<'n, S> {
     }
 
     /// Says how it stands, and serves the health checks that are wanted.
-    fn finish(&mut self, begin: Instant, outcome: Outcome) -> Result<(), Failure> {
+    fn finish(&mut self, begin: Instant, outcome: Outcome) -> Result<Run, Failure> {
         let mut counts = Counts {
             virtual_services: self.desired.len(),
             real_servers: self.desired.iter().map(|service| service.destinations().len()).sum(),
             draining: self.draining.iter().len(),
+            failing: self.failures.union(&self.said).count(),
             addresses: self.present.len(),
             held_back: outcome.held_back,
             ..Counts::default()
@@ -674,10 +791,8 @@ impl<'n, S: Source> Proxy<'n, S> {
         let leaving = leaving.map(|(_, server, _)| SocketAddr::new(server.address, server.port));
         self.state.forget_ended(&leaving.collect());
         self.health.metrics.asked(self.kernel.take_counts());
-        self.serve_checks();
-        if outcome.has_failed {
-            let reason = "some services could not be brought to what they should be";
-            return Err(Failure::new("ipvs", reason));
+        if outcome.held_back == 0 {
+            self.serve_checks();
         }
         self.health.metrics.ran(begin.elapsed(), &counts);
         let now = SystemTime::now();
@@ -688,7 +803,7 @@ impl<'n, S: Source> Proxy<'n, S> {
         if !self.state.is_touched() {
             self.health.ran();
         }
-        Ok(())
+        Ok(if outcome.has_failed { Run::Partial } else { Run::Whole })
     }
 
     fn serve_checks(&mut self) {
@@ -761,7 +876,8 @@ pub async fn clean_up(options: &Options, namespace: &NetNs) -> Result<(), Failur
     let present = kernel.addresses().await?.own;
     let stay = present.iter().filter(|address| !records.owns_address(address)).copied().collect();
     kernel.set_virtual_addresses(&stay).await?;
-    kernel.set_routes(&[]).await?;
+    kernel.read_routes().await?;
+    kernel.remove_routes(|_| false).await?;
     kernel.delete_empty_link().await?;
     // Where there is no nftables there is no table either.
     if let Err(error) = Netfilter::remove(namespace) {

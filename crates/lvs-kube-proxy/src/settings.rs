@@ -104,6 +104,9 @@ pub struct ThisNode {
     pub zone: Option<String>,
     /// All addresses of its links, but for those that the proxy itself has added.
     pub addresses: BTreeSet<IpAddr>,
+    /// Its addresses as the proxy was told, of each family one at most: they come before those of the
+    /// Node. `--node-ip`.
+    pub given: Vec<IpAddr>,
     /// The addresses by which the cluster knows it, the first of each family.
     pub primary: Vec<IpAddr>,
     /// The networks of its pods, as its Node says.

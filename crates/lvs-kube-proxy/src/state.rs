@@ -376,7 +376,10 @@ impl State {
             return self.set_other_node(node.metadata.name.clone(), addresses);
         }
         let zone = node.metadata.labels.get(ZONE).map(str::to_owned);
-        let primary = primary_addresses(node);
+        // A Node may have none for a while.
+        let (own, before) = (primary_addresses(node), &self.node.primary);
+        let all: Vec<_> = self.node.given.iter().chain(&own).chain(before).copied().collect();
+        let primary = firsts(&all);
         let networks = node.spec.pod_cidrs.iter().filter_map(|network| network.parse().ok());
         let pod_networks = networks.collect();
         let now = ThisNode { zone, primary, pod_networks, ..self.node.clone() };
@@ -538,8 +541,12 @@ fn note_ended(
 
 /// The first address of each family by which the cluster knows a node.
 fn primary_addresses(node: &Node) -> Vec<IpAddr> {
-    let all: Vec<_> = addresses_of(node).collect();
-    let first = |ipv4: bool| all.iter().find(|address| address.is_ipv4() == ipv4).copied();
+    firsts(&addresses_of(node).collect::<Vec<_>>())
+}
+
+/// The first address of each family.
+pub(crate) fn firsts(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let first = |ipv4: bool| addresses.iter().find(|address| address.is_ipv4() == ipv4).copied();
     first(true).into_iter().chain(first(false)).collect()
 }
 

@@ -566,7 +566,10 @@ fn mark_of(key: &ServiceKey) -> ServiceKey {
         .to_string()
         .bytes()
         .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let mark = NonZeroU32::new(MARKS | (hash >> 8)).unwrap_or(NonZeroU32::MIN);
+    // 24 bits, and none of the three by which kubelet drops (0x8000), kube-proxy masquerades (0x4000)
+    // and CNI's port mappings do (0x2000).
+    let bits = (hash & 0x1fff) | ((hash >> 13 & 0x7ff) << 16);
+    let mark = NonZeroU32::new(MARKS | bits).unwrap_or(NonZeroU32::MIN);
     ServiceKey::Mark { mark, family: key.family() }
 }
 
@@ -730,5 +733,24 @@ impl Notes {
         });
         let texts = self.single.into_iter().chain(counted);
         texts.map(|text| format!("service {service}: {text}")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_keep_off_those_of_others() {
+        let mut marks = BTreeSet::new();
+        for number in 0..20_000_u32 {
+            let address = IpAddr::from((0xcb00_7100 + number).to_be_bytes());
+            let key = ServiceKey::Address { protocol: Protocol::TCP, address, port: 443 };
+            let ServiceKey::Mark { mark, .. } = mark_of(&key) else { panic!() };
+            assert_eq!(mark.get() & 0xf800_e000, MARKS, "{mark:#x}");
+            marks.insert(mark);
+        }
+        // As good as 24 random bits: a dozen meet.
+        assert!(marks.len() > 19_900, "{}", marks.len());
     }
 }

@@ -93,7 +93,11 @@ async fn new_lists_hold_new_files() {
     for round in 1..5 {
         fs::remove_file(directory.path().join("a.yaml")).unwrap();
         write(directory.path(), "a.yaml", &service("a", round));
-        write(directory.path(), &format!("{round}.yaml"), &service(&format!("b{round}"), 10 + round));
+        write(
+            directory.path(),
+            &format!("{round}.yaml"),
+            &service(&format!("b{round}"), 10 + round),
+        );
         source.relist();
         let mut is_listed = false;
         while !is_listed {

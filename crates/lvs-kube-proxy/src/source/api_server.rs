@@ -144,7 +144,8 @@ impl ApiServer {
                 }
                 tokio::time::sleep(wait).await;
                 let answer = look(&client).await;
-                let (wait, has_answered) = ((wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT), answer.is_ok());
+                let (wait, has_answered) =
+                    ((wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT), answer.is_ok());
                 Some((Told::Server(answer), (client, wait, has_answered)))
             },
         );
