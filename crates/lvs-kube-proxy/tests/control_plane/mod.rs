@@ -20,6 +20,7 @@ use netns_link::NetNs;
 use tempfile::TempDir;
 
 /// What a guest needs beside what its user asks for.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
     /// Megabytes.
     pub(crate) memory: u32,
