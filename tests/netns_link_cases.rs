@@ -286,6 +286,10 @@ async fn address_reconcile_1000(_: NetNs, links: Links) -> Result<(), Failed> {
     let changed = links.set_addresses(&dummy, &range(501)).await?;
     assert_eq!((changed.added.len(), changed.removed.len()), (500, 500));
     assert_eq!(addresses(&links, &dummy).await?, range(501));
+    // Those that are not named stay, and what is so already is no error.
+    let changed = links.change_addresses(&dummy, &range(1)[..502], &range(1001)[..600]).await?;
+    assert_eq!((changed.added.len(), changed.removed.len()), (500, 500));
+    assert_eq!(links.addresses(&dummy).await?.len(), 1000);
     assert_eq!(links.set_addresses(&dummy, &[]).await?.removed.len(), 1000);
     Ok(())
 }

@@ -164,14 +164,22 @@ impl<'n> Kernel<'n> {
         found.ok().map(|address| address.ip()).filter(|address| !address.is_unspecified())
     }
 
-    /// Gives the proxy's link exactly these addresses. It is made if it is not there.
-    pub(crate) async fn set_virtual_addresses(
+    /// Adds addresses to the proxy's link, which is made if it is not there, and takes others away. All
+    /// that are not named stay. What is refused does not hold up the others.
+    pub(crate) async fn change_virtual_addresses<'a>(
         &mut self,
-        addresses: &BTreeSet<IpAddr>,
+        added: impl IntoIterator<Item = &'a IpAddr>,
+        removed: impl IntoIterator<Item = &'a IpAddr>,
     ) -> Result<(), Failure> {
         let failed = |error| Failure::new("addresses", error);
+        let host = |ip: &IpAddr| Address::host(*ip).nodad();
+        let added: Vec<_> = added.into_iter().map(host).collect();
+        let removed: Vec<_> = removed.into_iter().map(host).collect();
+        if added.is_empty() && removed.is_empty() {
+            return Ok(());
+        }
         let link = match self.link().await? {
-            None if addresses.is_empty() => return Ok(()),
+            None if added.is_empty() => return Ok(()),
             None => {
                 self.count("link changes");
                 let made = self.links.create_dummy(LINK).await.map_err(failed)?;
@@ -179,31 +187,9 @@ impl<'n> Kernel<'n> {
             }
             Some(link) => link,
         };
-        let addresses: Vec<_> = addresses.iter().map(|ip| host(*ip)).collect();
         self.count("address changes");
-        let changed = self.links.set_addresses(&link, &addresses).await;
+        let changed = self.links.change_addresses(&link, &added, &removed).await;
         changed.map(drop).map_err(|error| Failure::new("addresses", error))
-    }
-
-    /// Adds one address to the proxy's link, or takes it away, without looking at the others.
-    pub(crate) async fn change_virtual_address(
-        &mut self,
-        address: IpAddr,
-        wanted: bool,
-    ) -> Result<(), Failure> {
-        let failed = |error| Failure::new("addresses", error);
-        let Some(link) = self.link().await? else {
-            return match wanted {
-                true => self.set_virtual_addresses(&BTreeSet::from([address])).await,
-                false => Ok(()),
-            };
-        };
-        self.count("address changes");
-        match wanted {
-            true => self.links.add_address(&link, host(address)).await.map_err(failed)?,
-            false => self.links.remove_address(&link, host(address)).await.map_err(failed)?,
-        };
-        Ok(())
     }
 
     /// Deletes the proxy's link if it has no address left.
@@ -281,10 +267,6 @@ impl<'n> Kernel<'n> {
         }
         Ok(self.link.clone())
     }
-}
-
-fn host(address: IpAddr) -> Address {
-    Address::host(address).nodad()
 }
 
 fn is_link_local(ip: &IpAddr) -> bool {

@@ -450,14 +450,10 @@ impl<'n, S: Source> Proxy<'n, S> {
             }
         }
         let new: BTreeSet<_> = wanted.difference(&self.present).copied().collect();
-        if !new.is_empty() {
-            let all = self.present.union(&wanted).copied().collect();
-            match self.kernel.set_virtual_addresses(&all).await {
-                Ok(()) => {}
-                Err(failure) => has_failed |= self.fail(&failure),
-            }
-            self.present = all;
+        if let Err(failure) = self.kernel.change_virtual_addresses(&new, None).await {
+            has_failed |= self.fail(&failure);
         }
+        self.present.extend(&new);
         if let Err(failure) = self.kernel.delete_routes_of_kernel(&wanted, &new).await {
             has_failed |= self.fail(&failure);
         }
@@ -475,13 +471,10 @@ impl<'n, S: Source> Proxy<'n, S> {
         if outcome.held_back == 0 {
             self.netfilter.take_away();
             self.write_rules(false);
-            let stay =
-                |address: &IpAddr| wanted.contains(address) || !self.records.owns_address(address);
-            let all: BTreeSet<_> = self.present.iter().copied().filter(stay).collect();
-            let removed = self.present.len() - all.len();
-            if removed > 0 {
-                self.kernel.set_virtual_addresses(&all).await?;
-            }
+            let goes =
+                |address: &&IpAddr| !wanted.contains(address) && self.records.owns_address(address);
+            let removed: BTreeSet<_> = self.present.iter().filter(goes).copied().collect();
+            self.kernel.change_virtual_addresses(None, &removed).await?;
             let stays = |range: &IpNet| {
                 let is_single = || wanted.contains(&range.addr()) && *range == range.addr().into();
                 routes.iter().any(|(route, _)| route.trunc() == *range) || is_single()
@@ -489,8 +482,8 @@ impl<'n, S: Source> Proxy<'n, S> {
             for change in self.kernel.remove_routes(stays).await? {
                 tracing::info!("{change}");
             }
-            self.health.metrics.changed(ChangeKind::Address, new.len() + removed);
-            self.present = all;
+            self.health.metrics.changed(ChangeKind::Address, new.len() + removed.len());
+            self.present.retain(|address| !removed.contains(address));
             let present = &self.present;
             self.records
                 .settle(&self.desired, &snapshot, |address| present.contains(address))
@@ -546,7 +539,7 @@ impl<'n, S: Source> Proxy<'n, S> {
                 let ServiceKey::Address { address, .. } = key else { continue };
                 let stays = self.is_link_address(address) || !self.records.owns_address(address);
                 if !stays && self.present.remove(address) {
-                    self.kernel.change_virtual_address(*address, false).await?;
+                    self.kernel.change_virtual_addresses(None, [address]).await?;
                     self.kernel.remove_route(IpNet::from(*address)).await?;
                     removed += 1;
                 }
@@ -560,7 +553,7 @@ impl<'n, S: Source> Proxy<'n, S> {
     async fn add_address(&mut self, address: IpAddr) -> Result<(), Failure> {
         let source = self.source(address.is_ipv4());
         self.kernel.add_route(IpNet::from(address), source).await?;
-        self.kernel.change_virtual_address(address, true).await
+        self.kernel.change_virtual_addresses([&address], None).await
     }
 
     /// Takes in that something failed that holds up nothing else. It is logged once, as long as it goes on
@@ -874,8 +867,8 @@ pub async fn clean_up(options: &Options, namespace: &NetNs) -> Result<(), Failur
     let applied = Desired::new().apply(&kernel.ipvs, &Policy::new().scope(records.scope())).await;
     applied.map_err(|error| Failure::new("ipvs", error))?;
     let present = kernel.addresses().await?.own;
-    let stay = present.iter().filter(|address| !records.owns_address(address)).copied().collect();
-    kernel.set_virtual_addresses(&stay).await?;
+    let own = present.iter().filter(|address| records.owns_address(address));
+    kernel.change_virtual_addresses(None, own).await?;
     kernel.read_routes().await?;
     kernel.remove_routes(|_| false).await?;
     kernel.delete_empty_link().await?;

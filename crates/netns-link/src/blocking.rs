@@ -174,6 +174,20 @@ impl Links {
         at_once(self.links.set_addresses(link, addresses))
     }
 
+    /// Adds addresses to a link and removes others:
+    /// [`Links::change_addresses`](crate::Links::change_addresses).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn change_addresses(
+        &self,
+        link: &Link,
+        added: &[Address],
+        removed: &[Address],
+    ) -> Result<Changed, Incomplete<Changed>> {
+        at_once(self.links.change_addresses(link, added, removed))
+    }
+
     /// All addresses that are local to the namespace:
     /// [`Links::local_addresses`](crate::Links::local_addresses).
     ///

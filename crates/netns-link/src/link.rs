@@ -323,6 +323,28 @@ impl Links {
         let nothing = |error| Incomplete { done: Changed::default(), error };
         let present = self.present(link).await.map_err(nothing)?;
         let edits = plan(&present, addresses).map_err(nothing)?;
+        self.carry_out(link, &edits).await
+    }
+
+    /// Adds addresses to a link and removes others, in batches, and leaves all that are not named as they
+    /// are. Added ones come first; one that is there already keeps its properties, and it is no error
+    /// if one to be removed is gone.
+    ///
+    /// # Errors
+    /// As [`add_address`](Links::add_address). If a change is refused the others are made all the
+    /// same, and are returned with the first refusal.
+    pub async fn change_addresses(
+        &self,
+        link: &Link,
+        added: &[Address],
+        removed: &[Address],
+    ) -> Result<Changed, Incomplete<Changed>> {
+        let added = added.iter().copied().map(Edit::Add);
+        let removed = removed.iter().copied().map(Edit::Remove);
+        self.carry_out(link, &added.chain(removed).collect::<Vec<_>>()).await
+    }
+
+    async fn carry_out(&self, link: &Link, edits: &[Edit]) -> Result<Changed, Incomplete<Changed>> {
         let changes = edits.iter().map(|edit| change(link, *edit)).collect();
         let results = self.netlink.changes(changes).await;
         let mut done = Changed::default();
