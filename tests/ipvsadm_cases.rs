@@ -87,17 +87,17 @@ fn our_program() -> String {
 /// How a process ended: its status, its standard output and its standard error.
 type Ended = (i32, String, String);
 
-fn ended(output: &Output) -> Ended {
+fn end(output: &Output) -> Ended {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }
 
 fn ours(namespace: &NetNs, words: &[&str], input: &str) -> Result<Ended, Failed> {
-    Ok(ended(&run(namespace, &our_program(), words, input)?))
+    Ok(end(&run(namespace, &our_program(), words, input)?))
 }
 
 fn theirs(namespace: &NetNs, words: &[&str], input: &str) -> Result<Ended, Failed> {
-    Ok(ended(&run(namespace, "ipvsadm", words, input)?))
+    Ok(end(&run(namespace, "ipvsadm", words, input)?))
 }
 
 /// Ours, which must succeed without a word on the standard error.
@@ -421,6 +421,40 @@ async fn applies_files(namespace: NetNs, client: Client) -> Outcome {
         assert_eq!(printed(&namespace, &line, "")?, "", "{line}");
     }
 
+    // What the kernel refuses is said, with what was done, whether it drains and whether it is read.
+    let refused = format!("{wanted}-A -t 10.0.0.2:80 -s nosuch\n-A -t 10.0.0.3:80\n");
+    fs::write(&file, &refused)?;
+    for more in ["", " --drain"] {
+        let line = format!("--apply {file}{more}");
+        let (status, stdout, stderr) =
+            ours(&namespace, &line.split_whitespace().collect::<Vec<_>>(), "")?;
+        assert_eq!((status, stdout.as_str()), (255, "+ -t 10.0.0.3:80 -s wlc\n"), "{line}: {stderr}");
+        assert!(stderr.contains("ip_vs_nosuch") && stderr.contains("failed: 1"), "{stderr}");
+        printed(&namespace, "-D -t 10.0.0.3:80", "")?;
+    }
+    let script = "\"$0\" --apply \"$1\" | true; exit ${PIPESTATUS[0]}";
+    let (status, _, stderr) =
+        end(&run(&namespace, "bash", &["-c", script, &our_program(), &file], "")?);
+    assert_eq!(status, 255);
+    assert!(stderr.contains("ip_vs_nosuch") && stderr.contains("failed: 1"), "{stderr}");
+    printed(&namespace, "-D -t 10.0.0.3:80", "")?;
+    fs::write(&file, wanted)?;
+
+    // What drains is not deleted by the first commands.
+    let (_, shown, _) =
+        ours(&namespace, &["--apply", "-", "--drain", "--dry-run"], "-A -t 10.0.0.1:80 -s rr\n")?;
+    assert_eq!(
+        shown,
+        "ipvsadm -e -t 10.0.0.1:80 -r 10.1.0.1:80 -m -w 0\n\
+         # when its connections have ended: ipvsadm -d -t 10.0.0.1:80 -r 10.1.0.1:80\n"
+    );
+    // An empty file is no wish.
+    let (status, _, stderr) = ours(&namespace, &["--apply", "-"], "# nothing\n")?;
+    assert!(status == 2 && stderr.contains("there is no rule in it"), "{stderr}");
+    let listing = printed(&namespace, "--json", "")?;
+    let (status, _, stderr) = ours(&namespace, &["--apply", "-"], &listing)?;
+    assert!(status == 2 && stderr.contains("it is a listing"), "{stderr}");
+
     // JSON, from the standard input.
     let json = printed(&namespace, "-S --json", "")?;
     printed(&namespace, "-C", "")?;
@@ -542,7 +576,7 @@ async fn says_what_is_missing(namespace: NetNs, _: Client) -> Outcome {
     let as_user = |words: &[&str]| -> Result<Ended, Failed> {
         let words: Vec<&str> =
             user.iter().copied().chain([program.as_str()]).chain(words.iter().copied()).collect();
-        Ok(ended(&run(&namespace, "setpriv", &words, "-C\n")?))
+        Ok(end(&run(&namespace, "setpriv", &words, "-C\n")?))
     };
     for words in [&["-Ln"][..], &["-A", "-t", "10.0.0.1:80"], &["-R"], &["-Lnc"], &["-S"]] {
         let (status, _, stderr) = as_user(words)?;
@@ -558,47 +592,78 @@ async fn says_what_is_missing(namespace: NetNs, _: Client) -> Outcome {
     Ok(())
 }
 
-/// A real server with a connection is deleted when that has ended, or when the time is over.
+/// What has connections is deleted when they have ended, or when the time is over: by `-d`, by `-D`
+/// and by `--apply`, with the same words.
 async fn drains() -> Outcome {
     let scene = Scene::new(Family::Ipv4).await?;
+    let here = scene.host.namespace();
     let service = scene.service("rr");
-    service.apply(&scene.client).await?;
-    scene.fetch(scene.host.namespace(), 4).await?;
     let key = *service.key();
-    let server = |at: usize| (scene.pods[at].address(), 80);
-    let begun = Instant::now();
-    let (address, port) = server(0);
-    let line = format!("-d {key} -r {address}:{port} --drain --grace 2");
-    let words: Vec<_> = line.split_whitespace().collect();
+    let timed = |line: &str, input: &str| -> Result<(Ended, Duration), Failed> {
+        let begun = Instant::now();
+        let words: Vec<_> = line.split_whitespace().collect();
+        Ok((ours(here, &words, input)?, begun.elapsed()))
+    };
+    let leaves = |server: &str| {
+        format!("~ {key} -> {server} weight 1 -> 0 (it leaves)\n- {key} -> {server}\n")
+    };
     // The connections that were fetched are in TIME_WAIT for two minutes, so the grace ends it.
-    let (status, stdout, stderr) = ours(scene.host.namespace(), &words, "")?;
-    let elapsed = begun.elapsed();
-    assert_eq!((status, stdout.as_str()), (0, ""), "{stderr}");
-    assert!(stderr.contains("was deleted after 2 s with 2 connections left"), "{stderr}");
+    let [first, second] = [0, 1].map(|at| format!("{}:80", scene.pods[at].address()));
+    let broken = |what: &str, count: u32| {
+        format!("ipvsadm: {what} was deleted with {count} connections left\n")
+    };
+    service.apply(&scene.client).await?;
+    scene.fetch(here, 4).await?;
+    let (ended, elapsed) = timed(&format!("-d {key} -r {first} --drain --grace 2"), "")?;
+    let real_server = |server: &str| format!("real server {server} of {key}");
+    assert_eq!(ended, (0, leaves(&first), broken(&real_server(&first), 2)));
     assert!(elapsed >= Duration::from_secs(2) && elapsed < LIMIT, "{elapsed:?}");
-    let left = scene.client.destinations(&key).await?;
-    assert!(left.iter().all(|entry| entry.destination.key.address != address), "{left:?}");
-
-    // One without connections goes at once, and so does --apply.
-    let idle = "10.1.0.77:80";
-    printed(scene.host.namespace(), &format!("-a {key} -r {idle} -m"), "")?;
-    let begun = Instant::now();
-    printed(scene.host.namespace(), &format!("-d {key} -r {idle} --drain"), "")?;
-    assert!(begun.elapsed() < Duration::from_secs(60));
-    let (status, _, stderr) =
-        ours(scene.host.namespace(), &["-d", "-f", "1", "-r", idle, "--drain"], "")?;
-    assert!(status == 255 && stderr.contains("does not exist"), "{stderr}");
-    let text = format!("-A {key} -s rr\n");
-    let begun = Instant::now();
-    let done = ended(&run(
-        scene.host.namespace(),
-        &our_program(),
-        &["--apply", "-", "--drain", "--grace", "2"],
-        &text,
-    )?);
-    assert_eq!(done.0, 0, "{done:?}");
-    assert!(begun.elapsed() >= Duration::from_secs(2), "{done:?}");
+    let rest = format!("-A {key} -s rr\n");
+    let (ended, elapsed) = timed("--apply - --drain --grace 2", &rest)?;
+    assert_eq!(ended, (0, leaves(&second), broken(&real_server(&second), 2)));
+    assert!(elapsed >= Duration::from_secs(2), "{elapsed:?}");
     assert!(scene.client.destinations(&key).await?.is_empty());
+
+    // A whole service.
+    service.apply(&scene.client).await?;
+    let (ended, elapsed) = timed(&format!("-D {key} --drain --grace 2"), "")?;
+    assert_eq!((ended.0, ended.2), (0, broken(&format!("service {key}"), 4)));
+    assert!(ended.1.ends_with(&format!("- {key} with 2 real servers\n")), "{}", ended.1);
+    assert_eq!(ended.1.lines().filter(|line| line.ends_with("(it leaves)")).count(), 2);
+    assert!(elapsed >= Duration::from_secs(2), "{elapsed:?}");
+    assert!(scene.client.services().await?.is_empty());
+
+    // Nobody reads: it is done all the same.
+    service.apply(&scene.client).await?;
+    let script = "\"$0\" \"$@\" | true; exit ${PIPESTATUS[0]}";
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(&file, &rest)?;
+    let file = file.path().display().to_string();
+    let words = ["-c", script, &our_program(), "--apply", &file, "--drain", "--grace", "1"];
+    let unread = end(&run(here, "bash", &words, "")?);
+    assert_eq!(unread.0, 141, "{unread:?}");
+    assert!(scene.client.destinations(&key).await?.is_empty());
+
+    // One without connections goes at once; what is not there is refused.
+    let idle = "10.1.0.77:80";
+    printed(here, &format!("-a {key} -r {idle} -m"), "")?;
+    let (ended, elapsed) = timed(&format!("-d {key} -r {idle} --drain --grace 60"), "")?;
+    assert_eq!(ended, (0, leaves(idle), String::new()));
+    assert!(elapsed < Duration::from_secs(30), "{elapsed:?}");
+    for (line, what) in [
+        (format!("-d {key} -r {idle} --drain"), real_server(idle)),
+        (format!("-d -f 1 -r {idle} --drain"), format!("real server {idle} of -f 1")),
+        ("-D -f 1 --drain".to_owned(), "service -f 1".to_owned()),
+    ] {
+        let said = format!("ipvsadm: {what} does not exist\n");
+        assert_eq!(timed(&line, "")?.0, (255, String::new(), said), "{line}");
+    }
+
+    // A persistent service's clients stay, which is said.
+    printed(here, "-A -f 7 -p 60", "")?;
+    printed(here, &format!("-a -f 7 -r {idle} -m"), "")?;
+    let (ended, _) = timed(&format!("-d -f 7 -r {idle} --drain"), "")?;
+    assert!(ended.0 == 0 && ended.2.contains("expire_quiescent_template"), "{ended:?}");
     scene.client.flush().await?;
     Ok(())
 }
@@ -609,7 +674,7 @@ fn typed(namespace: &NetNs, line: &str) -> Result<String, Failed> {
     let path = format!("{}:{path}:/usr/sbin:/sbin", directory().display());
     let output =
         namespace.run(|| Process::new("sh").args(["-ec", line]).env("PATH", path).output())??;
-    match ended(&output) {
+    match end(&output) {
         (0, stdout, _) => Ok(stdout),
         (status, stdout, stderr) => Err(format!("{line}: {status}\n{stdout}{stderr}").into()),
     }

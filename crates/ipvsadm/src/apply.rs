@@ -1,17 +1,17 @@
 //! `--apply` and `--diff`: the table as a file says it should be.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, Read as _},
-    thread,
-    time::Instant,
 };
 
-use ipvs_table::{Names, Rules};
-use lvs::{Desired, Draining, Policy, client::blocking::Client};
+use ipvs_table::{Command, Names, Rules};
+use lvs::{Action, Applied, ApplyError, Desired, Plan, Policy, client::blocking::Client};
 
 use crate::{
-    failure::{FAILED, Failure},
+    drain,
+    failure::{FAILED, Failure, UNUSABLE},
     options::Mode,
     output::{is_coloured, print, say},
 };
@@ -27,66 +27,94 @@ pub(crate) fn apply(
     mode: Mode,
     names: &dyn Names,
 ) -> Result<u8, Failure> {
-    match mode {
-        Mode::Apply | Mode::Drain => {
-            let desired = read(file, names)?;
-            let client = connect()?;
-            match mode {
-                Mode::Drain => drain(&client, &desired, policy)?,
-                _ => once(&client, &desired, policy)?,
+    let changes = matches!(mode, Mode::Apply | Mode::Drain);
+    let carry_out = || {
+        let desired = read(file, names).map_err(|failure| match changes {
+            true => failure.with_note("nothing was changed"),
+            false => failure,
+        })?;
+        let client = connect()?;
+        let plan = || desired.blocking_plan(&client, policy);
+        match mode {
+            Mode::Apply => {
+                let mut report = Report::default();
+                report.of(desired.blocking_apply(&client, policy))?;
+                report.end().map(|()| 0)
             }
-            Ok(0)
-        }
-        Mode::ShowDifferences | Mode::ShowCommands => {
-            // Whatever goes wrong must not look like a difference.
-            let failed = |failure: Failure| failure.with_status(FAILED);
-            let desired = read(file, names).map_err(failed)?;
-            let client = connect().map_err(failed)?;
-            let plan = desired
-                .blocking_plan(&client, policy)
-                .map_err(|error| failed(Failure::from(error)))?;
-            match mode {
-                Mode::ShowCommands => print(&plan.command_lines()),
-                _ => print(&plan.diff().coloured(is_coloured())),
+            Mode::Drain => drain::table(&client, &desired, policy).map(|()| 0),
+            Mode::ShowDifferences => {
+                let plan = plan()?;
+                print(&plan.diff().coloured(is_coloured()))?;
+                Ok(status(&plan))
             }
-            .map_err(failed)?;
-            Ok(if plan.is_empty() { 0 } else { DIFFERENT })
+            Mode::ShowCommands => {
+                let plan = plan()?;
+                print(&format!("{}{}", plan.command_lines(), later(&plan, &desired)))?;
+                Ok(status(&plan))
+            }
         }
-    }
-}
-
-/// Applies, and prints what was changed.
-fn once(client: &Client, desired: &Desired, policy: &Policy) -> Result<(), Failure> {
-    let applied = desired.blocking_apply(client, policy);
-    let done = match &applied {
-        Ok(applied) => Some(applied),
-        Err(error) => error.applied(),
     };
-    for change in done.into_iter().flat_map(|applied| applied.done()) {
-        print(&format_args!("{change}\n"))?;
-    }
-    let applied = applied?;
-    if let Some(key) = applied.uncertain().first() {
-        let count = applied.uncertain().len();
-        say(&format!(
-            "others kept changing {count} services, {key} among them: nothing of these was deleted; \
-             apply again"
-        ));
-    }
-    Ok(())
+    // Whatever goes wrong with a look must not look like a difference.
+    carry_out().map_err(|failure: Failure| match changes {
+        true => failure,
+        false => failure.with_status(FAILED),
+    })
 }
 
-/// Applies until nothing is left to be drained.
-fn drain(client: &Client, desired: &Desired, policy: &Policy) -> Result<(), Failure> {
-    let mut draining = Draining::new();
-    loop {
-        let now = Instant::now();
-        let (plan, next) = draining.step(desired, &client.snapshot()?, policy, now);
-        for change in plan.blocking_apply(client)? {
-            print(&format_args!("{change}\n"))?;
+fn status(plan: &Plan) -> u8 {
+    if plan.is_empty() { 0 } else { DIFFERENT }
+}
+
+/// The commands for what is drained, which are not for now.
+fn later(plan: &Plan, desired: &Desired) -> String {
+    let drained = plan.changes().filter_map(|change| match change.action() {
+        Action::DrainRealServer { before, .. } => {
+            let key = *change.service();
+            Some((key, desired.get(&key).map(|_| before.key)))
         }
-        let Some(next) = next else { return Ok(()) };
-        thread::sleep(next.saturating_duration_since(now));
+        _ => None,
+    });
+    let commands = drained.collect::<BTreeSet<_>>().into_iter().map(|(key, server)| {
+        let command = match server {
+            Some(server) => Command::DeleteServer(key, server),
+            None => Command::DeleteService(key),
+        };
+        format!("# when its connections have ended: ipvsadm {command}\n")
+    });
+    commands.collect()
+}
+
+/// What was done, printed as it is done. That nobody reads it is no reason to leave the rest.
+#[derive(Default)]
+pub(crate) struct Report {
+    unprinted: Option<Failure>,
+}
+
+impl Report {
+    /// Prints what was done, also where something else failed.
+    pub(crate) fn of(&mut self, outcome: Result<Applied, ApplyError>) -> Result<Applied, Failure> {
+        let applied = match &outcome {
+            Ok(applied) => Some(applied),
+            Err(error) => error.applied(),
+        };
+        let done = applied.into_iter().flat_map(Applied::done);
+        let lines: String = done.map(|change| format!("{change}\n")).collect();
+        if self.unprinted.is_none() && !lines.is_empty() {
+            self.unprinted = print(&lines).err();
+        }
+        if let Some((applied, key)) = applied.and_then(|it| Some((it, it.uncertain().first()?))) {
+            let count = applied.uncertain().len();
+            say(&format!(
+                "others kept changing {count} services, {key} among them: nothing of these was \
+                 deleted; apply again"
+            ));
+        }
+        Ok(outcome?)
+    }
+
+    /// What went wrong with the printing.
+    pub(crate) fn end(self) -> Result<(), Failure> {
+        self.unprinted.map_or(Ok(()), Err)
     }
 }
 
@@ -98,14 +126,25 @@ fn read(file: &str, names: &dyn Names) -> Result<Desired, Failure> {
         file => (file, fs::File::open(file).and_then(|mut file| file.read_to_string(&mut text))),
     };
     outcome.map_err(|error| Failure::file(name, &error))?;
-    let wrong = |status, text: String| {
+    let wrong = |status, text: &str| {
         let lines: Vec<_> = text.lines().map(|line| format!("{name}: {line}")).collect();
-        Failure::new(status, lines.join("\n") + "\nnothing was changed")
+        Failure::new(status, lines.join("\n"))
     };
     if text.trim_start().starts_with('{') {
-        return serde_json::from_str(&text).map_err(|error| wrong(DIFFERENT, error.to_string()));
+        return serde_json::from_str(&text).map_err(|error| {
+            if text.contains("\"entry\"") {
+                let text = "it is a listing (-L --json); a table to apply is what -S --json prints";
+                return wrong(UNUSABLE, text);
+            }
+            wrong(UNUSABLE, &error.to_string())
+        });
     }
     let rules = Rules::parse(&text, names)
-        .map_err(|mistakes| wrong(mistakes.exit_status(), mistakes.to_string()))?;
-    Desired::try_from(&rules).map_err(|error| wrong(DIFFERENT, error.to_string()))
+        .map_err(|mistakes| wrong(mistakes.exit_status(), &mistakes.to_string()))?;
+    // More likely is that whatever should have written it failed.
+    if rules.is_empty() {
+        let text = "there is no rule in it; a file that deletes all services says -C";
+        return Err(wrong(UNUSABLE, text));
+    }
+    Desired::try_from(&rules).map_err(|error| wrong(UNUSABLE, &error.to_string()))
 }

@@ -36,6 +36,11 @@ impl Failure {
         Self { status, ..self }
     }
 
+    /// The same with another line behind it.
+    pub(crate) fn with_note(self, note: &str) -> Self {
+        Self { text: format!("{}\n{note}", self.text), ..self }
+    }
+
     pub(crate) fn status(&self) -> u8 {
         self.status
     }

@@ -20,7 +20,7 @@ use lvs::client::{blocking::Client, packet::Request};
 use ipvs_table::Command;
 
 use crate::{
-    failure::Failure,
+    failure::{FAILED, Failure, UNUSABLE},
     names::System,
     options::{Invocation, Task},
     output::{print, say},
@@ -30,12 +30,16 @@ use crate::{
 /// to the standard output, and what went wrong to the standard error.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let names = System::default();
-    let arguments: Result<Vec<String>, _> =
-        arguments.into_iter().map(OsString::into_string).collect();
-    let result = match arguments {
-        Ok(arguments) => Invocation::parse(&arguments, &names)
-            .and_then(|invocation| perform(&invocation, &names)),
-        Err(argument) => Err(Failure::new(2, format!("argument {argument:?} is not UTF-8"))),
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let texts: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
+    let result = match arguments.iter().find(|argument| argument.to_str().is_none()) {
+        None => {
+            Invocation::parse(&texts, &names).and_then(|invocation| perform(&invocation, &names))
+        }
+        Some(argument) => {
+            let status = if options::only_looks(&texts) { FAILED } else { UNUSABLE };
+            Err(Failure::new(status, format!("argument {argument:?} is not UTF-8")))
+        }
     };
     let (status, text) = match result {
         Ok(status) => (status, String::new()),
@@ -67,7 +71,7 @@ fn perform(invocation: &Invocation, names: &System) -> Result<u8, Failure> {
             return apply::apply(&connect, file, policy, *mode, names);
         }
         Task::Drain { service, server, grace } => {
-            drain::drain(&connect()?, service, server, *grace)?;
+            drain::one(&connect()?, *service, *server, *grace)?;
         }
         Task::Completions(shell) => print(&shell.completions())?,
         Task::ManualPage => print(&help::manual_page())?,

@@ -7,11 +7,12 @@ use ipvs_table::{
     Command, CommandOption, ListOptions, Listed, Mistake, Names, OptionValue, OwnOption, Place,
 };
 use lvs::{
-    Drain, Policy, Scope,
+    Policy, Scope,
     client::packet::{DestinationKey, ServiceKey},
 };
 
 use crate::{
+    drain,
     failure::{FAILED, Failure, UNUSABLE},
     shell::Shell,
 };
@@ -46,8 +47,8 @@ pub(crate) const OPTIONS: &[CommandOption] = &[
     CommandOption::new(
         "drain",
         OptionValue::None,
-        "with -d and --apply, takes a real server's weight and waits for its connections before it \
-         is deleted",
+        "with -d, -D and --apply, sets the weight of a real server that leaves to 0, and deletes it \
+         when its connections have ended",
     ),
     CommandOption::new(
         "grace",
@@ -120,8 +121,8 @@ pub(crate) enum Task {
     Command(Command),
     /// Make the table equal to a file.
     Apply { file: String, policy: Policy, mode: Mode },
-    /// Delete a real server once its connections have ended.
-    Drain { service: ServiceKey, server: DestinationKey, grace: Duration },
+    /// Delete a real server, or a service with all of them, once its connections have ended.
+    Drain { service: ServiceKey, server: Option<DestinationKey>, grace: Duration },
     /// Print completions.
     Completions(Shell),
     /// Print the manual page.
@@ -140,21 +141,19 @@ pub(crate) enum Mode {
 
 impl Invocation {
     /// Reads the arguments, without the program's name.
-    pub(crate) fn parse(arguments: &[String], names: &dyn Names) -> Result<Self, Failure> {
+    pub(crate) fn parse(arguments: &[impl AsRef<str>], names: &dyn Names) -> Result<Self, Failure> {
         Self::read(arguments, names).map_err(|failure| {
             let hint = match failure.status() {
                 UNUSABLE | FAILED => "",
                 _ => "\n`ipvsadm -h` describes the options",
             };
-            let has = |start: &str| arguments.iter().any(|it| it.starts_with(start));
-            let looks = has("--diff") || has("--apply") && has("--dry-run");
             let (status, text) = failure.into_parts();
             // There, 2 means that something differs.
-            Failure::new(if looks { FAILED } else { status }, text + hint)
+            Failure::new(if only_looks(arguments) { FAILED } else { status }, text + hint)
         })
     }
 
-    fn read(arguments: &[String], names: &dyn Names) -> Result<Self, Failure> {
+    fn read(arguments: &[impl AsRef<str>], names: &dyn Names) -> Result<Self, Failure> {
         let parsed = Command::parse_with(arguments, OPTIONS, names)?;
         let given = Given { given: parsed.own };
         if let Some(command) = parsed.command {
@@ -200,6 +199,9 @@ impl Given {
 
     /// Refuses what is not among these options.
     fn only(&self, allowed: &[Own], with: &str) -> Result<(), Failure> {
+        if self.has(Own::Grace) && !self.has(Own::Drain) {
+            return Err(self.refuse(Own::Grace, "needs --drain"));
+        }
         let is_allowed = |given: &&OwnOption| allowed.iter().any(|it| *it as usize == given.index);
         match self.given.iter().find(|given| !is_allowed(given)) {
             None => Ok(()),
@@ -252,13 +254,15 @@ impl Given {
                 }
                 Task::Command(command)
             }
-            Command::DeleteServer(service, server) if self.has(Own::Drain) => {
-                self.only(&[Own::Drain, Own::Grace, Own::Namespace], "-d")?;
+            Command::DeleteServer(service, _) | Command::DeleteService(service)
+                if self.has(Own::Drain) =>
+            {
+                self.only(&[Own::Drain, Own::Grace, Own::Namespace], "-d and -D")?;
+                let server = match command {
+                    Command::DeleteServer(_, server) => Some(server),
+                    _ => None,
+                };
                 Task::Drain { service, server, grace: self.grace()? }
-            }
-            Command::DeleteServer(..) => {
-                self.only(&[Own::Namespace], "-d without --drain")?;
-                Task::Command(command)
             }
             Command::Help | Command::Version => Task::Command(command),
             _ => {
@@ -289,10 +293,7 @@ impl Given {
                 self.only(&ours, &with)?;
                 let mut policy = Policy::new().scope(self.scope()?);
                 if self.has(Own::Drain) {
-                    let drain = Drain::for_at_most(self.grace()?).udp(true).sctp(true);
-                    policy = policy.drain(drain);
-                } else if self.has(Own::Grace) {
-                    return Err(self.refuse(Own::Grace, "goes with --drain only"));
+                    policy = policy.drain(drain::policy(self.grace()?));
                 }
                 let mode = match (task, self.has(Own::DryRun), self.has(Own::Drain)) {
                     (Own::Diff, ..) => Mode::ShowDifferences,
@@ -337,6 +338,19 @@ impl Given {
     }
 }
 
+/// Whether a command line is one that shows differences, as far as it can be told where it cannot be
+/// read.
+pub(crate) fn only_looks(arguments: &[impl AsRef<str>]) -> bool {
+    let has = |option: Own, least: usize| {
+        arguments.iter().filter_map(|word| word.as_ref().strip_prefix("--")).any(|word| {
+            let name = word.split_once('=').map_or(word, |(name, _)| name);
+            name.len() >= least && long(option).starts_with(name)
+        })
+    };
+    // So many letters tell each from all other options.
+    has(Own::Diff, 2) || has(Own::Apply, 2) && has(Own::DryRun, 3)
+}
+
 /// A network, or an address.
 fn network(word: &str) -> Option<IpNet> {
     word.parse().ok().or_else(|| word.parse::<IpAddr>().ok().map(IpNet::from))
@@ -344,4 +358,45 @@ fn network(word: &str) -> Option<IpNet> {
 
 fn long(option: Own) -> &'static str {
     OPTIONS.get(option as usize).map_or("", |option| option.long)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_where_their_names_say() {
+        let own = [
+            (Own::Json, "json"),
+            (Own::Watch, "watch"),
+            (Own::Namespace, "netns"),
+            (Own::KeepGoing, "keep-going"),
+            (Own::Drain, "drain"),
+            (Own::Grace, "grace"),
+            (Own::Apply, "apply"),
+            (Own::Diff, "diff"),
+            (Own::Only, "only"),
+            (Own::DryRun, "dry-run"),
+            (Own::Completions, "completions"),
+            (Own::ManualPage, "man"),
+        ];
+        assert_eq!(own.map(|(option, _)| long(option)), own.map(|(_, name)| name));
+        assert_eq!(own.len(), OPTIONS.len());
+    }
+
+    #[test]
+    fn command_lines_that_only_look() {
+        for (line, expected) in [
+            ("--diff x", true),
+            ("--di x --bogus", true),
+            ("--diff=x", true),
+            ("--app x --dry-r", true),
+            ("--apply x", false),
+            ("-R --dry-run", false),
+            ("--d x", false),
+            ("-A -s diff", false),
+        ] {
+            assert_eq!(only_looks(&line.split(' ').collect::<Vec<_>>()), expected, "{line}");
+        }
+    }
 }

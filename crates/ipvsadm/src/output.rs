@@ -70,11 +70,9 @@ pub(crate) fn print_json(value: &impl Serialize, in_one_line: bool) -> Result<()
 
 /// Says something to the person at the terminal or in the log, under the program's name.
 pub(crate) fn say(text: &str) {
-    let mut error = io::stderr().lock();
-    for line in text.lines() {
-        // There is nobody to tell if this fails.
-        let _ = writeln!(error, "ipvsadm: {line}");
-    }
+    // In one piece, since others may write to the same log. There is nobody to tell if this fails.
+    let lines: String = text.lines().map(|line| format!("ipvsadm: {line}\n")).collect();
+    let _ = io::stderr().write_all(lines.as_bytes());
 }
 
 /// Whether what is printed may have colours: on a terminal that has them, unless NO_COLOR is set.
