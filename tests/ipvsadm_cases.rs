@@ -4,8 +4,8 @@
 use std::{
     collections::BTreeMap,
     env, fs,
-    io::{BufRead as _, BufReader, Read as _},
-    os::unix::fs::symlink,
+    io::{BufRead as _, BufReader, Read as _, Seek as _, Write as _},
+    os::{fd::OwnedFd, unix::fs::symlink},
     path::{Path, PathBuf},
     process::{self, Command as Process, Output, Stdio},
     sync::OnceLock,
@@ -17,6 +17,7 @@ use ipvs_table::{Command, CommandLine, Listed, Rules};
 use kernel_tests::{Outcome, block_on, client_case, fresh_namespace, key, needing};
 use libtest_mimic::{Failed, Trial};
 use netns_link::NetNs;
+use nix::pty::{OpenptyResult, openpty};
 use serde_json::Value;
 use testbed::{DockerHost, Family, page};
 
@@ -47,6 +48,7 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("ipvsadm_applies_files", applies_files),
         client_case("ipvsadm_json_has_every_listing", json_has_every_listing),
         client_case("ipvsadm_watches", watches),
+        client_case("ipvsadm_on_a_terminal", on_a_terminal),
         client_case("ipvsadm_works_in_a_namespace", works_in_a_namespace),
         client_case("ipvsadm_says_what_is_missing", says_what_is_missing),
         Trial::test("ipvsadm_drains", || block_on(drains())),
@@ -299,6 +301,27 @@ async fn ends_the_same(namespace: NetNs, client: Client) -> Outcome {
         assert_ne!(kind(our_status, &our_error), "?", "{what}");
     }
     assert!(client.snapshot().await?.services.is_empty());
+
+    // Files, line by line: the original ends at some mistakes, and else returns what came of the last
+    // line. Without --keep-going a file fails if any line does.
+    let (good, refused) = ("-A -t 10.0.0.1:80", "-a -t 10.9.0.1:80 -r 10.1.0.1 -m");
+    for (bad, at_once) in [(refused, 255), ("-A -t 10.0.0.x", 2), ("-A -Q", 255), ("-D -f 1", 255)]
+    {
+        for file in [
+            format!("{bad}\n{good}\n"),
+            format!("{good}\n{bad}\n-A -f 3\n"),
+            format!("{good}\n{bad}\n"),
+        ] {
+            let status = |ended: Ended| ended.0;
+            let expected = status(theirs(&other, &["-R"], &file)?);
+            let found = status(ours(&namespace, &["-R", "--keep-going"], &file)?);
+            assert_eq!(found, expected, "{file}");
+            client.flush().await?;
+            assert_eq!(status(ours(&namespace, &["-R"], &file)?), at_once, "{file}");
+            client.flush().await?;
+            theirs(&other, &["-C"], "")?;
+        }
+    }
     Ok(())
 }
 
@@ -428,7 +451,11 @@ async fn applies_files(namespace: NetNs, client: Client) -> Outcome {
         let line = format!("--apply {file}{more}");
         let (status, stdout, stderr) =
             ours(&namespace, &line.split_whitespace().collect::<Vec<_>>(), "")?;
-        assert_eq!((status, stdout.as_str()), (255, "+ -t 10.0.0.3:80 -s wlc\n"), "{line}: {stderr}");
+        assert_eq!(
+            (status, stdout.as_str()),
+            (255, "+ -t 10.0.0.3:80 -s wlc\n"),
+            "{line}: {stderr}"
+        );
         assert!(stderr.contains("ip_vs_nosuch") && stderr.contains("failed: 1"), "{stderr}");
         printed(&namespace, "-D -t 10.0.0.3:80", "")?;
     }
@@ -534,6 +561,118 @@ async fn watches(namespace: NetNs, client: Client) -> Outcome {
     child.kill()?;
     child.wait()?;
     Ok(())
+}
+
+/// What a terminal sees: colours unless they are not wanted, a screen that is listed on again, and
+/// how far a long restore is.
+async fn on_a_terminal(namespace: NetNs, client: Client) -> Outcome {
+    client.add_service(&Service::new(key("-t 10.0.0.1:80"))).await?;
+    let diff = |variables: &[(&str, &str)]| -> Result<String, Failed> {
+        let mut terminal = Terminal::new()?;
+        let mut command = terminal.command(&["--diff", "-"]);
+        command.stdin(input("-A -t 10.0.0.2:80\n")?).stdout(terminal.file()?);
+        command.envs(variables.iter().copied());
+        let mut child = namespace.run(|| command.spawn())??;
+        drop(command);
+        let shown = terminal.rest();
+        assert_eq!(child.wait()?.code(), Some(2), "{shown}");
+        Ok(shown)
+    };
+    let plain = "+ -t 10.0.0.2:80 -s wlc\r\n- -t 10.0.0.1:80\r\n";
+    let coloured = diff(&[("TERM", "xterm")])?;
+    assert!(coloured.contains("\x1b[32m") && coloured.contains("\x1b[31m"), "{coloured:?}");
+    let without = coloured.replace("\x1b[32m", "").replace("\x1b[31m", "").replace("\x1b[0m", "");
+    assert_eq!(without, plain);
+    for variables in [&[("TERM", "xterm"), ("NO_COLOR", "1")][..], &[("TERM", "dumb")]] {
+        assert_eq!(diff(variables)?, plain, "{variables:?}");
+    }
+    // Set and empty is not set.
+    assert_eq!(diff(&[("TERM", "xterm"), ("NO_COLOR", "")])?, coloured);
+
+    let mut terminal = Terminal::new()?;
+    let mut command = terminal.command(&["-Ln", "--watch", "0.1"]);
+    command.stdin(Stdio::null()).stdout(terminal.file()?);
+    let mut child = namespace.run(|| command.spawn())??;
+    drop(command);
+    let listing = printed(&namespace, "-Ln", "")?.replace('\n', "\r\n");
+    let twice = format!("\x1b[H\x1b[J{listing}").repeat(2);
+    let seen = terminal.up_to(twice.len())?;
+    child.kill()?;
+    child.wait()?;
+    assert_eq!(seen, twice);
+
+    // The kernel goes through the real servers that were deleted just now for each that is added,
+    // so this takes a second and more.
+    let servers = 25_000_u32;
+    let file: String = (0..servers)
+        .map(|number| {
+            let (service, server) = (number / 250, number % 250);
+            let key = format!("-t 10.3.0.{service}:80");
+            let add = if server == 0 { format!("-A {key}\n") } else { String::new() };
+            format!("{add}-a {key} -r 10.1.0.{server} -m\n")
+        })
+        .collect();
+    printed(&namespace, "-R", &file)?;
+    client.flush().await?;
+    let mut terminal = Terminal::new()?;
+    let mut command = terminal.command(&["-R"]);
+    command.stdin(input(&file)?).stdout(Stdio::null()).stderr(terminal.file()?);
+    let mut child = namespace.run(|| command.spawn())??;
+    drop(command);
+    let shown = terminal.rest();
+    assert!(child.wait()?.success(), "{shown}");
+    let bars: Vec<_> = shown.split('\r').filter(|bar| bar.contains(" of 25100 lines, ")).collect();
+    assert!(bars.len() > 1 && bars.iter().all(|bar| bar.starts_with('[')), "{shown:?}");
+    assert!(bars.iter().all(|bar| bar.ends_with(" s left\x1b[K")), "{shown:?}");
+    assert!(shown.ends_with("\r\x1b[K"), "the line is free again: {shown:?}");
+    Ok(())
+}
+
+/// A file with a text, for a standard input.
+fn input(text: &str) -> Result<fs::File, Failed> {
+    let mut file = tempfile::tempfile()?;
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// A pseudo terminal, and what is written to it.
+struct Terminal {
+    user: fs::File,
+    /// What programs have of it.
+    program: Option<OwnedFd>,
+}
+
+impl Terminal {
+    fn new() -> Result<Self, Failed> {
+        let OpenptyResult { master, slave } = openpty(None, None)?;
+        Ok(Self { user: master.into(), program: Some(slave) })
+    }
+
+    fn command(&self, words: &[&str]) -> Process {
+        let mut command = Process::new(our_program());
+        command.args(words).stderr(Stdio::inherit()).env_remove("NO_COLOR");
+        command
+    }
+
+    /// The program's end, once.
+    fn file(&mut self) -> Result<Stdio, Failed> {
+        Ok(self.program.take().ok_or("a terminal is for one stream")?.into())
+    }
+
+    /// Everything until the program has ended.
+    fn rest(&mut self) -> String {
+        let mut bytes = Vec::new();
+        // Linux ends it with EIO.
+        let _ = self.user.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn up_to(&mut self, length: usize) -> Result<String, Failed> {
+        let mut bytes = vec![0; length];
+        self.user.read_exact(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
 }
 
 /// By a name, a process and a path.

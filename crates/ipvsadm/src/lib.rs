@@ -26,6 +26,11 @@ use crate::{
     output::{print, say},
 };
 
+/// The one of musl takes more time than all else of a long listing.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 /// Does what the arguments say, without the program's name, and returns the exit status. Results go
 /// to the standard output, and what went wrong to the standard error.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {

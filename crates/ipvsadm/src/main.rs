@@ -4,11 +4,6 @@
 
 use std::process::ExitCode;
 
-/// The one of musl takes more time than all else of a long listing.
-#[cfg(target_env = "musl")]
-#[global_allocator]
-static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
-
 fn main() -> ExitCode {
     ExitCode::from(ipvsadm::run(std::env::args_os().skip(1)))
 }

@@ -87,9 +87,10 @@ fn whole(client: &Client, rules: Rules) -> Result<(), Failure> {
     Err(Failure::new(status, text))
 }
 
-/// Each line for itself, those that show something too. The status is that of the first failure.
+/// Each line for itself, those that show something too. The status is the original's, which ends at
+/// a mistake of that status, and otherwise returns what came of the last line.
 fn line_by_line(client: &Client, text: &str, names: &System) -> Result<u8, Failure> {
-    let (mut done, mut failed, mut status) = (0, 0, 0);
+    let (mut done, mut failed, mut ended, mut last) = (0, 0, None, 0);
     for (line, command) in Rules::commands(text, names) {
         let outcome = command.map_err(Failure::from).and_then(|command| {
             let result = match &command {
@@ -110,11 +111,17 @@ fn line_by_line(client: &Client, text: &str, names: &System) -> Result<u8, Failu
             })
         });
         match outcome {
-            Ok(()) => done += 1,
+            Ok(()) => {
+                done += 1;
+                last = 0;
+            }
             Err(failure) => {
                 failed += 1;
-                let (first, text) = failure.into_parts();
-                status = if status == 0 { first } else { status };
+                let (status, text) = failure.into_parts();
+                last = status;
+                if status == UNUSABLE {
+                    ended.get_or_insert(status);
+                }
                 say(&text);
             }
         }
@@ -122,7 +129,7 @@ fn line_by_line(client: &Client, text: &str, names: &System) -> Result<u8, Failu
     if failed > 0 {
         say(&format!("{done} of {} lines were carried out", done + failed));
     }
-    Ok(status)
+    Ok(ended.unwrap_or(last))
 }
 
 /// A progress bar, once it takes long and where a person looks.
