@@ -9,7 +9,7 @@ use crate::options::OPTIONS;
 /// Each way to call the program.
 const SYNOPSIS: &[&str] = &[
     "-A|-E SERVICE [-s NAME] [-b FLAGS] [-p [SECONDS]] [-M NETMASK] [--pe NAME] [-o]",
-    "-D SERVICE",
+    "-D SERVICE [--drain [--grace SECONDS]]",
     "-a|-e SERVICE -r ADDRESS[:PORT] [-g|-i|-m] [-w WEIGHT] [-x NUMBER] [-y NUMBER] [TUNNEL]",
     "-d SERVICE -r ADDRESS[:PORT] [--drain [--grace SECONDS]]",
     "[-L] [SERVICE] [-n] [LISTING] [--json] [--watch [SECONDS]]",
@@ -52,6 +52,18 @@ const SECTIONS: &[(&str, &[&str])] = &[
              out, and new kernels may add fields. What -S prints is what --apply reads."],
     ),
     (
+        "DRAINING",
+        &[
+            "With --drain, what is to be deleted gets weight 0 first, and so no new connections: the real \
+             server of -d, all real servers of the service of -D, whatever leaves with --apply. It is \
+             deleted when it has no connections left, active or inactive, or when the time of --grace \
+             is over; what is left then breaks, and is counted on the standard error. A TCP \
+             connection that was closed counts as inactive for two minutes.",
+            "Clients of a persistent service stay with their real server, weight 0 or not, until the kernel \
+             forgets them, unless net.ipv4.vs.expire_quiescent_template is 1.",
+        ],
+    ),
+    (
         "EXIT STATUS",
         &[
             "That of ipvsadm 1.31:",
@@ -70,7 +82,9 @@ const SECTIONS: &[(&str, &[&str])] = &[
              addresses are 2^31 or more apart; it prints firewall marks from 2^31 on as negative \
              numbers; it prints (null) for the forwarding method bypass; -S loses the thresholds of \
              real servers; -M 24 for IPv4 becomes the mask 0.0.0.24.",
-            "-R returns a failure when any of its lines failed, not only the last one.",
+            "-R returns a failure when any of its lines failed, not only the last one; with \
+             --keep-going, as the original. Without it, lines that show something (-L, -S, -h, -v) are \
+             mistakes.",
             "-h, -v and mistakes in the command line need neither IPVS nor rights.",
             "Long options may be shortened as long as it is clear which one is meant.",
         ],
@@ -91,8 +105,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "A service with two real servers, reached by NAT:",
             "  ipvsadm -A -t 10.0.0.185:80\n  ipvsadm -a -t 10.0.0.185:80 -r 172.17.0.3 -m\n  \
              ipvsadm -a -t 10.0.0.185:80 -r 172.17.0.4 -m\n  ipvsadm -Ln",
-            "One of them is taken out without breaking a connection, within a minute:",
-            "  ipvsadm -d -t 10.0.0.185:80 -r 172.17.0.3 --drain --grace 60",
+            "One of them is taken out when its connections have ended, at most five minutes later:",
+            "  ipvsadm -d -t 10.0.0.185:80 -r 172.17.0.3 --drain",
             "The table is kept in a file:",
             "  ipvsadm -Sn > /etc/ipvsadm.rules\n  ipvsadm --diff /etc/ipvsadm.rules\n  ipvsadm \
              --apply /etc/ipvsadm.rules",

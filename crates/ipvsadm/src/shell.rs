@@ -74,9 +74,18 @@ fn spellings(option: &CommandOption) -> Vec<String> {
 }
 
 fn bash() -> String {
-    let mut text = "_ipvsadm() {\n    local word=${COMP_WORDS[COMP_CWORD]}\n    case \
-                    ${COMP_WORDS[COMP_CWORD-1]} in\n"
-        .to_owned();
+    // Bash takes the = of --scheduler=wrr for a word.
+    let mut text = "\
+_ipvsadm() {
+    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}
+    if [[ $word == = ]]; then
+        word=
+    elif [[ $before == = ]]; then
+        before=${COMP_WORDS[COMP_CWORD-2]}
+    fi
+    case $before in
+"
+    .to_owned();
     for option in all() {
         let choice = match (option.value, values(option)) {
             (OptionValue::None, _) => continue,
@@ -86,7 +95,10 @@ fn bash() -> String {
             (OptionValue::Required(_), Values::Any) => "-W ''".to_owned(),
             (OptionValue::Optional(_), Values::Any) => continue,
         };
-        let spellings = spellings(option).join("|");
+        // A letter may stand at the end of others: -As.
+        let letters = option.short.chars().map(|letter| format!("-{letter}|-[!-]*{letter}"));
+        let spellings: Vec<_> = letters.chain([format!("--{}", option.long)]).collect();
+        let spellings = spellings.join("|");
         let _ = writeln!(
             text,
             "    {spellings})\n        mapfile -t COMPREPLY < <(compgen {choice} -- \"$word\")\n        \
@@ -128,12 +140,21 @@ fn zsh() -> String {
             _ => format!("{optional}{}:{action}", quoted(value)),
         };
         let help = quoted(option.help);
-        let _ = match &spellings[..] {
+        // A value may be attached: -swrr, --scheduler=wrr.
+        let taken: Vec<_> = spellings
+            .iter()
+            .map(|spelling| match (optional, spelling.starts_with("--")) {
+                ("", _) => spelling.clone(),
+                (_, true) => format!("{spelling}="),
+                (_, false) => format!("{spelling}+"),
+            })
+            .collect();
+        let _ = match &taken[..] {
             [only] => write!(text, " \\\n    '{only}[{help}]{value}'"),
             several => write!(
                 text,
                 " \\\n    '({})'{{{}}}'[{help}]{value}'",
-                several.join(" "),
+                spellings.join(" "),
                 several.join(",")
             ),
         };

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
-use std::process::Command;
+use std::{env, fs, path::Path, process::Command};
 
 use ipvs_table::Command as Line;
 
@@ -23,22 +23,84 @@ fn what_needs_no_kernel() {
     assert!(ipvsadm(&["-v"]).1.starts_with("ipvsadm v1.31 "));
 }
 
-/// The shell takes the completions, and they name every option.
+/// The shells take the completions, and offer what can follow; they name every option.
 #[test]
 fn completions() {
-    let (_, script, _) = ipvsadm(&["--completions", "bash"]);
-    let try_it = "COMP_WORDS=(ipvsadm -A -s w); COMP_CWORD=3; _ipvsadm; echo ${COMPREPLY[@]}\n\
-                  COMP_WORDS=(ipvsadm --per); COMP_CWORD=1; _ipvsadm; echo ${COMPREPLY[@]}";
-    let output =
-        Command::new("bash").args(["-c", &format!("{script}\n{try_it}")]).output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(said, "wrr wlc\n--persistent --persistent-conn\n", "{:?}", output.stderr);
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
     for shell in ["bash", "zsh", "fish"] {
         let script = ipvsadm(&["--completions", shell]).1;
-        for option in Line::options() {
-            assert!(script.contains(option.long), "{shell}: {}", option.long);
+        let help = ipvsadm(&["-h"]).1;
+        let options: Vec<_> = help
+            .lines()
+            .filter(|line| line.starts_with("  -"))
+            .flat_map(|line| line.split([' ', ',']).filter_map(|word| word.strip_prefix("--")))
+            .collect();
+        assert!(options.len() >= Line::options().len() && options.contains(&"drain"));
+        for option in options {
+            assert!(script.contains(option), "{shell}: {option}");
+        }
+        // That of zsh must have this name.
+        fs::write(directory.join("_ipvsadm"), script).unwrap();
+        for (line, expected) in [
+            ("-A -s w", "wlc wrr"),
+            ("-As w", "wlc wrr"),
+            ("-A --scheduler=w", "wlc wrr"),
+            ("--persis", "--persistent --persistent-conn"),
+            ("--completions ", "bash fish zsh"),
+            ("--start-daemon ", "backup master"),
+        ] {
+            let Some(offered) = offered(shell, directory, line) else { return };
+            for word in expected.split(' ') {
+                assert!(offered.contains(word), "{shell}: {line}: {offered}");
+            }
+            for word in ["sed", "--json"] {
+                assert!(!offered.contains(word), "{shell}: {line}: {offered}");
+            }
         }
     }
+}
+
+/// What a shell offers at the end of a line; `None` where the shell is not installed.
+fn offered(shell: &str, directory: &Path, line: &str) -> Option<String> {
+    let script = match shell {
+        "bash" => {
+            "source _ipvsadm; read -ra COMP_WORDS <<<\"ipvsadm ${1/=/ = }\"; [[ $1 != *' ' ]] || \
+             COMP_WORDS+=(''); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _ipvsadm; echo \
+             \"${COMPREPLY[@]}\""
+        }
+        // As a person types it.
+        "zsh" => {
+            "zmodload zsh/zpty; zpty -b it zsh -f -i
+             zpty -w it \"PS1='he''re> ' fpath=($PWD \\$fpath); autoload -Uz compinit; compinit -u -D\"
+             zpty -r it offered '*here> *'
+             zpty -w -n it \"ipvsadm $1\"$'\\t\\t\\C-U'\"echo do''ne\"$'\\n'
+             zpty -r it offered '*done*'; print -r -- $offered"
+        }
+        _ => "source _ipvsadm; complete -C \"ipvsadm $argv[1]\" | string replace -r '\\t.*' ''",
+    };
+    let (options, name): (&[&str], &[&str]) = match shell {
+        "bash" => (&["--norc", "-c"], &["bash"]),
+        "zsh" => (&["-f", "-c"], &["zsh"]),
+        _ => (&["--no-config", "-c"], &["--"]),
+    };
+    let output = Command::new("timeout")
+        .args(["60", shell])
+        .args(options)
+        .arg(script)
+        .args(name)
+        .arg(line)
+        .env("HOME", directory)
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    if output.status.code() == Some(127) {
+        let required = env::var("LVS_REQUIRE_KERNEL").is_ok_and(|it| it == "1");
+        assert!(!required, "{shell} is not installed");
+        eprintln!("{shell} is not installed");
+        return None;
+    }
+    assert!(output.status.success(), "{shell}: {output:?}");
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[test]
