@@ -54,6 +54,7 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("kube_proxy_node_moves", node_moves),
         client_case("kube_proxy_emptied_directory", emptied_directory),
         client_case("kube_proxy_guard", guard),
+        client_case("kube_proxy_ranges_that_are_not_ours", ranges_that_are_not_ours),
         client_case("kube_proxy_node_is_deleted", node_is_deleted),
         client_case("kube_proxy_one_that_is_refused", one_that_is_refused),
         client_case("kube_proxy_without_ipv6", without_ipv6),
@@ -563,8 +564,42 @@ async fn scheduler_that_is_lacking(namespace: NetNs, client: Client) -> Outcome 
                      spec: {clusterIP: 10.96.0.9, ports: [{port: 80}]}\n";
     write(&directory, "odd.yaml", annotated)?;
     write(&directory, "web.yaml", &service("web", "clusterIP: 10.96.0.1, ports: [{port: 80}]"))?;
-    let story = until(&client, &["TCP 10.96.0.1:80 rr ->", "TCP 10.96.0.9:80 rr ->"]);
-    with_proxy(&namespace, &directory, &[], story).await
+    let both = ["TCP 10.96.0.1:80 rr ->", "TCP 10.96.0.9:80 rr ->"];
+    with_proxy(&namespace, &directory, &[], until(&client, &both)).await?;
+    client.flush().await?;
+    Proxy::new(source(&directory)?, options(&[])?, &namespace).await?.once().await?;
+    until(&client, &both).await
+}
+
+/// What is excluded is left alone, though it lies in a service range: the service, and its address. A range
+/// that holds an address of the node itself is none that a route can make local.
+async fn ranges_that_are_not_ours(namespace: NetNs, client: Client) -> Outcome {
+    let links = Links::connect(&namespace)?;
+    let link = links.create_dummy(LINK).await?.link;
+    links.add_address(&link, Address::host("10.96.9.5".parse()?)).await?;
+    VirtualService::tcp("10.96.9.5:443".parse()?).build()?.apply(&client).await?;
+    let eth0 = links.create_dummy("eth0").await?.link;
+    links.add_address(&eth0, "10.97.0.1/24".parse()?).await?;
+    testbed::run(&namespace, "iproute2", &["ip", "link", "set", "lo", "up"])?;
+    let directory = TempDir::new()?;
+    write(&directory, "web.yaml", &service("web", "clusterIP: 10.96.7.20, ports: [{port: 80}]"))?;
+    let excluded = "--ipvs-exclude-cidrs=10.96.9.0/24";
+    for (range, own) in [("10.96.0.0/16", false), ("10.96.0.0/12", true)] {
+        let words =
+            [&format!("--service-cluster-ip-range={range}"), excluded, "--ipvs-sync-period=100ms"];
+        let story = async {
+            let lines = ["TCP 10.96.7.20:80 rr ->", "TCP 10.96.9.5:443 wlc ->"];
+            until(&client, &lines).await?;
+            sleep(Duration::from_millis(500)).await;
+            until(&client, &lines).await?;
+            let mut expected = BTreeSet::from(["10.96.9.5".to_owned()]);
+            expected.extend(own.then(|| "10.96.7.20".to_owned()));
+            assert_eq!(link_addresses(&namespace).await?, expected, "{range}");
+            Ok(())
+        };
+        with_proxy(&namespace, &directory, &words, story).await?;
+    }
+    Ok(())
 }
 
 /// The proxy's health, a service's, and the metrics.
@@ -596,6 +631,9 @@ async fn health_and_metrics(namespace: NetNs, client: Client) -> Outcome {
         let _ = get;
         let answer = raw_get(&namespace, "127.0.0.1:10256".parse()?, "/healthz").await?;
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("lastUpdated"), "{answer}");
+        // Everybody may ask for health, not for metrics.
+        let answer = raw_get(&namespace, "127.0.0.1:10256".parse()?, "/metrics").await?;
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
         let answer = raw_get(&namespace, "127.0.0.1:10249".parse()?, "/metrics").await?;
         for line in [
             "lvs_kube_proxy_virtual_services 2",
@@ -1042,15 +1080,39 @@ async fn netfilter() -> Outcome {
         let balanced = get(&outside, "203.0.113.50:7").await;
         let itself = get(pod, "10.96.7.20:7").await;
         let not_allowed = get(&scene.container, "203.0.113.50:7").await;
+        let balancer = "203.0.113.50:7".parse()?;
+        let node = tcp_exchange(scene.host.namespace(), balancer, "hello", SHORT).await.is_ok();
         let listener = connects(&scene.container, "10.96.7.20:9").await?;
-        let found = (node_port, balanced, itself, not_allowed, listener);
+        let found = (node_port, balanced, itself, not_allowed, node, listener);
         match has_nft {
-            true => assert_eq!(found, (true, true, true, false, false)),
-            false => assert_eq!(found, (false, false, false, true, true)),
+            true => assert_eq!(found, (true, true, true, false, false, false)),
+            false => assert_eq!(found, (false, false, false, true, true, true)),
         }
+        // Who is a pod is not known, so nobody is masqueraded at cluster addresses.
+        assert!(!get(&outside, "10.96.7.20:7").await);
         Ok(())
     };
     with_proxy(scene.host.namespace(), &directory, &words, story).await?;
+    // Pods are those behind the bridge, or behind links of such names.
+    for (mode, name) in
+        [("BridgeInterface", "bridge-interface"), ("InterfaceNamePrefix", "interface-name-prefix")]
+    {
+        let link = if mode == "BridgeInterface" { "docker0" } else { "docker" };
+        let more = [format!("--detect-local-mode={mode}"), format!("--pod-{name}={link}")];
+        let words: Vec<_> = words.iter().copied().chain(more.iter().map(String::as_str)).collect();
+        let story = async {
+            let place = "10.96.7.20:7".parse()?;
+            let begin = Instant::now();
+            let mut answers = false;
+            while !answers && begin.elapsed() < Duration::from_secs(5) {
+                answers = tcp_exchange(outside.namespace(), place, "hello", SHORT).await.is_ok();
+            }
+            assert_eq!(answers, has_nft, "{mode}");
+            assert!(tcp_exchange(scene.container.namespace(), place, "hello", SHORT).await.is_ok());
+            Ok(())
+        };
+        with_proxy(scene.host.namespace(), &directory, &words, story).await?;
+    }
     clean_up(&options(&words)?, scene.host.namespace()).await?;
     if has_nft {
         let tables = testbed::run(scene.host.namespace(), "nftables", &["nft", "list", "tables"])?;

@@ -55,6 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 async fn real_proxy(kubeconfig: &str) -> Result<(), Box<dyn Error>> {
     let mut options = Options::try_parse_from(["lvs-kube-proxy", "--kubeconfig", kubeconfig])?;
     options.complete()?;
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
     lvs_kube_proxy::run(options).await
 }
 

@@ -49,11 +49,11 @@ impl Health {
     pub(crate) fn new(sync_period: Duration) -> Self {
         Self {
             metrics: Metrics::new(),
-            patience: sync_period * 2,
+            patience: sync_period.saturating_mul(2),
             known: Mutex::new(Known {
                 last_success: None,
-                // The first run is wanted from the beginning.
-                waiting: Some(SystemTime::now()),
+                // Nothing is wanted before the lists have come.
+                waiting: None,
                 node_is_eligible: true,
                 checks: BTreeMap::new(),
             }),
@@ -90,7 +90,7 @@ impl Health {
         waited.is_none_or(|since| since.elapsed().unwrap_or_default() <= self.patience)
     }
 
-    fn answer(&self, path: &str) -> Response<Full<Bytes>> {
+    fn answer(&self, path: &str, with_metrics: bool) -> Response<Full<Bytes>> {
         match path {
             "/healthz" | "/livez" => {
                 let (updated, eligible) =
@@ -104,14 +104,14 @@ impl Health {
                 );
                 response(good, "application/json", text)
             }
-            "/metrics" => match self.metrics.text() {
+            "/metrics" if with_metrics => match self.metrics.text() {
                 Ok(text) => {
                     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
                     response(true, kind, text)
                 }
                 Err(_) => response(false, "text/plain", "the metrics cannot be written".to_owned()),
             },
-            "/proxyMode" => response(true, "text/plain", "ipvs".to_owned()),
+            "/proxyMode" if with_metrics => response(true, "text/plain", "ipvs".to_owned()),
             _ => not_found(),
         }
     }
@@ -141,9 +141,13 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Serves the proxy's own health and metrics.
-    pub(crate) fn own(socket: std::net::TcpListener, health: Arc<Health>) -> io::Result<Self> {
-        Self::new(socket, move |path| health.answer(path))
+    /// Serves the proxy's own health, and its metrics, which are not for everybody, if so wanted.
+    pub(crate) fn own(
+        socket: std::net::TcpListener,
+        health: Arc<Health>,
+        with_metrics: bool,
+    ) -> io::Result<Self> {
+        Self::new(socket, move |path| health.answer(path, with_metrics))
     }
 
     /// Serves what load balancers ask of a service.

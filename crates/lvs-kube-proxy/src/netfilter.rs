@@ -47,6 +47,8 @@ pub(crate) struct Rules {
     pub(crate) ranges: Vec<IpNet>,
     pub(crate) masquerade_all: bool,
     pub(crate) inside: Inside,
+    /// What is left alone, whoever has it.
+    pub(crate) excluded: Vec<IpNet>,
 }
 
 /// Which clients are pods, and so inside of the cluster.
@@ -96,8 +98,8 @@ pub(crate) struct Netfilter {
     elements: Elements,
     /// The rules' generation after the last write that succeeded.
     written: Option<u32>,
-    /// The last failure, so that it is said once.
-    failure: Option<String>,
+    /// Whether the last write failed.
+    has_failed: bool,
 }
 
 impl Netfilter {
@@ -113,7 +115,7 @@ impl Netfilter {
             );
         });
         let socket = socket.ok();
-        Self { socket, rules, elements: Elements::default(), written: None, failure: None }
+        Self { socket, rules, elements: Elements::default(), written: None, has_failed: false }
     }
 
     pub(crate) fn is_there(&self) -> bool {
@@ -143,32 +145,36 @@ impl Netfilter {
 
     /// Writes what has changed. A full run also notices what others have done.
     ///
-    /// A failure holds nothing up: it is for the next full run to try again.
+    /// After a failure everything is written anew.
     pub(crate) fn write(&mut self, namespace: &NetNs, is_full: bool) -> Result<bool, String> {
         let Some(socket) = &mut self.socket else { return Ok(false) };
         if is_full && self.written.is_some() && socket.generation().ok() != self.written {
             tracing::info!("somebody has changed rules of nftables: ours are written anew");
             self.written = None;
         }
-        if !is_full && self.failure.is_some() {
-            return Ok(false);
-        }
         let text = match self.written {
             Some(_) if self.elements.changed.is_empty() => return Ok(false),
             Some(_) if self.elements.changed.len() < MANY => self.elements.changes(),
             _ => ruleset(&self.rules, &self.elements),
         };
+        let before = socket.generation().ok();
         if let Err(error) = nft(namespace, &[], &text) {
             self.written = None;
-            let error = format!("write the rules of nftables: {error}");
-            let is_new = self.failure.replace(error.clone()).as_ref() != Some(&error);
-            return if is_new { Err(error) } else { Ok(false) };
+            self.has_failed = true;
+            return Err(format!("write the rules of nftables: {error}"));
         }
-        self.failure = None;
+        self.has_failed = false;
         self.elements.changed.clear();
-        // Others may have been faster; then everything is written once more.
-        self.written = socket.generation().ok();
+        // One step more is ours. If others have written meanwhile, everything is written once more.
+        let after = socket.generation().ok();
+        self.written =
+            after.filter(|after| before.map(|before| before.wrapping_add(1)) == Some(*after));
         Ok(true)
+    }
+
+    /// Whether the kernel may lack rules.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     /// Takes the table away.
@@ -435,6 +441,8 @@ fn ruleset(rules: &Rules, elements: &Elements) -> String {
             "        meta mark set {ip} daddr . meta l4proto . th dport map @inside-{ip}"
         );
     }
+    // The node's own clients come by here only.
+    text += &restrictions();
     text += "    }\n    chain postrouting {\n        type nat hook postrouting priority srcnat\n";
     for family in families {
         let ip = ip(family);
@@ -464,23 +472,38 @@ fn ruleset(rules: &Rules, elements: &Elements) -> String {
         }
     }
     text += "    }\n    chain input {\n        type filter hook input priority filter\n";
+    text += &restrictions();
     for family in families {
         let ip = ip(family);
-        let place = format!("{ip} daddr . meta l4proto . th dport");
-        for protocol in PROTOCOLS {
-            let _ = writeln!(
-                text,
-                "        meta l4proto {protocol} {place} @restricted-{ip} {ip} daddr . th dport . \
-                 {ip} saddr != @allowed-{ip}-{protocol} drop",
-            );
-        }
+        let fit = rules.excluded.iter().filter(|network| family_of(&network.addr()) == family);
+        let fit: Vec<_> = fit.map(|network| network.trunc().to_string()).collect();
+        let others = match fit.is_empty() {
+            true => String::new(),
+            false => format!("{ip} daddr != {{ {} }} ", fit.join(", ")),
+        };
         let _ = writeln!(
             text,
-            "        meta l4proto {{ tcp, udp, sctp }} ct state new {ip} daddr @addresses-{ip} \
-             {place} != @services-{ip} reject",
+            "        meta l4proto {{ tcp, udp, sctp }} ct state new {others}{ip} daddr @addresses-{ip} \
+             {ip} daddr . meta l4proto . th dport != @services-{ip} reject",
         );
     }
     text += "    }\n}\n";
+    text
+}
+
+/// What lets only some clients in where only some are served.
+fn restrictions() -> String {
+    let mut text = String::new();
+    for family in [AddressFamily::Ipv4, AddressFamily::Ipv6] {
+        let ip = ip(family);
+        for protocol in PROTOCOLS {
+            let _ = writeln!(
+                text,
+                "        meta l4proto {protocol} {ip} daddr . meta l4proto . th dport @restricted-{ip} \
+                 {ip} daddr . th dport . {ip} saddr != @allowed-{ip}-{protocol} drop",
+            );
+        }
+    }
     text
 }
 
@@ -603,6 +626,7 @@ endpoints: [{addresses: [10.42.1.5], nodeName: node-a}, {addresses: [10.42.2.6],
             ranges: ranges.to_vec(),
             masquerade_all,
             inside: Inside::Networks(vec!["10.42.0.0/16".parse().unwrap()]),
+            excluded: vec!["10.96.9.0/24".parse().unwrap()],
         };
         let update = state.update();
         let mut elements = Elements::default();

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, ValueEnum};
+use clap::{ArgAction, Parser, ValueEnum};
 use ipnet::IpNet;
 use serde::{
     Deserialize, Deserializer,
@@ -168,11 +168,11 @@ pub struct Options {
     pub dry_run: bool,
 
     /// Takes away what is ours in the kernel, and ends
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = ArgAction::Set, value_name = "BOOL")]
     pub cleanup: bool,
 
     /// Makes the node's settings (net.ipv4.vs and forwarding), and ends
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = ArgAction::Set, value_name = "BOOL")]
     pub init_only: bool,
 
     /// How much is logged: 0 to 2 what matters, 3 and 4 more, 5 and more everything
@@ -291,6 +291,21 @@ impl Options {
                 });
             }
         }
+        // What kube-proxy binds to need not be an address of its own.
+        self.node_ip.retain(|address| !address.is_unspecified());
+        for range in &self.service_cluster_ip_range {
+            let meets = |other: &&IpNet| {
+                range.contains(&other.network()) || other.contains(&range.network())
+            };
+            if let Some(pods) = self.cluster_cidr.iter().find(meets) {
+                return Err(OptionsError {
+                    place: "--service-cluster-ip-range".to_owned(),
+                    reason: format!(
+                        "{range} and the pods' {pods} (--cluster-cidr) have addresses in common"
+                    ),
+                });
+            }
+        }
         let needed = match self.detect_local_mode {
             Some(DetectLocal::BridgeInterface) if self.pod_bridge_interface.is_none() => {
                 Some(("BridgeInterface", "--pod-bridge-interface"))
@@ -349,18 +364,20 @@ impl Options {
     /// Where health is served.
     pub fn healthz(&self) -> Option<SocketAddr> {
         let default = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 10_256));
-        self.healthz_bind_address.map_or(Some(default), |address| address.0)
+        self.healthz_bind_address.map_or(Some(default), |address| address.or(default.port()))
     }
 
     /// Where metrics are served.
     pub fn metrics(&self) -> Option<SocketAddr> {
         let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 10_249));
-        self.metrics_bind_address.map_or(Some(default), |address| address.0)
+        self.metrics_bind_address.map_or(Some(default), |address| address.or(default.port()))
     }
 }
 
 /// Flags of kube-proxy's that are taken and have no effect, and whether each has a value.
-const UNUSED: [(&str, bool); 24] = [
+const UNUSED: [(&str, bool); 37] = [
+    ("--add_dir_header", false),
+    ("--alsologtostderr", false),
     ("--bind-address-hard-fail", false),
     ("--config-sync-period", true),
     ("--conntrack-max-per-core", true),
@@ -380,11 +397,22 @@ const UNUSED: [(&str, bool); 24] = [
     ("--kube-api-qps", true),
     ("--log-flush-frequency", true),
     ("--logging-format", true),
+    ("--log_backtrace_at", true),
+    ("--log_dir", true),
     ("--log_file", true),
+    ("--log_file_max_size", true),
     ("--logtostderr", false),
+    ("--master", true),
+    ("--one_output", false),
     ("--oom-score-adj", true),
     ("--profiling", false),
+    ("--proxy-port-range", true),
     ("--show-hidden-metrics-for-version", true),
+    ("--skip_headers", false),
+    ("--skip_log_headers", false),
+    ("--stderrthreshold", true),
+    ("--udp-timeout", true),
+    ("--vmodule", true),
 ];
 
 /// A command line without those flags, and what is to be said of each.
@@ -452,7 +480,9 @@ impl FromStr for GoDuration {
             seconds += number * factor;
             rest = &rest[unit.len()..];
         }
-        Duration::try_from_secs_f64(seconds).map(Self).map_err(|_| wrong())
+        // A hundred years: what is longer cannot be added to a time.
+        let duration = Duration::try_from_secs_f64(seconds.min(3.2e9)).map_err(|_| wrong())?;
+        Ok(Self(duration))
     }
 }
 
@@ -467,6 +497,16 @@ impl fmt::Display for GoDuration {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BindAddress(pub Option<SocketAddr>);
 
+impl BindAddress {
+    /// With a port where none was given.
+    fn or(self, port: u16) -> Option<SocketAddr> {
+        self.0.map(|address| match address.port() {
+            0 => (address.ip(), port).into(),
+            _ => address,
+        })
+    }
+}
+
 impl FromStr for BindAddress {
     type Err = String;
 
@@ -475,6 +515,7 @@ impl FromStr for BindAddress {
             "" => Ok(Self(None)),
             text => text
                 .parse()
+                .or_else(|error| text.parse().map(|ip: IpAddr| (ip, 0).into()).map_err(|_| error))
                 .map(|address| Self(Some(address)))
                 .map_err(|_| format!("{text:?} is not an address and port such as 0.0.0.0:10256")),
         }
@@ -826,6 +867,14 @@ mod tests {
         for text in ["", "a/b", "a name", "veth*", "a\"b", "a-name-of-16-byt"] {
             assert!(text.parse::<LinkName>().is_err(), "{text:?}");
         }
+        let words =
+            ["--service-cluster-ip-range=10.0.0.0/8", "--cluster-cidr=fd42::/48,10.42.0.0/16"];
+        let error = options(&words).complete().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "--service-cluster-ip-range: 10.0.0.0/8 and the pods' 10.42.0.0/16 (--cluster-cidr) have \
+             addresses in common"
+        );
         let error = options(&["--vip-mode", "routes"]).complete().unwrap_err().to_string();
         assert_eq!(error, "--vip-mode=routes: needs --service-cluster-ip-range");
     }
@@ -837,6 +886,9 @@ mod tests {
         assert_eq!(read("1h2m3s"), Ok(Duration::from_secs(3723)));
         assert_eq!(read("1.5m"), Ok(Duration::from_secs(90)));
         assert_eq!(read("250ms"), Ok(Duration::from_millis(250)));
+        // No time is so far away that it cannot be added to another one.
+        let longest = read("3000000000000000h").unwrap();
+        assert!(std::time::Instant::now().checked_add(longest * 2).is_some());
         for text in ["", "s", "5", "-1s", "1d", "1s2", "..s", "1e9h"] {
             assert!(read(text).is_err(), "{text}");
         }
@@ -850,5 +902,10 @@ mod tests {
         assert_eq!(options(&["--ipvs-strict-arp=false"]).ipvs_strict_arp, Some(false));
         let options = options(&["--healthz-bind-address", "", "--nodeport-addresses", "primary"]);
         assert_eq!(options.healthz(), None);
+        let words = ["--cleanup=true", "--init-only=false", "--metrics-bind-address=0.0.0.0"];
+        let mut options = self::options(&[&words[..], &["--bind-address=0.0.0.0"]].concat());
+        options.complete().unwrap();
+        assert!(options.cleanup && !options.init_only && options.node_ip.is_empty());
+        assert_eq!(options.metrics(), Some("0.0.0.0:10249".parse().unwrap()));
     }
 }

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::{
     health::{Health, Listener},
-    kernel::{Failure, Kernel},
+    kernel::{Failure, Kernel, LINK},
     metrics::{ChangeKind, Counts},
     netfilter::{Inside, Netfilter, Rules},
     nfnetlink::Nfnetlink,
@@ -57,10 +57,14 @@ pub struct Proxy<'n, S> {
     options: Options,
     kernel: Kernel<'n>,
     records: Records,
+    /// The service ranges that are local by routes.
+    ranges: Vec<IpNet>,
     state: State,
     desired: Desired,
     /// Services of which the kernel may have something else than is desired.
     pending: BTreeSet<ServiceKey>,
+    /// For which address and port a service by mark stands, or stood.
+    marks: BTreeMap<ServiceKey, ServiceKey>,
     /// The addresses of the proxy's link, as far as it knows.
     present: BTreeSet<IpAddr>,
     draining: Draining,
@@ -147,12 +151,10 @@ impl<'n, S: Source> Proxy<'n, S> {
             primary: firsts(&primary),
             ..ThisNode::default()
         };
-        let ranges = match options.has_routes() {
-            true => options.service_cluster_ip_range.clone(),
-            false => Vec::new(),
-        };
+        let ranges = routed(&options, &node.addresses, source.server());
         let rules = Rules {
-            ranges,
+            ranges: ranges.clone(),
+            excluded: options.ipvs_exclude_cidrs.clone(),
             masquerade_all: options.masquerade_all == Some(true),
             inside: inside(&options),
         };
@@ -171,9 +173,11 @@ impl<'n, S: Source> Proxy<'n, S> {
             source,
             kernel,
             records,
+            ranges,
             state: State::new(node, settings),
             desired: Desired::new(),
             pending: BTreeSet::new(),
+            marks: BTreeMap::new(),
             present: BTreeSet::new(),
             draining: Draining::new(),
             said: BTreeSet::new(),
@@ -198,10 +202,9 @@ impl<'n, S: Source> Proxy<'n, S> {
     ///
     /// # Errors
     ///
-    /// The proxy cannot serve its health or metrics, or its Node was deleted. All else is logged and
-    /// tried again.
+    /// The proxy's Node was deleted. All else is logged and tried again.
     pub async fn run(&mut self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
-        self.listen()?;
+        self.listen();
         let mut stop = std::pin::pin!(stop);
         let mut next_full = Instant::now();
         let mut not_before = Instant::now();
@@ -280,6 +283,10 @@ impl<'n, S: Source> Proxy<'n, S> {
         self.wait_for_lists().await;
         settle(&self.kernel, &self.options).await?;
         let mut run = self.full_run().await?;
+        if self.state.is_touched() {
+            // Without a scheduler that the kernel lacks.
+            run = self.full_run().await?;
+        }
         if matches!(self.guard, Guard::Asked { .. }) {
             while self.guard != Guard::Down {
                 let events = self.source.next().await;
@@ -342,20 +349,28 @@ impl<'n, S: Source> Proxy<'n, S> {
         }
     }
 
-    fn listen(&mut self) -> Result<(), Failure> {
+    /// Serves health and metrics where that is not done yet. Returns whether something failed.
+    fn listen(&mut self) -> bool {
         let wanted: BTreeSet<_> =
             [self.options.healthz(), self.options.metrics()].into_iter().flatten().collect();
+        let mut has_failed = false;
         for address in wanted {
+            if self.listeners.iter().any(|listener| listener.address() == address) {
+                continue;
+            }
             let socket = self.kernel.listen(address);
-            let listener = socket.and_then(|socket| Listener::own(socket, self.health.clone()));
-            self.listeners.push(listener.map_err(|error| {
-                Failure::new(
-                    "listen",
-                    format!("listen on {address} for health and metrics: {error}"),
-                )
-            })?);
+            let with_metrics = self.options.metrics() == Some(address);
+            let listener =
+                socket.and_then(|socket| Listener::own(socket, self.health.clone(), with_metrics));
+            match listener {
+                Ok(listener) => self.listeners.push(listener),
+                Err(error) => {
+                    let reason = format!("listen on {address} for health and metrics: {error}");
+                    has_failed |= self.fail(&Failure::new("listen", reason));
+                }
+            }
         }
-        Ok(())
+        has_failed
     }
 
     fn take_in(&mut self, events: Vec<Event>) {
@@ -378,7 +393,7 @@ impl<'n, S: Source> Proxy<'n, S> {
             self.state.apply(event);
             self.node_has_moved |= self.state.node().primary != before;
         }
-        if self.state.is_touched() {
+        if self.state.is_touched() && self.state.is_complete() {
             self.health.queued();
         }
     }
@@ -404,6 +419,9 @@ impl<'n, S: Source> Proxy<'n, S> {
             match self.state.target(&key) {
                 Some((_, target)) => {
                     self.desired.insert(target.virtual_service.clone());
+                    if let Some(place) = target.stands_for {
+                        self.marks.insert(key, place);
+                    }
                 }
                 None => {
                     self.desired.remove(&key);
@@ -457,12 +475,15 @@ impl<'n, S: Source> Proxy<'n, S> {
         if let Err(failure) = self.kernel.delete_routes_of_kernel(&wanted, &new).await {
             has_failed |= self.fail(&failure);
         }
+        has_failed |= self.listen();
         // Before the services, so that no connection misses it.
-        self.write_rules(true);
+        has_failed |= self.write_rules(true);
 
         let snapshot = self.kernel.snapshot().await?;
         let (policy, now) = (self.policy(&snapshot), begin.into_std());
-        let (plan, look) = self.draining.step(&self.desired, &snapshot, &policy, now);
+        let allowed = self.allowed(&snapshot);
+        let desired = allowed.as_ref().unwrap_or(&self.desired);
+        let (plan, look) = self.draining.step(desired, &snapshot, &policy, now);
         self.look = look.map(Instant::from_std);
         let mut outcome = self.apply(plan).await?;
         outcome.has_failed |= has_failed;
@@ -470,7 +491,7 @@ impl<'n, S: Source> Proxy<'n, S> {
 
         if outcome.held_back == 0 {
             self.netfilter.take_away();
-            self.write_rules(false);
+            outcome.has_failed |= self.write_rules(false);
             let goes =
                 |address: &&IpAddr| !wanted.contains(address) && self.records.owns_address(address);
             let removed: BTreeSet<_> = self.present.iter().filter(goes).copied().collect();
@@ -517,15 +538,16 @@ impl<'n, S: Source> Proxy<'n, S> {
         if let Err(failure) = self.kernel.delete_routes_of_kernel(&new, &new).await {
             has_failed |= self.fail(&failure);
         }
-        self.write_rules(false);
+        has_failed |= self.write_rules(false);
 
         let snapshot = match keys.len() {
             0..=MANY => self.kernel.services(&keys).await?,
             _ => self.kernel.snapshot().await?,
         };
         let (policy, now) = (self.policy(&snapshot), begin.into_std());
-        let (plan, look) =
-            self.draining.step_of_services(&keys, &self.desired, &snapshot, &policy, now);
+        let allowed = self.allowed(&snapshot);
+        let desired = allowed.as_ref().unwrap_or(&self.desired);
+        let (plan, look) = self.draining.step_of_services(&keys, desired, &snapshot, &policy, now);
         self.look = look.map(Instant::from_std);
         let mut outcome = self.apply(plan).await?;
         outcome.has_failed |= has_failed;
@@ -534,7 +556,7 @@ impl<'n, S: Source> Proxy<'n, S> {
         let mut removed = 0;
         if outcome.held_back == 0 {
             self.netfilter.take_away();
-            self.write_rules(false);
+            outcome.has_failed |= self.write_rules(false);
             for key in &keys {
                 let ServiceKey::Address { address, .. } = key else { continue };
                 let stays = self.is_link_address(address) || !self.records.owns_address(address);
@@ -578,7 +600,7 @@ impl<'n, S: Source> Proxy<'n, S> {
             Ok(applied) => (Some(applied), None),
             Err(error) => (error.applied(), error.common()),
         };
-        let mut held_back = 0;
+        let (mut held_back, mut has_failed) = (0, false);
         if let Some(applied) = applied {
             self.forget_clients(applied);
             self.log(applied);
@@ -593,9 +615,7 @@ impl<'n, S: Source> Proxy<'n, S> {
                     {
                         refused.insert(name);
                     }
-                    _ => {
-                        self.fail(&Failure::new("ipvs", error));
-                    }
+                    _ => has_failed |= self.fail(&Failure::new("ipvs", error)),
                 }
             }
         }
@@ -610,15 +630,9 @@ impl<'n, S: Source> Proxy<'n, S> {
             self.source.relist();
             self.guard = Guard::Asked { services: false, slices: false };
         }
-        let has_failed = result.is_err();
-        let is_replaced = !refused.is_empty();
-        if is_replaced {
-            // Translated again, with the default in their place, which is then written at once.
-            let mut settings = self.state.settings().clone();
-            settings.refused_schedulers.extend(refused);
-            self.state.set_settings(settings);
-        }
-        Ok(Outcome { held_back, has_failed: has_failed && !is_replaced })
+        // Translated again, with the default in their place, which is then written at once.
+        refused.into_iter().for_each(|name| self.state.refuse_scheduler(name));
+        Ok(Outcome { held_back, has_failed })
     }
 
     fn log(&self, applied: &Applied) {
@@ -635,16 +649,35 @@ impl<'n, S: Source> Proxy<'n, S> {
         }
     }
 
-    fn write_rules(&mut self, is_full: bool) {
+    /// Writes rules of nftables. Returns whether that failed.
+    fn write_rules(&mut self, is_full: bool) -> bool {
         match self.netfilter.write(self.kernel.namespace(), is_full) {
-            Ok(false) => {}
-            Ok(true) => self.kernel.count("processes"),
+            Ok(false) => false,
+            Ok(true) => {
+                self.kernel.count("processes");
+                false
+            }
             Err(error) => {
                 self.kernel.count("processes");
-                self.health.metrics.failed("netfilter");
-                tracing::error!("{error}; the next full run tries again");
+                self.fail(&Failure::new("netfilter", error))
             }
         }
+    }
+
+    /// As long as rules could not be written, what is desired without new services that only some clients
+    /// may reach.
+    fn allowed(&self, table: &Snapshot) -> Option<Desired> {
+        if !self.netfilter.has_failed() {
+            return None;
+        }
+        let mut desired = self.desired.clone();
+        let restricted = self.state.targets().filter(|(_, target)| target.source_ranges.is_some());
+        for (_, target) in restricted {
+            if !table.services.contains_key(target.key()) {
+                desired.remove(target.key());
+            }
+        }
+        Some(desired)
     }
 
     /// Lets connection tracking forget the UDP clients of real servers that were taken away: as long as
@@ -654,8 +687,8 @@ impl<'n, S: Source> Proxy<'n, S> {
         // `None` is every real server.
         let mut gone: BTreeMap<SocketAddr, Option<BTreeSet<SocketAddr>>> = BTreeMap::new();
         for change in applied.done() {
-            let ServiceKey::Address { protocol: Protocol::UDP, address, port } = *change.service()
-            else {
+            let key = self.marks.get(change.service()).unwrap_or_else(|| change.service());
+            let ServiceKey::Address { protocol: Protocol::UDP, address, port } = *key else {
                 continue;
             };
             let place = SocketAddr::new(address, port);
@@ -731,10 +764,7 @@ impl<'n, S: Source> Proxy<'n, S> {
 
     /// The service ranges with the node's address as the source of its own connections.
     fn routes(&self) -> Vec<(IpNet, Option<IpAddr>)> {
-        if !self.options.has_routes() {
-            return Vec::new();
-        }
-        let ranges = self.options.service_cluster_ip_range.iter();
+        let ranges = self.ranges.iter();
         ranges.map(|range| (*range, self.source(range.addr().is_ipv4()))).collect()
     }
 
@@ -749,8 +779,7 @@ impl<'n, S: Source> Proxy<'n, S> {
 
     /// Whether the proxy's link should have this address.
     fn is_link_address(&self, address: &IpAddr) -> bool {
-        let has_route = self.options.has_routes()
-            && self.options.service_cluster_ip_range.iter().any(|range| range.contains(address));
+        let has_route = self.ranges.iter().any(|range| range.contains(address));
         !has_route && self.state.wants_address(address)
     }
 
@@ -872,11 +901,33 @@ pub async fn clean_up(options: &Options, namespace: &NetNs) -> Result<(), Failur
     kernel.read_routes().await?;
     kernel.remove_routes(|_| false).await?;
     kernel.delete_empty_link().await?;
-    // Where there is no nftables there is no table either.
-    if let Err(error) = Netfilter::remove(namespace) {
-        tracing::debug!("{error}");
+    match Netfilter::remove(namespace) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!("take the table of nftables away, if there is one: {error}");
+        }
+        _ => {}
     }
     records.clear().map_err(failed)
+}
+
+/// The service ranges that can be local by a route, if any is to be: one that holds an address of this node
+/// or of the API server holds more than services, and their addresses become local one by one.
+fn routed(options: &Options, own: &BTreeSet<IpAddr>, server: Option<IpAddr>) -> Vec<IpNet> {
+    let mut ranges = match options.has_routes() {
+        true => options.service_cluster_ip_range.clone(),
+        false => Vec::new(),
+    };
+    ranges.retain(|range| {
+        let found = own.iter().chain(&server).find(|address| range.contains(*address));
+        if let Some(address) = found {
+            tracing::error!(
+                "--service-cluster-ip-range: {range} holds {address}, which is no service but this node or \
+                 the API server: it gets no route, and each service in it an address of {LINK}"
+            );
+        }
+        found.is_none()
+    });
+    ranges
 }
 
 /// By what pods are known, as far as the options say.

@@ -43,12 +43,29 @@ impl Records {
         let (services, addresses) = (Ledger::new(), BTreeSet::new());
         let mut records = Self { path, services, addresses, ranges, excluded, is_dirty: false };
         if let Some(path) = records.path.clone() {
+            if let Some(directory) = path.parent() {
+                fs::create_dir_all(directory).map_err(|error| {
+                    let reason = format!("make {}: {error}", directory.display());
+                    io::Error::new(error.kind(), reason)
+                })?;
+            }
             match fs::read_to_string(&path) {
-                Ok(text) => records.read(&text).map_err(|line| {
-                    let reason =
-                        format!("{}: {line:?} is neither a service nor an address", path.display());
-                    io::Error::new(io::ErrorKind::InvalidData, reason)
-                })?,
+                Ok(text) => {
+                    if let Err(line) = records.read(&text) {
+                        let bad = path.with_extension("bad");
+                        tracing::error!(
+                            "{}: {line:?} is neither a service nor an address; the file is {} now, and what \
+                             was made outside of the service ranges and nobody wants any more stays",
+                            path.display(),
+                            bad.display()
+                        );
+                        (records.services, records.addresses) = (Ledger::new(), BTreeSet::new());
+                        fs::rename(&path, &bad).map_err(|error| {
+                            let reason = format!("rename {}: {error}", path.display());
+                            io::Error::new(error.kind(), reason)
+                        })?;
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
                     let reason = format!("read {}: {error}", path.display());
@@ -128,7 +145,8 @@ impl Records {
 
     /// Whether an address of the proxy's link is its own.
     pub(crate) fn owns_address(&self, address: &IpAddr) -> bool {
-        self.addresses.contains(address) || self.ranges.iter().any(|range| range.contains(address))
+        let is_in = |networks: &[IpNet]| networks.iter().any(|network| network.contains(address));
+        (self.addresses.contains(address) || is_in(&self.ranges)) && !is_in(&self.excluded)
     }
 
     fn write(&mut self) -> io::Result<()> {
@@ -186,8 +204,10 @@ mod tests {
         assert!(!path.exists());
 
         fs::write(&path, "nonsense").unwrap();
-        let error = Records::open(Some(path), vec![], vec![]).unwrap_err().to_string();
-        assert!(error.contains("\"nonsense\" is neither"), "{error}");
+        // A damaged file is put aside.
+        let again = Records::open(Some(path.clone()), vec![], vec![]).unwrap();
+        assert!(again.addresses.is_empty() && !path.exists());
+        assert_eq!(fs::read_to_string(path.with_extension("bad")).unwrap(), "nonsense");
     }
 
     /// What could not be written is written as soon as it can be.
@@ -196,6 +216,7 @@ mod tests {
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("later").join("ledger");
         let mut records = Records::open(Some(path.clone()), vec![], vec![]).unwrap();
+        fs::remove_dir(path.parent().unwrap()).unwrap();
         let wanted = desired(&["203.0.113.50:80"]);
         assert!(records.claim(&wanted, None).is_err());
         fs::create_dir(path.parent().unwrap()).unwrap();
@@ -209,7 +230,17 @@ mod tests {
         let excluded = vec!["10.96.9.0/24".parse().unwrap()];
         let mut records = Records::open(None, ranges, excluded).unwrap();
         records.claim(&desired(&["203.0.113.50:80"]), None).unwrap();
-        let Scope::Only(_) = records.scope() else { panic!() };
+        let scope = records.scope();
+        for (key, is_ours) in [
+            ("-t 203.0.113.50:80", true),
+            ("-t 203.0.113.50:81", false),
+            ("-t 10.96.0.1:80", true),
+            ("-t 10.96.9.1:80", false),
+            ("-f 7", false),
+        ] {
+            assert_eq!(scope.contains(&key.parse().unwrap()), is_ours, "{key}");
+        }
+        assert!(!records.owns_address(&"10.96.9.1".parse().unwrap()));
         assert!(records.owns_address(&"10.96.0.1".parse().unwrap()));
         assert!(!records.owns_address(&"192.0.2.1".parse().unwrap()));
     }

@@ -9,6 +9,7 @@ use std::{
 use lvs::client::packet::{DestinationKey, Protocol, ServiceKey};
 
 use crate::{
+    annotation::SCHEDULER,
     object::{
         Endpoint, EndpointSlice, HEADLESS, Node, OTHER_PROXY, OWNER, ObjectName, Service,
         TRIGGER_TIME, ZONE,
@@ -59,6 +60,9 @@ impl Update {
         *self == Self::default()
     }
 }
+
+/// So many names of schedulers are remembered that the kernel lacks.
+const REFUSED: usize = 256;
 
 /// What is wanted, for which of its addresses, by whom.
 type Claim = (ServiceKey, TargetKind, ObjectName);
@@ -181,6 +185,20 @@ impl State {
         }
     }
 
+    /// Takes in that the kernel lacks a scheduler: the services that choose it get the default.
+    pub fn refuse_scheduler(&mut self, name: String) {
+        let chooses = |service: &Service| {
+            service.metadata.annotations.get(SCHEDULER).map(str::trim) == Some(name.as_str())
+        };
+        let who = self.services.iter().filter(|(_, service)| chooses(service));
+        self.touched.extend(who.map(|(name, _)| name.clone()));
+        // Whoever makes up names must not fill the memory. Those that are forgotten are tried again.
+        if self.settings.refused_schedulers.len() >= REFUSED {
+            self.settings.refused_schedulers.clear();
+        }
+        self.settings.refused_schedulers.insert(name);
+    }
+
     /// Whether events have come that were not translated yet.
     pub fn is_touched(&self) -> bool {
         !self.touched.is_empty()
@@ -251,7 +269,8 @@ impl State {
     /// How long real servers that are no endpoints any more, or get no new connections, may keep those
     /// that they have:
     ///
-    /// - not at all, if the endpoint was terminating and is in no slice any more: its pod has ended;
+    /// - not at all, if they are of a UDP or SCTP service by mark, or if the endpoint was terminating and is
+    ///   in no slice any more: its pod has ended;
     /// - else as long as the Service's annotation says, or else `limit`;
     /// - without either, as long as the endpoint is in a slice: its pod lives, at most for its grace
     ///   period if it is terminating;
@@ -264,7 +283,15 @@ impl State {
         let mut listed = BTreeMap::new();
         let mut limits = BTreeMap::new();
         for (key, real_server) in leaving {
-            let Some((name, _)) = self.target(key) else { continue };
+            let Some((name, target)) = self.target(key) else { continue };
+            let stands_for = match target.stands_for {
+                Some(ServiceKey::Address { protocol, .. }) => protocol,
+                _ => Protocol::TCP,
+            };
+            if stands_for != Protocol::TCP {
+                limits.insert((*key, *real_server), Duration::ZERO);
+                continue;
+            }
             let listed = listed.entry(name).or_insert_with(|| self.listed(name));
             let place = SocketAddr::new(real_server.address, real_server.port);
             let (lives, own) = (

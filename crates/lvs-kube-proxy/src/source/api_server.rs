@@ -1,7 +1,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
-    fmt,
+    fmt, io,
     net::IpAddr,
     path::Path,
     time::Duration,
@@ -36,6 +36,9 @@ const SLICES: &str = "!service.kubernetes.io/headless";
 /// The waits between attempts to reach a server that has not answered yet.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
+/// How long a server may say nothing: to the first questions, and at all.
+const ANSWER: Duration = Duration::from_secs(30);
+const SILENCE: Duration = Duration::from_secs(310);
 
 /// A Kubernetes API server: lists, then watches. EndpointSlices are those of `discovery.k8s.io/v1`, or
 /// of `v1beta1` where the server has only these (Kubernetes 1.17 to 1.20).
@@ -87,7 +90,7 @@ impl ApiServer {
         kubeconfig: Option<&Path>,
         node: impl Into<String>,
     ) -> Result<Self, ApiServerError> {
-        let config = match kubeconfig {
+        let mut config = match kubeconfig {
             Some(path) => {
                 let error = |reason: &dyn fmt::Display| ApiServerError {
                     reason: format!("read kubeconfig {}: {reason}", path.display()),
@@ -101,6 +104,9 @@ impl ApiServer {
                 reason: format!("this is not a pod, so --kubeconfig is needed: {reason}"),
             })?,
         };
+        // A watch hears from the server within 290 s. One that says nothing at all is given up.
+        config.read_timeout = Some(SILENCE);
+        config.reset_reader_on_write = true;
         let server = config.cluster_url.to_string();
         let host = config.cluster_url.host().unwrap_or_default();
         let host = host.trim_matches(['[', ']']).parse().ok();
@@ -143,7 +149,12 @@ impl ApiServer {
                     return None;
                 }
                 tokio::time::sleep(wait).await;
-                let answer = look(&client).await;
+                let answer =
+                    tokio::time::timeout(ANSWER, look(&client)).await.unwrap_or_else(|_| {
+                        let silence =
+                            io::Error::new(io::ErrorKind::TimedOut, "no answer within 30 s");
+                        Err(kube::Error::Service(silence.into()))
+                    });
                 let (wait, has_answered) =
                     ((wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT), answer.is_ok());
                 Some((Told::Server(answer), (client, wait, has_answered)))
@@ -247,10 +258,16 @@ impl ApiServer {
                 }
             }
             Told::Service(Err(error)) => self.fail("services", &error),
-            Told::Slice(Err(error)) => self.fail("endpoint slices", &error),
+            Told::Slice(Err(error)) => {
+                self.fail("endpoint slices", &error);
+                if status_of(&error) == Some(404) {
+                    // The server is another one, or has another version by now.
+                    self.ask();
+                }
+            }
             Told::Node(Err(error)) => {
                 self.fail(self.nodes_asked_for(), &error);
-                if is_refused(&error) {
+                if status_of(&error) == Some(403) {
                     // Services go on without what only Nodes say.
                     self.waits_for_nodes = false;
                 }
@@ -351,12 +368,12 @@ async fn look(client: &Client) -> Result<(&'static str, bool), kube::Error> {
     Ok((if has_v1 { "v1" } else { "v1beta1" }, by_address))
 }
 
-/// Whether there is no right to what was asked for.
-fn is_refused(error: &watcher::Error) -> bool {
+/// The HTTP status with which the server refused a list or a watch.
+fn status_of(error: &watcher::Error) -> Option<u16> {
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 403,
-        _ => false,
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => Some(status.code),
+        _ => None,
     }
 }
 
