@@ -12,9 +12,11 @@ impl Mistakes {
         self.0.iter()
     }
 
-    /// The status with which ipvsadm exits: that of the first one.
+    /// The status with which ipvsadm exits: that of the first one that it finds before it asks the
+    /// kernel.
     pub fn exit_status(&self) -> u8 {
-        self.0.first().map_or(2, Mistake::exit_status)
+        let found = self.iter().find(|mistake| mistake.kind != Kind::Refused);
+        found.or(self.0.first()).map_or(2, Mistake::exit_status)
     }
 
     pub(crate) fn map(self, change: impl FnMut(Mistake) -> Mistake) -> Self {
@@ -78,18 +80,33 @@ impl error::Error for Mistakes {}
 pub struct Mistake {
     place: Place,
     message: String,
-    usage: bool,
+    kind: Kind,
+}
+
+/// What ipvsadm makes of a mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Wrong,
+    /// A word that is no option at all, or an option without its value.
+    Usage,
+    /// It does not see it, and the kernel refuses it.
+    Refused,
 }
 
 impl Mistake {
     /// A mistake of a kind that only the caller knows, with exit status 2.
     pub fn new(place: Place, message: impl Into<String>) -> Self {
-        Self { place, message: message.into(), usage: false }
+        Self { place, message: message.into(), kind: Kind::Wrong }
     }
 
     /// A word that is no option at all, or an option without its value.
     pub(crate) fn usage(place: Place, message: impl Into<String>) -> Self {
-        Self { usage: true, ..Self::new(place, message) }
+        Self { kind: Kind::Usage, ..Self::new(place, message) }
+    }
+
+    /// What ipvsadm leaves to the kernel to refuse.
+    pub(crate) fn refused(place: Place, message: impl Into<String>) -> Self {
+        Self { kind: Kind::Refused, ..Self::new(place, message) }
     }
 
     pub(crate) fn moved_to(self, place: Place) -> Self {
@@ -106,10 +123,11 @@ impl Mistake {
         &self.message
     }
 
-    /// The status with which ipvsadm exits on such a command line: 255 where a word is no option
-    /// or an option lacks its value, 2 for all else.
+    /// The status with which ipvsadm exits on such a command line: 255 where a word is no option,
+    /// where an option lacks its value, and where ipvsadm would leave it to the kernel to refuse (a
+    /// name that is too long, a lower threshold above the upper one); 2 for all else.
     pub fn exit_status(&self) -> u8 {
-        if self.usage { 255 } else { 2 }
+        if self.kind == Kind::Wrong { 2 } else { 255 }
     }
 }
 

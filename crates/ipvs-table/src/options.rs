@@ -405,6 +405,9 @@ impl<'a, S: AsRef<str>> Scanner<'a, S> {
             None => Text { text: rest, place: place(number, behind) },
         });
         let value = match (value, attached) {
+            (OptionValue::None, Some(_)) if rest.starts_with('=') => {
+                return Err(Mistake::usage(here, format!("{typed} takes no value")));
+            }
             (OptionValue::None, attached) => {
                 self.cluster = attached.map(|_| (number, behind));
                 None
@@ -513,7 +516,8 @@ mod tests {
         for (line, expected) in [
             ("-L --bogus", "argument 2: --bogus is not an option"),
             ("-Lq", "argument 1: -q is not an option"),
-            ("-n=3", "argument 1: -= is not an option"),
+            ("-n=3", "argument 1: -n takes no value"),
+            ("-Ln=3", "argument 1: -n takes no value"),
             ("-A -s", "argument 3: -s needs a value"),
             ("--list=3", "argument 1: --list takes no value"),
             ("--tun-t", "argument 2: --tun-type needs a value"),

@@ -20,8 +20,8 @@ pub(crate) struct Failure {
 pub(crate) const UNUSABLE: u8 = 2;
 /// When the kernel refuses something.
 pub(crate) const REFUSED: u8 = 255;
-/// When a service to be listed does not exist, and for all that goes wrong with `--diff` and
-/// `--apply --dry-run`, which return 2 when something differs.
+/// When something cannot be listed, and for all that goes wrong with `--diff` and `--apply --dry-run`,
+/// which return 2 when something differs.
 pub(crate) const FAILED: u8 = 1;
 /// As the shell has it when a reader goes away: 128 and the number of SIGPIPE.
 const BROKEN_PIPE: u8 = 141;
@@ -34,6 +34,11 @@ impl Failure {
     /// The same with another status.
     pub(crate) fn with_status(self, status: u8) -> Self {
         Self { status, ..self }
+    }
+
+    /// What the kernel refuses while something is listed has a status of its own.
+    pub(crate) fn of_listing(self) -> Self {
+        if self.status == REFUSED { self.with_status(FAILED) } else { self }
     }
 
     /// The same with another line behind it.

@@ -1,6 +1,7 @@
 //! What is listed, as text and as JSON.
 
 use std::{
+    cell::Cell,
     fmt::Write as _,
     io::{self, IsTerminal as _, Write as _},
     thread,
@@ -11,9 +12,9 @@ use ipvs_table::{
     Snapshot, TableDocument, TimeoutListing,
 };
 use lvs::client::{
-    ErrorKind,
+    Connections, Error, ErrorKind,
     blocking::Client,
-    packet::{DaemonEntry, Info, ServiceKey, Timeouts},
+    packet::{DaemonEntry, DestinationEntry, Info, ServiceEntry, ServiceKey, Timeouts},
 };
 use serde::{
     Serialize, Serializer,
@@ -34,7 +35,7 @@ pub(crate) fn list(
     names: &dyn Names,
 ) -> Result<(), Failure> {
     let once = |in_one_line| match invocation.json {
-        true => list_json(client, options, in_one_line),
+        true => list_json(client, options, in_one_line).map_err(Failure::of_listing),
         false => list_text(client, options, names),
     };
     let Some(interval) = invocation.watch else { return once(false) };
@@ -54,6 +55,10 @@ pub(crate) fn list_text(
     options: &ListOptions,
     names: &dyn Names,
 ) -> Result<(), Failure> {
+    write_text(client, options, names).map_err(Failure::of_listing)
+}
+
+fn write_text(client: &Client, options: &ListOptions, names: &dyn Names) -> Result<(), Failure> {
     match options.listed {
         Listed::Table if options.sorted => {
             let info = client.info()?;
@@ -113,7 +118,12 @@ fn list_json(client: &Client, options: &ListOptions, in_one_line: bool) -> Resul
             print_json(&Services { services: [service] }, in_one_line)
         }
         Listed::Connections => {
-            print_json(&Connections { connections: AsRead { client } }, in_one_line)
+            let connections =
+                AsRead { left: Cell::new(Some(client.connections()?)), error: Cell::new(None) };
+            let listing = ConnectionList { connections };
+            let printed = print_json(&listing, in_one_line);
+            // What could not be read is not the fault of the standard output.
+            listing.connections.error.take().map_or(printed, |error| Err(error.into()))
         }
         Listed::Timeouts => {
             print_json(&TimeoutValues { timeouts: client.timeouts()? }, in_one_line)
@@ -157,16 +167,8 @@ fn snapshot(client: &Client) -> Result<Snapshot, Failure> {
 fn one_service(
     client: &Client,
     key: &ServiceKey,
-) -> Result<(lvs::client::packet::ServiceEntry, Vec<lvs::client::packet::DestinationEntry>), Failure>
-{
-    let missing = |error: lvs::client::Error| {
-        let not_found = error.kind() == ErrorKind::ServiceNotFound;
-        let failure = Failure::from(error);
-        if not_found { failure.with_status(FAILED) } else { failure }
-    };
-    let entry = client.service(key).map_err(missing)?;
-    let destinations = client.destinations(key).map_err(missing)?;
-    Ok((entry, destinations))
+) -> Result<(ServiceEntry, Vec<DestinationEntry>), Error> {
+    Ok((client.service(key)?, client.destinations(key)?))
 }
 
 #[derive(Serialize)]
@@ -193,21 +195,27 @@ struct Daemons {
 }
 
 #[derive(Serialize)]
-struct Connections<'a> {
-    connections: AsRead<'a>,
+struct ConnectionList {
+    connections: AsRead,
 }
 
 /// Connections, printed as they are read, since there may be millions.
-struct AsRead<'a> {
-    client: &'a Client,
+struct AsRead {
+    left: Cell<Option<Connections>>,
+    /// Why not all could be read.
+    error: Cell<Option<Error>>,
 }
 
-impl Serialize for AsRead<'_> {
+impl Serialize for AsRead {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let connections = self.client.connections().map_err(S::Error::custom)?;
         let mut list = serializer.serialize_seq(None)?;
-        for connection in connections {
-            list.serialize_element(&connection.map_err(S::Error::custom)?)?;
+        for connection in self.left.take().into_iter().flatten() {
+            let connection = connection.map_err(|error| {
+                let custom = S::Error::custom(&error);
+                self.error.set(Some(error));
+                custom
+            })?;
+            list.serialize_element(&connection)?;
         }
         list.end()
     }

@@ -1,6 +1,6 @@
 //! The network namespace in which the table is.
 
-use std::{fs::File, path::PathBuf};
+use std::{fmt, fs::File, path::PathBuf};
 
 use lvs::client::blocking::Client;
 
@@ -10,11 +10,12 @@ use crate::failure::{Failure, UNUSABLE};
 pub(crate) fn connect(namespace: Option<&str>) -> Result<Client, Failure> {
     let Some(namespace) = namespace else { return Ok(Client::connect()?) };
     let path = path(namespace);
-    let file = File::open(&path).map_err(|error| {
-        let text = format!("network namespace {namespace}: {}: {error}", path.display());
-        Failure::new(UNUSABLE, text)
-    })?;
-    Ok(Client::connect_in(&file)?)
+    let refuse = |error: &dyn fmt::Display| {
+        Failure::new(UNUSABLE, format!("network namespace {namespace}: {error}"))
+    };
+    let file =
+        File::open(&path).map_err(|error| refuse(&format!("{}: {error}", path.display())))?;
+    Client::connect_in(&file).map_err(|error| refuse(&error))
 }
 
 /// A path as it is, a process's namespace by its number, and any other by the name that

@@ -336,7 +336,11 @@ impl<'a> Draft<'a> {
     ) -> Option<T> {
         self.value(option, |_, given| {
             let value = required(given);
-            read(value.text).map_err(|error| Mistake::new(value.place, error.to_string()))
+            let mistake = match option {
+                Opt::Scheduler | Opt::Engine | Opt::Interface => Mistake::refused,
+                _ => Mistake::new,
+            };
+            read(value.text).map_err(|error| mistake(value.place, error.to_string()))
         })
     }
 
@@ -371,7 +375,7 @@ impl<'a> Draft<'a> {
             service.engine = self.limited(Opt::Engine, EngineName::new);
         }
         if let Some(timeout) = self.value(Opt::Persistent, |_, given| match &given.value {
-            Some(value) => number(value, "a timeout in seconds", 1, u32::MAX.into()),
+            Some(value) => number(value, "a timeout in seconds", 1, LONGEST_TIMEOUT),
             None => Ok(DEFAULT_PERSISTENCE),
         }) {
             service.timeout = timeout as u32;
@@ -415,10 +419,14 @@ impl<'a> Draft<'a> {
 
     /// Keeps a mistake at the first such option.
     fn refuse(&mut self, option: impl Fn(Opt) -> bool, message: &str) {
+        self.mistakes.push(Mistake::new(self.place(option), message));
+    }
+
+    /// Where the first such option stands.
+    fn place(&self, option: impl Fn(Opt) -> bool) -> Place {
         let given = self.given.iter().find(|given| option(given.option));
         let start = Place::Argument { number: 1, offset: 0 };
-        let place = given.map_or(start, |given| given.place.clone());
-        self.mistakes.push(Mistake::new(place, message));
+        given.map_or(start, |given| given.place.clone())
     }
 
     fn destination_key(&mut self, service: Option<ServiceKey>) -> Option<DestinationKey> {
@@ -488,7 +496,8 @@ impl<'a> Draft<'a> {
         let (upper, lower) = (limit(Opt::UpperThreshold), limit(Opt::LowerThreshold));
         let thresholds = Thresholds::new(upper?, lower?);
         let refuse = |error: InvalidValue| {
-            self.refuse(|option| option == Opt::LowerThreshold, &error.to_string());
+            let place = self.place(|option| option == Opt::LowerThreshold);
+            self.mistakes.push(Mistake::refused(place, error.to_string()));
         };
         thresholds.map_err(refuse).ok()
     }

@@ -298,7 +298,7 @@ pub(crate) fn effective(mut service: Service) -> Service {
         }
     }
     if service.flags.contains(ServiceFlags::PERSISTENT) {
-        service.timeout = service.timeout.max(1);
+        service.timeout = service.timeout.clamp(1, 2_678_400);
     } else {
         service.timeout = 0;
         service.set_netmask(Netmask::host(service.key().family())).unwrap();
