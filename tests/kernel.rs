@@ -54,7 +54,8 @@ fn main() {
                     eprintln!("kernel-tests: this machine's modules stay as they are");
                     guest_cases = ignored(guest_cases);
                 }
-                if !trouble_cases::has_filter() {
+                let is_chosen = |case: &Trial| !arguments.is_filtered_out(case);
+                if filter_cases.iter().any(is_chosen) && !trouble_cases::has_filter() {
                     eprintln!("kernel-tests: this kernel has no packet filter for iptables");
                     filter_cases = ignored(filter_cases);
                 }

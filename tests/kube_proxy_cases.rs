@@ -81,7 +81,7 @@ pub(crate) fn cases() -> Vec<Trial> {
 /// Those that need a packet filter.
 pub(crate) fn filter_cases() -> Vec<Trial> {
     let case = Trial::test("kube_proxy_udp_is_taken_away_at_once", || block_on(udp_at_once()));
-    vec![needing(&[("iptables-legacy", "iptables")], case)]
+    vec![needing(&[("iptables", "iptables")], case)]
 }
 
 /// Each case of `conformance.yaml`: the table and the addresses, once by addresses, and once with the
@@ -839,9 +839,8 @@ async fn drain_of_pods() -> Outcome {
 async fn udp_at_once() -> Outcome {
     let scene = Node::new(Family::Ipv4).await?;
     // Connections are tracked as soon as a rule asks for it.
-    let rule = "iptables-legacy -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT";
-    let words: Vec<_> = rule.split(' ').collect();
-    testbed::run(scene.host.namespace(), "iptables", &words)?;
+    let rule = "-A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT";
+    testbed::iptables(scene.host.namespace(), rule)?;
     let directory = TempDir::new()?;
     let spec = "clusterIP: 10.96.7.20, ports: [{port: 53, protocol: UDP}]";
     write(&directory, "dns.yaml", &service("dns", spec))?;
