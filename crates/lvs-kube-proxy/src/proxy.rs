@@ -455,7 +455,9 @@ impl<'n, S: Source> Proxy<'n, S> {
         self.translate();
         self.look_at_forwarding();
         let wanted = self.link_addresses();
-        self.claim(&wanted)?;
+        if let Err(failure) = self.claim(&wanted) {
+            has_failed |= self.fail(&failure);
+        }
         // An address or a range that is refused costs nothing but its own services.
         self.kernel.read_routes().await?;
         let routes = self.routes();
@@ -525,7 +527,9 @@ impl<'n, S: Source> Proxy<'n, S> {
             keys.extend(self.draining.services());
         }
         let wanted: BTreeSet<_> = keys.iter().filter_map(|key| self.link_address(key)).collect();
-        self.claim(&wanted)?;
+        if let Err(failure) = self.claim(&wanted) {
+            has_failed |= self.fail(&failure);
+        }
         let new: BTreeSet<_> = wanted.difference(&self.present).copied().collect();
         for address in &new {
             match self.add_address(*address).await {
@@ -742,7 +746,7 @@ impl<'n, S: Source> Proxy<'n, S> {
     }
 
     fn claim(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Failure> {
-        let claimed = self.records.claim(&self.desired, addresses.iter().copied());
+        let claimed = self.records.claim(&self.desired, &self.pending, addresses);
         claimed.map_err(|error| Failure::new("state", error))
     }
 

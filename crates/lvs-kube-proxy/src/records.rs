@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fmt::Write as _,
+    fs::{self, File},
+    io::{self, Write as _},
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -21,7 +23,7 @@ const ADDRESS: &str = "address ";
 ///
 /// The ledger is a file with a line for each: a service in ipvsadm's notation, or `address` and an
 /// address. It is written before the kernel is, so that a proxy that is killed at any moment finds
-/// all that it has made.
+/// all that it has made. It need not outlive the machine: neither does the kernel's table.
 #[derive(Clone, Debug)]
 pub(crate) struct Records {
     path: Option<PathBuf>,
@@ -78,30 +80,48 @@ impl Records {
 
     fn read(&mut self, text: &str) -> Result<(), String> {
         let mut services = Vec::new();
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            let wrong = || line.to_owned();
-            match line.strip_prefix(ADDRESS) {
-                Some(address) => {
-                    self.addresses.insert(address.parse().map_err(|_| wrong())?);
-                }
-                None => services.push(line.parse::<ServiceKey>().map_err(|_| wrong())?),
+        for text in text.split_inclusive('\n') {
+            let line = text.trim();
+            let known = match line.strip_prefix(ADDRESS) {
+                _ if line.is_empty() => true,
+                Some(address) => address.parse().map(|ip| self.addresses.insert(ip)).is_ok(),
+                None => line.parse::<ServiceKey>().map(|key| services.push(key)).is_ok(),
+            };
+            // Whoever is killed while it writes a line has not made yet what the line says.
+            if !known && text.ends_with('\n') {
+                return Err(line.to_owned());
             }
         }
         self.services = services.into_iter().collect();
         Ok(())
     }
 
-    /// Notes what is about to be made.
+    /// Notes what is about to be made: those of the services that are desired, and addresses.
     pub(crate) fn claim(
         &mut self,
         desired: &Desired,
-        addresses: impl IntoIterator<Item = IpAddr>,
+        services: &BTreeSet<ServiceKey>,
+        addresses: &BTreeSet<IpAddr>,
     ) -> io::Result<()> {
-        self.is_dirty |= self.services.claim(desired);
-        for address in addresses {
-            self.is_dirty |= self.addresses.insert(address);
+        let mut new = String::new();
+        for key in services.iter().filter(|key| desired.get(key).is_some()) {
+            if self.services.insert(*key) {
+                let _ = writeln!(new, "{key}");
+            }
         }
-        self.write()
+        for address in addresses {
+            if self.addresses.insert(*address) {
+                let _ = writeln!(new, "{ADDRESS}{address}");
+            }
+        }
+        match &self.path {
+            Some(path) if !self.is_dirty && !new.is_empty() => {
+                let result = append(path, &new);
+                self.is_dirty = result.is_err();
+                result.map_err(|error| explained(path, &error))
+            }
+            _ => self.write(),
+        }
     }
 
     /// Forgets what is neither wanted nor there any more.
@@ -153,20 +173,25 @@ impl Records {
         let Some(path) = self.path.as_ref().filter(|_| self.is_dirty) else { return Ok(()) };
         let addresses = self.addresses.iter().map(|address| format!("{ADDRESS}{address}\n"));
         let text = self.services.to_string() + &addresses.collect::<String>();
-        replace(path, &text).map_err(|error| {
-            io::Error::new(error.kind(), format!("write {}: {error}", path.display()))
-        })?;
+        replace(path, &text).map_err(|error| explained(path, &error))?;
         self.is_dirty = false;
         Ok(())
     }
+}
+
+fn append(path: &Path, text: &str) -> io::Result<()> {
+    File::options().append(true).create(true).open(path)?.write_all(text.as_bytes())
 }
 
 /// Writes a file in one step: it holds the old text or the new one, whatever happens.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, text)?;
-    fs::File::open(&new)?.sync_all()?;
     fs::rename(&new, path)
+}
+
+fn explained(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("write {}: {error}", path.display()))
 }
 
 #[cfg(test)]
@@ -183,6 +208,12 @@ mod tests {
         desired
     }
 
+    fn claim(records: &mut Records, services: &[&str], addresses: &[IpAddr]) -> io::Result<()> {
+        let desired = desired(services);
+        let keys = desired.keys().copied().collect();
+        records.claim(&desired, &keys, &addresses.iter().copied().collect())
+    }
+
     #[test]
     fn a_ledger_is_read_as_it_was_written() {
         let directory = tempfile::TempDir::new().unwrap();
@@ -190,7 +221,9 @@ mod tests {
         let open = || Records::open(Some(path.clone()), vec![], vec![]).unwrap();
         let mut records = open();
         let address: IpAddr = "203.0.113.50".parse().unwrap();
-        records.claim(&desired(&["203.0.113.50:80", "[fd96::1]:80"]), [address]).unwrap();
+        claim(&mut records, &["203.0.113.50:80"], &[]).unwrap();
+        claim(&mut records, &["203.0.113.50:80", "[fd96::1]:80"], &[address]).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 3);
         let again = open();
         assert_eq!(
             (again.services, again.addresses),
@@ -203,11 +236,15 @@ mod tests {
         records.clear().unwrap();
         assert!(!path.exists());
 
-        fs::write(&path, "nonsense").unwrap();
+        // Its writer was killed within a line.
+        fs::write(&path, "-t [fd96::1]:80\naddress 203.0.1").unwrap();
+        assert!(open().scope().contains(&"-t [fd96::1]:80".parse().unwrap()));
+
+        fs::write(&path, "nonsense\n").unwrap();
         // A damaged file is put aside.
         let again = Records::open(Some(path.clone()), vec![], vec![]).unwrap();
         assert!(again.addresses.is_empty() && !path.exists());
-        assert_eq!(fs::read_to_string(path.with_extension("bad")).unwrap(), "nonsense");
+        assert_eq!(fs::read_to_string(path.with_extension("bad")).unwrap(), "nonsense\n");
     }
 
     /// What could not be written is written as soon as it can be.
@@ -217,10 +254,9 @@ mod tests {
         let path = directory.path().join("later").join("ledger");
         let mut records = Records::open(Some(path.clone()), vec![], vec![]).unwrap();
         fs::remove_dir(path.parent().unwrap()).unwrap();
-        let wanted = desired(&["203.0.113.50:80"]);
-        assert!(records.claim(&wanted, None).is_err());
+        assert!(claim(&mut records, &["203.0.113.50:80"], &[]).is_err());
         fs::create_dir(path.parent().unwrap()).unwrap();
-        records.claim(&wanted, None).unwrap();
+        claim(&mut records, &[], &[]).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "-t 203.0.113.50:80\n");
     }
 
@@ -229,7 +265,7 @@ mod tests {
         let ranges = vec!["10.96.0.0/12".parse().unwrap()];
         let excluded = vec!["10.96.9.0/24".parse().unwrap()];
         let mut records = Records::open(None, ranges, excluded).unwrap();
-        records.claim(&desired(&["203.0.113.50:80"]), None).unwrap();
+        claim(&mut records, &["203.0.113.50:80"], &[]).unwrap();
         let scope = records.scope();
         for (key, is_ours) in [
             ("-t 203.0.113.50:80", true),

@@ -216,6 +216,11 @@ impl Ledger {
         true
     }
 
+    /// Takes in one service. Returns whether it is new.
+    pub fn insert(&mut self, service: ServiceKey) -> bool {
+        !self.contains(&service) && Arc::make_mut(&mut self.services).insert(service)
+    }
+
     /// Forgets what is neither desired nor in the table. Returns whether that changed it.
     pub fn settle(&mut self, desired: &Desired, table: &Snapshot) -> bool {
         let stays = |key: &ServiceKey| {
