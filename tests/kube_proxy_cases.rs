@@ -54,6 +54,7 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("kube_proxy_node_moves", node_moves),
         client_case("kube_proxy_emptied_directory", emptied_directory),
         client_case("kube_proxy_guard", guard),
+        client_case("kube_proxy_many_endpoints", many_endpoints),
         client_case("kube_proxy_ranges_that_are_not_ours", ranges_that_are_not_ours),
         client_case("kube_proxy_node_is_deleted", node_is_deleted),
         client_case("kube_proxy_one_that_is_refused", one_that_is_refused),
@@ -475,6 +476,38 @@ async fn guard(namespace: NetNs, client: Client) -> Outcome {
         result = story => result,
         ended = proxy.run(std::future::pending()) => Err(format!("the proxy ended: {ended:?}").into()),
     }
+}
+
+/// Ten thousand endpoints of one service, of which half go at once: fresh lists confirm it.
+async fn many_endpoints(namespace: NetNs, client: Client) -> Outcome {
+    let directory = TempDir::new()?;
+    write(&directory, "web.yaml", &service("web", "clusterIP: 10.96.7.20, ports: [{port: 80}]"))?;
+    let slice = |count: u32| {
+        let addresses = (0..count).map(|number| IpAddr::from((0x0a80_0101 + number).to_be_bytes()));
+        let addresses: Vec<_> = addresses.map(|address| address.to_string()).collect();
+        slice("web", 80, &addresses.iter().map(|address| (&**address, "")).collect::<Vec<_>>())
+    };
+    let key = "-t 10.96.7.20:80".parse()?;
+    let until_there = async |expected: usize| -> Outcome {
+        let begin = Instant::now();
+        loop {
+            let found = client.destinations(&key).await.map_or(0, |found| found.len());
+            if found == expected {
+                return Ok(());
+            }
+            assert!(begin.elapsed() < 3 * LIMIT, "{found}, not {expected}");
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    write(&directory, "slice.yaml", &slice(10_000))?;
+    let story = async {
+        until_there(10_000).await?;
+        write(&directory, "slice.yaml", &slice(9_999))?;
+        until_there(9_999).await?;
+        write(&directory, "slice.yaml", &slice(4_000))?;
+        until_there(4_000).await
+    };
+    with_proxy(&namespace, &directory, &["--drain-limit=0"], story).await
 }
 
 /// The Node goes: so does the proxy, with an error. Another Node's end is nothing to it.

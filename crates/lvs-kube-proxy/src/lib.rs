@@ -13,7 +13,11 @@
 //! | a loopback, link-local or multicast address as external or load-balancer address | served | refused, with a notice |
 //! | an external or load-balancer address of a pod, of the API server, or of another node where Nodes are watched | served: it is made local here, and this node cannot reach the other one any more | refused, with a notice |
 //! | two services that claim one address and port | each takes it from the other in every run | the cluster address comes first, then load-balancer addresses, external ones, node ports; then the name. The other one is a notice |
-//! | policy `Local` without an endpoint here | endpoints of other nodes | the same, or refused: [`WithoutLocal`] |
+//! | policy `Local` without an endpoint here | endpoints of other nodes | with nftables and known pods those for clients inside, and clients outside are refused; else the same: [`WithoutLocal`] |
+//! | a weight that somebody has changed | stays | is repaired |
+//! | services and addresses that others have made | deleted | left alone |
+//! | an endpoint that leaves, with TCP connections | keeps them without a limit | keeps them until its pod has ended |
+//! | the node gets another address | the process ends | it is taken over |
 //! | a source range that cannot be read | left out | lets nobody in |
 //! | schedulers, forwarding, weights | one scheduler for the node, masquerade, 1 | by [`annotation`]s, for each service |
 //!

@@ -817,9 +817,8 @@ impl<'n, S: Source> Proxy<'n, S> {
         let leaving = leaving.map(|(_, server, _)| SocketAddr::new(server.address, server.port));
         self.state.forget_ended(&leaving.collect());
         self.health.metrics.asked(self.kernel.take_counts());
-        if outcome.held_back == 0 {
-            self.serve_checks();
-        }
+        // Load balancers hear of what is gone when it is.
+        let has_failed = outcome.held_back == 0 && self.serve_checks();
         self.health.metrics.ran(begin.elapsed(), &counts);
         let now = SystemTime::now();
         for trigger in self.triggers.drain(..) {
@@ -829,10 +828,12 @@ impl<'n, S: Source> Proxy<'n, S> {
         if !self.state.is_touched() {
             self.health.ran();
         }
-        Ok(if outcome.has_failed { Run::Partial } else { Run::Whole })
+        Ok(if outcome.has_failed || has_failed { Run::Partial } else { Run::Whole })
     }
 
-    fn serve_checks(&mut self) {
+    /// Serves the health checks that are wanted. Returns whether one of them could not be.
+    fn serve_checks(&mut self) -> bool {
+        let mut has_failed = false;
         let checks: BTreeMap<_, _> = self
             .state
             .health_checks()
@@ -853,14 +854,14 @@ impl<'n, S: Source> Proxy<'n, S> {
                     self.checks.insert(*port, listener);
                 }
                 Err(error) => {
-                    self.health.metrics.failed("listen");
-                    tracing::error!(
-                        "service {name}: listen on its health check port {port}: {error}"
-                    );
+                    let reason =
+                        format!("service {name}: listen on its health check port {port}: {error}");
+                    has_failed |= self.fail(&Failure::new("listen", reason));
                 }
             }
         }
         self.health.set_checks(checks);
+        has_failed
     }
 }
 

@@ -183,7 +183,8 @@ fn append(path: &Path, text: &str) -> io::Result<()> {
     File::options().append(true).create(true).open(path)?.write_all(text.as_bytes())
 }
 
-/// Writes a file in one step: it holds the old text or the new one, whatever happens.
+/// Writes a file in one step: it holds the old text or the new one, whenever the proxy is killed. That it is
+/// on the disk is not waited for: when the machine fails, the kernel's table is gone, too.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, text)?;

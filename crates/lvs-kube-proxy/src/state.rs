@@ -535,8 +535,13 @@ impl State {
                 self.said.remove(name);
             }
             false => {
-                let before = self.said.insert(name.clone(), texts.clone()).unwrap_or_default();
-                notices.extend(texts.difference(&before).cloned());
+                // How many more there are like one changes with each slice.
+                let gist = |text: &String| {
+                    text.rsplit_once(" (and ").map_or(&**text, |(gist, _)| gist).to_owned()
+                };
+                let gists = texts.iter().map(gist).collect();
+                let before = self.said.insert(name.clone(), gists).unwrap_or_default();
+                notices.extend(texts.into_iter().filter(|text| !before.contains(&gist(text))));
             }
         }
     }

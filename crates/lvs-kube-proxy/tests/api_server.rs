@@ -10,17 +10,16 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::Duration,
-};
+mod control_plane;
 
+use std::{path::Path, time::Duration};
+
+use control_plane::ControlPlane;
 use lvs_kube_proxy::{
     Settings, State, ThisNode,
     source::{ApiServer, Source},
 };
-use tempfile::TempDir;
+use netns_link::NetNs;
 use tokio::time::timeout;
 
 /// Longer than every back-off.
@@ -28,11 +27,11 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn lists_watches_and_comes_back() {
-    if std::env::var_os("LVS_CLUSTER").is_none_or(|value| value != "1") {
-        eprintln!("not run: LVS_CLUSTER=1 is not set");
-        return;
-    }
-    let cluster = Cluster::start();
+    let Some(programs) = control_plane::programs().unwrap() else { return };
+    let here = NetNs::current().unwrap();
+    let cluster = ControlPlane::new(&here, programs);
+    let _stop = Stop(&cluster);
+    cluster.script("start", &["10.0.0.0/16"]);
     let node = ThisNode { name: "node-a".to_owned(), ..ThisNode::default() };
     let mut state = State::new(node, Settings::default());
     let kubeconfig = cluster.path("proxy.kubeconfig");
@@ -70,24 +69,24 @@ spec: {clusterIP: 10.0.0.186, ports: [{port: 80}]}
         .await;
 
     // The server goes and comes back; what changed meanwhile is there.
-    cluster.run("stop", &["apiserver"]);
+    cluster.script("stop", &["apiserver"]);
     assert!(timeout(Duration::from_secs(2), source.next()).await.is_err(), "nothing is said");
-    cluster.run("start", &["apiserver"]);
+    cluster.script("start", &["apiserver"]);
     cluster.apply(&slice("172.17.0.4"));
     let web = ["-t 10.0.0.1:443", "-t 10.0.0.185:80 172.17.0.4:8080"];
     until(&mut source, &mut state, |state| lines(state) == web).await;
 
     // A watch that begins where etcd has forgotten: 410 Gone, and a fresh list.
-    cluster.run("stop", &["apiserver"]);
+    cluster.script("stop", &["apiserver"]);
     assert!(timeout(Duration::from_secs(2), source.next()).await.is_err());
-    cluster.run("start", &["apiserver"]);
-    cluster.kubectl(&["delete", "service", "web"], "");
+    cluster.script("start", &["apiserver"]);
+    cluster.kubectl("delete service web");
     for address in ["172.17.0.5", "172.17.0.6"] {
         cluster.apply(&slice(address));
     }
     cluster.compact();
-    cluster.run("stop", &["apiserver"]);
-    cluster.run("start", &["apiserver"]);
+    cluster.script("stop", &["apiserver"]);
+    cluster.script("start", &["apiserver"]);
     until(&mut source, &mut state, |state| lines(state) == ["-t 10.0.0.1:443"]).await;
 
     // Asked for, the lists come anew.
@@ -138,68 +137,11 @@ fn lines(state: &State) -> Vec<String> {
     state.targets().map(|(_, target)| line(target)).collect()
 }
 
-struct Cluster {
-    state: TempDir,
-    programs: PathBuf,
-}
+/// Ends the control plane.
+struct Stop<'a>(&'a ControlPlane<'a>);
 
-impl Cluster {
-    fn start() -> Self {
-        let programs = output(Command::new(script("build")));
-        let cluster = Self { state: TempDir::new().unwrap(), programs: programs.trim().into() };
-        cluster.run("start", &["10.0.0.0/16"]);
-        cluster
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.state.path().join(name)
-    }
-
-    fn run(&self, name: &str, words: &[&str]) {
-        let mut command = Command::new(script(name));
-        command.arg(self.state.path()).args(words);
-        output(command);
-    }
-
-    fn apply(&self, manifest: &str) {
-        self.kubectl(&["apply", "--validate=false", "-f", "-"], manifest);
-    }
-
-    fn kubectl(&self, words: &[&str], input: &str) {
-        let file = self.path("input.yaml");
-        std::fs::write(&file, input).unwrap();
-        let mut command = Command::new(self.programs.join("kubectl"));
-        command.arg("--kubeconfig").arg(self.path("admin.kubeconfig")).args(words);
-        command.stdin(std::fs::File::open(file).unwrap());
-        output(command);
-    }
-
-    /// Lets etcd forget all but the last revision.
-    fn compact(&self) {
-        let ask = |path: &str, body: &str| {
-            let mut command = Command::new("curl");
-            command.args(["-sf", &format!("http://127.0.0.1:2379/v3/kv/{path}"), "-d", body]);
-            output(command)
-        };
-        let answer: serde_json::Value =
-            serde_json::from_str(&ask("range", r#"{"key": "YQ=="}"#)).unwrap();
-        let revision = answer["header"]["revision"].as_str().unwrap();
-        ask("compaction", &format!(r#"{{"revision": "{revision}", "physical": true}}"#));
-    }
-}
-
-impl Drop for Cluster {
+impl Drop for Stop<'_> {
     fn drop(&mut self) {
-        let _ = Command::new(script("stop")).arg(self.state.path()).status();
+        self.0.script("stop", &[]);
     }
-}
-
-fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster").join(name)
-}
-
-fn output(mut command: Command) -> String {
-    let output = command.stderr(Stdio::inherit()).output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", output.status);
-    String::from_utf8(output.stdout).unwrap()
 }

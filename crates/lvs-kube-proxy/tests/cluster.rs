@@ -68,8 +68,13 @@ async fn story(programs: PathBuf) -> Result<(), Box<dyn Error>> {
         r#"{"status": {"addresses": [{"type": "InternalIP", "address": "172.17.0.1"}]}}"#,
     );
 
-    scene.say("the proxy starts");
+    scene.say("the proxy starts, and has no right to anything: it says so, and tries again");
     let mut proxy = scene.proxy()?;
+    scene.until_logged("ask the API server for the server's versions").await?;
+    scene.until(&[]).await?;
+    scene.say("the manifest gives it the least rights");
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kube-proxy.yaml");
+    println!("{}", scene.kubectl_words(&["apply", "-f", manifest.to_str().unwrap()]));
     scene.until(&[API]).await?;
     assert_eq!(scene.link_addresses()?, BTreeSet::new());
 
@@ -181,30 +186,29 @@ async fn story(programs: PathBuf) -> Result<(), Box<dyn Error>> {
     scene.script("stop", &["apiserver"]);
     sleep(Duration::from_secs(3)).await;
     scene.until(&[API, &format!("-t {VIP}:7 rr {pair}"), &node_port]).await?;
+    scene.say("a proxy that is started meanwhile takes nothing away");
+    drop(proxy);
+    proxy = scene.proxy()?;
+    sleep(Duration::from_secs(3)).await;
+    scene.until(&[API, &format!("-t {VIP}:7 rr {pair}"), &node_port]).await?;
     scene.script("start", &["apiserver"]);
     scene.kubectl("delete service nginx");
     scene.until(&[API]).await?;
 
     scene.say("a watch that begins where etcd has forgotten");
-    scene.script("stop", &["apiserver"]);
-    sleep(Duration::from_secs(2)).await;
-    scene.script("start", &["apiserver"]);
+    let signal =
+        |name: &str| output_of(Command::new("kill").args([name, &proxy.pid().to_string()]));
+    // It must not hear of the change before it is forgotten.
+    signal("-STOP");
     scene.apply("apiVersion: v1\nkind: Service\nmetadata: {name: late}\nspec: {clusterIP: 10.0.0.7, ports: [{port: 80}]}\n");
     scene.compact();
     scene.script("stop", &["apiserver"]);
     scene.script("start", &["apiserver"]);
+    signal("-CONT");
     scene.until(&[API, "-t 10.0.0.7:80 rr"]).await?;
 
-    scene.say("the manifests are ones that the API server takes");
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kube-proxy.yaml");
-    println!(
-        "{}",
-        scene.kubectl_words(&["apply", "--dry-run=server", "-f", manifest.to_str().unwrap()])
-    );
-
     scene.say("SIGTERM leaves the node as it is");
-    let pid = proxy.pid().to_string();
-    output_of(Command::new("kill").arg(&pid));
+    signal("-TERM");
     sleep(Duration::from_secs(1)).await;
     scene.until(&[API, "-t 10.0.0.7:80 rr"]).await?;
     scene.clean_up();
@@ -326,7 +330,7 @@ impl Scene<'_> {
 
     fn our_program(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lvs-kube-proxy"));
-        command.arg("--kubeconfig").arg(self.path("proxy.kubeconfig"));
+        command.arg("--kubeconfig").arg(self.path("account.kubeconfig"));
         command.arg("--state-dir").arg(self.path(""));
         command.args(["--hostname-override=node1", "--service-cluster-ip-range=10.0.0.0/16"]);
         command.args(["--drain-limit=600s", "--nodeport-addresses=172.17.0.0/16", "-v=4"]);
@@ -349,6 +353,22 @@ impl Scene<'_> {
             lines.iter().map(without).collect::<Vec<_>>() == expected
         })
         .await
+    }
+
+    /// Waits until the proxy has logged such a line.
+    async fn until_logged(&self, text: &str) -> Result<(), Box<dyn Error>> {
+        let begin = Instant::now();
+        loop {
+            let log = fs::read_to_string(self.path("proxy.log"))?;
+            if let Some(line) = log.lines().find(|line| line.contains(text)) {
+                println!("{line}");
+                return Ok(());
+            }
+            if begin.elapsed() > LIMIT {
+                return Err(format!("nothing of {text:?} in the log: {log}").into());
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn until_with(

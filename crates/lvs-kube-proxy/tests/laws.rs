@@ -118,7 +118,7 @@ fn many_endpoints() {
         ..Endpoint::default()
     };
     let bad = |number: u32| Endpoint { addresses: vec![format!("pod-{number}")], ..endpoint(0) };
-    let slice = EndpointSlice {
+    let mut slice = EndpointSlice {
         metadata: owned("web-1", "web"),
         address_type: "IPv4".to_owned(),
         ports: vec![EndpointPort { name: Some(String::new()), protocol: None, port: Some(80) }],
@@ -135,12 +135,16 @@ fn many_endpoints() {
     };
     let mut state = state();
     state.apply(Event::Service(service));
-    state.apply(Event::Slice(slice));
+    state.apply(Event::Slice(slice.clone()));
     let notices = state.update().notices;
     assert_eq!(notices.len(), 1, "{notices:?}");
     assert!(notices[0].contains("and 9999 more like it"), "{notices:?}");
     let (_, target) = state.targets().next().unwrap();
     assert_eq!(target.virtual_service.destinations().len(), 10_000);
+    // One bad endpoint less is no news.
+    slice.endpoints.pop();
+    state.apply(Event::Slice(slice));
+    assert_eq!(state.update().notices, [""; 0]);
 }
 
 /// Two services claim one address: always the same one has it, the other is told of once, and gets it

@@ -40,19 +40,24 @@ pub(crate) fn enter(room: Room) -> Result<Option<PathBuf>, Box<dyn Error>> {
     if std::env::args().any(|word| word == "--list") {
         return Ok(None);
     }
-    if std::env::var_os("LVS_CLUSTER").is_none_or(|value| value != "1") {
-        println!("not run: LVS_CLUSTER=1 is not set");
-        return Ok(None);
-    }
     // The guest has no network: what is to be fetched is fetched before.
-    let output = Command::new(script("build")).stderr(Stdio::inherit()).output()?;
-    assert!(output.status.success(), "cluster/build: {}", output.status);
-    let programs = String::from_utf8(output.stdout)?;
+    let Some(programs) = programs()? else { return Ok(None) };
     let mut options = guest::Options::from_env()?;
     options.memory = options.memory.max(room.memory);
     options.time_limit = Some(room.time_limit);
     println!("on {}", guest::enter(&options)?);
-    Ok(Some(PathBuf::from(programs.trim())))
+    Ok(Some(programs))
+}
+
+/// Where the programs are; `None` if they are not asked for.
+pub(crate) fn programs() -> Result<Option<PathBuf>, Box<dyn Error>> {
+    if std::env::var_os("LVS_CLUSTER").is_none_or(|value| value != "1") {
+        println!("not run: LVS_CLUSTER=1 is not set");
+        return Ok(None);
+    }
+    let output = Command::new(script("build")).stderr(Stdio::inherit()).output()?;
+    assert!(output.status.success(), "cluster/build: {}", output.status);
+    Ok(Some(String::from_utf8(output.stdout)?.trim().into()))
 }
 
 pub(crate) struct ControlPlane<'n> {
