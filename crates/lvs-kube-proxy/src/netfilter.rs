@@ -15,10 +15,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     net::IpAddr,
-    process::{Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
@@ -37,6 +39,8 @@ use crate::{
 const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
 /// The table's name.
 const TABLE: &str = "inet lvs-kube-proxy";
+/// How long nft may take. Tens of thousands of elements take seconds.
+const NFT_LIMIT: Duration = Duration::from_secs(60);
 /// From so many changed elements on, the whole table is written anew.
 const MANY: usize = 4096;
 
@@ -158,6 +162,8 @@ impl Netfilter {
             _ => ruleset(&self.rules, &self.elements),
         };
         let before = socket.generation().ok();
+        // What others have changed before a change of elements is still to be found.
+        let is_known = self.written.is_none() || self.written == before;
         if let Err(error) = nft(namespace, &[], &text) {
             self.written = None;
             self.has_failed = true;
@@ -167,8 +173,8 @@ impl Netfilter {
         self.elements.changed.clear();
         // One step more is ours. If others have written meanwhile, everything is written once more.
         let after = socket.generation().ok();
-        self.written =
-            after.filter(|after| before.map(|before| before.wrapping_add(1)) == Some(*after));
+        let is_ours = |after: &u32| is_known && before.map(|it| it.wrapping_add(1)) == Some(*after);
+        self.written = after.filter(is_ours);
         Ok(true)
     }
 
@@ -570,17 +576,46 @@ fn nft(namespace: &NetNs, switches: &[&str], text: &str) -> io::Result<()> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     let mut child = namespace.spawn(&mut command).map_err(io::Error::from)?;
-    if let Some(mut input) = child.stdin.take() {
-        // nft that ends before it has read all says why itself.
-        let _ = input.write_all(text.as_bytes());
+    let (input, errors) = (child.stdin.take(), child.stderr.take());
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            // nft that ends before it has read all says why itself.
+            let _ = input.map(|mut input| input.write_all(text.as_bytes()));
+        });
+        let said = scope.spawn(move || {
+            let mut said = Vec::new();
+            let _ = errors.map(|mut errors| errors.read_to_end(&mut said));
+            said
+        });
+        let status = end(&mut child, NFT_LIMIT)?;
+        let said = said.join().unwrap_or_default();
+        let Some(status) = status else {
+            let reason = format!("nft did not end within {} s", NFT_LIMIT.as_secs());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+        };
+        if status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&said);
+        let first = said.lines().next().unwrap_or("it says nothing");
+        Err(io::Error::other(format!("nft: {status}: {first}")))
+    })
+}
+
+/// Waits until a process has ended; one that does not in time is killed, and `None` returned.
+fn end(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let begin = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if begin.elapsed() > limit {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(Duration::from_millis(1));
     }
-    let output = child.wait_with_output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let first = said.lines().next().unwrap_or("it says nothing");
-    Err(io::Error::other(format!("nft: {}: {first}", output.status)))
 }
 
 #[cfg(test)]
@@ -590,6 +625,15 @@ mod tests {
         Event, Settings, ThisNode,
         manifest::{self, Object},
     };
+
+    #[test]
+    fn a_process_that_does_not_end_is_ended() {
+        let spawn = |seconds: &str| Command::new("sleep").arg(seconds).spawn().unwrap();
+        let begin = Instant::now();
+        assert!(end(&mut spawn("0"), Duration::from_secs(20)).unwrap().unwrap().success());
+        assert_eq!(end(&mut spawn("60"), Duration::from_millis(50)).unwrap(), None);
+        assert!(begin.elapsed() < Duration::from_secs(30));
+    }
 
     #[test]
     fn what_is_masqueraded_and_who_is_let_in() {
