@@ -508,9 +508,11 @@ impl<'n, S: Source> Proxy<'n, S> {
             self.health.metrics.changed(ChangeKind::Address, new.len() + removed.len());
             self.present.retain(|address| !removed.contains(address));
             let present = &self.present;
-            self.records
-                .settle(&self.desired, &snapshot, |address| present.contains(address))
-                .map_err(|error| Failure::new("state", error))?;
+            let settled =
+                self.records.settle(&self.desired, &snapshot, |address| present.contains(address));
+            if let Err(error) = settled {
+                outcome.has_failed |= self.fail(&Failure::new("state", error));
+            }
             self.guard = Guard::Up;
         }
         self.said = std::mem::take(&mut self.failures);
