@@ -495,15 +495,14 @@ async fn many_endpoints(namespace: NetNs, client: Client) -> Outcome {
             if found == expected {
                 return Ok(());
             }
-            assert!(begin.elapsed() < 3 * LIMIT, "{found}, not {expected}");
-            sleep(Duration::from_millis(100)).await;
+            assert!(begin.elapsed() < 6 * LIMIT, "{found}, not {expected}");
+            // A look is dear: the kernel lists so many in small steps.
+            sleep(Duration::from_secs(1)).await;
         }
     };
     write(&directory, "slice.yaml", &slice(10_000))?;
     let story = async {
         until_there(10_000).await?;
-        write(&directory, "slice.yaml", &slice(9_999))?;
-        until_there(9_999).await?;
         write(&directory, "slice.yaml", &slice(4_000))?;
         until_there(4_000).await
     };
