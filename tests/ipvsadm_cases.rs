@@ -531,6 +531,49 @@ async fn json_has_every_listing(namespace: NetNs, client: Client) -> Outcome {
     assert_eq!(json("-L --daemon --json")?["daemons"][0]["daemon"]["interface"], "lo");
     assert_eq!(json("-Lc --json")?, serde_json::json!({"connections": []}));
     assert_eq!(json("-S --json")?["services"][0]["real_servers"][0]["weight"], 3);
+    // Whole documents, as README.md promises them.
+    assert_eq!(
+        json("-L --daemon --json")?,
+        serde_json::json!({"daemons": [{"daemon": {
+            "role": "master", "interface": "lo", "sync_id": 7, "max_length": 1472,
+            "group": "224.0.0.81", "port": 8848, "ttl": 1,
+        }}]})
+    );
+    assert_eq!(
+        json("-L --timeout --json")?,
+        serde_json::json!({"timeouts": {"tcp": 7, "tcp_fin": 8, "udp": 9}})
+    );
+    let statistics = serde_json::json!({
+        "connections": 0, "incoming_packets": 0, "outgoing_packets": 0, "incoming_bytes": 0,
+        "outgoing_bytes": 0, "connection_rate": 0, "incoming_packet_rate": 0,
+        "outgoing_packet_rate": 0, "incoming_byte_rate": 0, "outgoing_byte_rate": 0,
+    });
+    printed(&namespace, "-A -u 10.0.0.2:53 -s sh -b sh-port,flag-3 -o -p 60 -M 255.255.255.0", "")?;
+    let real_server =
+        "-a -u 10.0.0.2:53 -r 10.1.0.1 -i --tun-type gue --tun-port 5 --tun-csum -x 5 -y 3";
+    printed(&namespace, real_server, "")?;
+    assert_eq!(
+        json("-L -u 10.0.0.2:53 --json")?,
+        serde_json::json!({"services": [{
+            "entry": {
+                "service": {
+                    "key": "-u 10.0.0.2:53", "scheduler": "sh",
+                    "flags": ["persistent", "one-packet", "flag-2", "flag-3"],
+                    "timeout": 60, "netmask": "255.255.255.0",
+                },
+                "statistics": statistics,
+            },
+            "destinations": [{
+                "destination": {
+                    "key": "10.1.0.1:53", "forward": "tunnel", "weight": 1,
+                    "thresholds": {"upper": 5, "lower": 3},
+                    "tunnel": {"type": "gue", "port": 5, "flags": ["checksum"]},
+                },
+                "active_connections": 0, "inactive_connections": 0, "persistent_connections": 0,
+                "statistics": statistics,
+            }],
+        }]})
+    );
     printed(&namespace, "--stop-daemon master", "")?;
     Ok(())
 }
