@@ -4,6 +4,8 @@
 // The lint knows test functions, not the functions that they call.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::fmt::Debug;
 
 use ipvs_packet::{
@@ -16,6 +18,8 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
+use common::survives;
+
 /// Both ways in JSON, and through YAML.
 fn looks_like<T: Serialize + DeserializeOwned + PartialEq + Debug>(
     value: &T,
@@ -24,22 +28,6 @@ fn looks_like<T: Serialize + DeserializeOwned + PartialEq + Debug>(
     assert_eq!(serde_json::to_value(value).unwrap(), *form);
     assert_eq!(serde_json::from_value::<T>(form.clone()).unwrap(), *value);
     survives(value).unwrap();
-}
-
-fn survives<T: Serialize + DeserializeOwned + PartialEq + Debug>(
-    value: &T,
-) -> Result<(), TestCaseError> {
-    let json = serde_json::to_string(value).unwrap();
-    match serde_json::from_str::<T>(&json) {
-        Ok(read) => prop_assert_eq!(&read, value, "{}", json),
-        Err(error) => return Err(TestCaseError::fail(format!("{error} in {json}"))),
-    }
-    let yaml = serde_saphyr::to_string(value).unwrap();
-    match serde_saphyr::from_str::<T>(&yaml) {
-        Ok(read) => prop_assert_eq!(&read, value, "{}", yaml),
-        Err(error) => return Err(TestCaseError::fail(format!("{error} in {yaml}"))),
-    }
-    Ok(())
 }
 
 /// What a kernel reports can be written and read again, whatever it is.

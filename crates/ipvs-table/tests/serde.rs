@@ -2,31 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
-use std::{fmt::Debug, time::Duration};
+#[path = "../../ipvs-packet/tests/common/mod.rs"]
+mod common;
+
+use std::time::Duration;
 
 use ipvs_packet::strategy;
 use ipvs_table::{
     Command, Connection, ConnectionOrigin, Differences, Rules, ServiceSnapshot, Snapshot,
 };
 use proptest::{collection::vec, prelude::*};
-use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{from_value, json, to_value};
 
-fn survives<T: Serialize + DeserializeOwned + PartialEq + Debug>(
-    value: &T,
-) -> Result<(), TestCaseError> {
-    let json = serde_json::to_string(value).unwrap();
-    match serde_json::from_str::<T>(&json) {
-        Ok(read) => prop_assert_eq!(&read, value, "{}", json),
-        Err(error) => return Err(TestCaseError::fail(format!("{error} in {json}"))),
-    }
-    let yaml = serde_saphyr::to_string(value).unwrap();
-    match serde_saphyr::from_str::<T>(&yaml) {
-        Ok(read) => prop_assert_eq!(&read, value, "{}", yaml),
-        Err(error) => return Err(TestCaseError::fail(format!("{error} in {yaml}"))),
-    }
-    Ok(())
-}
+use common::survives;
 
 fn snapshot() -> impl Strategy<Value = Snapshot> {
     let service = (strategy::service_entry(), vec(strategy::destination_entry(), 0..3))
