@@ -236,12 +236,17 @@ mod tests {
         let later = start + Duration::from_secs(3);
         assert_eq!(draining.step(&one, &kernel.snapshot(), &own, later).0.len(), 1);
 
-        let at_once = Policy::new().drain(Drain::for_at_most(LIMIT).tcp(false));
-        let (plan, next) = Draining::new().step(&one, &kernel.snapshot(), &at_once, start);
-        assert_eq!(
-            (plan.to_string().as_str(), next),
-            ("- -t 10.0.0.185:80 -> 10.1.0.3:80\n", None)
-        );
+        // Not drained, or for no time.
+        let (kernel, ..) = busy();
+        for drain in [
+            Drain::for_at_most(LIMIT).tcp(false),
+            Drain::for_at_most(Duration::ZERO),
+            Drain::for_at_most(LIMIT).limit_of(|_, _| Some(Duration::ZERO)),
+        ] {
+            let at_once = Policy::new().drain(drain);
+            let (plan, _) = Draining::new().step(&one, &kernel.snapshot(), &at_once, start);
+            assert_eq!(plan.to_string(), "- -t 10.0.0.185:80 -> 10.1.0.3:80\n");
+        }
     }
 
     #[test]

@@ -390,7 +390,8 @@ impl<'a> Planner<'a> {
             }
             leaves => {
                 let drain = || (Phase::Drain, Change::drain(key, before));
-                self.deletions.push(if leaves.is_some() { drain() } else { delete() });
+                let has_time = leaves.is_some_and(|leaves| leaves.has_time(key, &before.key));
+                self.deletions.push(if has_time { drain() } else { delete() });
             }
         }
     }

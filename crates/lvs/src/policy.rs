@@ -304,8 +304,9 @@ pub struct Drain {
 struct Limits(Arc<dyn Fn(&ServiceKey, &DestinationKey) -> Option<Duration> + Send + Sync>);
 
 impl Drain {
-    /// A drain that ends after this time, whatever connections are left. TCP services and those of
-    /// firewall marks are drained, UDP and SCTP services are not.
+    /// A drain that ends after this time, whatever connections are left; after no time, real servers
+    /// are taken away at once. TCP services and those of firewall marks are drained, UDP and SCTP
+    /// services are not.
     pub fn for_at_most(limit: Duration) -> Self {
         Self {
             limit,
@@ -384,6 +385,10 @@ impl Drain {
     pub(crate) fn limit(&self, service: &ServiceKey, real_server: &DestinationKey) -> Duration {
         let own = self.limits.as_ref().and_then(|Limits(limits)| limits(service, real_server));
         own.unwrap_or(self.limit)
+    }
+
+    pub(crate) fn has_time(&self, service: &ServiceKey, real_server: &DestinationKey) -> bool {
+        self.limit(service, real_server) > Duration::ZERO
     }
 
     pub(crate) fn interval(&self) -> Duration {
