@@ -62,6 +62,7 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("kube_proxy_scheduler_that_the_kernel_lacks", scheduler_that_is_lacking),
         client_case("kube_proxy_health_and_metrics", health_and_metrics),
         client_case("kube_proxy_at_rest", at_rest),
+        client_case("kube_proxy_port_in_use", port_in_use),
         Trial::test("kube_proxy_drain", || block_on(drain())),
         Trial::test("kube_proxy_drain_ends_with_the_pod", || block_on(drain_of_pods())),
         Trial::test("kube_proxy_loses_no_service_when_restarted", || block_on(warm_restart())),
@@ -71,6 +72,15 @@ pub(crate) fn cases() -> Vec<Trial> {
     cases.push(needing(&nft, case));
     let case = Trial::test("kube_proxy_policy_local_by_mark", || block_on(policy_local()));
     cases.push(needing(&nft, case));
+    let case = Trial::test("kube_proxy_udp_by_mark", || block_on(udp_by_mark()));
+    cases.push(needing(&nft, case));
+    for case in [
+        client_case("kube_proxy_excluded_networks", excluded_networks),
+        client_case("kube_proxy_no_service_before_its_rules", no_service_before_its_rules),
+        client_case("kube_proxy_rules_changed_by_others", rules_changed_by_others),
+    ] {
+        cases.push(needing(&nft, case));
+    }
     for (family, suffix) in [(Family::Ipv4, "ipv4"), (Family::Ipv6, "ipv6")] {
         let name = format!("kube_proxy_source_of_the_node_{suffix}");
         let case = Trial::test(name, move || block_on(source_of_the_node(family)));
@@ -690,6 +700,57 @@ async fn health_and_metrics(namespace: NetNs, client: Client) -> Outcome {
     with_proxy(&namespace, &directory, &words, story).await
 }
 
+/// A port for health or metrics that somebody else has keeps no service from being served. It is taken once
+/// it is free, unless the proxy is told to end.
+async fn port_in_use(namespace: NetNs, client: Client) -> Outcome {
+    let directory = TempDir::new()?;
+    write(&directory, "web.yaml", &service("web", "clusterIP: 10.96.0.1, ports: [{port: 80}]"))?;
+    testbed::run(&namespace, "iproute2", &["ip", "link", "set", "lo", "up"])?;
+    let place: SocketAddr = "127.0.0.1:10249".parse()?;
+    let words = [
+        "--healthz-bind-address=127.0.0.1:10256",
+        "--metrics-bind-address=127.0.0.1:10249",
+        "--ipvs-sync-period=100ms",
+    ];
+    let other = namespace.run(move || std::net::TcpListener::bind(place))??;
+    let story = async {
+        until(&client, &["TCP 10.96.0.1:80 rr ->"]).await?;
+        let health: SocketAddr = "127.0.0.1:10256".parse()?;
+        assert!(raw_get(&namespace, health, "/livez").await?.starts_with("HTTP/1.1 200"));
+        // Metrics are where they were asked for only.
+        assert!(raw_get(&namespace, health, "/metrics").await?.starts_with("HTTP/1.1 404"));
+        drop(other);
+        let begin = Instant::now();
+        loop {
+            match raw_get(&namespace, place, "/metrics").await {
+                Ok(answer) => {
+                    assert!(answer.contains(r#"errors_total{step="listen"}"#), "{answer}");
+                    return Ok(());
+                }
+                Err(error) => assert!(begin.elapsed() < LIMIT, "{error:?}"),
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    with_proxy(&namespace, &directory, &words, story).await?;
+
+    // The thread that serves it ends soon.
+    let begin = Instant::now();
+    let _other = loop {
+        match namespace.run(move || std::net::TcpListener::bind(place))? {
+            Ok(other) => break other,
+            Err(error) => assert!(begin.elapsed() < LIMIT, "{error}"),
+        }
+        sleep(Duration::from_millis(10)).await;
+    };
+    let words: Vec<_> = words.into_iter().chain(["--bind-address-hard-fail"]).collect();
+    let mut proxy = Proxy::new(source(&directory)?, options(&words)?, &namespace).await?;
+    let ended = timeout(LIMIT, proxy.run(std::future::pending())).await?;
+    let error = ended.expect_err("the port is in use").to_string();
+    assert!(error.contains("--bind-address-hard-fail"), "{error}");
+    Ok(())
+}
+
 /// At rest a full run asks for one link, one list of addresses, one of routes, and the table; it starts
 /// no process and writes nothing.
 async fn at_rest(namespace: NetNs, client: Client) -> Outcome {
@@ -911,8 +972,22 @@ async fn udp_at_once() -> Outcome {
             }))
         };
         assert!(tracked(addresses[0]).await?);
-        // As kernels before 5.9, which do not expire such connections by themselves.
+        // Kernels since 5.9 forget them by themselves, as long as this is 1.
         let setting = Path::new("/proc/sys/net/ipv4/vs/expire_nodest_conn");
+        write(&directory, "slice.yaml", &pods(&addresses[1..]))?;
+        until(&scene.client, &[&line(addresses[1])]).await?;
+        let begin = Instant::now();
+        while tracked(addresses[0]).await? {
+            assert!(begin.elapsed() < LIMIT);
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(ask().await?, "pod2: who");
+        write(&directory, "slice.yaml", &pods(&addresses[..1]))?;
+        until(&scene.client, &[&line(addresses[0])]).await?;
+        while ask().await? != "pod1: who" {
+            assert!(begin.elapsed() < LIMIT);
+        }
+        // As kernels before, which do not.
         scene.host.namespace().run(|| fs::write(setting, "0"))??;
         write(&directory, "slice.yaml", &pods(&addresses[1..]))?;
         until(&scene.client, &[&line(addresses[1])]).await?;
@@ -1074,9 +1149,16 @@ async fn netfilter() -> Outcome {
                 loadBalancerSourceRanges: [192.168.50.0/24]";
     let web = service("web", spec) + "status: {loadBalancer: {ingress: [{ip: 203.0.113.50}]}}\n";
     write(&directory, "web.yaml", &web)?;
+    let spec = spec.replace("7.20", "7.21").replace(", nodePort: 31080", "");
+    let own = service("own", &spec.replace("192.168.50.0/24", "172.17.0.1/32"))
+        + "status: {loadBalancer: {ingress: [{ip: 203.0.113.51}]}}\n";
+    write(&directory, "own.yaml", &own)?;
     let pod = &scene.pods[0];
     let here = "nodeName: node-a";
-    write(&directory, "slice.yaml", &slice("web", 7, &[(&pod.address().to_string(), here)]))?;
+    for owner in ["web", "own"] {
+        let slice = slice(owner, 7, &[(&pod.address().to_string(), here)]);
+        write(&directory, &format!("{owner}-slice.yaml"), &slice)?;
+    }
     // It knows no way to clients outside, as a pod on another node whose gateway is not this one.
     testbed::run(pod.namespace(), "iproute2", &["ip", "route", "del", "default"])?;
     testbed::run(
@@ -1098,7 +1180,14 @@ async fn netfilter() -> Outcome {
     const SHORT: Duration = Duration::from_millis(700);
     let story = async {
         let pod_line = format!("rr -> {}:7", pod.address());
-        let lines = ["10.96.7.20:7", "172.17.0.1:31080", "192.168.50.1:31080", "203.0.113.50:7"];
+        let lines = [
+            "10.96.7.20:7",
+            "10.96.7.21:7",
+            "172.17.0.1:31080",
+            "192.168.50.1:31080",
+            "203.0.113.50:7",
+            "203.0.113.51:7",
+        ];
         let lines = lines.map(|place| format!("TCP {place} {pod_line}"));
         until(&scene.client, &lines.each_ref().map(String::as_str)).await?;
         let get = async |from: &Container, place: &str| -> bool {
@@ -1121,6 +1210,12 @@ async fn netfilter() -> Outcome {
         }
         // Who is a pod is not known, so nobody is masqueraded at cluster addresses.
         assert!(!get(&outside, "10.96.7.20:7").await);
+        // Source ranges hold for the node's own clients, too.
+        let node = scene.host.namespace();
+        for (place, is_let_in) in [("203.0.113.51:7", true), ("203.0.113.50:7", !has_nft)] {
+            let found = tcp_exchange(node, place.parse()?, "hello", SHORT).await.is_ok();
+            assert_eq!(found, is_let_in, "the node at {place}");
+        }
         Ok(())
     };
     with_proxy(scene.host.namespace(), &directory, &words, story).await?;
@@ -1158,6 +1253,16 @@ async fn policy_local() -> Outcome {
     let scene = Node::new(Family::Ipv4).await?;
     let outside = scene.host.external_client("outside").await?;
     let has_nft = has_nft(scene.host.namespace());
+    if has_nft {
+        // kubelet's, until 1.27.
+        for hook in ["input", "output"] {
+            let chain = format!("{hook} {{ type filter hook {hook} priority 0; }}");
+            let rule = format!("{hook} mark and 0x8000 == 0x8000 drop");
+            for line in [format!("add chain inet t {chain}"), format!("add rule inet t {rule}")] {
+                testbed::run(scene.host.namespace(), "nftables", &["nft", &line])?;
+            }
+        }
+    }
     let directory = TempDir::new()?;
     let spec = "type: LoadBalancer, clusterIP: 10.96.7.20, externalTrafficPolicy: Local, \
                 ports: [{port: 7}]";
@@ -1220,6 +1325,223 @@ async fn policy_local() -> Outcome {
         Ok(())
     };
     with_proxy(scene.host.namespace(), &directory, &words, story).await
+}
+
+/// A UDP endpoint behind a firewall mark leaves at once, too, and connection tracking forgets its clients.
+async fn udp_by_mark() -> Outcome {
+    let scene = Node::new(Family::Ipv4).await?;
+    if !has_nft(scene.host.namespace()) {
+        return Ok(());
+    }
+    let directory = TempDir::new()?;
+    let spec = "type: LoadBalancer, clusterIP: 10.96.7.20, externalTrafficPolicy: Local, \
+                ports: [{port: 53, protocol: UDP}]";
+    let dns = service("dns", spec) + "status: {loadBalancer: {ingress: [{ip: 203.0.113.50}]}}\n";
+    write(&directory, "dns.yaml", &dns)?;
+    let pods = |address: IpAddr| {
+        let endpoint = address.to_string();
+        let text = slice("dns", 53, &[(&endpoint, "nodeName: node-b")]);
+        text.replace("port: 53", "port: 53, protocol: UDP")
+    };
+    let addresses: Vec<_> = scene.pods.iter().map(Container::address).collect();
+    let serve = |pod: &Container| pod.serve_udp(SocketAddr::new(pod.address(), 53));
+    let _servers: Vec<_> = scene.pods.iter().map(serve).collect::<Result<_, _>>()?;
+    let words = [
+        "--service-cluster-ip-range=10.96.0.0/12",
+        "--node-ip=172.17.0.1",
+        "--cluster-cidr=172.17.0.0/16",
+        "--metrics-bind-address=172.17.0.1:10249",
+    ];
+    let client: SocketAddr = SocketAddr::new(scene.container.address(), 40_053);
+    let socket = scene.container.namespace().run(move || std::net::UdpSocket::bind(client))??;
+    socket.set_nonblocking(true)?;
+    let socket = tokio::net::UdpSocket::from_std(socket)?;
+    let ask = async || -> Result<String, Failed> {
+        socket.send_to(b"who", "203.0.113.50:53").await?;
+        let mut answer = [0; 64];
+        let (length, from) =
+            timeout(Duration::from_secs(2), socket.recv_from(&mut answer)).await??;
+        assert_eq!(from, "203.0.113.50:53".parse()?);
+        Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    };
+    // Its only real server is the endpoint.
+    let led_to = async |address: IpAddr| -> Outcome {
+        let begin = Instant::now();
+        let end = format!(" rr -> {address}:53");
+        loop {
+            let found = lines(&scene.client).await?;
+            let mut marks = found.iter().filter(|line| line.starts_with("FWM"));
+            if marks.next().is_some_and(|line| line.ends_with(&end)) {
+                return Ok(());
+            }
+            assert!(begin.elapsed() < LIMIT, "{found:?}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let setting = Path::new("/proc/sys/net/ipv4/vs/expire_nodest_conn");
+    let story = async {
+        write(&directory, "slice.yaml", &pods(addresses[0]))?;
+        led_to(addresses[0]).await?;
+        assert_eq!(ask().await?, "pod1: who");
+        // As kernels before 5.9, which do not expire such connections by themselves.
+        scene.host.namespace().run(|| fs::write(setting, "0"))??;
+        write(&directory, "slice.yaml", &pods(addresses[1]))?;
+        led_to(addresses[1]).await?;
+        let begin = Instant::now();
+        loop {
+            let metrics = raw_get(scene.host.namespace(), "172.17.0.1:10249".parse()?, "/metrics");
+            if metrics.await?.contains(r#"changes_total{kind="Flow"} 1"#) {
+                break;
+            }
+            assert!(begin.elapsed() < LIMIT, "no entry of connection tracking was deleted");
+            sleep(Duration::from_millis(10)).await;
+        }
+        scene.host.namespace().run(|| fs::write(setting, "1"))??;
+        assert_eq!(ask().await?, "pod2: who");
+        // By themselves: the next datagram may still end the old connection.
+        write(&directory, "slice.yaml", &pods(addresses[0]))?;
+        led_to(addresses[0]).await?;
+        let begin = Instant::now();
+        while ask().await.ok().as_deref() != Some("pod1: who") {
+            assert!(begin.elapsed() < LIMIT);
+        }
+        Ok(())
+    };
+    with_proxy(scene.host.namespace(), &directory, &words, story).await
+}
+
+/// In excluded networks others have services: their addresses stay on the link, and their packets are let
+/// through.
+async fn excluded_networks(namespace: NetNs, client: Client) -> Outcome {
+    let directory = TempDir::new()?;
+    write(&directory, "web.yaml", &service("web", "clusterIP: 10.96.0.1, ports: [{port: 80}]"))?;
+    testbed::run(&namespace, "iproute2", &["ip", "link", "set", "lo", "up"])?;
+    let links = Links::connect(&namespace)?;
+    let link = links.create_dummy(LINK).await?.link;
+    for address in ["10.96.9.5", "10.96.8.5"] {
+        links.add_address(&link, address.parse::<Address>()?).await?;
+    }
+    let theirs = VirtualService::tcp("10.96.9.5:443".parse()?).build()?;
+    client.add_service(theirs.service()).await?;
+    let other: SocketAddr = "0.0.0.0:9".parse()?;
+    let _other = namespace.run(move || std::net::TcpListener::bind(other))??;
+    let is_open = |address: &'static str| -> Result<bool, Failed> {
+        let address: SocketAddr = address.parse()?;
+        let limit = Duration::from_millis(700);
+        Ok(namespace.run(move || std::net::TcpStream::connect_timeout(&address, limit).is_ok())?)
+    };
+    let theirs = ["TCP 10.96.9.5:443 wlc ->", "10.96.9.5"];
+    for mode in ["addresses", "routes"] {
+        let mode = format!("--vip-mode={mode}");
+        let words = [
+            "--service-cluster-ip-range=10.96.0.0/12",
+            "--ipvs-exclude-cidrs=10.96.9.0/24",
+            "--ipvs-sync-period=100ms",
+            &mode,
+        ];
+        let story = async {
+            until(&client, &["TCP 10.96.0.1:80 rr ->", theirs[0]]).await?;
+            // Several full runs long.
+            sleep(Duration::from_millis(500)).await;
+            let addresses = link_addresses(&namespace).await?;
+            assert!(addresses.contains(theirs[1]), "{addresses:?}");
+            assert!(!addresses.contains("10.96.8.5"), "{addresses:?}");
+            assert!(is_open("10.96.9.5:9")?, "{mode}");
+            if has_nft(&namespace) {
+                assert!(!is_open("10.96.0.1:9")?, "{mode}");
+            }
+            Ok(())
+        };
+        with_proxy(&namespace, &directory, &words, story).await?;
+        clean_up(&options(&words)?, &namespace).await?;
+        until(&client, &[theirs[0]]).await?;
+        assert_eq!(link_addresses(&namespace).await?, [theirs[1].to_owned()].into());
+    }
+    Ok(())
+}
+
+/// Where rules cannot be written, a new service that serves some clients only waits for them; the others
+/// do not. It is tried again soon.
+async fn no_service_before_its_rules(namespace: NetNs, client: Client) -> Outcome {
+    if !has_nft(&namespace) {
+        return Ok(());
+    }
+    let nft = |line: &str| testbed::run(&namespace, "nftables", &["nft", line]);
+    let directory = TempDir::new()?;
+    write(&directory, "web.yaml", &service("web", "clusterIP: 10.96.0.1, ports: [{port: 80}]"))?;
+    let words = ["--metrics-bind-address=127.0.0.1:10249"];
+    testbed::run(&namespace, "iproute2", &["ip", "link", "set", "lo", "up"])?;
+    let story = async {
+        until(&client, &["TCP 10.96.0.1:80 rr ->"]).await?;
+        // The next write fails, as its sets are not there.
+        nft("delete table inet lvs-kube-proxy")?;
+        let spec = "type: LoadBalancer, clusterIP: 10.96.0.2, ports: [{port: 80}], \
+                    loadBalancerSourceRanges: [192.0.2.0/24]";
+        let lb = service("lb", spec) + "status: {loadBalancer: {ingress: [{ip: 203.0.113.50}]}}\n";
+        write(&directory, "lb.yaml", &lb)?;
+        let begin = Instant::now();
+        let mut waited = false;
+        loop {
+            let found = lines(&client).await?;
+            let has = |place: &str| found.iter().any(|line| line.starts_with(place));
+            if has("TCP 203.0.113.50:80") {
+                break;
+            }
+            waited |= has("TCP 10.96.0.2:80");
+            assert!(begin.elapsed() < LIMIT, "{found:?}");
+            tokio::task::yield_now().await;
+        }
+        let set = nft("list set inet lvs-kube-proxy restricted-ip")?;
+        assert!(set.contains("203.0.113.50 . tcp . 80"), "{set}");
+        assert!(waited, "the services without source ranges waited, too");
+        let metrics = raw_get(&namespace, "127.0.0.1:10249".parse()?, "/metrics").await?;
+        assert!(metrics.contains(r#"errors_total{step="netfilter"} 1"#), "{metrics}");
+        Ok(())
+    };
+    with_proxy(&namespace, &directory, &words, story).await
+}
+
+/// What others change in the rules is noticed by the next full run, also if the proxy itself writes some
+/// in between; changes of its own are not taken for those of others.
+async fn rules_changed_by_others(namespace: NetNs, client: Client) -> Outcome {
+    if !has_nft(&namespace) {
+        return Ok(());
+    }
+    let nft = |line: &str| testbed::run(&namespace, "nftables", &["nft", line]);
+    let has = |place: &str| -> Result<bool, Failed> {
+        Ok(nft("list set inet lvs-kube-proxy services-ip")?.contains(place))
+    };
+    let directory = TempDir::new()?;
+    write(&directory, "1.yaml", &service("s1", "clusterIP: 10.96.0.1, ports: [{port: 80}]"))?;
+    let words =
+        ["--ipvs-sync-period=3s", "--metrics-bind-address=127.0.0.1:10249", "--vip-mode=addresses"];
+    testbed::run(&namespace, "iproute2", &["ip", "link", "set", "lo", "up"])?;
+    let processes = async || -> Result<u64, Failed> {
+        let text = raw_get(&namespace, "127.0.0.1:10249".parse()?, "/metrics").await?;
+        let name = r#"lvs_kube_proxy_requests_total{request="processes"} "#;
+        let count = text.lines().find_map(|line| line.strip_prefix(name));
+        Ok(count.ok_or("nothing was counted")?.parse()?)
+    };
+    let story = async {
+        until(&client, &["TCP 10.96.0.1:80 rr ->"]).await?;
+        // Just after a full run.
+        sleep(Duration::from_millis(300)).await;
+        nft("delete element inet lvs-kube-proxy services-ip { 10.96.0.1 . tcp . 80 }")?;
+        write(&directory, "2.yaml", &service("s2", "clusterIP: 10.96.0.2, ports: [{port: 80}]"))?;
+        until(&client, &["TCP 10.96.0.1:80 rr ->", "TCP 10.96.0.2:80 rr ->"]).await?;
+        let begin = Instant::now();
+        while !has("10.96.0.1 . tcp . 80")? {
+            assert!(begin.elapsed() < LIMIT, "it was not noticed");
+            sleep(Duration::from_millis(50)).await;
+        }
+        let before = processes().await?;
+        write(&directory, "3.yaml", &service("s3", "clusterIP: 10.96.0.3, ports: [{port: 80}]"))?;
+        sleep(Duration::from_secs(7)).await;
+        assert!(has("10.96.0.3 . tcp . 80")?);
+        assert_eq!(processes().await?, before + 1, "more than the change was written");
+        Ok(())
+    };
+    with_proxy(&namespace, &directory, &words, story).await
 }
 
 /// Whether there are nftables that filter both families; User-Mode Linux 5.10 has tables only. A table

@@ -18,7 +18,12 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Runtime},
+    task::JoinHandle,
+    time::timeout,
+};
 
 use crate::{metrics::Metrics, object::ObjectName, translate::HealthCheck};
 
@@ -90,7 +95,7 @@ impl Health {
         waited.is_none_or(|since| since.elapsed().unwrap_or_default() <= self.patience)
     }
 
-    fn answer(&self, path: &str, with_metrics: bool) -> Response<Full<Bytes>> {
+    fn answer(&self, path: &str, has_metrics: bool) -> Response<Full<Bytes>> {
         match path {
             "/healthz" | "/livez" => {
                 let (updated, eligible) =
@@ -104,14 +109,14 @@ impl Health {
                 );
                 response(good, "application/json", text)
             }
-            "/metrics" if with_metrics => match self.metrics.text() {
+            "/metrics" if has_metrics => match self.metrics.text() {
                 Ok(text) => {
                     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
                     response(true, kind, text)
                 }
                 Err(_) => response(false, "text/plain", "the metrics cannot be written".to_owned()),
             },
-            "/proxyMode" if with_metrics => response(true, "text/plain", "ipvs".to_owned()),
+            "/proxyMode" if has_metrics => response(true, "text/plain", "ipvs".to_owned()),
             _ => not_found(),
         }
     }
@@ -124,8 +129,9 @@ impl Health {
         };
         let count = check.local_endpoints;
         let text = format!(
-            r#"{{"service": {{"namespace": {:?}, "name": {:?}}}, "localEndpoints": {count}, "serviceProxyHealthy": {healthy}}}"#,
-            name.namespace, name.name,
+            r#"{{"service": {{"namespace": {}, "name": {}}}, "localEndpoints": {count}, "serviceProxyHealthy": {healthy}}}"#,
+            json(&name.namespace),
+            json(&name.name),
         );
         let mut response = response(count > 0 && healthy, "application/json", text);
         response.headers_mut().insert("x-load-balancing-endpoint-weight", count.into());
@@ -140,38 +146,48 @@ pub(crate) struct Listener {
     address: SocketAddr,
 }
 
-impl Listener {
-    /// Serves the proxy's own health, and its metrics, which are not for everybody, if so wanted.
+/// The thread that answers: a run that takes long is not to look like a proxy that is dead.
+#[derive(Debug)]
+pub(crate) struct Server(Option<Runtime>);
+
+impl Server {
+    pub(crate) fn start() -> io::Result<Self> {
+        let mut builder = Builder::new_multi_thread();
+        Ok(Self(Some(builder.worker_threads(1).thread_name("health").enable_all().build()?)))
+    }
+
+    /// Serves the proxy's own health, and its metrics where they are wanted.
     pub(crate) fn own(
+        &self,
         socket: std::net::TcpListener,
         health: Arc<Health>,
-        with_metrics: bool,
-    ) -> io::Result<Self> {
-        Self::new(socket, move |path| health.answer(path, with_metrics))
+        has_metrics: bool,
+    ) -> io::Result<Listener> {
+        self.serve(socket, move |path| health.answer(path, has_metrics))
     }
 
     /// Serves what load balancers ask of a service.
     pub(crate) fn of_service(
+        &self,
         socket: std::net::TcpListener,
         health: Arc<Health>,
-    ) -> io::Result<Self> {
+    ) -> io::Result<Listener> {
         let port = socket.local_addr()?.port();
-        Self::new(socket, move |_| health.check(port))
+        self.serve(socket, move |_| health.check(port))
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    fn new(
+    fn serve(
+        &self,
         socket: std::net::TcpListener,
         answer: impl Fn(&str) -> Response<Full<Bytes>> + Send + Sync + 'static,
-    ) -> io::Result<Self> {
+    ) -> io::Result<Listener> {
+        let runtime = self.0.as_ref().ok_or_else(|| io::Error::other("the thread has ended"))?;
         socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;
+        let _here = runtime.enter();
         let socket = TcpListener::from_std(socket)?;
         let answer = Arc::new(answer);
-        let task = tokio::spawn(async move {
+        let task = runtime.spawn(async move {
             loop {
                 let Ok((stream, _)) = socket.accept().await else {
                     // Out of descriptors, most likely: others will end.
@@ -192,7 +208,21 @@ impl Listener {
                 });
             }
         });
-        Ok(Self { task, address })
+        Ok(Listener { task, address })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Listener {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 
@@ -200,6 +230,16 @@ impl Drop for Listener {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// A text in JSON.
+fn json(text: &str) -> String {
+    let escaped = text.chars().map(|c| match c {
+        '"' | '\\' => format!("\\{c}"),
+        '\0'..='\x1f' => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    });
+    format!("\"{}\"", escaped.collect::<String>())
 }
 
 fn response(good: bool, kind: &str, text: String) -> Response<Full<Bytes>> {
@@ -216,4 +256,27 @@ fn not_found() -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(b"not found\n")));
     *response.status_mut() = StatusCode::NOT_FOUND;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_where_they_are_wanted() {
+        let health = Health::new(Duration::from_secs(30));
+        for (path, without) in
+            [("/livez", 200), ("/healthz", 200), ("/metrics", 404), ("/proxyMode", 404), ("/", 404)]
+        {
+            assert_eq!(health.answer(path, false).status().as_u16(), without, "{path}");
+            let with = if path == "/" { 404 } else { 200 };
+            assert_eq!(health.answer(path, true).status().as_u16(), with, "{path}");
+        }
+    }
+
+    #[test]
+    fn texts_in_json() {
+        let text = "a \"b\" \\ \n \u{7f} \u{1f600}";
+        assert_eq!(serde_json::from_str::<String>(&json(text)).unwrap(), text);
+    }
 }

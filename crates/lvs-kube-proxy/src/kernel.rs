@@ -5,7 +5,7 @@ mod routes;
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    fmt, io,
+    fmt, fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
 };
 
@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use lvs::{
     Applied, ApplyError, Plan,
     client::{
-        Client, ErrorKind, ServiceSnapshot, Snapshot,
+        Client, ErrorKind, ServiceSnapshot, Snapshot, Sysctl,
         packet::{ServiceKey, Timeouts},
     },
 };
@@ -236,6 +236,13 @@ impl<'n> Kernel<'n> {
         plan.apply(&self.ipvs).await
     }
 
+    /// Whether the kernel ends the connections to a real server that is taken away, and with them their
+    /// entries in connection tracking: since 5.9, if `expire_nodest_conn` is 1.
+    pub(crate) fn forgets_clients(&self) -> bool {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        is_since(&release, (5, 9)) && self.ipvs.sysctl(Sysctl::EXPIRE_NODEST_CONN).unwrap_or(false)
+    }
+
     /// Counts something that the kernel is asked for, or a process.
     pub(crate) fn count(&self, request: &'static str) {
         *self.asked.borrow_mut().entry(request).or_default() += 1;
@@ -269,6 +276,29 @@ impl<'n> Kernel<'n> {
     }
 }
 
+/// Whether a kernel's release is this one or a later one.
+fn is_since(release: &str, since: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= since,
+        _ => false,
+    }
+}
+
 fn is_link_local(ip: &IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn releases_are_compared_by_number() {
+        let is_since = |release| super::is_since(release, (5, 9));
+        for release in ["5.9.0", "5.10.0-32-amd64", "6.1.0\n", "10.0"] {
+            assert!(is_since(release), "{release}");
+        }
+        for release in ["5.8.18", "4.19.0-27-amd64", "", "nonsense", "5"] {
+            assert!(!is_since(release), "{release}");
+        }
+    }
 }

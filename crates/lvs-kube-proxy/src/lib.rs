@@ -53,7 +53,7 @@ pub use crate::{
     options::{BindAddress, DetectLocal, GoDuration, LinkName, Options, OptionsError, VipMode},
     program::run,
     proxy::{Proxy, clean_up},
-    settings::{NodePortAddresses, Settings, ThisNode, WithoutLocal},
+    settings::{MarkBits, NodePortAddresses, Settings, ThisNode, WithoutLocal},
     state::{Event, State, Update},
     translate::{HealthCheck, Target, TargetKind, Translation, translate},
 };

@@ -76,9 +76,7 @@ impl Inside {
         let operator = if is_inside { "" } else { "!= " };
         match self {
             Self::Networks(networks) => {
-                let fit = networks.iter().filter(|network| family_of(&network.addr()) == family);
-                let fit: Vec<_> = fit.map(|network| network.trunc().to_string()).collect();
-                let networks = (!fit.is_empty()).then(|| fit.join(", "))?;
+                let networks = of_family(networks, family)?;
                 Some(format!("{} saddr {operator}{{ {networks} }}", ip(family)))
             }
             Self::Link { name, is_prefix } => {
@@ -481,11 +479,9 @@ fn ruleset(rules: &Rules, elements: &Elements) -> String {
     text += &restrictions();
     for family in families {
         let ip = ip(family);
-        let fit = rules.excluded.iter().filter(|network| family_of(&network.addr()) == family);
-        let fit: Vec<_> = fit.map(|network| network.trunc().to_string()).collect();
-        let others = match fit.is_empty() {
-            true => String::new(),
-            false => format!("{ip} daddr != {{ {} }} ", fit.join(", ")),
+        let others = match of_family(&rules.excluded, family) {
+            None => String::new(),
+            Some(excluded) => format!("{ip} daddr != {{ {excluded} }} "),
         };
         let _ = writeln!(
             text,
@@ -536,6 +532,15 @@ fn write_set(
         text.push_str("    }");
     }
     text.push_str(" }\n");
+}
+
+/// The networks of one family as the elements of a set, if there are any.
+fn of_family(networks: &[IpNet], family: AddressFamily) -> Option<String> {
+    let fit = networks.iter().filter(|network| family_of(&network.addr()) == family);
+    // Without overlaps, which sets do not take.
+    let fit = IpNet::aggregate(&fit.map(IpNet::trunc).collect());
+    let fit: Vec<_> = fit.iter().map(ToString::to_string).collect();
+    (!fit.is_empty()).then(|| fit.join(", "))
 }
 
 fn family_of(address: &IpAddr) -> AddressFamily {
@@ -670,7 +675,7 @@ endpoints: [{addresses: [10.42.1.5], nodeName: node-a}, {addresses: [10.42.2.6],
             ranges: ranges.to_vec(),
             masquerade_all,
             inside: Inside::Networks(vec!["10.42.0.0/16".parse().unwrap()]),
-            excluded: vec!["10.96.9.0/24".parse().unwrap()],
+            excluded: vec!["10.96.9.0/24".parse().unwrap(), "10.96.9.128/25".parse().unwrap()],
         };
         let update = state.update();
         let mut elements = Elements::default();
@@ -692,6 +697,16 @@ endpoints: [{addresses: [10.42.1.5], nodeName: node-a}, {addresses: [10.42.2.6],
         assert_eq!(set(&text, "services-ip"), ["10.96.7.20 . tcp . 80", "203.0.113.50 . tcp . 80"]);
         assert_eq!(set(&text, "addresses-ip"), ["10.96.7.20", "203.0.113.50"]);
         assert_eq!(set(&text, "masquerade-ip6-tcp"), [""; 0]);
+        let chain = |name: &str| {
+            let from = text.find(&format!("chain {name} ")).unwrap();
+            text[from..].split("    }").next().unwrap()
+        };
+        // Source ranges hold for the node's own clients, too, which the input chain does not see.
+        let kept = "@restricted-ip ip daddr . th dport . ip saddr != @allowed-ip-tcp drop";
+        assert!(chain("input").contains(kept) && chain("output").contains(kept), "{text}");
+        let shield = "new ip daddr != { 10.96.9.0/24 } ip daddr @addresses-ip ip daddr";
+        assert!(chain("input").contains(shield), "{text}");
+        assert!(chain("input").contains("new ip6 daddr @addresses-ip6"), "{text}");
         let clients = "tcp ip saddr != { 10.42.0.0/16 } ct original ip daddr";
         assert!(text.contains(clients), "{text}");
         assert!(!ruleset(&rules(&[], true), &elements).contains(clients));

@@ -17,7 +17,7 @@ use serde::{
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use crate::settings::{NodePortAddresses, WithoutLocal};
+use crate::settings::{MarkBits, NodePortAddresses, WithoutLocal};
 
 /// A service proxy for Kubernetes on IPVS. Flags that kube-proxy has mean the same.
 #[derive(Clone, Debug, Parser)]
@@ -87,10 +87,14 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS")]
     pub healthz_bind_address: Option<BindAddress>,
 
-    /// Where /metrics and /healthz are served; an empty text serves them nowhere
+    /// Where /metrics is served, and health once more; an empty text serves them nowhere
     /// [default: 127.0.0.1:10249]
     #[arg(long, value_name = "ADDRESS")]
     pub metrics_bind_address: Option<BindAddress>,
+
+    /// An address for health or metrics that cannot be had ends the proxy, instead of being tried again
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub bind_address_hard_fail: Option<bool>,
 
     /// The networks from which the cluster gives addresses to services: they become local by one
     /// route each, and what is in them is ours
@@ -147,6 +151,11 @@ pub struct Options {
     /// of pods are known, else fall-back]
     #[arg(long, value_enum)]
     pub without_local: Option<WithoutLocal>,
+
+    /// The bits that marks of by-mark may have, of which they all have the highest [default:
+    /// 0x1fff1fff, which leaves out those of kubelet and of CNI's portmap]
+    #[arg(long, value_name = "BITS")]
+    pub mark_bits: Option<MarkBits>,
 
     /// The longest that an endpoint which leaves may keep its TCP connections; those of UDP and SCTP
     /// end at once [default: as long as an EndpointSlice has it, which is until its pod has ended, and
@@ -375,10 +384,9 @@ impl Options {
 }
 
 /// Flags of kube-proxy's that are taken and have no effect, and whether each has a value.
-const UNUSED: [(&str, bool); 37] = [
+const UNUSED: [(&str, bool); 36] = [
     ("--add_dir_header", false),
     ("--alsologtostderr", false),
-    ("--bind-address-hard-fail", false),
     ("--config-sync-period", true),
     ("--conntrack-max-per-core", true),
     ("--conntrack-min", true),
@@ -530,6 +538,7 @@ struct ConfigFile {
     kind: String,
     mode: Option<String>,
     bind_address: Option<String>,
+    bind_address_hard_fail: Option<bool>,
     client_connection: ClientConnection,
     hostname_override: Option<String>,
     ipvs: Ipvs,
@@ -693,6 +702,8 @@ impl ConfigFile {
         let cidrs: Vec<_> = self.cluster_cidr.iter().flat_map(|text| text.split(',')).collect();
         let cidrs = cidrs.into_iter().filter(|text| !text.is_empty()).map(str::to_owned);
         fill_list(&mut options.cluster_cidr, "clusterCIDR", &cidrs.collect::<Vec<_>>())?;
+        options.bind_address_hard_fail =
+            options.bind_address_hard_fail.or(self.bind_address_hard_fail);
         let bind = self.bind_address.filter(|text| !matches!(text.as_str(), "" | "0.0.0.0" | "::"));
         fill_list(&mut options.node_ip, "bindAddress", bind.as_slice())?;
 

@@ -22,7 +22,7 @@ use netns_link::NetNs;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    health::{Health, Listener},
+    health::{Health, Listener, Server},
     kernel::{Failure, Kernel, LINK},
     metrics::{ChangeKind, Counts},
     netfilter::{Inside, Netfilter, Rules},
@@ -86,6 +86,7 @@ pub struct Proxy<'n, S> {
     /// For connection tracking, once it was needed.
     flows: Option<Nfnetlink>,
     health: Arc<Health>,
+    server: Server,
     listeners: Vec<Listener>,
     checks: BTreeMap<u16, Listener>,
     counts: Counts,
@@ -164,11 +165,15 @@ impl<'n, S: Source> Proxy<'n, S> {
             node_port_addresses: options.nodeport_addresses.clone(),
             external_ips: options.external_ips,
             without_local: without_local(&options, &netfilter),
+            mark_bits: options.mark_bits.unwrap_or_default(),
             pod_networks: options.cluster_cidr.clone(),
             api_server: source.server(),
             ..Settings::default()
         };
         let health = Arc::new(Health::new(options.sync_period()));
+        let server = Server::start().map_err(|error| {
+            Failure::new("listen", format!("start the thread that serves health: {error}"))
+        })?;
         Ok(Self {
             source,
             kernel,
@@ -191,6 +196,7 @@ impl<'n, S: Source> Proxy<'n, S> {
             netfilter,
             flows: None,
             health,
+            server,
             listeners: Vec::new(),
             checks: BTreeMap::new(),
             counts: Counts::default(),
@@ -202,9 +208,13 @@ impl<'n, S: Source> Proxy<'n, S> {
     ///
     /// # Errors
     ///
-    /// The proxy's Node was deleted. All else is logged and tried again.
+    /// The proxy's Node was deleted, or, with `--bind-address-hard-fail`, health or metrics cannot be
+    /// served. All else is logged and tried again.
     pub async fn run(&mut self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
-        self.listen();
+        if self.listen() && self.options.bind_address_hard_fail == Some(true) {
+            let reason = "health or metrics cannot be served, and --bind-address-hard-fail is set";
+            return Err(Failure::new("listen", reason));
+        }
         let mut stop = std::pin::pin!(stop);
         let mut next_full = Instant::now();
         let mut not_before = Instant::now();
@@ -360,8 +370,8 @@ impl<'n, S: Source> Proxy<'n, S> {
             }
             let socket = self.kernel.listen(address);
             let with_metrics = self.options.metrics() == Some(address);
-            let listener =
-                socket.and_then(|socket| Listener::own(socket, self.health.clone(), with_metrics));
+            let listener = socket
+                .and_then(|socket| self.server.own(socket, self.health.clone(), with_metrics));
             match listener {
                 Ok(listener) => self.listeners.push(listener),
                 Err(error) => {
@@ -687,14 +697,20 @@ impl<'n, S: Source> Proxy<'n, S> {
     }
 
     /// Lets connection tracking forget the UDP clients of real servers that were taken away: as long as
-    /// they send, their entries would stay and lead answers of other servers astray. Kernels since 5.9 do
-    /// so by themselves for what went through IPVS.
+    /// they send, their entries would stay and lead answers of other servers astray. The kernel may do so
+    /// by itself.
     fn forget_clients(&mut self, applied: &Applied) {
         // `None` is every real server.
         let mut gone: BTreeMap<SocketAddr, Option<BTreeSet<SocketAddr>>> = BTreeMap::new();
         for change in applied.done() {
-            let key = self.marks.get(change.service()).unwrap_or_else(|| change.service());
-            let ServiceKey::Address { protocol: Protocol::UDP, address, port } = *key else {
+            let key = change.service();
+            let place = match change.action() {
+                Action::DeleteService { .. } => self.marks.remove(key),
+                _ => self.marks.get(key).copied(),
+            };
+            let ServiceKey::Address { protocol: Protocol::UDP, address, port } =
+                place.unwrap_or(*key)
+            else {
                 continue;
             };
             let place = SocketAddr::new(address, port);
@@ -711,6 +727,9 @@ impl<'n, S: Source> Proxy<'n, S> {
                 }
                 _ => {}
             }
+        }
+        if gone.is_empty() || self.kernel.forgets_clients() {
+            return;
         }
         for ipv4 in [true, false] {
             if !gone.keys().any(|place| place.is_ipv4() == ipv4) {
@@ -757,8 +776,18 @@ impl<'n, S: Source> Proxy<'n, S> {
         // Those that only now begin to leave are not there yet: they are looked at again in time.
         let leaving = self.draining.iter().map(|(service, real_server, _)| (service, real_server));
         let limits = self.state.drain_limits(leaving, limit);
-        let drain = Drain::for_at_most(limit.unwrap_or(UNKNOWN))
-            .limit_of(move |service, real_server| limits.get(&(*service, *real_server)).copied());
+        // Those of UDP and SCTP leave at once, also behind a mark, which does not say so.
+        let is_tcp =
+            |key: &ServiceKey| matches!(key, ServiceKey::Address { protocol: Protocol::TCP, .. });
+        let marks = self.marks.iter().filter(|(_, place)| !is_tcp(place));
+        let at_once: BTreeSet<_> = marks.map(|(mark, _)| *mark).collect();
+        let drain =
+            Drain::for_at_most(limit.unwrap_or(UNKNOWN)).limit_of(move |service, real_server| {
+                match at_once.contains(service) {
+                    true => Some(Duration::ZERO),
+                    false => limits.get(&(*service, *real_server)).copied(),
+                }
+            });
         let policy = Policy::new().scope(self.records.scope()).drain(drain);
         let there: usize =
             table.services.values().map(|service| 1 + service.destinations.len()).sum();
@@ -851,7 +880,7 @@ impl<'n, S: Source> Proxy<'n, S> {
                 .kernel
                 .listen(both)
                 .or_else(|_| self.kernel.listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port))));
-            match socket.and_then(|socket| Listener::of_service(socket, self.health.clone())) {
+            match socket.and_then(|socket| self.server.of_service(socket, self.health.clone())) {
                 Ok(listener) => {
                     self.checks.insert(*port, listener);
                 }

@@ -151,22 +151,18 @@ impl Records {
     pub(crate) fn scope(&self) -> Scope {
         let (services, ranges) = (self.services.clone(), self.ranges.clone());
         let excluded = self.excluded.clone();
-        Scope::only(move |key| {
-            let address = match key {
-                ServiceKey::Address { address, .. } => Some(address),
-                ServiceKey::Mark { .. } => None,
-            };
-            let is_in = |networks: &[IpNet]| {
-                address.is_some_and(|address| networks.iter().any(|range| range.contains(address)))
-            };
-            (services.contains(key) || is_in(&ranges)) && !is_in(&excluded)
+        Scope::only(move |key| match key {
+            ServiceKey::Address { address, .. } => {
+                (services.contains(key) || is_in(&ranges, address)) && !is_in(&excluded, address)
+            }
+            ServiceKey::Mark { .. } => services.contains(key),
         })
     }
 
-    /// Whether an address of the proxy's link is its own.
+    /// Whether an address of the proxy's link may be taken away.
     pub(crate) fn owns_address(&self, address: &IpAddr) -> bool {
-        let is_in = |networks: &[IpNet]| networks.iter().any(|network| network.contains(address));
-        (self.addresses.contains(address) || is_in(&self.ranges)) && !is_in(&self.excluded)
+        (self.addresses.contains(address) || is_in(&self.ranges, address))
+            && !is_in(&self.excluded, address)
     }
 
     fn write(&mut self) -> io::Result<()> {
@@ -181,6 +177,10 @@ impl Records {
 
 fn append(path: &Path, text: &str) -> io::Result<()> {
     File::options().append(true).create(true).open(path)?.write_all(text.as_bytes())
+}
+
+fn is_in(networks: &[IpNet], address: &IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(address))
 }
 
 /// Writes a file in one step: it holds the old text or the new one, whenever the proxy is killed. That it is
@@ -266,7 +266,8 @@ mod tests {
         let ranges = vec!["10.96.0.0/12".parse().unwrap()];
         let excluded = vec!["10.96.9.0/24".parse().unwrap()];
         let mut records = Records::open(None, ranges, excluded).unwrap();
-        claim(&mut records, &["203.0.113.50:80"], &[]).unwrap();
+        let excluded = "10.96.9.1".parse().unwrap();
+        claim(&mut records, &["203.0.113.50:80", "10.96.9.1:80"], &[excluded]).unwrap();
         let scope = records.scope();
         for (key, is_ours) in [
             ("-t 203.0.113.50:80", true),

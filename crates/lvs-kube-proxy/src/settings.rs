@@ -1,6 +1,6 @@
 //! What the translation depends on besides the objects.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
+use std::{collections::BTreeSet, fmt, net::IpAddr, num::NonZeroU32, str::FromStr};
 
 use ipnet::IpNet;
 
@@ -20,6 +20,8 @@ pub struct Settings {
     pub external_ips: bool,
     /// What an address with policy `Local` does when this node has no endpoint.
     pub without_local: WithoutLocal,
+    /// Which firewall marks services get. `--mark-bits`.
+    pub mark_bits: MarkBits,
     /// The networks of the cluster's pods, where they are known. No external or load-balancer address
     /// in them is served: made local, it would be lost to the pod that has it. `--cluster-cidr`.
     pub pod_networks: Vec<IpNet>,
@@ -35,6 +37,7 @@ impl Default for Settings {
             node_port_addresses: Vec::new(),
             external_ips: false,
             without_local: WithoutLocal::FallBack,
+            mark_bits: MarkBits::default(),
             pod_networks: Vec::new(),
             api_server: None,
         }
@@ -54,6 +57,46 @@ pub enum WithoutLocal {
     ByMark,
     /// It refuses connections, as the policy says.
     Refuse,
+}
+
+/// The bits that the firewall marks of services may have; all of them have the highest one. Reads
+/// `0x1fff1fff`, the default.
+///
+/// A packet for such a service has no other bits in its mark, so these are to be none that mean something
+/// to others. The default leaves out 0x8000 and 0x4000, for which kubelet drops and masquerades, and
+/// 0x2000, for which CNI's portmap masquerades.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MarkBits(NonZeroU32);
+
+impl MarkBits {
+    /// A mark that follows from a number.
+    pub(crate) fn mark(self, number: u32) -> NonZeroU32 {
+        let highest = 1 << self.0.ilog2();
+        NonZeroU32::new(self.0.get() & number | highest).unwrap_or(self.0)
+    }
+}
+
+impl Default for MarkBits {
+    fn default() -> Self {
+        const { Self(NonZeroU32::new(0x1fff_1fff).unwrap()) }
+    }
+}
+
+impl FromStr for MarkBits {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.strip_prefix("0x");
+        let bits = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        let bits = bits.and_then(NonZeroU32::new);
+        bits.map(Self).ok_or_else(|| format!("{text:?} is no mask of bits such as 0x1fff1fff"))
+    }
+}
+
+impl fmt::Display for MarkBits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
 }
 
 /// An entry of `--nodeport-addresses`. Reads `primary` or a network: `192.0.2.0/24`.
@@ -141,5 +184,32 @@ pub(crate) fn is_reachable(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => !address.is_loopback(),
         IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_have_no_bits_of_others() {
+        let marks = |bits: MarkBits| {
+            let spread = (0..10_000_u32).map(|number| number.wrapping_mul(0x9e37_79b9));
+            spread.map(move |number| bits.mark(number).get()).collect::<BTreeSet<_>>()
+        };
+        let default = marks(MarkBits::default());
+        assert!(default.len() > 9_990, "{} marks", default.len());
+        assert!(default.iter().all(|mark| mark & 0xe000_e000 == 0 && mark & 0x1000_0000 != 0));
+        let few = marks("0xf00".parse().unwrap());
+        assert_eq!(few, (8..16).map(|mark| mark << 8).collect());
+        assert_eq!(marks("0x80000000".parse().unwrap()), [0x8000_0000].into());
+
+        for text in ["0x1fff1fff", "0x1"] {
+            assert_eq!(text.parse::<MarkBits>().unwrap().to_string(), text);
+        }
+        for text in ["0x0", "", "0x", "17", "0x100000000", "bits"] {
+            let error = text.parse::<MarkBits>().unwrap_err();
+            assert!(error.contains("no mask of bits"), "{error}");
+        }
     }
 }

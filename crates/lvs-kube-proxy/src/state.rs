@@ -269,8 +269,7 @@ impl State {
     /// How long real servers that are no endpoints any more, or get no new connections, may keep those
     /// that they have:
     ///
-    /// - not at all, if they are of a UDP or SCTP service by mark, or if the endpoint was terminating and is
-    ///   in no slice any more: its pod has ended;
+    /// - not at all, if the endpoint was terminating and is in no slice any more: its pod has ended;
     /// - else as long as the Service's annotation says, or else `limit`;
     /// - without either, as long as the endpoint is in a slice: its pod lives, at most for its grace
     ///   period if it is terminating;
@@ -283,15 +282,7 @@ impl State {
         let mut listed = BTreeMap::new();
         let mut limits = BTreeMap::new();
         for (key, real_server) in leaving {
-            let Some((name, target)) = self.target(key) else { continue };
-            let stands_for = match target.stands_for {
-                Some(ServiceKey::Address { protocol, .. }) => protocol,
-                _ => Protocol::TCP,
-            };
-            if stands_for != Protocol::TCP {
-                limits.insert((*key, *real_server), Duration::ZERO);
-                continue;
-            }
+            let Some((name, _)) = self.target(key) else { continue };
             let listed = listed.entry(name).or_insert_with(|| self.listed(name));
             let place = SocketAddr::new(real_server.address, real_server.port);
             let (lives, own) = (

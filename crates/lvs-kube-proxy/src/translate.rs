@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
-    num::NonZeroU32,
     sync::Arc,
     time::Duration,
 };
@@ -18,7 +17,7 @@ use lvs::{
 use crate::{
     annotation::{Choice, Forwarding},
     object::{Endpoint, EndpointSlice, HOST_NAME, ObjectName, Service, ServicePort, ZONE},
-    settings::{Settings, ThisNode, WithoutLocal},
+    settings::{MarkBits, Settings, ThisNode, WithoutLocal},
 };
 
 /// How long a client of affinity `ClientIP` keeps its endpoint, where the service does not say.
@@ -262,7 +261,7 @@ impl<'a> Translator<'a> {
             if local && has_none && by_mark {
                 // Clients outside are refused, those inside reach the endpoints of other nodes.
                 let inside = Aim {
-                    key: mark_of(&key),
+                    key: mark_of(&key, self.settings.mark_bits),
                     source_ranges: None,
                     stands_for: Some(key),
                     ..target
@@ -560,21 +559,14 @@ impl<'a> Translator<'a> {
 
 /// The service by firewall mark that serves clients inside of the cluster at this address. The mark
 /// follows from the address, so that it is the same after a restart.
-fn mark_of(key: &ServiceKey) -> ServiceKey {
+fn mark_of(key: &ServiceKey, bits: MarkBits) -> ServiceKey {
     // FNV-1a. Of two that come to the same mark, one has it, and the other one is a notice.
     let hash = key
         .to_string()
         .bytes()
         .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    // 24 bits, and none of the three by which kubelet drops (0x8000), kube-proxy masquerades (0x4000)
-    // and CNI's port mappings do (0x2000).
-    let bits = (hash & 0x1fff) | ((hash >> 13 & 0x7ff) << 16);
-    let mark = NonZeroU32::new(MARKS | bits).unwrap_or(NonZeroU32::MIN);
-    ServiceKey::Mark { mark, family: key.family() }
+    ServiceKey::Mark { mark: bits.mark(hash), family: key.family() }
 }
-
-/// The bits that all our marks have.
-const MARKS: u32 = 0x1000_0000;
 
 const NO_ADDRESS: &str = "is not an address; it is not used";
 
@@ -746,11 +738,13 @@ mod tests {
         for number in 0..20_000_u32 {
             let address = IpAddr::from((0xcb00_7100 + number).to_be_bytes());
             let key = ServiceKey::Address { protocol: Protocol::TCP, address, port: 443 };
-            let ServiceKey::Mark { mark, .. } = mark_of(&key) else { panic!() };
-            assert_eq!(mark.get() & 0xf800_e000, MARKS, "{mark:#x}");
+            let ServiceKey::Mark { mark, .. } = mark_of(&key, MarkBits::default()) else {
+                panic!()
+            };
+            assert_eq!(mark.get() & 0xf000_e000, 0x1000_0000, "{mark:#x}");
             marks.insert(mark);
         }
-        // As good as 24 random bits: a dozen meet.
+        // As good as 25 random bits: half a dozen meet.
         assert!(marks.len() > 19_900, "{}", marks.len());
     }
 }
