@@ -34,7 +34,12 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     guest::assume_role();
-    let parts = [netns_privilege_cases::PARTS, client_privilege_cases::PARTS, lvs_cases::PARTS];
+    let parts = [
+        netns_privilege_cases::PARTS,
+        client_privilege_cases::PARTS,
+        lvs_cases::PARTS,
+        kube_proxy_cases::PARTS,
+    ];
     part::assume(&parts.concat());
     let mut arguments = Arguments::from_args();
     // One after the other: kernels up to 7.0 have one table of services for all network namespaces,

@@ -6,6 +6,7 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr},
     path::Path,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -38,8 +39,14 @@ use tokio::{
 
 use crate::{
     kube_proxy_table::{self, Case, table_lines},
+    part::{self, Part},
     scene::LIMIT,
 };
+
+const AFTER_INIT: Part = Part("kube_proxy_after_init", after_init);
+const LEAST_RIGHTS: Part = Part("kube_proxy_least_rights", least_rights);
+
+pub(crate) const PARTS: &[Part] = &[AFTER_INIT, LEAST_RIGHTS];
 
 /// Every case by its name.
 pub(crate) fn cases() -> Vec<Trial> {
@@ -63,6 +70,7 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("kube_proxy_health_and_metrics", health_and_metrics),
         client_case("kube_proxy_at_rest", at_rest),
         client_case("kube_proxy_port_in_use", port_in_use),
+        part::case("kube_proxy_least_rights", AFTER_INIT, &["unshare", "--mount"]),
         Trial::test("kube_proxy_drain", || block_on(drain())),
         Trial::test("kube_proxy_drain_ends_with_the_pod", || block_on(drain_of_pods())),
         Trial::test("kube_proxy_loses_no_service_when_restarted", || block_on(warm_restart())),
@@ -698,6 +706,40 @@ async fn health_and_metrics(namespace: NetNs, client: Client) -> Outcome {
         Ok(())
     };
     with_proxy(&namespace, &directory, &words, story).await
+}
+
+/// As the DaemonSet's containers: the first one, which is privileged, makes the settings.
+fn after_init() -> Outcome {
+    let init = options(&["--init-only"])?;
+    block_on(async { lvs_kube_proxy::run(init).await.map_err(|error| error.to_string()) })?;
+    let path = "/proc/sys";
+    let mount = Command::new("mount").args(["--bind", "-o", "ro", path, path]).status()?;
+    assert!(mount.success(), "{mount}");
+    let status = part::again_by(LEAST_RIGHTS, part::ROOT_WITH_NET_ADMIN)?.status()?;
+    if status.success() { Ok(()) } else { Err(status.to_string().into()) }
+}
+
+/// The second one has CAP_NET_ADMIN alone, and settings that are read-only.
+fn least_rights() -> Outcome {
+    let directory = TempDir::new()?;
+    let spec = "type: LoadBalancer, clusterIP: 10.96.0.1, ports: [{port: 80}]";
+    let web = service("web", spec) + "status: {loadBalancer: {ingress: [{ip: 203.0.113.50}]}}\n";
+    write(&directory, "web.yaml", &web)?;
+    write(&directory, "slice.yaml", &slice("web", 8080, &[("10.42.1.5", "")]))?;
+    block_on(async {
+        let here = NetNs::current()?;
+        let client = Client::connect()?;
+        let state = TempDir::new()?;
+        let state_dir = format!("--state-dir={}", state.path().display());
+        let words = ["--service-cluster-ip-range=10.96.0.0/12", &state_dir];
+        let mut proxy = Proxy::new(source(&directory)?, options(&words)?, &here).await?;
+        proxy.once().await?;
+        let lines = ["10.96.0.1:80", "203.0.113.50:80"];
+        let lines = lines.map(|place| format!("TCP {place} rr -> 10.42.1.5:8080"));
+        until(&client, &lines.each_ref().map(String::as_str)).await?;
+        clean_up(&options(&words)?, &here).await?;
+        until(&client, &[]).await
+    })
 }
 
 /// A port for health or metrics that somebody else has keeps no service from being served. It is taken once

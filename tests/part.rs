@@ -73,6 +73,13 @@ pub(crate) fn again(Part(part, _): Part) -> Result<Command, Failed> {
     Ok(command)
 }
 
+/// The same, started by another program that takes something from it.
+pub(crate) fn again_by(Part(part, _): Part, by: &[&str]) -> Result<Command, Failed> {
+    let mut command = Command::new(by[0]);
+    command.args(&by[1..]).arg(env::current_exe()?).env(PART, part);
+    Ok(command)
+}
+
 /// Runs this program again, in a namespace of its own.
 fn play(part: &str, by: &[&str]) -> Outcome {
     let namespace = NetNs::new()?;
