@@ -35,7 +35,8 @@ const TALK: &str = "10.0.0.185:7";
 /// A service proxy for Kubernetes, told step by step on a directory of manifests.
 #[derive(Parser)]
 struct Arguments {
-    /// A real proxy for the cluster of this kubeconfig, on this machine, instead of the story
+    /// A real proxy for the cluster of this kubeconfig, on this machine, instead of the story; it takes all
+    /// options of the program lvs-kube-proxy
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<String>,
     /// Real nginx processes in the pods (needs the package nginx or nginx-light)
@@ -44,18 +45,23 @@ struct Arguments {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    if let Ok(Arguments { kubeconfig: Some(file), .. }) = Arguments::try_parse() {
-        return real_proxy(&file);
+    let is_real = |word: String| word == "--kubeconfig" || word.starts_with("--kubeconfig=");
+    if std::env::args().any(is_real) {
+        return real_proxy();
     }
     let arguments = examples::start();
     story(&arguments)
 }
 
+/// What the program does, with all its options.
 #[tokio::main(flavor = "current_thread")]
-async fn real_proxy(kubeconfig: &str) -> Result<(), Box<dyn Error>> {
-    let mut options = Options::try_parse_from(["lvs-kube-proxy", "--kubeconfig", kubeconfig])?;
-    options.complete()?;
+async fn real_proxy() -> Result<(), Box<dyn Error>> {
+    if cfg!(not(feature = "kubernetes")) {
+        return Err("an API server needs the feature: cargo run --features kubernetes …".into());
+    }
+    let (options, left_out) = Options::from_command_line(std::env::args_os())?;
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
+    left_out.iter().for_each(|text| tracing::warn!("{text}"));
     lvs_kube_proxy::run(options).await
 }
 
