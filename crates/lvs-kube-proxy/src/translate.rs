@@ -108,7 +108,7 @@ impl fmt::Display for TargetKind {
 /// What a load balancer learns at a service's `healthCheckNodePort`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// The port, on the addresses that serve node ports.
+    /// The port, on all addresses of the node.
     pub port: u16,
     /// How many endpoints of this node are ready, each address counted once.
     pub local_endpoints: usize,
