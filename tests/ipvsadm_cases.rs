@@ -354,6 +354,13 @@ async fn names_are_the_same(namespace: NetNs, _: Client) -> Outcome {
     }
     let listed = printed(&namespace, "-L", "")?;
     assert!(listed.contains("TCP  localhost:http rr"), "{listed}");
+
+    // What was saved with names is read again; the original reads [NAME]:PORT as something else.
+    let (saved, numbers) = (printed(&namespace, "-S", "")?, printed(&namespace, "-Sn", "")?);
+    assert!(numbers.contains("-A -t [::1]:443 "), "{numbers}");
+    printed(&namespace, "-C", "")?;
+    printed(&namespace, "-R", &saved)?;
+    assert_eq!(printed(&namespace, "-Sn", "")?, numbers, "{saved}");
     Ok(())
 }
 

@@ -19,6 +19,13 @@ pub trait Names {
         None
     }
 
+    /// The IPv6 address of a host, for a name in brackets: `[ip6-localhost]:http`. So IPv6 addresses are
+    /// listed and saved without `-n`; ipvsadm does not read it.
+    fn ipv6_address(&self, host: &str) -> Option<Ipv6Addr> {
+        let _ = host;
+        None
+    }
+
     /// The port of a service such as `http`.
     fn port(&self, service: &str, protocol: Protocol) -> Option<u16> {
         let _ = (service, protocol);

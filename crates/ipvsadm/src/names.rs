@@ -4,7 +4,7 @@ use std::{
     cell::{OnceCell, RefCell},
     collections::HashMap,
     fs,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
 };
 
 use dns_lookup::{AddrFamily, AddrInfoHints, SockType, getaddrinfo, lookup_addr};
@@ -31,13 +31,14 @@ impl System {
 impl Names for System {
     fn address(&self, host: &str) -> Option<IpAddr> {
         // As ipvsadm: a host has its first IPv4 address.
-        let hints = AddrInfoHints {
-            address: AddrFamily::Inet.into(),
-            socktype: SockType::Stream.into(),
-            ..AddrInfoHints::default()
-        };
-        let mut found = getaddrinfo(Some(host), None, Some(hints)).ok()?;
-        found.find_map(Result::ok).map(|found| found.sockaddr.ip())
+        first_address(host, AddrFamily::Inet)
+    }
+
+    fn ipv6_address(&self, host: &str) -> Option<Ipv6Addr> {
+        match first_address(host, AddrFamily::Inet6)? {
+            IpAddr::V6(address) => Some(address),
+            IpAddr::V4(_) => None,
+        }
     }
 
     fn port(&self, service: &str, protocol: Protocol) -> Option<u16> {
@@ -52,6 +53,16 @@ impl Names for System {
     fn service(&self, port: u16, protocol: Protocol) -> Option<String> {
         self.services().names.get(&(port, protocol)).cloned()
     }
+}
+
+fn first_address(host: &str, family: AddrFamily) -> Option<IpAddr> {
+    let hints = AddrInfoHints {
+        address: family.into(),
+        socktype: SockType::Stream.into(),
+        ..AddrInfoHints::default()
+    };
+    let mut found = getaddrinfo(Some(host), None, Some(hints)).ok()?;
+    found.find_map(Result::ok).map(|found| found.sockaddr.ip())
 }
 
 /// What /etc/services says. Of two lines for the same, the first counts.

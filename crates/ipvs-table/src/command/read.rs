@@ -772,7 +772,7 @@ fn mask(text: &Text<'_>, most: i64) -> Result<i64, Mistake> {
 }
 
 /// An address and, if it says one, a port: `10.0.0.185:80`, `[2001:db8::1]:80`, `2001:db8::1`,
-/// `www:http`.
+/// `www:http`, `[www]:http`.
 fn address_and_port(
     text: &Text<'_>,
     protocol: Protocol,
@@ -790,7 +790,9 @@ fn address_and_port(
     let whole = text.text;
     let (address, port) = if let Some(rest) = whole.strip_prefix('[') {
         let parts = rest.split_once("]:").filter(|(address, _)| !address.contains(']'));
-        let parsed = parts.and_then(|(address, port)| Some((address.parse().ok()?, port)));
+        let parsed = parts.and_then(|(host, port)| {
+            Some((host.parse().ok().or_else(|| names.ipv6_address(host))?, port))
+        });
         let (address, port) = parsed.ok_or_else(|| {
             refuse(0, format!("{} must be such as [2001:db8::1]:80", quoted(whole)))
         })?;
