@@ -10,20 +10,26 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+mod cases;
 mod control_plane;
 
 use std::{path::Path, time::Duration};
 
+use cases::Case;
 use control_plane::ControlPlane;
 use lvs_kube_proxy::{
-    Settings, State, ThisNode,
+    Event, Settings, State, ThisNode,
+    object::ObjectName,
     source::{ApiServer, Source},
 };
 use netns_link::NetNs;
+use serde_json::json;
 use tokio::time::timeout;
 
 /// Longer than every back-off.
 const LIMIT: Duration = Duration::from_secs(60);
+/// Fields that Kubernetes 1.20 does not know.
+const LATER: [&str; 3] = ["\"hints\"", "\"ipMode\"", "\"internalTrafficPolicy\""];
 
 #[tokio::test]
 async fn lists_watches_and_comes_back() {
@@ -36,6 +42,8 @@ async fn lists_watches_and_comes_back() {
     let mut state = State::new(node, Settings::default());
     let kubeconfig = cluster.path("proxy.kubeconfig");
     let mut source = ApiServer::new(Some(&kubeconfig), "node-a").await.unwrap();
+
+    conformance(&cluster, &kubeconfig).await;
 
     // The API server's own service.
     until(&mut source, &mut state, |state| state.is_complete()).await;
@@ -94,6 +102,52 @@ spec: {clusterIP: 10.0.0.186, ports: [{port: 80}]}
     let mut fresh = State::new(ThisNode::default(), Settings::default());
     until(&mut source, &mut fresh, State::is_complete).await;
     assert_eq!(lines(&fresh), ["-t 10.0.0.1:443"]);
+}
+
+/// The cases of `conformance.yaml` that this server can express, each listed anew.
+async fn conformance(cluster: &ControlPlane<'_>, kubeconfig: &Path) {
+    let (mut count, mut failures) = (0, Vec::new());
+    for case in cases::all() {
+        if LATER.iter().any(|field| case.manifest().contains(field)) {
+            continue;
+        }
+        count += 1;
+        failures.extend(conformance_case(cluster, kubeconfig, &case).await);
+        cluster.etcd_delete("/registry/services/specs/shop/");
+        cluster.etcd_delete("/registry/endpointslices/shop/");
+    }
+    println!("{count} cases from the API server");
+    assert!(count > 35, "{count} cases");
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}
+
+async fn conformance_case(
+    cluster: &ControlPlane<'_>,
+    kubeconfig: &Path,
+    case: &Case,
+) -> Option<String> {
+    for mut object in case.objects() {
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        let place = match object["kind"].as_str() {
+            Some("Service") => "services/specs",
+            _ => {
+                object["apiVersion"] = json!("discovery.k8s.io/v1beta1");
+                "endpointslices"
+            }
+        };
+        cluster.etcd_put(&format!("/registry/{place}/shop/{name}"), &object);
+    }
+    let mut source = ApiServer::new(Some(kubeconfig), "node-a").await.unwrap();
+    let mut state = State::new(case.node(), case.settings());
+    let list = async {
+        while !state.is_complete() {
+            source.next().await.into_iter().for_each(|event| state.apply(event));
+        }
+    };
+    timeout(LIMIT, list).await.unwrap();
+    // The server's own service is in no case.
+    state.apply(Event::ServiceGone(ObjectName::new("default", "kubernetes")));
+    case.failure(&mut state)
 }
 
 #[tokio::test]

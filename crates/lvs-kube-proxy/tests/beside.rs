@@ -19,7 +19,6 @@ mod control_plane;
 use std::{
     collections::BTreeSet,
     error::Error,
-    fmt::Write as _,
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::symlink,
@@ -603,21 +602,6 @@ impl ControlPlane<'_> {
         let sizes = self.output(&mut command);
         (begin.elapsed(), sizes.lines().filter_map(|size| size.parse::<u64>().ok()).sum())
     }
-
-    fn etcd_put(&self, key: &str, object: &Value) {
-        self.etcd_put_all(&[(key.to_owned(), object.clone())]);
-    }
-
-    fn etcd_put_all(&self, objects: &[(String, Value)]) {
-        let puts: Vec<_> = objects
-            .iter()
-            .map(|(key, object)| {
-                let (key, value) = (base64(key.as_bytes()), base64(object.to_string().as_bytes()));
-                json!({"requestPut": {"key": key, "value": value}})
-            })
-            .collect();
-        self.etcd("txn", &json!({"success": puts}).to_string());
-    }
 }
 
 fn slice_key(name: &str) -> String {
@@ -764,24 +748,4 @@ fn cpu_seconds(pid: u32) -> Result<f64, Box<dyn Error>> {
     // utime, stime, cutime and cstime, in hundredths of a second.
     let ticks: f64 = fields.skip(11).take(4).filter_map(|field| field.parse::<f64>().ok()).sum();
     Ok(ticks / 100.0)
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let word = chunk
-            .iter()
-            .chain([0; 2].iter())
-            .take(3)
-            .fold(0_u32, |word, byte| word << 8 | u32::from(*byte));
-        for place in 0..4 {
-            let digit = DIGITS[(word >> (18 - 6 * place) & 63) as usize];
-            let _ = match place <= chunk.len() {
-                true => write!(text, "{}", char::from(digit)),
-                false => write!(text, "="),
-            };
-        }
-    }
-    text
 }

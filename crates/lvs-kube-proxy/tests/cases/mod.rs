@@ -9,7 +9,7 @@ use lvs::{
     client::packet::{AddressFamily, ForwardMethod, Protocol, ServiceFlags, ServiceKey},
 };
 use lvs_kube_proxy::{
-    Event, Settings, ThisNode, WithoutLocal,
+    Event, Settings, State, ThisNode, WithoutLocal,
     manifest::{self, Object},
 };
 use serde::Deserialize;
@@ -118,6 +118,11 @@ impl Case {
 
     /// The objects, as a manifest.
     pub(crate) fn manifest(&self) -> String {
+        self.objects().iter().map(|object| format!("---\n{object}\n")).collect()
+    }
+
+    /// The Service and its slices.
+    pub(crate) fn objects(&self) -> Vec<Value> {
         let mut service = json!({
             "kind": "Service",
             "apiVersion": "v1",
@@ -132,7 +137,7 @@ impl Case {
         let slices = self.slices.clone().unwrap_or_else(one);
         let slices =
             slices.into_iter().enumerate().map(|(number, slice)| self::slice(number, &slice));
-        std::iter::once(service).chain(slices).map(|object| format!("---\n{object}\n")).collect()
+        std::iter::once(service).chain(slices).collect()
     }
 
     /// The nodes of the frame, as a manifest.
@@ -189,6 +194,44 @@ impl Case {
             }
         }
         vec![Event::Services(services), Event::Slices(slices)]
+    }
+}
+
+impl Case {
+    /// Translates what a state has taken in, and says what of it is not as expected.
+    pub(crate) fn failure(&self, state: &mut State) -> Option<String> {
+        let update = state.update();
+        let table = table_lines(state.targets().map(|(_, target)| &*target.virtual_service));
+        let addresses: BTreeSet<String> =
+            state.addresses().map(|address| address.to_string()).collect();
+        let health: Vec<String> = state
+            .health_checks()
+            .map(|(_, check)| format!("{} {}", check.port, check.local_endpoints))
+            .collect();
+        let mut wrong = Vec::new();
+        if table != self.table {
+            wrong.push(format!("table {table:#?}\n  expected {:#?}", self.table));
+        }
+        if addresses != self.addresses() {
+            wrong.push(format!("addresses {addresses:?}\n  expected {:?}", self.addresses()));
+        }
+        if health != self.health {
+            wrong.push(format!("health {health:?}\n  expected {:?}", self.health));
+        }
+        let mut notices = update.notices;
+        for expected in &self.notices {
+            match notices.iter().position(|notice| notice.contains(expected.as_str())) {
+                Some(position) => {
+                    notices.remove(position);
+                }
+                None => wrong.push(format!("no notice {expected:?}")),
+            }
+        }
+        if !notices.is_empty() {
+            wrong.push(format!("notices {notices:#?}"));
+        }
+        let (case, what) = (&self.case, &self.what);
+        (!wrong.is_empty()).then(|| format!("case {case}, {what}:\n  {}", wrong.join("\n  ")))
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::{
     error::Error,
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -17,6 +18,7 @@ use lvs::{
     client::{Client, packet::ServiceFlags},
 };
 use netns_link::NetNs;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// What a guest needs beside what its user asks for.
@@ -136,9 +138,35 @@ impl<'n> ControlPlane<'n> {
         self.output(&mut command)
     }
 
+    /// Puts an object into etcd, past all checks of the API server.
+    pub(crate) fn etcd_put(&self, key: &str, object: &Value) {
+        self.etcd_put_all(&[(key.to_owned(), object.clone())]);
+    }
+
+    pub(crate) fn etcd_put_all(&self, objects: &[(String, Value)]) {
+        let puts: Vec<_> = objects
+            .iter()
+            .map(|(key, object)| {
+                let (key, value) = (base64(key.as_bytes()), base64(object.to_string().as_bytes()));
+                json!({"requestPut": {"key": key, "value": value}})
+            })
+            .collect();
+        self.etcd("txn", &json!({"success": puts}).to_string());
+    }
+
+    /// Deletes whatever has such a key.
+    pub(crate) fn etcd_delete(&self, prefix: &str) {
+        let mut end = prefix.as_bytes().to_vec();
+        if let Some(last) = end.last_mut() {
+            *last += 1;
+        }
+        let range = json!({"key": base64(prefix.as_bytes()), "range_end": base64(&end)});
+        self.etcd("deleterange", &range.to_string());
+    }
+
     /// Lets etcd forget all but the last revision.
     pub(crate) fn compact(&self) {
-        let answer: serde_json::Value =
+        let answer: Value =
             serde_json::from_str(&self.etcd("range", r#"{"key": "YQ=="}"#)).unwrap();
         let revision = answer["header"]["revision"].as_str().unwrap();
         self.etcd("compaction", &format!(r#"{{"revision": "{revision}", "physical": true}}"#));
@@ -172,4 +200,24 @@ pub(crate) async fn lines(ipvs: &Client) -> Result<Vec<String>, Box<dyn Error>> 
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster").join(name)
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let word = chunk
+            .iter()
+            .chain([0; 2].iter())
+            .take(3)
+            .fold(0_u32, |word, byte| word << 8 | u32::from(*byte));
+        for place in 0..4 {
+            let digit = DIGITS[(word >> (18 - 6 * place) & 63) as usize];
+            let _ = match place <= chunk.len() {
+                true => write!(text, "{}", char::from(digit)),
+                false => write!(text, "="),
+            };
+        }
+    }
+    text
 }
