@@ -597,14 +597,19 @@ impl<'n, S: Source> Proxy<'n, S> {
     /// Takes in that something failed that holds up nothing else. It is logged once, as long as it goes on
     /// to fail.
     fn fail(&mut self, failure: &Failure) -> bool {
+        if let Some(text) = self.note(failure) {
+            tracing::error!("{text}; it is tried again");
+        }
+        true
+    }
+
+    /// Takes in a failure, and returns what is to be said of it if it is new.
+    fn note(&mut self, failure: &Failure) -> Option<String> {
         self.health.metrics.failed(failure.step);
         let text = failure.to_string();
         let is_new = !self.said.contains(&text) && !self.failures.contains(&text);
-        if is_new {
-            tracing::error!("{text}; it is tried again");
-        }
-        self.failures.insert(text);
-        true
+        self.failures.insert(text.clone());
+        is_new.then_some(text)
     }
 
     /// Carries a plan out. A service that fails does not hold up the others: it is tried again with
@@ -616,7 +621,7 @@ impl<'n, S: Source> Proxy<'n, S> {
             Ok(applied) => (Some(applied), None),
             Err(error) => (error.applied(), error.common()),
         };
-        let (mut held_back, mut has_failed) = (0, false);
+        let (mut held_back, mut has_failed, mut news) = (0, false, Vec::new());
         if let Some(applied) = applied {
             self.forget_clients(applied);
             self.log(applied);
@@ -631,9 +636,18 @@ impl<'n, S: Source> Proxy<'n, S> {
                     {
                         refused.insert(name);
                     }
-                    _ => has_failed |= self.fail(&Failure::new("ipvs", error)),
+                    _ => {
+                        has_failed = true;
+                        news.extend(self.note(&Failure::new("ipvs", error)));
+                    }
                 }
             }
+        }
+        for text in news.iter().take(SAID) {
+            tracing::error!("{text}; it is tried again");
+        }
+        if let Some(more @ 1..) = news.len().checked_sub(SAID) {
+            tracing::error!("{more} more changes of the table were refused; they are tried again");
         }
         if let Some(error) = common {
             return Err(Failure::new("ipvs", error));
