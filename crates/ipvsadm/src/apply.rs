@@ -1,13 +1,16 @@
 //! `--apply` and `--diff`: the table as a file says it should be.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     fs,
     io::{self, Read as _},
 };
 
 use ipvs_table::{Command, Names, Rules};
-use lvs::{Action, Applied, ApplyError, Desired, Plan, Policy, client::blocking::Client};
+use lvs::{
+    Action, Applied, ApplyError, Desired, Invalid, Plan, Policy, TextError,
+    client::blocking::Client,
+};
 
 use crate::{
     drain,
@@ -146,5 +149,33 @@ fn read(file: &str, names: &dyn Names) -> Result<Desired, Failure> {
         let text = "there is no rule in it; a file that deletes all services says -C";
         return Err(wrong(UNUSABLE, text));
     }
-    Desired::try_from(&rules).map_err(|error| wrong(UNUSABLE, &error.to_string()))
+    Desired::try_from(&rules).map_err(|error| {
+        let text = match &error {
+            TextError::Invalid(invalid) => with_lines(invalid, &rules),
+            other => other.to_string(),
+        };
+        wrong(UNUSABLE, &text)
+    })
+}
+
+/// What breaks the rules of lvs, each with the line that said so last.
+fn with_lines(invalid: &Invalid, rules: &Rules) -> String {
+    let said = rules.iter().filter_map(|rule| {
+        let object = match &rule.command {
+            Command::AddService(service) | Command::EditService(service) => {
+                format!("service {}", service.key())
+            }
+            Command::AddServer(service, server) | Command::EditServer(service, server) => {
+                format!("real server {} of service {service}", server.key)
+            }
+            _ => return None,
+        };
+        Some((object, rule.line))
+    });
+    let lines: HashMap<_, _> = said.collect();
+    let texts = invalid.violations().iter().map(|violation| match lines.get(violation.object()) {
+        Some(line) => format!("line {line}: {violation}"),
+        None => violation.to_string(),
+    });
+    texts.collect::<Vec<_>>().join("\n")
 }

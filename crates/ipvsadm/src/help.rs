@@ -49,7 +49,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
              active_connections, inactive_connections, persistent_connections, statistics). With a \
              service, -L has that one only, and no version. -L -c has connections, --timeout has \
              timeouts, --daemon has daemons. Times are seconds. Fields that say nothing are left \
-             out, and new kernels may add fields. What -S prints is what --apply reads."],
+             out, and new kernels may add fields. What -S prints is what --apply reads, except what \
+             cannot work, which it names by line."],
     ),
     (
         "DRAINING",

@@ -140,3 +140,25 @@ fn mistakes_are_named() {
         assert!(stderr.lines().all(|line| line.starts_with("ipvsadm: ")), "{stderr}");
     }
 }
+
+/// What the kernel would take and would not work, by its line.
+#[test]
+fn rules_that_would_not_work_are_named_by_line() {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rules");
+    let rules = "-A -t 10.0.0.1:80\n-a -t 10.0.0.1:80 -r 224.0.0.2:80 -g\n\
+                 -a -t 10.0.0.1:80 -r 10.1.0.3:80 -g\n-A -t 224.0.0.1:80\n";
+    fs::write(&file, rules).unwrap();
+    let file = file.to_str().unwrap();
+    for (switch, status) in [("--diff", 1), ("--apply", 2)] {
+        let (found, stdout, stderr) = ipvsadm(&[switch, file]);
+        assert_eq!((found, stdout.as_str()), (status, ""), "{stderr}");
+        for (line, object) in [
+            (2, "real server 224.0.0.2:80 of service -t 10.0.0.1:80"),
+            (4, "service -t 224.0.0.1:80"),
+        ] {
+            let said = format!("ipvsadm: {file}: line {line}: {object}: ");
+            assert!(stderr.contains(&said), "no {said:?} in {stderr}");
+        }
+        assert!(!stderr.contains("line 3"), "{stderr}");
+    }
+}
