@@ -1,6 +1,9 @@
 //! Listings, equal to ipvsadm's.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt::{self, Write as _},
+    net::IpAddr,
+};
 
 use ipvs_packet::{
     AddressFamily, DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey,
@@ -10,7 +13,7 @@ use ipvs_packet::{
 
 use crate::{
     Connection, ListOptions, Names, Numeric, ServiceSnapshot, Snapshot,
-    names::{endpoint, protocol_of},
+    names::{endpoint, protocol_of, push_decimal},
 };
 
 /// Services with their destinations, as `ipvsadm -L -n` prints them. By [`options`](Self::options),
@@ -210,32 +213,39 @@ impl<'a> Listing<'a> {
         let Destination { key, forward, weight, thresholds, tunnel, .. } = destination;
         let key =
             cut(endpoint(key.address, key.port, protocol_of(service), names), key.address, 28);
-        write!(f, "  -> {key:<28}")?;
-        let (active, inactive) = (entry.active_connections, entry.inactive_connections);
+        let mut line = Line::new("  ->");
+        line.left(28, &key);
         match self.columns {
-            Columns::Statistics => return self.write_numbers(f, &counters(statistics)),
+            Columns::Statistics => {
+                f.write_str(&line.0)?;
+                return self.write_numbers(f, &counters(statistics));
+            }
             Columns::Rates => {
                 let [connections, incoming, outgoing, incoming_bytes, outgoing_bytes] =
                     rates(statistics);
-                write!(f, " {connections:>8} {incoming:>8} {outgoing:>8}")?;
+                write!(f, "{} {connections:>8} {incoming:>8} {outgoing:>8}", line.0)?;
                 return self.write_numbers(f, &[incoming_bytes, outgoing_bytes]);
             }
             Columns::Thresholds => {
-                write!(f, " {:<10} {:<10}", thresholds.upper(), thresholds.lower())?;
+                line.number(10, thresholds.upper()).number(10, thresholds.lower());
             }
             Columns::PersistentConnections => {
-                write!(f, " {weight:<9} {:<11}", entry.persistent_connections)?;
+                line.number(9, weight.get()).number(11, entry.persistent_connections);
             }
             Columns::Tunnels => {
                 let tunnel = match *forward {
                     ForwardMethod::TUNNEL => tunnel_words(*tunnel),
                     _ => "n/a".to_owned(),
                 };
-                write!(f, " {forward:<7} {tunnel:<13} {weight:<6}")?;
+                line.left(7, forward).left(13, &tunnel).number(6, weight.get());
             }
-            Columns::Connections => write!(f, " {forward:<7} {weight:<6}")?,
+            Columns::Connections => {
+                line.left(7, forward).number(6, weight.get());
+            }
         }
-        writeln!(f, " {active:<10} {inactive:<10}")
+        line.number(10, entry.active_connections).number(10, entry.inactive_connections);
+        line.0.push('\n');
+        f.write_str(&line.0)
     }
 
     /// Numbers to the end of the line.
@@ -258,6 +268,41 @@ impl<'a> Listing<'a> {
             write!(f, "{:>8}{unit}", number / divisor)?;
         }
         writeln!(f)
+    }
+}
+
+/// A line of columns. It writes blanks in one piece, where the formatter writes one after the other:
+/// most of the time of a long listing went there.
+struct Line(String);
+
+impl Line {
+    fn new(start: &str) -> Self {
+        let mut line = String::with_capacity(96);
+        line.push_str(start);
+        Self(line)
+    }
+
+    /// A blank, and a column of this width, or wider if need be, with its text on the left.
+    fn left(&mut self, width: usize, text: &dyn fmt::Display) -> &mut Self {
+        self.column(width, |line| {
+            // Into a string, which does not fail.
+            let _ = write!(line, "{text}");
+        })
+    }
+
+    /// A column with a number on the left.
+    fn number(&mut self, width: usize, number: u32) -> &mut Self {
+        self.column(width, |line| push_decimal(line, number))
+    }
+
+    fn column(&mut self, width: usize, write: impl FnOnce(&mut String)) -> &mut Self {
+        const BLANKS: &str = "                                ";
+        self.0.push(' ');
+        let start = self.0.len();
+        write(&mut self.0);
+        let length = self.0[start..].chars().count();
+        self.0.push_str(&BLANKS[..width.saturating_sub(length).min(BLANKS.len())]);
+        self
     }
 }
 
