@@ -7,7 +7,7 @@ use std::{
     os::{fd::AsFd, unix::fs::MetadataExt, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -35,6 +35,10 @@ pub(super) const TREE: &str = "tree";
 const ATTEMPTS: usize = 3;
 /// In bytes: with less the disk is full.
 const LEAST_SPACE: u64 = 1 << 14;
+/// With less, and a program that neither says nor writes anything new for so long, it was full. (A network
+/// that does not answer is given up by apt after 30 seconds.)
+const LITTLE_SPACE: u64 = 1 << 28;
+const SILENCE: Duration = Duration::from_secs(40);
 
 /// apt with a state directory of its own, and the packages that it fetches there.
 pub(super) struct Fetch<'a> {
@@ -315,13 +319,26 @@ fn listen(
     ];
     let mut said = [Vec::new(), Vec::new()];
     let mut shown = 0;
+    let mut progress = (Vec::new(), 0, 0);
+    let mut since = Instant::now();
     let result = loop {
         if pipes.iter().all(Option::is_none) {
             break Ok(());
         }
+        // A program that waits in vain may go on to say the same.
+        let last =
+            said[0].trim_ascii_end().rsplit(|&byte| byte == b'\n').next().unwrap_or_default();
+        let space = free_space(directory);
+        let now = (last.to_vec(), said[1].len(), space);
+        if now != progress {
+            (progress, since) = (now, Instant::now());
+        }
         match read_any(&mut pipes, &mut said, signals) {
-            // On a full disk apt can wait for ever for a helper of its own.
-            Ok(None) if free_space(directory) < LEAST_SPACE => {
+            // On a full disk apt can wait for ever for a helper of its own, which may have made room
+            // again before it failed.
+            Ok(None)
+                if space < LEAST_SPACE || space < LITTLE_SPACE && since.elapsed() > SILENCE =>
+            {
                 break Err(io::Error::from(Errno::ENOSPC)).context("write to", directory.display());
             }
             Ok(None) => {}
