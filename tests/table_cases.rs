@@ -157,15 +157,24 @@ async fn command_lines_are_refused_alike(namespace: NetNs, client: Client) -> Ou
         let stderr = String::from_utf8_lossy(&output.stderr);
         let parsed = Command::parse(&arguments, &ipvs_table::Numeric);
         let ours = parsed.as_ref().err().map(|mistakes| mistakes.exit_status());
+        let kernel = [
+            "Numerical result out of range",
+            "Scheduler or persistence engine not found",
+            "No such device",
+        ];
         let usage = ["unknown option", "missing argument", "Try `ipvsadm -h'"];
         let theirs = match output.status.code() {
-            // Of two mistakes the first word that is no option, or lacks its value, counts here; there,
-            // whatever comes first.
-            Some(2) if ours == Some(255) => Some(255),
+            // Of two mistakes the word that is no option, or lacks its value, counts here; there, a
+            // time-out that stands before it.
+            Some(2) if ours == Some(255) && stderr.starts_with("invalid timeout value") => {
+                Some(255)
+            }
             Some(2) => Some(2),
             Some(255) if usage.iter().any(|text| stderr.contains(text)) => Some(255),
-            // What ipvsadm leaves to the kernel to refuse, such as thresholds, is refused before.
-            Some(255) if ours == Some(255) => Some(255),
+            // Names that are too long and thresholds, which ipvsadm leaves to the kernel.
+            Some(255) if ours == Some(255) && kernel.iter().any(|text| stderr.contains(text)) => {
+                ours
+            }
             _ => None,
         };
         assert_eq!(ours, theirs, "seed {seed}: ipvsadm {words:?}\n{parsed:?}\n{stderr}");
