@@ -1013,19 +1013,24 @@ async fn udp_at_once() -> Outcome {
                 line.contains("udp") && line.contains("dst=10.96.7.20") && line.contains(&answers)
             }))
         };
+        let forgotten = async |address: IpAddr| -> Outcome {
+            let begin = Instant::now();
+            while tracked(address).await? {
+                assert!(begin.elapsed() < LIMIT);
+                sleep(Duration::from_millis(10)).await;
+            }
+            Ok(())
+        };
         assert!(tracked(addresses[0]).await?);
         // Kernels since 5.9 forget them by themselves, as long as this is 1.
         let setting = Path::new("/proc/sys/net/ipv4/vs/expire_nodest_conn");
         write(&directory, "slice.yaml", &pods(&addresses[1..]))?;
         until(&scene.client, &[&line(addresses[1])]).await?;
-        let begin = Instant::now();
-        while tracked(addresses[0]).await? {
-            assert!(begin.elapsed() < LIMIT);
-            sleep(Duration::from_millis(10)).await;
-        }
+        forgotten(addresses[0]).await?;
         assert_eq!(ask().await?, "pod2: who");
         write(&directory, "slice.yaml", &pods(&addresses[..1]))?;
         until(&scene.client, &[&line(addresses[0])]).await?;
+        let begin = Instant::now();
         while ask().await? != "pod1: who" {
             assert!(begin.elapsed() < LIMIT);
         }
@@ -1033,22 +1038,14 @@ async fn udp_at_once() -> Outcome {
         scene.host.namespace().run(|| fs::write(setting, "0"))??;
         write(&directory, "slice.yaml", &pods(&addresses[1..]))?;
         until(&scene.client, &[&line(addresses[1])]).await?;
-        let begin = Instant::now();
-        while tracked(addresses[0]).await? {
-            assert!(begin.elapsed() < LIMIT);
-            sleep(Duration::from_millis(10)).await;
-        }
+        forgotten(addresses[0]).await?;
         scene.host.namespace().run(|| fs::write(setting, "1"))??;
         assert_eq!(ask().await?, "pod2: who");
         assert!(tracked(addresses[1]).await?);
         scene.host.namespace().run(|| fs::write(setting, "0"))??;
         // With the service go all its clients.
         fs::remove_file(directory.path().join("dns.yaml"))?;
-        let begin = Instant::now();
-        while tracked(addresses[1]).await? {
-            assert!(begin.elapsed() < LIMIT);
-            sleep(Duration::from_millis(10)).await;
-        }
+        forgotten(addresses[1]).await?;
         Ok(())
     };
     with_proxy(scene.host.namespace(), &directory, &words, story).await
