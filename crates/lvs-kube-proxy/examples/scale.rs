@@ -16,7 +16,10 @@ use std::{
 };
 
 use clap::Parser;
-use lvs::client::{Client, packet::Request};
+use lvs::{
+    Plan, Policy,
+    client::{Client, Snapshot},
+};
 use lvs_kube_proxy::{Options, Proxy, manifest, source::Directory};
 use netns_link::NetNs;
 
@@ -114,15 +117,8 @@ async fn measure(number: u32) -> Result<String, Box<dyn Error>> {
     let other = NetNs::new()?;
     testbed::run(&other, "iproute2", &["ip", "link", "set", "lo", "up"])?;
     let other = Client::connect_in(&other)?;
-    let writes: Vec<Request> = desired
-        .iter()
-        .flat_map(|service| {
-            let key = *service.key();
-            let servers = service.destinations().iter();
-            let servers = servers.map(move |server| Request::NewDestination(key, server.clone()));
-            std::iter::once(Request::NewService(service.service().clone())).chain(servers)
-        })
-        .collect();
+    let plan = Plan::new(&desired, &Snapshot::new(), &Policy::new());
+    let writes: Vec<_> = plan.requests().collect();
     let begin = Instant::now();
     for outcome in other.batch(&writes).await {
         outcome?;

@@ -29,8 +29,8 @@ use std::{
 
 use control_plane::{ControlPlane, Room, lines};
 use lvs::{
-    Desired, VirtualService,
-    client::{Client, packet::Request},
+    Desired, Plan, Policy, VirtualService,
+    client::{Client, Snapshot},
 };
 use lvs_kube_proxy::LINK;
 use netns_link::{Address, Links, NetNs};
@@ -693,15 +693,8 @@ fn relay(from: &NetNs, to: &NetNs) -> Result<(), Box<dyn Error>> {
 /// How long the same table takes by bare requests, in a namespace of its own.
 async fn bare_batch(ipvs: &Client) -> Result<Duration, Box<dyn Error>> {
     let table = Desired::try_from(&ipvs.snapshot().await?)?;
-    let writes: Vec<Request> = table
-        .iter()
-        .flat_map(|service| {
-            let key = *service.key();
-            let servers = service.destinations().iter();
-            let servers = servers.map(move |server| Request::NewDestination(key, server.clone()));
-            std::iter::once(Request::NewService(service.service().clone())).chain(servers)
-        })
-        .collect();
+    let plan = Plan::new(&table, &Snapshot::new(), &Policy::new());
+    let writes: Vec<_> = plan.requests().collect();
     // With an address, as IPv4 real servers need.
     let namespace = node().await?;
     let other = Client::connect_in(&namespace)?;
