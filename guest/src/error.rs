@@ -182,7 +182,7 @@ impl fmt::Display for Error {
             Self::System { step, object, source } => write!(f, "cannot {step} {object}: {source}"),
             Self::Threads { count } => write!(
                 f,
-                "the process already has {count} threads: call guest::enter first thing in main"
+                "the process already has {count} threads: call lvs_guest::enter first thing in main"
             ),
             Self::NoKernel { reason } => write!(
                 f,

@@ -4,7 +4,7 @@
 //! that needs IPVS (an example, a test binary) makes one call, first thing in `main`:
 //!
 //! ```no_run
-//! let place = guest::enter_or_exit();
+//! let place = lvs_guest::enter_or_exit();
 //! println!("running on {place}");
 //! ```
 //!

@@ -6,7 +6,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::Parser;
 
-use guest::{Choice, Kernel, Options};
+use lvs_guest::{Choice, Kernel, Options};
 
 const USAGE: &str = "cargo guest [OPTIONS] -- COMMAND [ARGUMENTS]...";
 
@@ -60,9 +60,9 @@ struct Arguments {
 }
 
 fn main() {
-    guest::assume_role();
+    lvs_guest::assume_role();
     let arguments = Arguments::parse();
-    let mut options = Options::from_env().unwrap_or_else(|error| guest::fail(&error));
+    let mut options = Options::from_env().unwrap_or_else(|error| lvs_guest::fail(&error));
     options.choice = arguments.place.unwrap_or(options.choice);
     options.kernel = arguments.kernel.unwrap_or(options.kernel);
     options.memory = arguments.memory.unwrap_or(options.memory);
@@ -73,8 +73,8 @@ fn main() {
     }
     let mut command = arguments.command.into_iter();
     let program = command.next().unwrap_or_default();
-    match guest::run(&options, program, command.collect()) {
+    match lvs_guest::run(&options, program, command.collect()) {
         Ok(outcome) => outcome.exit(),
-        Err(error) => guest::fail(&error),
+        Err(error) => lvs_guest::fail(&error),
     }
 }

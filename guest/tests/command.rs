@@ -223,7 +223,7 @@ fn programs_below_tmp_run() {
     script(&alone.0);
     let output = guest().arg(&alone.0).output().unwrap();
     assert_eq!(said(&output), format!("{}\nnew\n", alone.0.display()), "{output:?}");
-    fs::copy(env!("CARGO_BIN_EXE_guest"), &alone.0).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_lvs-guest"), &alone.0).unwrap();
     let output = Command::new(&alone.0)
         .args(["--place", "guest", "--", "sh", "-c", "ls /tmp; touch /tmp/new; ls /tmp"])
         .stdin(Stdio::null())
@@ -377,7 +377,7 @@ fn the_kernel_loads_a_module_by_itself() {
 
 #[test]
 fn a_guest_in_a_guest_stays_where_it_is_in_namespaces_of_its_own_if_asked() {
-    let inner = env!("CARGO_BIN_EXE_guest");
+    let inner = env!("CARGO_BIN_EXE_lvs-guest");
     let script = format!(
         "readlink /proc/self/ns/net; {inner} -- readlink /proc/self/ns/net; \
          {inner} --place host-shared -- readlink /proc/self/ns/net; mkdir /run/netns/mine; \
@@ -460,11 +460,11 @@ fn guest_with(options: &[&str]) -> Command {
     // The very first run fetches the package and says so.
     static FETCHED: Once = Once::new();
     FETCHED.call_once(|| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_guest"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lvs-guest"));
         let status = command.args(["--place", "guest", "--", "true"]).status().unwrap();
         assert!(status.success(), "this machine cannot have a guest");
     });
-    let mut command = Command::new(env!("CARGO_BIN_EXE_guest"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lvs-guest"));
     command.args(["--place", "guest"]).args(options).arg("--").stdin(Stdio::null());
     command
 }
@@ -529,7 +529,7 @@ fn kernels_of(runner: i32) -> Vec<i32> {
 
 fn copy_for_everybody(directory: &Path) -> PathBuf {
     let program = directory.join("guest");
-    fs::copy(env!("CARGO_BIN_EXE_guest"), &program).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_lvs-guest"), &program).unwrap();
     program
 }
 

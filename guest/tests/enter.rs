@@ -1,4 +1,4 @@
-//! A program as the examples are: `guest::enter_or_exit` first in `main`.
+//! A program as the examples are: `lvs_guest::enter_or_exit` first in `main`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
@@ -13,7 +13,7 @@ use std::{
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::prctl;
 
-use guest::{Choice, ErrorKind, Options};
+use lvs_guest::{Choice, ErrorKind, Options};
 
 /// Set in the process that enters.
 const ENTERS: &str = "LVS_GUEST_TEST_ENTERS";
@@ -21,9 +21,9 @@ const VALUE: &str = "LVS_GUEST_TEST_VALUE";
 
 fn main() {
     if std::env::var_os(ENTERS).is_some() {
-        look(&guest::enter_or_exit());
+        look(&lvs_guest::enter_or_exit());
     }
-    guest::assume_role();
+    lvs_guest::assume_role();
     let mut arguments = Arguments::from_args();
     // A process that enters has one thread.
     arguments.test_threads = Some(1);
@@ -57,7 +57,7 @@ fn a_failed_enter_leaves_no_trace() {
     for (options, kind) in
         [(late, ErrorKind::TimeLimit), (crashed, ErrorKind::Guest), (small, ErrorKind::Setting)]
     {
-        assert_eq!(guest::enter(&options).unwrap_err().kind(), kind);
+        assert_eq!(lvs_guest::enter(&options).unwrap_err().kind(), kind);
         assert_eq!(state(), before, "after {kind:?}");
     }
 }
@@ -99,7 +99,7 @@ fn enter_hands_everything_on() {
     assert_eq!(said["moved"], "true");
 }
 
-fn look(place: &guest::Place) -> ! {
+fn look(place: &lvs_guest::Place) -> ! {
     let mut input = String::new();
     std::io::stdin().read_to_string(&mut input).unwrap();
     let links = fs::read_dir("/sys/class/net").unwrap().map(|link| link.unwrap().file_name());
@@ -118,13 +118,14 @@ fn look(place: &guest::Place) -> ! {
     let namespace = || fs::read_link("/proc/self/ns/net").unwrap();
     let before = namespace();
     // One thread alone would be moved.
-    let threads = std::thread::scope(|scope| scope.spawn(|| guest::enter(&host)).join().unwrap());
+    let threads =
+        std::thread::scope(|scope| scope.spawn(|| lvs_guest::enter(&host)).join().unwrap());
     println!("threads={}", threads.unwrap_err());
     // A thread that was joined may be on the kernel's list for a moment more.
     while fs::read_dir("/proc/self/task").unwrap().count() > 1 {
         std::thread::yield_now();
     }
-    println!("host={}", guest::enter(&host).unwrap());
+    println!("host={}", lvs_guest::enter(&host).unwrap());
     println!("moved={}", namespace() != before);
     eprintln!("to standard error");
     process::exit(7)

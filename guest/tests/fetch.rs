@@ -18,7 +18,7 @@ use nix::{
     unistd::{Pid, Uid},
 };
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_guest");
+const PROGRAM: &str = env!("CARGO_BIN_EXE_lvs-guest");
 
 #[test]
 fn two_first_runs_fetch_once() {

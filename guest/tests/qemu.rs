@@ -157,7 +157,7 @@ fn the_next_older_kernel_is_taken_if_the_newest_cannot_be_fetched() {
 #[test]
 fn what_qemu_needs_is_named() {
     if !Uid::effective().is_root() {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_guest"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lvs-guest"));
         command.args(["--place", "guest", "--kernel", KERNEL, "--", "true"]);
         let output = command.output().unwrap();
         assert!(errors(&output).contains("the kernels named qemu-* need root"), "{output:?}");
@@ -166,7 +166,7 @@ fn what_qemu_needs_is_named() {
     if Path::new("/usr/sbin/qemu-system-x86_64").exists() {
         return eprintln!("not tested: this machine's QEMU is where it is always found");
     }
-    let mut command = Command::new(env!("CARGO_BIN_EXE_guest"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lvs-guest"));
     command.args(["--place", "guest", "--kernel", KERNEL, "--", "true"]).env("PATH", "/nowhere");
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(125));
@@ -182,11 +182,11 @@ fn guest(options: &[&str]) -> Option<Command> {
     }
     let path = std::env::var_os("PATH").unwrap();
     if !std::env::split_paths(&path).any(|path| path.join("qemu-system-x86_64").exists()) {
-        assert!(!guest::is_required(), "there is no QEMU here");
+        assert!(!lvs_guest::is_required(), "there is no QEMU here");
         eprintln!("not tested: there is no QEMU on this machine");
         return None;
     }
-    let mut command = Command::new(env!("CARGO_BIN_EXE_guest"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lvs-guest"));
     command.args(["--place", "guest"]).env("LVS_GUEST_KERNEL", KERNEL).args(options);
     command.arg("--").stdin(Stdio::null());
     Some(command)

@@ -25,7 +25,7 @@ use nix::{
 };
 use rustix::termios::tcsetwinsize;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_guest");
+const PROGRAM: &str = env!("CARGO_BIN_EXE_lvs-guest");
 /// How long a guest may take to say something: QEMU's are slow.
 const PATIENCE: Duration = Duration::from_secs(60);
 
