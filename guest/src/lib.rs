@@ -83,7 +83,14 @@
 //! | `LVS_GUEST_WRITE` | further directories to be written straight through, separated by `:` | |
 //! | `LVS_GUEST_UML` | path of a User-Mode Linux binary, instead of the package `user-mode-linux` | |
 //! | `LVS_GUEST_UML_MODULES` | directory that holds its modules by version | `../lib/uml/modules` from the binary |
+//! | `LVS_GUEST_SHIM` | `1` or `0`: with or without the shim for processors with AMX, whatever this one is | where it is needed |
 //! | `LVS_GUEST_CACHE` | where packages are unpacked | `$XDG_CACHE_HOME/lvs-guest`, `~/.cache/lvs-guest`, or one in `/tmp` |
+//!
+//! # Processors
+//!
+//! Any x86-64 will do. User-Mode Linux before 6.13 does not know the registers of AMX (Intel's Sapphire
+//! Rapids and what followed it) and panics at boot there. It gets a shim then: a library of 3 KB, carried by this
+//! program and preloaded into the kernel, that takes care of those registers.
 //!
 //! # Exit status
 //!

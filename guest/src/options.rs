@@ -24,6 +24,9 @@ pub struct Options {
     /// The directory that holds its modules by version. Default: `../lib/uml/modules` from the
     /// binary.
     pub uml_modules: Option<PathBuf>,
+    /// Whether a User-Mode Linux kernel that may not know this processor's registers gets a shim that does.
+    /// Default: where it is needed, which is before Linux 6.13 on a processor with AMX.
+    pub shim: Option<bool>,
     /// Where packages are unpacked. Default: the first of `$XDG_CACHE_HOME/lvs-guest`,
     /// `~/.cache/lvs-guest` and a private directory in `/tmp` that can be made.
     pub cache: Option<PathBuf>,
@@ -101,11 +104,10 @@ impl Options {
             options.memory = parse("LVS_GUEST_MEMORY", &value, "a number of MiB")?;
         }
         if let Some(value) = variable("LVS_GUEST_VERBOSE") {
-            options.verbose = match value.to_str() {
-                Some("0") => false,
-                Some("1") => true,
-                _ => return Err(setting("LVS_GUEST_VERBOSE", &value, "0 or 1")),
-            };
+            options.verbose = switch("LVS_GUEST_VERBOSE", &value)?;
+        }
+        if let Some(value) = variable("LVS_GUEST_SHIM") {
+            options.shim = Some(switch("LVS_GUEST_SHIM", &value)?);
         }
         if let Some(value) = variable("LVS_GUEST_WRITE") {
             options.write = env::split_paths(&value).collect();
@@ -128,6 +130,7 @@ impl Default for Options {
             write: Vec::new(),
             uml: None,
             uml_modules: None,
+            shim: None,
             cache: None,
         }
     }
@@ -235,6 +238,14 @@ fn time_limit(seconds: u32) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds.into()))
 }
 
+fn switch(name: &'static str, value: &OsString) -> Result<bool, Error> {
+    match value.to_str() {
+        Some("0") => Ok(false),
+        Some("1") => Ok(true),
+        _ => Err(setting(name, value, "0 or 1")),
+    }
+}
+
 fn parse<T: FromStr>(
     name: &'static str,
     value: &OsString,
@@ -270,6 +281,7 @@ mod tests {
             ("LVS_GUEST_WRITE", "/a:/b c"),
             ("LVS_GUEST_UML", "/uml"),
             ("LVS_GUEST_UML_MODULES", "/modules"),
+            ("LVS_GUEST_SHIM", "0"),
             ("LVS_GUEST_CACHE", "/cache"),
         ]);
         let expected = Options {
@@ -281,6 +293,7 @@ mod tests {
             write: vec!["/a".into(), "/b c".into()],
             uml: Some("/uml".into()),
             uml_modules: Some("/modules".into()),
+            shim: Some(false),
             cache: Some("/cache".into()),
         };
         assert_eq!(all.unwrap(), expected);
@@ -295,6 +308,7 @@ mod tests {
             ("LVS_GUEST_TIME_LIMIT", "1.5"),
             ("LVS_GUEST_MEMORY", "1G"),
             ("LVS_GUEST_VERBOSE", "yes"),
+            ("LVS_GUEST_SHIM", "on"),
         ] {
             let error = options(&[(name, value)]).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{name}={value}: expected ")), "{error}");

@@ -145,7 +145,7 @@ impl Run<'_> {
         };
         drop((output_end, errors_end, control_end, input_end));
         let words = match self.engine {
-            Engine::Uml(kernel) => kernel.words(&job, options, &lines),
+            Engine::Uml(kernel) => kernel.words(&job, options, &lines)?,
             Engine::Qemu(machine) => {
                 machine.prepare(&helper, job.path(), &lines)?;
                 machine.words(&job, options, &lines, accelerator.unwrap_or(Accelerator::Tcg))
@@ -210,7 +210,9 @@ fn base_directory(memory: u32) -> PathBuf {
     let temporary = std::env::temp_dir();
     let candidates = [Path::new(SHARED_MEMORY), &temporary, Path::new("/tmp")];
     let fitting = candidates.into_iter().find(|path| {
-        let plain = path.as_os_str().as_bytes().iter().all(|byte| byte.is_ascii_graphic());
+        // No colon either: it separates the names of what is preloaded.
+        let plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b':';
+        let plain = path.as_os_str().as_bytes().iter().all(plain);
         let room = statvfs(*path).is_ok_and(|system| {
             let free = system.blocks_available() * system.fragment_size();
             // The kernel is run from the file that is its memory.

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    io,
+    fs, io,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     process,
@@ -15,7 +15,7 @@ use nix::{
 
 use crate::{
     error::{Context, Error},
-    host::{engine::Lines, job::Job},
+    host::{engine::Lines, job::Job, shim},
     inside,
     options::Options,
 };
@@ -39,12 +39,28 @@ pub(crate) struct Uml {
 }
 
 impl Uml {
-    /// The launcher's words: the kernel, its library and its arguments.
-    pub(crate) fn words(&self, job: &Job, options: &Options, lines: &Lines) -> Vec<OsString> {
+    /// The launcher's words: the kernel, its library, the shim and the kernel's arguments.
+    pub(crate) fn words(
+        &self,
+        job: &Job,
+        options: &Options,
+        lines: &Lines,
+    ) -> Result<Vec<OsString>, Error> {
         let library = self.library.as_ref().map_or(Path::new(""), |(_, library)| library);
-        let mut words = vec![self.binary.clone().into(), library.into()];
+        let shim = if shim::is_used(options, &self.releases()) {
+            shim::put(job)?.into()
+        } else {
+            OsString::new()
+        };
+        let mut words = vec![self.binary.clone().into(), library.into(), shim];
         words.extend(kernel_arguments(job.path(), options, lines));
-        words
+        Ok(words)
+    }
+
+    /// The releases whose modules are there: the kernel's own, as `uname -r` prints it.
+    pub(super) fn releases(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.modules).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
 }
 
@@ -52,7 +68,8 @@ impl Uml {
 pub(crate) fn launch(
     words: &mut impl Iterator<Item = OsString>,
 ) -> Result<process::Command, Error> {
-    let (Some(kernel), Some(library)) = (words.next(), words.next()) else {
+    let (Some(kernel), Some(library), Some(shim)) = (words.next(), words.next(), words.next())
+    else {
         return Err(io::Error::from(io::ErrorKind::InvalidInput)).context("use", "the launcher");
     };
     // The kernel's threads and processes take turns: on one CPU each turn costs a fifth.
@@ -68,6 +85,9 @@ pub(crate) fn launch(
     let mut command = process::Command::new(kernel);
     if !library.is_empty() {
         command.env("LD_LIBRARY_PATH", library);
+    }
+    if !shim.is_empty() {
+        command.env("LD_PRELOAD", shim);
     }
     Ok(command)
 }

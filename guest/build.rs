@@ -1,0 +1,48 @@
+//! Compiles `shim/ptrace.rs`, which User-Mode Linux needs on some processors, for the program to carry.
+
+use std::{env, fs, path::Path, process::Command};
+
+const SOURCE: &str = "shim/ptrace.rs";
+
+fn main() {
+    println!("cargo::rerun-if-changed={SOURCE}");
+    let variable = |name: &str| env::var(name).unwrap_or_default();
+    let shim = Path::new(&variable("OUT_DIR")).join("ptrace.so");
+    // User-Mode Linux is there for x86-64 only.
+    if variable("CARGO_CFG_TARGET_ARCH") == "x86_64" {
+        let (rustc, linker) = (variable("RUSTC"), variable("RUSTC_LINKER"));
+        match compile(&rustc, &variable("TARGET"), &linker, &shim) {
+            Ok(()) => return,
+            Err(words) => {
+                println!(
+                    "cargo::warning={SOURCE} cannot be compiled, without which User-Mode Linux before \
+                     6.13 does not run on processors with AMX: {}",
+                    words.replace('\n', " ")
+                );
+            }
+        }
+    }
+    // What includes it finds it empty.
+    if let Err(error) = fs::write(&shim, "") {
+        println!("cargo::error={}: {error}", shim.display());
+    }
+}
+
+fn compile(rustc: &str, target: &str, linker: &str, shim: &Path) -> Result<(), String> {
+    let mut command = Command::new(rustc);
+    // Without std, which cargo cannot ask for in a part of a package; nor is `panic` to be had there.
+    command.args(["--edition", "2024", "--crate-type", "cdylib", "-O", "-C", "panic=abort"]);
+    command.args(["-C", "strip=symbols", "-C", "link-arg=-nostdlib"]);
+    // It is the same for every C library; without this there are no such files for musl.
+    command.args(["-C", "target-feature=-crt-static", "--target", target]);
+    if !linker.is_empty() {
+        command.arg("-C").arg(format!("linker={linker}"));
+    }
+    let output = command.arg("-o").arg(shim).arg(SOURCE).output();
+    let output = output.map_err(|error| format!("{rustc}: {error}"))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
