@@ -34,6 +34,13 @@ pub enum Error {
         /// The errno.
         source: io::Error,
     },
+    /// This kernel lacks a module.
+    NoModule {
+        /// The module's name.
+        module: String,
+        /// The kernel's release.
+        release: String,
+    },
     /// [`enter`](crate::enter) was called when the process already had several threads.
     Threads {
         /// How many threads there were.
@@ -138,7 +145,9 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Setting { .. } => ErrorKind::Setting,
-            Self::NoIpvs | Self::NotPermitted { .. } => ErrorKind::Unavailable,
+            Self::NoIpvs | Self::NotPermitted { .. } | Self::NoModule { .. } => {
+                ErrorKind::Unavailable
+            }
             Self::NoKernel { .. }
             | Self::NotAvailable { .. }
             | Self::NoProgram { .. }
@@ -179,10 +188,15 @@ impl fmt::Display for Error {
                 "cannot {step}: {source}: this needs CAP_NET_ADMIN and CAP_SYS_ADMIN in the initial \
                  user namespace (root, and not root of a container's user namespace)"
             ),
+            Self::NoModule { module, release } => write!(
+                f,
+                "the kernel {release} has no module {module}; LVS_GUEST_KERNEL names another kernel"
+            ),
             Self::System { step, object, source } => write!(f, "cannot {step} {object}: {source}"),
             Self::Threads { count } => write!(
                 f,
-                "the process already has {count} threads: call lvs_guest::enter first thing in main"
+                "the process already has {count} threads: call lvs_guest::enter first thing in main, \
+                 or lvs_guest::test in a #[test]"
             ),
             Self::NoKernel { reason } => write!(
                 f,

@@ -1,14 +1,43 @@
-//! Puts a process on a Linux kernel that has IPVS.
+//! A Linux kernel of its own for a test or a program: no root, no virtual machine, no set-up.
 //!
-//! Development machines and CI runners often have a kernel without `ip_vs`, or no root. A program
-//! that needs IPVS (an example, a test binary) makes one call, first thing in `main`:
+//! Whoever writes code for netlink, `/proc` or `/sys` needs a kernel to try it on, with root and
+//! with modules. Development machines and CI runners have neither. [`test()`] runs the body of a
+//! `#[test]` as root on a kernel that has them:
+//!
+//! ```
+//! #[test]
+//! fn a_bridge_comes_up() {
+//!     lvs_guest::test(&["bridge"], || {
+//!         let ip = |words: &str| {
+//!             std::process::Command::new("ip").args(words.split(' ')).status().unwrap().success()
+//!         };
+//!         assert!(ip("link add br0 type bridge") && ip("link set br0 up"));
+//!     });
+//! }
+//! ```
+//!
+//! ```toml
+//! [dev-dependencies]
+//! lvs-guest = { version = "0.1", default-features = false }
+//! ```
+//!
+//! Each test gets a kernel of its own, in a fifth of a second, so tests run beside each other and
+//! leave nothing behind. Debian's User-Mode Linux, the default, has IPVS with all its schedulers,
+//! bridge, veth, dummy, VLAN, VXLAN, bonding, tunnels, ipset, conntrack, iptables and traffic
+//! control. It has no WireGuard, and no nftables but for bridges: those are in the kernels named
+//! `qemu-*` (see [variables](#variables)).
+//!
+//! # Programs
+//!
+//! A program that needs such a kernel (an example, a test binary with a harness of its own) makes
+//! one call, first thing in `main`:
 //!
 //! ```no_run
 //! let place = lvs_guest::enter_or_exit();
 //! println!("running on {place}");
 //! ```
 //!
-//! The call returns only where IPVS can be used:
+//! The call returns only where IPVS (or what else is asked for: [`Options::modules`]) can be used:
 //!
 //! - **On this machine's kernel**, if it has IPVS and the process may use it (root in the initial
 //!   user namespace). The process first moves into a network and a mount namespace of its own, so
@@ -85,6 +114,7 @@
 //! | `LVS_GUEST_UML_MODULES` | directory that holds its modules by version | `../lib/uml/modules` from the binary |
 //! | `LVS_GUEST_SHIM` | `1` or `0`: with or without the shim for processors with AMX, whatever this one is | where it is needed |
 //! | `LVS_GUEST_CACHE` | where packages are unpacked | `$XDG_CACHE_HOME/lvs-guest`, `~/.cache/lvs-guest`, or one in `/tmp` |
+//! | `LVS_GUEST_SKIP` | `1`: a [`test()`] passes, saying so, where this machine can get no kernel | it fails |
 //!
 //! # Processors
 //!
@@ -104,8 +134,9 @@
 //! time limit holds for guests only. Under `uml-5.10` what is not written through cannot be written
 //! at all: there is no layer in memory.
 
-#![forbid(unsafe_code)]
-#![allow(clippy::exhaustive_enums, clippy::exhaustive_structs, reason = "not published")]
+// But for the constructor that the crate `ctor` writes for `test`.
+#![deny(unsafe_code)]
+#![allow(clippy::test_attr_in_doctest, reason = "tests/harness.rs runs the example of the page")]
 
 mod error;
 mod feed;
@@ -113,13 +144,15 @@ mod host;
 mod inside;
 mod ipvs;
 mod modules;
+mod needs;
 mod netlink;
 mod options;
 mod order;
+mod test;
 
-use std::{ffi::OsString, fmt, process};
+use std::{ffi::OsString, fmt, fs, os::unix::ffi::OsStringExt, process};
 
-use nix::sys::utsname::uname;
+use nix::{sys::utsname::uname, unistd};
 
 use crate::{
     error::Context,
@@ -132,6 +165,7 @@ pub use crate::{
     error::{Error, ErrorKind},
     host::supervise::Outcome,
     options::{Choice, Kernel, Options},
+    test::test,
 };
 
 /// Where a process runs, once [`enter`] has returned.
@@ -179,11 +213,18 @@ impl fmt::Display for Place {
 /// There is no such kernel, or the guest failed; [`Error::exit_code`] is the status to exit with.
 pub fn enter(options: &Options) -> Result<Place, Error> {
     assume_role();
+    if let Some(place) = test::place() {
+        return Ok(place);
+    }
+    // A guest would run the whole program again for one thread of it, and end it.
+    if !is_first_thread() && !init::is_guest() {
+        return Err(Error::Threads { count: native::threads()? });
+    }
     if let Some(place) = settle(options)? {
         return Ok(place);
     }
     let program = std::env::current_exe().context("find the path of", "this program")?;
-    let mut words = std::env::args_os();
+    let mut words = words();
     let name = words.next().unwrap_or_else(|| program.clone().into_os_string());
     let command = Command::here(program.into_os_string(), name, words.collect())?;
     run::run(options, &command)?.exit()
@@ -202,7 +243,7 @@ pub fn enter_or_skip() -> Place {
     assume_role();
     match Options::from_env().and_then(|options| enter(&options)) {
         Ok(place) => place,
-        Err(error) if is_required() => fail(&error),
+        Err(error) if is_required() || !is_first_thread() => fail(&error),
         Err(error) => {
             eprintln!("guest: not run: {error}");
             process::exit(0)
@@ -246,8 +287,10 @@ pub fn assume_role() {
     launcher::assume_role();
 }
 
-/// Prints an error to standard error and exits with its [`Error::exit_code`].
+/// Prints an error to standard error and exits with its [`Error::exit_code`]. In a thread, such as a
+/// `#[test]` has, it panics with the error: that fails the one test, and is seen.
 pub fn fail(error: &Error) -> ! {
+    assert!(is_first_thread(), "{error}");
     eprintln!("guest: {error}");
     process::exit(error.exit_code())
 }
@@ -256,15 +299,17 @@ pub fn fail(error: &Error) -> ! {
 fn settle(options: &Options) -> Result<Option<Place>, Error> {
     let release = release()?;
     if init::is_guest() && options.choice != Choice::Host {
-        ipvs::probe()?;
+        needs::probe(&options.modules)?;
         return Ok(Some(Place::Guest { release }));
     }
     let found = match options.choice {
         Choice::Guest => return Ok(None),
-        Choice::HostShared => ipvs::probe().map(|()| Place::HostShared { release }),
-        Choice::Host | Choice::Any => {
-            ipvs::probe().and_then(|()| native::isolate()).map(|()| Place::Host { release })
+        Choice::HostShared => {
+            needs::probe(&options.modules).map(|()| Place::HostShared { release })
         }
+        Choice::Host | Choice::Any => needs::probe(&options.modules)
+            .and_then(|()| native::isolate())
+            .map(|()| Place::Host { release }),
     };
     match found {
         Ok(place) => Ok(Some(place)),
@@ -273,6 +318,25 @@ fn settle(options: &Options) -> Result<Option<Place>, Error> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// This process's name and arguments. Some C libraries (musl) hand them over only when `main` begins;
+/// the kernel knows them before.
+fn words() -> impl DoubleEndedIterator<Item = OsString> {
+    let mut words: Vec<_> = std::env::args_os().collect();
+    if words.is_empty() {
+        let mut line = fs::read("/proc/self/cmdline").unwrap_or_default();
+        // Each word is ended by a NUL.
+        line.pop();
+        words =
+            line.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect();
+    }
+    words.into_iter()
+}
+
+/// Whether this is the thread that runs `main`.
+fn is_first_thread() -> bool {
+    unistd::gettid() == unistd::getpid()
 }
 
 /// The running kernel's release, as `uname -r` prints it.

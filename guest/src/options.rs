@@ -3,7 +3,10 @@ use std::{env, ffi::OsString, fmt, path::PathBuf, str::FromStr, time::Duration};
 use crate::error::Error;
 
 /// How a process is put on a kernel that has IPVS.
+///
+/// A field more breaks no program: start from [`Options::default`] or [`Options::from_env`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Options {
     /// Which kernel may be used. Default: any.
     pub choice: Choice,
@@ -14,6 +17,9 @@ pub struct Options {
     /// The guest's memory in MiB, at least 32, in QEMU 128. The machine gives it as it is used.
     /// Default: 512.
     pub memory: u32,
+    /// Modules that the kernel must have, by the names that `modprobe` knows; `ip_vs` also asks whether
+    /// IPVS answers. Default: `ip_vs`.
+    pub modules: Vec<String>,
     /// Shows the guest's kernel log on standard error. Default: no.
     pub verbose: bool,
     /// Directories that are written straight through, besides the working directory and cargo's target
@@ -126,6 +132,7 @@ impl Default for Options {
             kernel: Kernel::default(),
             time_limit: Some(Duration::from_secs(600)),
             memory: 512,
+            modules: vec!["ip_vs".to_owned()],
             verbose: false,
             write: Vec::new(),
             uml: None,
@@ -289,6 +296,7 @@ mod tests {
             kernel: Kernel::Uml6_12,
             time_limit: Some(Duration::from_secs(5)),
             memory: 64,
+            modules: vec!["ip_vs".to_owned()],
             verbose: true,
             write: vec!["/a".into(), "/b c".into()],
             uml: Some("/uml".into()),

@@ -48,11 +48,13 @@ fn a_failed_enter_leaves_no_trace() {
         let blocked = status.lines().find(|line| line.starts_with("SigBlk:")).map(str::to_owned);
         (blocked, prctl::get_child_subreaper().unwrap(), descriptors, directory)
     };
-    let guest = Options { choice: Choice::Guest, ..Options::default() };
-    let late = Options { time_limit: Some(Duration::from_millis(1)), ..guest.clone() };
-    let crashed =
-        Options { uml: Some("/bin/true".into()), uml_modules: Some("/".into()), ..guest.clone() };
-    let small = Options { memory: 1, ..guest };
+    let mut guest = Options::default();
+    guest.choice = Choice::Guest;
+    let (mut late, mut crashed, mut small) = (guest.clone(), guest.clone(), guest);
+    late.time_limit = Some(Duration::from_millis(1));
+    crashed.uml = Some("/bin/true".into());
+    crashed.uml_modules = Some("/".into());
+    small.memory = 1;
     let before = state();
     for (options, kind) in
         [(late, ErrorKind::TimeLimit), (crashed, ErrorKind::Guest), (small, ErrorKind::Setting)]
@@ -114,7 +116,8 @@ fn look(place: &lvs_guest::Place) -> ! {
     println!("ipvs={}", fs::exists("/proc/sys/net/ipv4/vs").unwrap());
     println!("names={}", fs::read_dir("/run/netns").unwrap().count());
 
-    let host = Options { choice: Choice::Host, ..Options::default() };
+    let mut host = Options::default();
+    host.choice = Choice::Host;
     let namespace = || fs::read_link("/proc/self/ns/net").unwrap();
     let before = namespace();
     // One thread alone would be moved.

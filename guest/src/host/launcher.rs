@@ -36,7 +36,7 @@ const LAUNCHER: &str = "lvs-guest-launcher";
 /// The launcher's part: becomes the engine, in a session of its own, and dies with the runner. These
 /// things are done between fork and exec; a program of its own can do them without unsafe code.
 pub(crate) fn assume_role() {
-    let mut words = std::env::args_os();
+    let mut words = crate::words();
     if words.next().as_deref() != Some(OsStr::new(LAUNCHER)) {
         return;
     }

@@ -16,9 +16,9 @@ use crate::{
 /// shows this network namespace's links, and a `/run/netns` for its own names.
 pub(crate) fn isolate() -> Result<(), Error> {
     // Only the calling thread would be moved; others would go on working on the machine's own.
-    let threads = fs::read_dir("/proc/self/task").context("read", "/proc/self/task")?.count();
-    if threads > 1 {
-        return Err(Error::Threads { count: threads });
+    let count = threads()?;
+    if count > 1 {
+        return Err(Error::Threads { count });
     }
     permitted("make namespaces", unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS))?;
     let none: Option<&str> = None;
@@ -32,6 +32,11 @@ pub(crate) fn isolate() -> Result<(), Error> {
     let kind = Some("tmpfs");
     permitted("mount /run/netns", mount(kind, names, kind, MsFlags::empty(), Some("mode=755")))?;
     netlink::loopback_up().context("bring up", "lo")
+}
+
+/// How many threads this process has.
+pub(crate) fn threads() -> Result<usize, Error> {
+    Ok(fs::read_dir("/proc/self/task").context("read", "/proc/self/task")?.count())
 }
 
 /// Makes an error of its own of a lack of privilege: a guest can help then.

@@ -31,14 +31,15 @@ use crate::{
 pub(crate) fn assume_role() {
     if process::id() == 1 {
         if let Some(job) = std::env::var_os(JOB) {
-            if std::env::args_os().next().as_deref() == Some(OsStr::new(FIRST_STAGE)) {
+            // It is in the initramfs only.
+            if Path::new(FIRST_STAGE).exists() {
                 first_stage(Path::new(&job));
             }
             init(Path::new(&job));
         }
     }
     terminal::assume_role();
-    let mut words = std::env::args_os();
+    let mut words = crate::words();
     if words.next().as_deref() == Some(OsStr::new(MODPROBE)) && is_guest() {
         // The kernel says `modprobe -q -- NAME`, and iptables `modprobe NAME -q`.
         let mut names = words.filter(|word| !word.as_encoded_bytes().starts_with(b"-"));

@@ -23,7 +23,7 @@ pub(crate) const TAG: &str = "host";
 /// Init's own directory in the guest.
 const OWN: &str = "/run/lvs-guest";
 const MODPROBE: &str = "/run/lvs-guest/modprobe";
-const MODULES: &str = "/run/lvs-guest/modules";
+pub(crate) const MODULES: &str = "/run/lvs-guest/modules";
 
 fn own(name: &str) -> PathBuf {
     Path::new(OWN).join(name)

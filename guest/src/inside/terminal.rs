@@ -96,7 +96,7 @@ pub(super) fn start(
 
 /// Leads the session, or becomes the command, if this process was started for that.
 pub(super) fn assume_role() {
-    let mut words = std::env::args_os();
+    let mut words = crate::words();
     let role = words.next();
     let error = match role.as_deref().and_then(OsStr::to_str) {
         Some(LEADER) if is_guest() => match lead(words) {
