@@ -56,6 +56,7 @@ static PLACE: OnceLock<Place> = OnceLock::new();
 /// [`LVS_GUEST_TIME_LIMIT`](crate#variables); no kernel with these modules can be used. With
 /// `LVS_GUEST_SKIP=1` the test passes where this machine can get no kernel, and prints that it did
 /// not run.
+#[track_caller]
 pub fn test<T: Termination>(modules: &[&str], body: impl FnOnce() -> T) {
     if PLACE.get().is_none() {
         return outside(modules);
@@ -109,6 +110,7 @@ fn go_to_kernel() {
 }
 
 /// Starts the test binary again for the test that this thread runs, and judges how that ended.
+#[track_caller]
 fn outside(modules: &[&str]) {
     // The harness names the thread as it names the test.
     let thread = thread::current();
