@@ -8,6 +8,9 @@ fn main() {
     println!("cargo::rerun-if-changed={SOURCE}");
     let variable = |name: &str| env::var(name).unwrap_or_default();
     let shim = Path::new(&variable("OUT_DIR")).join("ptrace.so");
+    if !Path::new(SOURCE).exists() {
+        println!("cargo::error=the package lacks {SOURCE}");
+    }
     // User-Mode Linux is there for x86-64 only.
     if variable("CARGO_CFG_TARGET_ARCH") == "x86_64" {
         let (rustc, linker) = (variable("RUSTC"), variable("RUSTC_LINKER"));
