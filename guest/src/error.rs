@@ -63,8 +63,6 @@ pub enum Error {
         /// The program.
         program: &'static str,
     },
-    /// QEMU's guests need root.
-    NotRoot,
     /// Fetching or unpacking the kernel's package failed.
     Fetch {
         /// The command that failed.
@@ -151,7 +149,6 @@ impl Error {
             Self::NoKernel { .. }
             | Self::NotAvailable { .. }
             | Self::NoProgram { .. }
-            | Self::NotRoot
             | Self::Fetch { .. }
             | Self::Interrupted { .. }
             | Self::Cache { .. } => ErrorKind::NoKernel,
@@ -212,14 +209,9 @@ impl fmt::Display for Error {
             ),
             Self::NoProgram { program } => write!(
                 f,
-                "{program} is not installed, and the kernels named qemu-* need it: run apt-get \
-                 install qemu-system-x86 kmod as root (from Debian 13 on also virtiofsd). The \
-                 kernels named uml* need no installed program"
-            ),
-            Self::NotRoot => write!(
-                f,
-                "the kernels named qemu-* need root, because virtiofsd, which shows this machine's \
-                 files to the guest, opens them as their owners. The kernels named uml* do not"
+                "{program} is not installed, and the kernels named qemu-* need it: install QEMU and \
+                 kmod once, as root (Debian: apt-get install qemu-system-x86 kmod). To run them takes \
+                 no root. The kernels named uml* need no installed program"
             ),
             Self::Fetch { command, words, remedy } => write!(
                 f,

@@ -91,14 +91,16 @@
 //!
 //! The kernels named `qemu-*` are the ones that Debian makes for virtual machines, and are fetched in
 //! the same way. They are what real machines run, where User-Mode Linux is an architecture of its
-//! own, and there are more versions of them. They boot in three to six seconds, and need root and
-//! QEMU, which is not fetched: `apt-get install qemu-system-x86 kmod` (from Debian 13 on also
-//! `virtiofsd`). QEMU translates instructions, so programs run some ten times slower. KVM is used where
-//! it works; if it hangs or dies, it is given up after five seconds, until the machine's next boot.
+//! own, and there are more versions of them. They boot in three to six seconds, without root, and need
+//! QEMU, which is not fetched: `apt-get install qemu-system-x86 kmod`. QEMU translates instructions, so
+//! programs run some ten times slower. KVM is used where the user may use it (Debian's group `kvm`) and it
+//! works; if it hangs or dies, it is given up after five seconds, until the machine's next boot.
 //!
 //! QEMU's kernel starts with this program and its libraries, packed into an initramfs with the modules
-//! that are needed to mount this machine's files, which `virtiofsd` serves. The program moves to those
-//! files and is the same init from there on. Virtio ports take the place of the serial lines.
+//! that are needed to mount this machine's files. The program moves to those files and is the same init
+//! from there on. Virtio ports take the place of the serial lines. QEMU serves the files itself, by 9p,
+//! which takes a kernel for any machine (80 MB to download, 190 MB on disk). For root, `virtiofsd` serves
+//! them where it is installed, to a kernel for virtual machines (36 MB and 110 MB).
 //!
 //! # Variables
 //!

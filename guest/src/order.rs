@@ -75,8 +75,10 @@ pub(crate) struct Terminal {
 pub(crate) enum Files {
     /// As User-Mode Linux does: any directory of the machine's can be mounted.
     Hostfs,
-    /// As QEMU's guests do: all of them are one file system.
+    /// As QEMU's guests do where a server of files runs beside it: all of them are one file system.
     Virtiofs,
+    /// As QEMU's guests do without one: one file system to be read, the same once more to be written.
+    NineP,
 }
 
 /// What init reports when it is done.
@@ -149,9 +151,7 @@ impl Order {
         }
         field("directory", self.command.directory.as_os_str());
         field("modules", self.modules.as_os_str());
-        if self.files == Files::Virtiofs {
-            field("virtiofs", OsStr::new(""));
-        }
+        field("files", OsStr::new(self.files.name()));
         self.write.iter().for_each(|path| field("write", path.as_os_str()));
         self.show.iter().for_each(|path| field("show", path.as_os_str()));
         self.show_files.iter().for_each(|path| field("show-file", path.as_os_str()));
@@ -207,7 +207,7 @@ impl Order {
                 }
                 b"directory" => order.command.directory = value.into(),
                 b"modules" => order.modules = value.into(),
-                b"virtiofs" => order.files = Files::Virtiofs,
+                b"files" => order.files = Files::named(&value),
                 b"write" => order.write.push(value.into()),
                 b"show" => order.show.push(value.into()),
                 b"show-file" => order.show_files.push(value.into()),
@@ -230,6 +230,23 @@ impl Order {
     pub(crate) fn read(job: &Path) -> Result<Self, Error> {
         let path = job.join("order");
         Ok(Self::from_bytes(&fs::read(&path).context("read", path.display())?))
+    }
+}
+
+impl Files {
+    /// The name of the file system in the guest.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Hostfs => "hostfs",
+            Self::Virtiofs => "virtiofs",
+            Self::NineP => "9p",
+        }
+    }
+
+    /// The reverse of [`Files::name`].
+    pub(crate) fn named(name: &OsStr) -> Self {
+        let mut all = [Self::Virtiofs, Self::NineP].into_iter();
+        all.find(|files| files.name() == name).unwrap_or(Self::Hostfs)
     }
 }
 
@@ -314,8 +331,10 @@ mod tests {
             terminal: Some(Terminal { size: Size { rows: 24, columns: 80 }, errors: true }),
         };
         assert_eq!(Order::from_bytes(&order.to_bytes()), order);
-        let order = Order { input: false, terminal: None, files: Files::Hostfs, ..order };
-        assert_eq!(Order::from_bytes(&order.to_bytes()), order);
+        for files in [Files::Hostfs, Files::NineP] {
+            let order = Order { input: false, terminal: None, files, ..order.clone() };
+            assert_eq!(Order::from_bytes(&order.to_bytes()), order);
+        }
     }
 
     #[test]

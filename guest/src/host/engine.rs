@@ -39,7 +39,7 @@ impl Engine {
     pub(super) fn files(&self) -> Files {
         match self {
             Self::Uml(_) => Files::Hostfs,
-            Self::Qemu(_) => Files::Virtiofs,
+            Self::Qemu(machine) => machine.files(),
         }
     }
 

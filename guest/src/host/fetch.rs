@@ -49,6 +49,8 @@ pub(super) struct Fetch<'a> {
     complaint: Option<Error>,
     /// Bytes that came over the network.
     downloaded: u64,
+    /// Takes away what no guest needs of what was unpacked.
+    trim: fn(&Path) -> Result<(), Error>,
     started: Instant,
 }
 
@@ -76,6 +78,7 @@ impl<'a> Fetch<'a> {
             progress: Progress::new(),
             complaint: None,
             downloaded: 0,
+            trim: |_| Ok(()),
             started: Instant::now(),
         };
         let place = fetch.place().display();
@@ -91,6 +94,11 @@ impl<'a> Fetch<'a> {
             Err(error) => return Err(error),
         }
         Ok(fetch)
+    }
+
+    /// Has something done to the directory before its size is told.
+    pub(super) fn trimmed(self, trim: fn(&Path) -> Result<(), Error>) -> Self {
+        Self { trim, ..self }
     }
 
     /// The names of the packages that begin so.
@@ -157,6 +165,7 @@ impl<'a> Fetch<'a> {
             command.arg("-x").arg(&path).arg(&tree);
             self.run(&mut command, |_, _| {})?;
         }
+        (self.trim)(&tree)?;
         self.progress.clear();
         eprintln!(
             "guest: fetched in {:.1} s: {} MB downloaded, {} MB on disk",

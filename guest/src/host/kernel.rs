@@ -10,10 +10,11 @@ use crate::{
         cache::{self, remove},
         engine::Engine,
         fetch::Fetch,
-        qemu::{self, Machine},
+        qemu::{self, Machine, Programs},
         uml::Uml,
     },
     options::{Kernel, Options},
+    order::Files,
 };
 
 const UML: &str = "user-mode-linux";
@@ -22,9 +23,11 @@ const UML_BINARY: &str = "usr/bin/linux.uml";
 const UML_MODULES: &str = "usr/lib/uml/modules";
 /// The C library that a kernel of another release is linked with.
 const LIBRARY: &str = "libc6";
-/// How the packages of kernels for virtual machines are named, around the kernel's release.
+/// How the packages of kernels are named, around the kernel's release: those for virtual machines,
+/// and those for any machine, which alone have 9p.
 const IMAGE: &str = "linux-image-";
 const CLOUD: &str = "-cloud-amd64";
+const GENERIC: &str = "-amd64";
 /// How the names of all its packages begin.
 const PACKAGES: &str = "linux-";
 /// The packages that have the kernel and its modules, where the image has not.
@@ -33,6 +36,21 @@ const NEEDED: [&str; 2] = ["linux-binary-", "linux-modules-"];
 const USEFUL: &str = "linux-base-";
 /// Where they have the modules: older ones in the second.
 const MODULES: [&str; 2] = ["usr/lib/modules", "lib/modules"];
+/// There, drivers of devices that no guest has.
+const NO_DEVICES: [&str; 12] = [
+    "sound",
+    "drivers/gpu",
+    "drivers/hid",
+    "drivers/iio",
+    "drivers/infiniband",
+    "drivers/media",
+    "drivers/net/ethernet",
+    "drivers/net/usb",
+    "drivers/net/wireless",
+    "drivers/scsi",
+    "drivers/staging",
+    "drivers/usb",
+];
 
 /// The kernel that was asked for, from this machine or from the cache, or else fetched.
 pub(crate) fn find(options: &Options) -> Result<Engine, Error> {
@@ -76,7 +94,11 @@ fn find_uml(options: &Options) -> Result<Uml, Error> {
 }
 
 fn find_machine(options: &Options) -> Result<Machine, Error> {
-    let (program, file_server) = qemu::programs()?;
+    let programs = Programs::find()?;
+    let (flavour, name) = match programs.files() {
+        Files::NineP => (GENERIC, format!("linux-{}-generic", options.kernel)),
+        _ => (CLOUD, format!("linux-{}", options.kernel)),
+    };
     let cache = cache::directory(options)?;
     let machine = |tree: &Path| {
         let modules = MODULES.map(|name| tree.join(name)).into_iter().find(|path| path.is_dir())?;
@@ -86,15 +108,15 @@ fn find_machine(options: &Options) -> Result<Machine, Error> {
         let boot = tree.join("boot").join(format!("vmlinuz-{release}"));
         let places = [modules.join(&release).join("vmlinuz"), boot];
         let kernel = places.into_iter().find(|path| path.is_file())?;
-        let (program, file_server, cache) = (program.clone(), file_server.clone(), cache.clone());
-        Some(Machine { kernel, release, modules, cache, program, file_server })
+        let (programs, cache) = (programs.clone(), cache.clone());
+        Some(Machine { kernel, release, modules, cache, programs })
     };
     let kernel = options.kernel;
-    cache::kept(&cache, &format!("linux-{kernel}"), machine, |partial| {
-        let mut fetch = Fetch::start(partial, kernel.suites())?;
-        let sets = image_packages(&mut fetch, kernel)?;
+    cache::kept(&cache, &name, machine, |partial| {
+        let mut fetch = Fetch::start(partial, kernel.suites())?.trimmed(remove_drivers);
+        let sets = image_packages(&mut fetch, kernel, flavour)?;
         let (suites, release) = (kernel.suites().join(" and "), kernel.release());
-        let none = format!("Debian's {suites} has no whole kernel {IMAGE}{release}*{CLOUD}");
+        let none = format!("Debian's {suites} has no whole kernel {IMAGE}{release}*{flavour}");
         let tree = fetch.first_of(&sets, &none)?;
         let Some(machine) = machine(&tree) else {
             let reason = format!("the package of {kernel} has no kernel or no modules");
@@ -108,10 +130,26 @@ fn find_machine(options: &Options) -> Result<Machine, Error> {
     })
 }
 
+/// Removes the drivers of devices that no guest has: most of a kernel for any machine.
+fn remove_drivers(tree: &Path) -> Result<(), Error> {
+    for modules in MODULES.map(|name| tree.join(name)) {
+        for release in fs::read_dir(modules).into_iter().flatten().flatten() {
+            for name in NO_DEVICES {
+                remove(&release.path().join("kernel").join(name))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The packages of the kernels whose release begins as wanted, the newest kernel first.
-fn image_packages(fetch: &mut Fetch<'_>, kernel: Kernel) -> Result<Vec<Vec<String>>, Error> {
+fn image_packages(
+    fetch: &mut Fetch<'_>,
+    kernel: Kernel,
+    flavour: &str,
+) -> Result<Vec<Vec<String>>, Error> {
     let names = fetch.names(PACKAGES)?;
-    let images = images(&names, kernel.release());
+    let images = images(&names, kernel.release(), flavour);
     if images.is_empty() {
         return Ok(Vec::new());
     }
@@ -121,18 +159,20 @@ fn image_packages(fetch: &mut Fetch<'_>, kernel: Kernel) -> Result<Vec<Vec<Strin
 
 /// The images of kernels among the names of packages, the one with the highest numbers first:
 /// `linux-image-6.12.117+deb13-cloud-amd64`.
-fn images(names: &str, release: &str) -> Vec<String> {
+fn images(names: &str, release: &str, flavour: &str) -> Vec<String> {
     let numbers = |name: &str| -> Vec<u64> {
         name.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
     };
     let mut images: Vec<_> = names
         .lines()
         .filter_map(|name| {
-            let version = name.strip_prefix(IMAGE)?.strip_suffix(CLOUD)?;
-            let dotted = version.starts_with(|c: char| c.is_ascii_digit())
-                && version.matches('.').count() > 1
-                && version.starts_with(release);
-            dotted.then(|| (numbers(version), name.to_owned()))
+            let version = name.strip_prefix(IMAGE)?.strip_suffix(flavour)?;
+            // Without parts such as `rt` or `cloud`: these are other flavours.
+            let plain =
+                version.split('-').all(|part| part.starts_with(|c: char| c.is_ascii_digit()))
+                    && version.matches('.').count() > 1
+                    && version.starts_with(release);
+            plain.then(|| (numbers(version), name.to_owned()))
         })
         .collect();
     images.sort();
@@ -218,7 +258,7 @@ mod tests {
 
     const NAMES: &str = "linux-image-6.12.90+deb13.1-cloud-amd64\nlinux-image-6.12-cloud-amd64\n\
         linux-image-6.12.117+deb13-cloud-amd64\nlinux-image-cloud-amd64\n\
-        linux-image-6.12.118+deb13-amd64\nlinux-image-7.3.4+deb13-cloud-amd64-dbg\n\
+        linux-image-6.12.118+deb13-amd64\nlinux-image-6.12.119+deb13-rt-amd64\nlinux-image-7.3.4+deb13-cloud-amd64-dbg\n\
         linux-image-7.3.4+deb13-cloud-amd64\nlinux-image-6.18.15+deb13-cloud-amd64\n\
         linux-image-6.19.14+deb13-cloud-amd64\nlinux-image-5.10.0-46-cloud-amd64\n\
         linux-binary-7.3.4+deb13-cloud-amd64\nlinux-modules-7.3.4+deb13-cloud-amd64\n\
@@ -226,7 +266,8 @@ mod tests {
 
     #[test]
     fn the_newest_kernel_has_the_highest_numbers() {
-        let images = |release| images(NAMES, release);
+        assert_eq!(images(NAMES, "6.12.", GENERIC), ["linux-image-6.12.118+deb13-amd64"]);
+        let images = |release| images(NAMES, release, CLOUD);
         let names = |releases: &[&str]| -> Vec<String> {
             releases.iter().map(|release| format!("{IMAGE}{release}{CLOUD}")).collect()
         };

@@ -20,6 +20,7 @@ use crate::{
     inside,
     modules::Modules,
     options::Options,
+    order::Files,
 };
 
 /// In MiB: with less the kernel has no room for itself and its initramfs.
@@ -28,6 +29,7 @@ pub(crate) const LEAST_MEMORY: u32 = 128;
 pub(crate) const KVM_PATIENCE: Duration = Duration::from_secs(5);
 
 const PROGRAM: &str = "qemu-system-x86_64";
+const DEPMOD: &str = "depmod";
 /// In Debian 12 it is part of QEMU, afterwards a package of its own.
 const FILE_SERVERS: [&str; 2] = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"];
 const KVM: &str = "/dev/kvm";
@@ -37,8 +39,10 @@ const BAD_KVM: &str = "bad-kvm";
 const INITRAMFS: &str = "initramfs";
 const SOCKET: &str = "files";
 const INPUT: &str = "input";
-/// What it takes to see this machine's files, and to speak.
-const MODULES: [&str; 3] = ["virtio_pci", "virtio_console", "virtiofs"];
+/// What it takes to speak, and to see this machine's files.
+const MODULES: [&str; 2] = ["virtio_pci", "virtio_console"];
+const VIRTIOFS_MODULES: [&str; 1] = ["virtiofs"];
+const NINE_P_MODULES: [&str; 2] = ["9pnet_virtio", "9p"];
 /// What takes tenths of a second at boot, and that a guest has no use for.
 const SKIPPED: &str = "load_system_certificate_list,jent_mod_init";
 
@@ -51,8 +55,15 @@ pub(crate) struct Machine {
     pub(crate) modules: PathBuf,
     /// The directory of packages.
     pub(crate) cache: PathBuf,
-    pub(crate) program: PathBuf,
-    pub(crate) file_server: PathBuf,
+    pub(crate) programs: Programs,
+}
+
+/// The programs that run a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Programs {
+    qemu: PathBuf,
+    /// Without one QEMU serves this machine's files itself.
+    file_server: Option<PathBuf>,
 }
 
 /// What carries out the guest's instructions.
@@ -64,22 +75,30 @@ pub(crate) enum Accelerator {
     Tcg,
 }
 
-/// The programs that run a machine, QEMU and the server of this machine's files. Only root can run
-/// the server: the layer over the files opens them in a way that is the right of their owners.
-pub(crate) fn programs() -> Result<(PathBuf, PathBuf), Error> {
-    if !Uid::effective().is_root() {
-        return Err(Error::NotRoot);
+impl Programs {
+    /// What of this machine's runs a kernel: it can if this is no error, for whatever user.
+    ///
+    /// Only root can use the server of files: the layer over the files opens them in a way that is the
+    /// right of their owners, and QEMU alone asks again in another way if that is refused.
+    pub(crate) fn find() -> Result<Self, Error> {
+        let qemu = find_program(PROGRAM).ok_or(Error::NoProgram { program: PROGRAM })?;
+        find_program(DEPMOD).ok_or(Error::NoProgram { program: DEPMOD })?;
+        let mut servers = FILE_SERVERS.iter().map(PathBuf::from);
+        let file_server = servers.find(|path| Uid::effective().is_root() && is_program(path));
+        Ok(Self { qemu, file_server })
     }
-    let program = find_program(PROGRAM).ok_or(Error::NoProgram { program: PROGRAM })?;
-    let server = FILE_SERVERS.iter().map(PathBuf::from).find(|path| is_program(path));
-    Ok((program, server.ok_or(Error::NoProgram { program: "virtiofsd" })?))
+
+    /// How a guest sees this machine's files.
+    pub(crate) fn files(&self) -> Files {
+        if self.file_server.is_some() { Files::Virtiofs } else { Files::NineP }
+    }
 }
 
 /// Writes `modules.dep` and its like, which packages leave to the machine that they are installed on.
 pub(crate) fn write_module_lists(tree: &Path, release: &str) -> Result<(), Error> {
-    let program = find_program("depmod").ok_or(Error::NoProgram { program: "depmod" })?;
+    let program = find_program(DEPMOD).ok_or(Error::NoProgram { program: DEPMOD })?;
     let output = process::Command::new(program).arg("-b").arg(tree).arg(release).output();
-    let output = output.context("run", "depmod")?;
+    let output = output.context("run", DEPMOD)?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr);
         let reason = format!("depmod cannot list the kernel's modules: {}", words.trim_end());
@@ -89,6 +108,11 @@ pub(crate) fn write_module_lists(tree: &Path, release: &str) -> Result<(), Error
 }
 
 impl Machine {
+    /// How a guest sees this machine's files.
+    pub(crate) fn files(&self) -> Files {
+        self.programs.files()
+    }
+
     /// Puts into a job's directory what QEMU finds there.
     pub(crate) fn prepare(&self, helper: &Path, job: &Path, lines: &Lines) -> Result<(), Error> {
         if let Some(input) = &lines.input {
@@ -114,7 +138,11 @@ impl Machine {
         }
         let modules = Modules::new(self.modules.join(&self.release));
         let mut number = 0;
-        for name in MODULES {
+        let of_files: &[_] = match self.files() {
+            Files::NineP => &NINE_P_MODULES,
+            _ => &VIRTIOFS_MODULES,
+        };
+        for name in MODULES.iter().chain(of_files) {
             for file in modules.files(name).context("find the module", name)? {
                 let name = file.file_name().unwrap_or_default().to_string_lossy();
                 let packed = directory.join(format!("{number:03}-{name}"));
@@ -134,7 +162,8 @@ impl Machine {
         lines: &Lines,
         accelerator: Accelerator,
     ) -> Vec<OsString> {
-        let mut words = vec![self.program.clone().into(), self.file_server.clone().into()];
+        let server = self.programs.file_server.clone().unwrap_or_default();
+        let mut words = vec![self.programs.qemu.clone().into(), server.into()];
         words.extend(self.arguments(job.path(), options, lines, accelerator));
         words
     }
@@ -160,27 +189,37 @@ impl Machine {
         add("-accel", accelerator.to_owned());
         add("-cpu", processor.to_owned());
         add("-smp", "1".to_owned());
-        add("-machine", "q35,memory-backend=memory".to_owned());
-        // The server of files works in the guest's memory.
         let memory = options.memory;
         add("-m", format!("{memory}M"));
-        add("-object", format!("memory-backend-memfd,id=memory,size={memory}M,share=on"));
+        if self.files() == Files::NineP {
+            add("-machine", "q35".to_owned());
+            // Read only, and as this user may write: the guest shows of the latter what is asked for.
+            for (tag, rights) in [(inside::TAG, ",readonly=on"), (inside::WRITABLE_TAG, "")] {
+                let served = "path=/,security_model=none,multidevs=remap";
+                add("-fsdev", format!("local,id={tag},{served}{rights}"));
+                add("-device", format!("virtio-9p-pci,fsdev={tag},mount_tag={tag}"));
+            }
+        } else {
+            add("-machine", "q35,memory-backend=memory".to_owned());
+            // The server of files works in the guest's memory.
+            add("-object", format!("memory-backend-memfd,id=memory,size={memory}M,share=on"));
+            add("-chardev", format!("socket,id=files,path={job_text}/{SOCKET}"));
+            let tag = inside::TAG;
+            add("-device", format!("vhost-user-fs-pci,queue-size=1024,chardev=files,tag={tag}"));
+        }
         add("-display", "none".to_owned());
         add("-kernel", self.kernel.display().to_string());
         add("-initrd", format!("{job_text}/{INITRAMFS}"));
         add(
             "-append",
             format!(
-                "rdinit={} {}={job_text} console=ttyS0 panic=-1 mitigations=off \
+                "rdinit={} {}={job_text} {}={} console=ttyS0 panic=-1 mitigations=off \
                  initcall_blacklist={SKIPPED} {loudness}",
                 inside::FIRST_STAGE,
                 inside::JOB,
+                inside::FILES,
+                self.files().name(),
             ),
-        );
-        add("-chardev", format!("socket,id=files,path={job_text}/{SOCKET}"));
-        add(
-            "-device",
-            format!("vhost-user-fs-pci,queue-size=1024,chardev=files,tag={}", inside::TAG),
         );
         // The kernel log, which QEMU's own words go to as well.
         add("-chardev", "file,id=log,path=/proc/self/fd/1".to_owned());
@@ -212,8 +251,8 @@ impl Machine {
     }
 }
 
-/// The launcher's part: starts the server of files, which ends with its only client; QEMU's
-/// arguments are left among the words.
+/// The launcher's part: starts the server of files if there is one, which ends with its only client;
+/// QEMU's arguments are left among the words.
 pub(crate) fn launch(
     job: &Path,
     words: &mut impl Iterator<Item = OsString>,
@@ -221,6 +260,9 @@ pub(crate) fn launch(
     let (Some(program), Some(server)) = (words.next(), words.next()) else {
         return Err(io::Error::from(io::ErrorKind::InvalidInput)).context("use", "the launcher");
     };
+    if server.is_empty() {
+        return Ok(process::Command::new(program));
+    }
     let path = job.join(SOCKET);
     let listener = UnixListener::bind(&path).context("listen at", path.display())?;
     // A copy made by dup is inherited, by QEMU as well: it is closed again.

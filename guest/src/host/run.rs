@@ -80,9 +80,14 @@ impl Run<'_> {
         let mut begun = false;
         match self.attempt(Some(Accelerator::Kvm), Some(qemu::KVM_PATIENCE), &mut begun) {
             Err(error @ (Error::TimeLimit { .. } | Error::Crash { .. })) if !begun => {
-                let what = error.to_string();
-                let line = what.lines().next().unwrap_or_default();
-                eprintln!("guest: KVM does not work here ({line}), going on without it");
+                let reason = match error {
+                    Error::Crash { end, .. } => end,
+                    _ => format!("the guest did not start within {:?}", qemu::KVM_PATIENCE),
+                };
+                eprintln!(
+                    "guest: KVM does not work here ({reason}): going on without it, slower, until \
+                     this machine boots again"
+                );
                 machine.note_bad_kvm();
                 self.attempt(Some(Accelerator::Tcg), None, &mut false)
             }

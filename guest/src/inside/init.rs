@@ -21,10 +21,11 @@ use nix::{
 use crate::{
     error::{Context, Error},
     inside::{
-        FIRST_MODULES, FIRST_STAGE, HOST, JOB, MODPROBE, MODULES, command, own, root, terminal,
+        FILES, FIRST_MODULES, FIRST_STAGE, HOST, JOB, MODPROBE, MODULES, TAG, command, own, root,
+        terminal,
     },
     modules::{self, Modules},
-    order::{End, Order, Report},
+    order::{End, Files, Order, Report},
 };
 
 /// Plays init or modprobe if this process was started as that, and does not return then.
@@ -88,7 +89,8 @@ fn go_over(job: &Path) -> Result<Infallible, Error> {
         modules::insert(&module).context("load", module.display())?;
     }
     let none: Option<&str> = None;
-    root::mount_host(Path::new(HOST))?;
+    let files = Files::named(&std::env::var_os(FILES).unwrap_or_default());
+    root::mount_host(files, TAG, Path::new(HOST))?;
     std::env::set_current_dir(HOST).context("enter", HOST)?;
     mount(Some("."), "/", none, MsFlags::MS_MOVE, none).context("move", HOST)?;
     unistd::chroot(".").context("change to", HOST)?;

@@ -13,7 +13,7 @@ use nix::{
 
 use crate::{
     error::{Context, Error},
-    inside::{MODPROBE, MODULES, OWN, OWN_DIRECTORIES, TAG, own},
+    inside::{MODPROBE, MODULES, OWN, OWN_DIRECTORIES, TAG, WRITABLE_TAG, own},
     modules::Modules,
     netlink,
     order::{Files, Order},
@@ -49,7 +49,7 @@ pub(super) fn make(order: &Order, modules: &Path, release: &str) -> Result<(), E
 /// Whether the kernel can have a layer over this machine's files: up to 5.10, an overlay over hostfs
 /// loses files.
 fn has_layer(order: &Order, release: &str) -> bool {
-    order.files == Files::Virtiofs || !release.starts_with("5.")
+    order.files != Files::Hostfs || !release.starts_with("5.")
 }
 
 /// Makes a root in memory with this machine's directories in it, which can only be read.
@@ -101,8 +101,6 @@ pub(super) fn furnish(
     let host = &HostFiles::new(order.files)?;
     host.show(job, &own("job"), MsFlags::empty())?;
     host.show(modules, Path::new(MODULES), MsFlags::MS_RDONLY)?;
-    // What the guest is for. Asking for the family loads it, but not up to 5.10.
-    Modules::new(MODULES).load("ip_vs").context("load the module", "ip_vs")?;
     if has_layer(order, release) {
         // Where other programs look for them.
         host.show(modules, &Path::new("/lib/modules").join(release), MsFlags::MS_RDONLY)?;
@@ -127,6 +125,9 @@ pub(super) fn furnish(
         symlink(own("program").join(name), MODPROBE).context("make", MODPROBE)?;
     }
     fs::write("/proc/sys/kernel/modprobe", MODPROBE).context("write", "kernel.modprobe")?;
+    // What the guest is for. Asking for the family loads it, but not up to 5.10. It may ask for others
+    // while it is loaded (crc32c, where that is no part of the kernel).
+    Modules::new(MODULES).load("ip_vs").context("load the module", "ip_vs")?;
     unistd::sethostname(&order.host_name).context("set", "the host name")?;
     netlink::loopback_up().context("bring up", "lo")
 }
@@ -141,7 +142,7 @@ fn mount_own(kind: &str, path: &str, data: Option<&str>) -> Result<(), Error> {
 enum HostFiles {
     Hostfs,
     /// All of them are to be seen here.
-    Virtiofs(PathBuf),
+    All(PathBuf),
 }
 
 impl HostFiles {
@@ -151,8 +152,8 @@ impl HostFiles {
         }
         let path = own("host");
         fs::create_dir(&path).context("make the directory", path.display())?;
-        mount_host(&path)?;
-        Ok(Self::Virtiofs(path))
+        mount_host(files, if files == Files::NineP { WRITABLE_TAG } else { TAG }, &path)?;
+        Ok(Self::All(path))
     }
 
     /// Shows one of this machine's directories in the guest.
@@ -161,7 +162,7 @@ impl HostFiles {
         fs::create_dir_all(path).context("make the directory", path.display())?;
         match self {
             Self::Hostfs => mount(Some("hostfs"), path, Some("hostfs"), flags, Some(host)),
-            Self::Virtiofs(all) => {
+            Self::All(all) => {
                 let source = all.join(host.strip_prefix("/").unwrap_or(host));
                 let again = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags;
                 mount(Some(&source), path, none, MsFlags::MS_BIND, none)
@@ -191,15 +192,23 @@ impl HostFiles {
 impl Drop for HostFiles {
     fn drop(&mut self) {
         // The command is to see what is shown only.
-        if let Self::Virtiofs(path) = self {
+        if let Self::All(path) = self {
             let _ = umount2(path.as_path(), MntFlags::MNT_DETACH);
         }
     }
 }
 
 /// Mounts all of this machine's files in a guest of QEMU.
-pub(super) fn mount_host(path: &Path) -> Result<(), Error> {
-    let none: Option<&str> = None;
-    mount(Some(TAG), path, Some("virtiofs"), MsFlags::empty(), none)
+pub(super) fn mount_host(files: Files, tag: &str, path: &Path) -> Result<(), Error> {
+    let read_only = files == Files::NineP && tag == TAG;
+    // What is only read is kept in the guest's memory. What is written is this machine's at once.
+    let options = match (files, read_only) {
+        (Files::NineP, true) => Some("trans=virtio,version=9p2000.L,msize=512000,cache=loose"),
+        (Files::NineP, false) => Some("trans=virtio,version=9p2000.L,msize=512000,cache=mmap"),
+        _ => None,
+    };
+    let mut flags = MsFlags::empty();
+    flags.set(MsFlags::MS_RDONLY, read_only);
+    mount(Some(tag), path, Some(files.name()), flags, options)
         .context("mount this machine's files at", path.display())
 }
