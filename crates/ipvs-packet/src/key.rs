@@ -177,6 +177,30 @@ impl ServiceKey {
         }
     }
 
+    /// The transport protocol; `None` for a service of marked packets, of whatever protocol.
+    pub const fn protocol(&self) -> Option<Protocol> {
+        match self {
+            Self::Address { protocol, .. } => Some(*protocol),
+            Self::Mark { .. } => None,
+        }
+    }
+
+    /// The virtual address; `None` for a service of marked packets, wherever they go.
+    pub const fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Address { address, .. } => Some(*address),
+            Self::Mark { .. } => None,
+        }
+    }
+
+    /// The port, 0 for every port; `None` for a service of marked packets, to whatever port.
+    pub const fn port(&self) -> Option<u16> {
+        match self {
+            Self::Address { port, .. } => Some(*port),
+            Self::Mark { .. } => None,
+        }
+    }
+
     #[inline]
     pub(crate) fn put(&self, out: &mut impl Sink) {
         out.put_u16(AF, self.family().number());

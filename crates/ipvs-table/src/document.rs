@@ -1,6 +1,7 @@
 //! A whole table as a document that people write: YAML, JSON, TOML.
 
 mod node;
+mod part;
 
 use std::{
     collections::{
@@ -19,7 +20,12 @@ use ipvs_packet::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use self::node::{Fields, Node, Reader};
+pub use self::part::{RealServerDocument, ServiceDocument};
+
+use self::{
+    node::{Fields, Node, Reader},
+    part::Endpoint,
+};
 use crate::{
     Mistakes, ServiceSnapshot, Snapshot,
     command::scheduler_flag,
@@ -140,14 +146,14 @@ impl TableDocument {
 /// The settings of a table. Of an uncertain one, those that it has.
 impl From<&Snapshot> for TableDocument {
     fn from(snapshot: &Snapshot) -> Self {
-        let without_statistics = |service: &ServiceSnapshot| {
-            let destinations = service.destinations.iter();
-            let entries = destinations.map(|it| DestinationEntry::new(it.destination.clone()));
-            let entry = ServiceEntry::new(service.entry.service.clone());
-            ServiceSnapshot::new(entry, entries.collect())
-        };
         Self(snapshot.services.values().map(without_statistics).collect())
     }
+}
+
+fn without_statistics(service: &ServiceSnapshot) -> ServiceSnapshot {
+    let destinations = service.destinations.iter();
+    let entries = destinations.map(|it| DestinationEntry::new(it.destination.clone()));
+    ServiceSnapshot::new(ServiceEntry::new(service.entry.service.clone()), entries.collect())
 }
 
 impl<'de> Deserialize<'de> for TableDocument {
@@ -226,16 +232,22 @@ impl Document {
                     }
                 }
             }
-            let service = self.service(key, &mut fields);
-            let real_servers = self.real_servers(key, &mut fields);
-            if let (Some(key), Some(service)) = (key, service) {
-                let entries = real_servers.into_iter().map(DestinationEntry::new).collect();
-                let snapshot = ServiceSnapshot::new(ServiceEntry::new(service), entries);
-                if let Some((_, place)) = self.services.get_mut(&key) {
-                    *place = Some(snapshot);
-                }
+            let service = self.whole_service(key, &mut fields);
+            if let Some((_, place)) = key.and_then(|key| self.services.get_mut(&key)) {
+                *place = service;
             }
         }
+    }
+
+    fn whole_service(
+        &mut self,
+        key: Option<ServiceKey>,
+        fields: &mut Fields,
+    ) -> Option<ServiceSnapshot> {
+        let service = self.service(key, fields);
+        let real_servers = self.real_servers(key, fields);
+        let entries = real_servers.into_iter().map(DestinationEntry::new).collect();
+        Some(ServiceSnapshot::new(ServiceEntry::new(service?), entries))
     }
 
     fn service_key(&mut self, fields: &mut Fields) -> Option<ServiceKey> {
@@ -321,10 +333,7 @@ impl Document {
 
     fn real_servers(&mut self, key: Option<ServiceKey>, fields: &mut Fields) -> Vec<Destination> {
         let Some(servers) = fields.take("real_servers") else { return Vec::new() };
-        let port = match key {
-            Some(ServiceKey::Address { port, .. }) => port,
-            _ => 0,
-        };
+        let port = key.and_then(|key| key.port()).unwrap_or(0);
         let mut seen = BTreeMap::<DestinationKey, String>::new();
         let mut destinations = Vec::new();
         for (path, server) in self.reader.list(servers) {
@@ -471,7 +480,7 @@ struct PersistenceForm {
 
 #[derive(Serialize)]
 struct RealServerForm<'a> {
-    address: &'a DestinationKey,
+    address: Endpoint<'a>,
     forwarding: ForwardMethod,
     weight: Weight,
     #[serde(skip_serializing_if = "is_zero")]
@@ -546,7 +555,7 @@ impl<'a> From<&'a Destination> for RealServerForm<'a> {
         let tunnelled = *forward == ForwardMethod::TUNNEL && *tunnel != Tunnel::IPIP;
         let named = TunnelFlags::CHECKSUM | TunnelFlags::REMOTE_CHECKSUM;
         Self {
-            address: key,
+            address: Endpoint::Key(key),
             forwarding: *forward,
             weight: *weight,
             upper_threshold: thresholds.upper(),

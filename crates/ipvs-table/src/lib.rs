@@ -58,7 +58,7 @@ mod words;
 pub use ipvs_packet as packet;
 
 #[cfg(feature = "serde")]
-pub use crate::document::{TableDocument, UncheckedDocument};
+pub use crate::document::{RealServerDocument, ServiceDocument, TableDocument, UncheckedDocument};
 pub use crate::{
     changes::{DestinationChanges, ServiceChanges},
     command::{Command, CommandLine, ListOptions, Listed, OwnOption, ParsedCommand},

@@ -109,7 +109,11 @@ impl RealServer {
 
     /// Of a destination that was read without its service: port 0 is the service's.
     pub(crate) fn from_switches(destination: &Destination) -> Self {
-        let port = Some(destination.key.port).filter(|port| *port != 0);
+        Self::with_port(destination, Some(destination.key.port).filter(|port| *port != 0))
+    }
+
+    /// With a destination's settings and this port, or the service's.
+    pub(crate) fn with_port(destination: &Destination, port: Option<u16>) -> Self {
         Self { port, ..Self::from(destination) }
     }
 
@@ -123,19 +127,32 @@ impl RealServer {
         self.port
     }
 
+    /// What identifies it within a service: its address and port, the service's port where it has none of
+    /// its own. It need not fit the service in other ways.
+    ///
+    /// ```
+    /// use lvs::{RealServer, VirtualService};
+    ///
+    /// let web = VirtualService::tcp("10.0.0.185:80".parse()?).build()?;
+    /// let neighbour = RealServer::direct("172.17.0.4".parse()?);
+    /// assert_eq!(neighbour.key(web.key()).to_string(), "172.17.0.4:80");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn key(&self, service: &ServiceKey) -> DestinationKey {
+        // Marked packets keep whatever port they were sent to.
+        let port = self.port.or(service.port()).unwrap_or(0);
+        DestinationKey { address: self.address, port }
+    }
+
     /// The destination that it is for the kernel, if it fits the service.
     pub(crate) fn destination(
         &self,
         service: &ServiceKey,
         violations: &mut Vec<Violation>,
     ) -> Option<Destination> {
-        let service_port = match service {
-            ServiceKey::Address { port, .. } => Some(*port),
-            // Marked packets keep whatever port they were sent to.
-            ServiceKey::Mark { .. } => None,
-        };
-        let port = self.port.or(service_port).unwrap_or(0);
-        let key = DestinationKey { address: self.address, port };
+        let service_port = service.port();
+        let key = self.key(service);
+        let port = key.port;
         let before = violations.len();
         let mut violation = |rule, value: &dyn std::fmt::Display| {
             let object = format!("real server {key} of service {service}");
@@ -212,6 +229,21 @@ impl RealServer {
         destination.thresholds = thresholds;
         destination.tunnel = tunnel;
         Some(destination)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl RealServer {
+    /// As a destination without a service, if a kernel takes the values.
+    pub(crate) fn settings(&self) -> Result<Destination, ipvs_client::packet::InvalidValue> {
+        let Encapsulation { kind, port, flags } = self.encapsulation;
+        let key = DestinationKey { address: self.address, port: self.port.unwrap_or(0) };
+        let mut destination = Destination::new(key);
+        destination.forward = self.forward;
+        destination.weight = Weight::new(self.weight)?;
+        destination.thresholds = Thresholds::new(self.upper, self.lower)?;
+        destination.tunnel = Tunnel::new(kind, port, flags)?;
+        Ok(destination)
     }
 }
 

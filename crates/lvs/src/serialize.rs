@@ -1,10 +1,10 @@
 //! Readable forms (feature `serde`).
 
-use ipvs_client::{Snapshot, packet::ServiceKey};
-use ipvs_table::TableDocument;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use ipvs_client::{ServiceSnapshot, Snapshot, packet::ServiceKey};
+use ipvs_table::{RealServerDocument, ServiceDocument, TableDocument};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
-use crate::{Desired, Ledger};
+use crate::{Desired, Ledger, RealServer, VirtualService};
 
 /// The schema of [`TableDocument`].
 impl Serialize for Desired {
@@ -19,6 +19,40 @@ impl<'de> Deserialize<'de> for Desired {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let document = TableDocument::deserialize(deserializer)?;
         Self::try_from(document.snapshot()).map_err(de::Error::custom)
+    }
+}
+
+/// The schema of a service in [`TableDocument`].
+impl Serialize for VirtualService {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        ServiceDocument::from(&ServiceSnapshot::from(self)).serialize(serializer)
+    }
+}
+
+/// The schema of a service in [`TableDocument`]. All mistakes are in the error's text, a line each; where
+/// there are none, every violation of a rule.
+impl<'de> Deserialize<'de> for VirtualService {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let document = ServiceDocument::deserialize(deserializer)?;
+        Self::try_from(document.service()).map_err(de::Error::custom)
+    }
+}
+
+/// The schema of a real server in [`TableDocument`]; one without a port of its own has none in its
+/// `address`. One whose values no kernel takes (a weight of 2^31, say) cannot be written.
+impl Serialize for RealServer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let destination = self.settings().map_err(ser::Error::custom)?;
+        RealServerDocument::new(destination, self.port()).serialize(serializer)
+    }
+}
+
+/// The schema of a real server in [`TableDocument`]. Whether it fits a service is checked when that is
+/// built.
+impl<'de> Deserialize<'de> for RealServer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let document = RealServerDocument::deserialize(deserializer)?;
+        Ok(Self::with_port(document.destination(), document.port()))
     }
 }
 
@@ -49,11 +83,42 @@ mod tests {
         fn what_is_written_is_read(desired in strategy::desired()) {
             let json = serde_json::to_string(&desired).unwrap();
             prop_assert_eq!(serde_json::from_str::<Desired>(&json).unwrap(), desired.clone());
+            for service in desired.iter() {
+                let json = serde_json::to_string(service).unwrap();
+                prop_assert_eq!(&serde_json::from_str::<VirtualService>(&json).unwrap(), service);
+                for server in service.real_servers() {
+                    let json = serde_json::to_string(&server).unwrap();
+                    prop_assert_eq!(serde_json::from_str::<RealServer>(&json).unwrap(), server);
+                }
+            }
             let mut ledger = Ledger::new();
             ledger.claim(&desired);
             let json = serde_json::to_string(&ledger).unwrap();
             prop_assert_eq!(serde_json::from_str::<Ledger>(&json).unwrap(), ledger);
         }
+    }
+
+    #[test]
+    fn parts_nest_in_a_programs_own_document() {
+        #[derive(Serialize, Deserialize, Debug, PartialEq)]
+        struct Configuration {
+            name: String,
+            sorry: RealServer,
+            service: VirtualService,
+        }
+        let json = r#"{"name":"shop","sorry":{"address":"172.17.0.9","forwarding":"direct","weight":0},"service":{"address":"10.0.0.185:80","scheduler":"wlc","real_servers":[{"address":"172.17.0.3:80","forwarding":"masquerade","weight":1}]}}"#;
+        let configuration: Configuration = serde_json::from_str(json).unwrap();
+        assert_eq!(
+            configuration.sorry,
+            RealServer::direct("172.17.0.9".parse().unwrap()).weight(0)
+        );
+        assert_eq!(serde_json::to_string(&configuration).unwrap(), json);
+        // A service is checked as a whole; a real server with its service.
+        let error = json.replace("10.0.0.185:80", "10.0.0.185");
+        let error = serde_json::from_str::<Configuration>(&error).unwrap_err().to_string();
+        assert!(error.contains("port-zero-needs-persistence"), "{error}");
+        let heavy = RealServer::direct("172.17.0.9".parse().unwrap()).weight(u32::MAX);
+        assert!(serde_json::to_string(&heavy).is_err());
     }
 
     #[test]
