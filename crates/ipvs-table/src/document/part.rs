@@ -135,7 +135,7 @@ pub(super) enum Endpoint<'a> {
 }
 
 fn finish<T, E: de::Error>(document: Document, part: Option<T>) -> Result<T, E> {
-    let part = part.map(Ok).unwrap_or_else(|| Err(E::custom("nothing was read")));
+    let part = part.ok_or_else(|| E::custom("nothing was read"));
     Mistakes::none(document.reader.mistakes, part).map_err(E::custom)?
 }
 
