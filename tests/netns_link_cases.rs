@@ -294,6 +294,14 @@ async fn address_reconcile_1000(_: NetNs, links: Links) -> Result<(), Failed> {
     Ok(())
 }
 
+/// Those that are neither loopback nor the kernel's own of IPv6.
+async fn local_addresses(links: &Links) -> Result<BTreeSet<IpAddr>, Failed> {
+    let all = links.all_addresses().await?;
+    let own = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.segments()[0] == 0xfe80);
+    let ips = all.values().flatten().map(Address::ip);
+    Ok(ips.filter(|ip| !ip.is_loopback() && !own(ip)).collect())
+}
+
 async fn address_local(_: NetNs, links: Links) -> Result<(), Failed> {
     let (one, two) = (links.create_dummy("one").await?.link, links.create_dummy("two").await?.link);
     for link in [&one, &two, &found(&links, "lo").await?] {
@@ -304,7 +312,6 @@ async fn address_local(_: NetNs, links: Links) -> Result<(), Failed> {
     links.add_address(&one, shared.into()).await?;
     links.add_address(&two, shared.into()).await?;
     links.add_address(&two, own.into()).await?;
-    assert_eq!(links.local_addresses().await?, BTreeSet::from([shared, own]));
     let all = links.all_addresses().await?;
     let of = |link: &Link| {
         let addresses = all[&link.index].iter().map(|address| address.ip());
@@ -527,7 +534,7 @@ async fn real_server_setup_and_undo(namespace: NetNs, links: Links) -> Result<()
     assert!(dummy.up);
     assert_eq!(addresses(&links, &dummy).await?, wanted);
     assert_eq!(ignore.read(&namespace)?, "1");
-    assert_eq!(links.local_addresses().await?, BTreeSet::from(vips));
+    assert_eq!(local_addresses(&links).await?, BTreeSet::from(vips));
     // What the first one did is not the second one's to undo.
     prepare_real_server(&namespace, "dummy1", &vips)?.undo(&namespace)?;
     assert_eq!(addresses(&links, &dummy).await?, wanted);
@@ -565,7 +572,7 @@ async fn director_has_exactly_the_vips(namespace: NetNs, links: Links) -> Result
         let vips = vips.iter().map(|vip| vip.parse()).collect::<Result<Vec<IpAddr>, _>>()?;
         let link = prepare_director(&namespace, "ipvs0", &vips)?;
         assert_eq!(links.find("ipvs0").await?.as_ref(), Some(&link));
-        assert_eq!(links.local_addresses().await?, BTreeSet::from_iter(vips));
+        assert_eq!(local_addresses(&links).await?, BTreeSet::from_iter(vips));
     }
     Ok(())
 }

@@ -66,7 +66,7 @@ fn without_capabilities() -> Outcome {
     let lo = links.find("lo")?.ok_or("no lo")?;
     assert_eq!(links.find_index(lo.index)?, Some(lo.clone()));
     assert_eq!(links.addresses(&lo)?, []);
-    assert!(links.local_addresses()?.is_empty());
+    assert!(links.all_addresses()?.is_empty());
     assert_eq!(links.routes(&lo)?, []);
     assert_eq!(Setting::ip_forward().read(&here)?, "0");
 

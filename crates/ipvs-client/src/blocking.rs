@@ -15,6 +15,7 @@ use ipvs_packet::{
     ServiceEntry, ServiceKey, Statistics, SyncDaemon, Timeouts,
 };
 use ipvs_table::{ServiceSnapshot, Snapshot};
+use netlink_talk::Owner;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
 /// A blocking client of the kernel's IPVS in one network namespace.
 ///
 /// Clones are cheap and share a socket, which one call has at a time: see
-/// [the async client](crate::Client).
+/// [the async client](crate::Client), which also says what holds after a fork.
 #[derive(Clone, Debug)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -36,6 +37,8 @@ pub struct Client {
 #[derive(Debug)]
 struct Shared {
     direct: Mutex<Direct>,
+    /// Outside of the lock: in a child that was forked while another thread had it, nobody opens it.
+    owner: Owner,
     namespace: Namespace,
 }
 
@@ -55,15 +58,21 @@ impl Client {
     /// A client on a socket.
     pub fn from_socket(socket: Socket) -> Self {
         let Socket { direct, namespace } = socket;
-        Self { shared: Arc::new(Shared { direct: Mutex::new(direct), namespace }) }
+        let owner = direct.socket().owner();
+        Self { shared: Arc::new(Shared { direct: Mutex::new(direct), owner, namespace }) }
     }
 
     /// Waits for a turn of the socket.
     ///
     /// The lock knows no poison: a socket whose user panicked is as good as any, since leftover
     /// answers are known by their numbers.
-    pub(crate) fn turn(&self) -> MutexGuard<'_, Direct> {
-        self.shared.direct.lock()
+    ///
+    /// # Errors
+    /// In another process than the one that connected.
+    pub(crate) fn turn(&self) -> Result<MutexGuard<'_, Direct>, Error> {
+        let other = |other| Error::other_process("using a client of IPVS", other);
+        self.shared.owner.check().map_err(other)?;
+        Ok(self.shared.direct.lock())
     }
 
     fn namespace(&self) -> &Namespace {
@@ -76,35 +85,35 @@ impl Client {
     /// The version of IPVS and the size of its connection table: see
     /// [`Client::info`](crate::Client::info).
     pub fn info(&self) -> Result<Info, Error> {
-        self.turn().info()
+        self.turn()?.info()
     }
 
     /// All services, in no particular order, with their statistics: see
     /// [`Client::services`](crate::Client::services).
     pub fn services(&self) -> Result<Vec<ServiceEntry>, Error> {
-        self.turn().services()
+        self.turn()?.services()
     }
 
     /// One service with its statistics: see [`Client::service`](crate::Client::service).
     pub fn service(&self, key: &ServiceKey) -> Result<ServiceEntry, Error> {
-        self.turn().service(key)
+        self.turn()?.service(key)
     }
 
     /// Adds a service: see [`Client::add_service`](crate::Client::add_service).
     pub fn add_service(&self, service: &Service) -> Result<(), Error> {
-        self.turn().add_service(service)
+        self.turn()?.add_service(service)
     }
 
     /// Sets everything about a service except its key: see
     /// [`Client::update_service`](crate::Client::update_service).
     pub fn update_service(&self, service: &Service) -> Result<(), Error> {
-        self.turn().update_service(service)
+        self.turn()?.update_service(service)
     }
 
     /// Adds a service, or sets everything about the one that is there: see
     /// [`Client::upsert_service`](crate::Client::upsert_service).
     pub fn upsert_service(&self, service: &Service) -> Result<bool, Error> {
-        self.turn().upsert_service(service)
+        self.turn()?.upsert_service(service)
     }
 
     /// Changes some settings of a service and leaves the others as they are: see
@@ -114,19 +123,19 @@ impl Client {
         key: &ServiceKey,
         change: impl FnOnce(&mut Service),
     ) -> Result<bool, Error> {
-        self.turn().modify_service(key, change)
+        self.turn()?.modify_service(key, change)
     }
 
     /// Deletes a service with its destinations: see
     /// [`Client::delete_service`](crate::Client::delete_service).
     pub fn delete_service(&self, key: &ServiceKey) -> Result<(), Error> {
-        self.turn().delete_service(key)
+        self.turn()?.delete_service(key)
     }
 
     /// The destinations of a service, the newest first, with their connections and statistics: see
     /// [`Client::destinations`](crate::Client::destinations).
     pub fn destinations(&self, key: &ServiceKey) -> Result<Vec<DestinationEntry>, Error> {
-        self.turn().destinations(key)
+        self.turn()?.destinations(key)
     }
 
     /// Adds a destination to a service: see
@@ -136,7 +145,7 @@ impl Client {
         key: &ServiceKey,
         destination: &Destination,
     ) -> Result<(), Error> {
-        self.turn().add_destination(key, destination)
+        self.turn()?.add_destination(key, destination)
     }
 
     /// Sets everything about a destination except its key: see
@@ -146,7 +155,7 @@ impl Client {
         key: &ServiceKey,
         destination: &Destination,
     ) -> Result<(), Error> {
-        self.turn().update_destination(key, destination)
+        self.turn()?.update_destination(key, destination)
     }
 
     /// Adds a destination, or sets everything about the one that is there: see
@@ -156,7 +165,7 @@ impl Client {
         key: &ServiceKey,
         destination: &Destination,
     ) -> Result<bool, Error> {
-        self.turn().upsert_destination(key, destination)
+        self.turn()?.upsert_destination(key, destination)
     }
 
     /// Changes some settings of a destination and leaves the others as they are: see
@@ -167,7 +176,7 @@ impl Client {
         destination: &DestinationKey,
         change: impl FnOnce(&mut Destination),
     ) -> Result<bool, Error> {
-        self.turn().modify_destination(key, destination, change)
+        self.turn()?.modify_destination(key, destination, change)
     }
 
     /// Deletes a destination of a service: see
@@ -177,50 +186,50 @@ impl Client {
         key: &ServiceKey,
         destination: &DestinationKey,
     ) -> Result<(), Error> {
-        self.turn().delete_destination(key, destination)
+        self.turn()?.delete_destination(key, destination)
     }
 
     /// The sync daemons that run: see [`Client::daemons`](crate::Client::daemons).
     pub fn daemons(&self) -> Result<Vec<DaemonEntry>, Error> {
-        self.turn().daemons()
+        self.turn()?.daemons()
     }
 
     /// Starts a sync daemon: see [`Client::start_daemon`](crate::Client::start_daemon).
     pub fn start_daemon(&self, daemon: &SyncDaemon) -> Result<(), Error> {
-        self.turn().start_daemon(daemon)
+        self.turn()?.start_daemon(daemon)
     }
 
     /// Stops a sync daemon: see [`Client::stop_daemon`](crate::Client::stop_daemon).
     pub fn stop_daemon(&self, role: DaemonRole) -> Result<(), Error> {
-        self.turn().stop_daemon(role)
+        self.turn()?.stop_daemon(role)
     }
 
     /// How long idle connections are kept: see [`Client::timeouts`](crate::Client::timeouts).
     pub fn timeouts(&self) -> Result<Timeouts, Error> {
-        self.turn().timeouts()
+        self.turn()?.timeouts()
     }
 
     /// Sets how long idle connections are kept: see
     /// [`Client::set_timeouts`](crate::Client::set_timeouts).
     pub fn set_timeouts(&self, timeouts: Timeouts) -> Result<(), Error> {
-        self.turn().set_timeouts(timeouts)
+        self.turn()?.set_timeouts(timeouts)
     }
 
     /// Zeroes the statistics of a service and of its destinations: see
     /// [`Client::zero_service`](crate::Client::zero_service).
     pub fn zero_service(&self, key: &ServiceKey) -> Result<(), Error> {
-        self.turn().zero_service(key)
+        self.turn()?.zero_service(key)
     }
 
     /// Zeroes the statistics of all services, of their destinations, and the totals: see
     /// [`Client::zero`](crate::Client::zero).
     pub fn zero(&self) -> Result<(), Error> {
-        self.turn().zero()
+        self.turn()?.zero()
     }
 
     /// Deletes all services of the network namespace: see [`Client::flush`](crate::Client::flush).
     pub fn flush(&self) -> Result<(), Error> {
-        self.turn().flush()
+        self.turn()?.flush()
     }
 
     /// Carries out many writes in few system calls: see [`Client::batch`](crate::Client::batch).
@@ -231,15 +240,18 @@ impl Client {
     /// As [`batch`](Self::batch), with options: see
     /// [`Client::batch_with`](crate::Client::batch_with).
     pub fn batch_with(&self, writes: &[Request], options: BatchOptions<'_>) -> BatchOutcomes {
-        let mut batch = self.turn().batch(writes, options);
-        while self.turn().run_next(&mut batch) {}
+        let mut batch = match self.turn() {
+            Ok(turn) => turn.batch(writes, options),
+            Err(error) => return BatchOutcomes::refused(writes, &error),
+        };
+        while self.turn().is_ok_and(|mut turn| turn.run_next(&mut batch)) {}
         batch.finish()
     }
 
     /// All services with all destinations: see [`Client::snapshot`](crate::Client::snapshot).
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
         let mut builder = SnapshotBuilder::default();
-        while builder.ask_next(&mut self.turn())? {}
+        while builder.ask_next(&mut *self.turn()?)? {}
         Ok(builder.finish())
     }
 
@@ -247,9 +259,9 @@ impl Client {
     /// keys, for tables too large to hold: see
     /// [`Client::visit_services`](crate::Client::visit_services).
     pub fn visit_services(&self, mut visit: impl FnMut(ServiceSnapshot)) -> Result<(), Error> {
-        let services = self.turn().services_in_order()?;
+        let services = self.turn()?.services_in_order()?;
         for service in services {
-            let found = self.turn().with_destinations(service)?;
+            let found = self.turn()?.with_destinations(service)?;
             found.into_iter().for_each(&mut visit);
         }
         Ok(())

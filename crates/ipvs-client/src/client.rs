@@ -35,6 +35,13 @@ use crate::{
 ///
 /// Every call may be cancelled by dropping its future. A call with one turn that was dropped has sent
 /// nothing; a batch or a snapshot may be dropped between its turns.
+///
+/// Only the process that connected uses a client. In a child of `fork` every call over the socket fails
+/// with [`OtherProcess`](crate::ErrorKind::OtherProcess), whatever threads of the parent had the socket at
+/// the time: connect there.
+///
+/// A client keeps its network namespace: after `ip netns delete` the namespace lives on, with its links
+/// and its table, until the client and its clones are dropped.
 #[derive(Clone, Debug)]
 pub struct Client {
     blocking: blocking::Client,
@@ -71,11 +78,11 @@ impl Client {
     }
 
     /// Lets other tasks run if it is time, and waits for a turn of the socket.
-    pub(crate) async fn turn(&self) -> MutexGuard<'_, Direct> {
+    pub(crate) async fn turn(&self) -> Result<MutexGuard<'_, Direct>, Error> {
         {
-            let mut turn = self.blocking.turn();
+            let mut turn = self.blocking.turn()?;
             if !turn.is_pause_due() {
-                return turn;
+                return Ok(turn);
             }
         }
         yield_now().await;
@@ -89,7 +96,7 @@ impl Client {
     ///
     /// `IPVS_CMD_GET_INFO`, equivalent to the first line of `ipvsadm -L`.
     pub async fn info(&self) -> Result<Info, Error> {
-        self.turn().await.info()
+        self.turn().await?.info()
     }
 
     /// All services, in no particular order, with their statistics; empty where there is none.
@@ -101,7 +108,7 @@ impl Client {
     ///
     /// `IPVS_CMD_GET_SERVICE` as a dump, equivalent to `ipvsadm -L` without the destinations.
     pub async fn services(&self) -> Result<Vec<ServiceEntry>, Error> {
-        self.turn().await.services()
+        self.turn().await?.services()
     }
 
     /// One service with its statistics.
@@ -112,7 +119,7 @@ impl Client {
     ///
     /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound).
     pub async fn service(&self, key: &ServiceKey) -> Result<ServiceEntry, Error> {
-        self.turn().await.service(key)
+        self.turn().await?.service(key)
     }
 
     /// Adds a service.
@@ -127,7 +134,7 @@ impl Client {
     /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists), even if the settings are the same; [`SchedulerNotFound`](crate::ErrorKind::SchedulerNotFound),
     /// [`EngineNotFound`](crate::ErrorKind::EngineNotFound).
     pub async fn add_service(&self, service: &Service) -> Result<(), Error> {
-        self.turn().await.add_service(service)
+        self.turn().await?.add_service(service)
     }
 
     /// Sets everything about a service except its key.
@@ -144,7 +151,7 @@ impl Client {
     /// [`SchedulerNotFound`](crate::ErrorKind::SchedulerNotFound),
     /// [`EngineNotFound`](crate::ErrorKind::EngineNotFound).
     pub async fn update_service(&self, service: &Service) -> Result<(), Error> {
-        self.turn().await.update_service(service)
+        self.turn().await?.update_service(service)
     }
 
     /// Adds a service, or sets everything about the one that is there. Returns whether it was
@@ -158,7 +165,7 @@ impl Client {
     /// [`SchedulerNotFound`](crate::ErrorKind::SchedulerNotFound),
     /// [`EngineNotFound`](crate::ErrorKind::EngineNotFound).
     pub async fn upsert_service(&self, service: &Service) -> Result<bool, Error> {
-        self.turn().await.upsert_service(service)
+        self.turn().await?.upsert_service(service)
     }
 
     /// Changes some settings of a service and leaves the others as they are: reads it, lets `change`
@@ -176,7 +183,7 @@ impl Client {
         key: &ServiceKey,
         change: impl FnOnce(&mut Service),
     ) -> Result<bool, Error> {
-        self.turn().await.modify_service(key, change)
+        self.turn().await?.modify_service(key, change)
     }
 
     /// Deletes a service with its destinations. Its connections stay in the connection table until
@@ -188,7 +195,7 @@ impl Client {
     ///
     /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound).
     pub async fn delete_service(&self, key: &ServiceKey) -> Result<(), Error> {
-        self.turn().await.delete_service(key)
+        self.turn().await?.delete_service(key)
     }
 
     /// The destinations of a service, the newest first, with their connections and statistics.
@@ -203,7 +210,7 @@ impl Client {
     ///
     /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound).
     pub async fn destinations(&self, key: &ServiceKey) -> Result<Vec<DestinationEntry>, Error> {
-        self.turn().await.destinations(key)
+        self.turn().await?.destinations(key)
     }
 
     /// Adds a destination to a service.
@@ -222,7 +229,7 @@ impl Client {
         key: &ServiceKey,
         destination: &Destination,
     ) -> Result<(), Error> {
-        self.turn().await.add_destination(key, destination)
+        self.turn().await?.add_destination(key, destination)
     }
 
     /// Sets everything about a destination except its key. Its connections stay.
@@ -238,7 +245,7 @@ impl Client {
         key: &ServiceKey,
         destination: &Destination,
     ) -> Result<(), Error> {
-        self.turn().await.update_destination(key, destination)
+        self.turn().await?.update_destination(key, destination)
     }
 
     /// Adds a destination, or sets everything about the one that is there. Returns whether it was
@@ -254,7 +261,7 @@ impl Client {
         key: &ServiceKey,
         destination: &Destination,
     ) -> Result<bool, Error> {
-        self.turn().await.upsert_destination(key, destination)
+        self.turn().await?.upsert_destination(key, destination)
     }
 
     /// Changes some settings of a destination and leaves the others as they are: reads it (in the
@@ -273,7 +280,7 @@ impl Client {
         destination: &DestinationKey,
         change: impl FnOnce(&mut Destination),
     ) -> Result<bool, Error> {
-        self.turn().await.modify_destination(key, destination, change)
+        self.turn().await?.modify_destination(key, destination, change)
     }
 
     /// Deletes a destination of a service. Its connections stay in the connection table, and their
@@ -299,14 +306,14 @@ impl Client {
         key: &ServiceKey,
         destination: &DestinationKey,
     ) -> Result<(), Error> {
-        self.turn().await.delete_destination(key, destination)
+        self.turn().await?.delete_destination(key, destination)
     }
 
     /// The sync daemons that run: at most a master and a backup.
     ///
     /// `IPVS_CMD_GET_DAEMON` as a dump, equivalent to `ipvsadm -L --daemon`.
     pub async fn daemons(&self) -> Result<Vec<DaemonEntry>, Error> {
-        self.turn().await.daemons()
+        self.turn().await?.daemons()
     }
 
     /// Starts a sync daemon.
@@ -318,7 +325,7 @@ impl Client {
     /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) when one of that role runs, even with the same
     /// settings; [`InterfaceNotFound`](crate::ErrorKind::InterfaceNotFound).
     pub async fn start_daemon(&self, daemon: &SyncDaemon) -> Result<(), Error> {
-        self.turn().await.start_daemon(daemon)
+        self.turn().await?.start_daemon(daemon)
     }
 
     /// Stops a sync daemon.
@@ -332,14 +339,14 @@ impl Client {
     ///
     /// [`DaemonNotFound`](crate::ErrorKind::DaemonNotFound).
     pub async fn stop_daemon(&self, role: DaemonRole) -> Result<(), Error> {
-        self.turn().await.stop_daemon(role)
+        self.turn().await?.stop_daemon(role)
     }
 
     /// How long idle connections are kept.
     ///
     /// `IPVS_CMD_GET_CONFIG`, equivalent to `ipvsadm -L --timeout`.
     pub async fn timeouts(&self) -> Result<Timeouts, Error> {
-        self.turn().await.timeouts()
+        self.turn().await?.timeouts()
     }
 
     /// Sets how long idle connections are kept; 0 leaves a timeout as it is.
@@ -350,7 +357,7 @@ impl Client {
     ///
     /// [`Invalid`](crate::ErrorKind::Invalid) when one is too long.
     pub async fn set_timeouts(&self, timeouts: Timeouts) -> Result<(), Error> {
-        self.turn().await.set_timeouts(timeouts)
+        self.turn().await?.set_timeouts(timeouts)
     }
 
     /// Zeroes the statistics of a service and of its destinations.
@@ -361,21 +368,21 @@ impl Client {
     ///
     /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound).
     pub async fn zero_service(&self, key: &ServiceKey) -> Result<(), Error> {
-        self.turn().await.zero_service(key)
+        self.turn().await?.zero_service(key)
     }
 
     /// Zeroes the statistics of all services, of their destinations, and the totals.
     ///
     /// `IPVS_CMD_ZERO`, equivalent to `ipvsadm -Z`.
     pub async fn zero(&self) -> Result<(), Error> {
-        self.turn().await.zero()
+        self.turn().await?.zero()
     }
 
     /// Deletes all services of the network namespace; having none is not an error.
     ///
     /// `IPVS_CMD_FLUSH`, equivalent to `ipvsadm -C`.
     pub async fn flush(&self) -> Result<(), Error> {
-        self.turn().await.flush()
+        self.turn().await?.flush()
     }
 
     /// Carries out many writes in few system calls: up to 128 in one datagram, of which only those
@@ -398,8 +405,11 @@ impl Client {
 
     /// As [`batch`](Self::batch), with options: to stop at a failure, to report progress.
     pub async fn batch_with(&self, writes: &[Request], options: BatchOptions<'_>) -> BatchOutcomes {
-        let mut batch = self.turn().await.batch(writes, options);
-        while self.turn().await.run_next(&mut batch) {}
+        let mut batch = match self.turn().await {
+            Ok(turn) => turn.batch(writes, options),
+            Err(error) => return BatchOutcomes::refused(writes, &error),
+        };
+        while self.turn().await.is_ok_and(|mut turn| turn.run_next(&mut batch)) {}
         batch.finish()
     }
 
@@ -417,7 +427,7 @@ impl Client {
     /// Equivalent to `ipvsadm -L`.
     pub async fn snapshot(&self) -> Result<Snapshot, Error> {
         let mut builder = SnapshotBuilder::default();
-        while builder.ask_next(&mut *self.turn().await)? {}
+        while builder.ask_next(&mut *self.turn().await?)? {}
         Ok(builder.finish())
     }
 
@@ -429,9 +439,9 @@ impl Client {
         &self,
         mut visit: impl FnMut(ServiceSnapshot),
     ) -> Result<(), Error> {
-        let services = self.turn().await.services_in_order()?;
+        let services = self.turn().await?.services_in_order()?;
         for service in services {
-            let found = self.turn().await.with_destinations(service)?;
+            let found = self.turn().await?.with_destinations(service)?;
             found.into_iter().for_each(&mut visit);
         }
         Ok(())
@@ -528,12 +538,13 @@ impl Client {
         self.blocking.set_kube_proxy_sysctls()
     }
 
-    /// Gives settings the values that they had before they were changed, the last one first.
+    /// Gives settings the values that they had before they were changed, the last one first. One that
+    /// somebody else has changed since, or that is gone with its module, is left alone.
     ///
     /// # Errors
     ///
-    /// As for [`set_sysctl`](Self::set_sysctl). Those that come after the one that failed keep what
-    /// they have.
+    /// As for [`set_sysctl`](Self::set_sysctl): the first. The others are restored all the same, and a
+    /// repeated call tries those again that failed.
     pub fn restore_sysctls(&self, changes: &[SysctlChange]) -> Result<(), Error> {
         self.blocking.restore_sysctls(changes)
     }

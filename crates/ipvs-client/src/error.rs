@@ -3,6 +3,8 @@
 use std::{fmt, io};
 
 use ipvs_packet::{ParseError, Request, SchedulerName};
+use netlink_talk::OtherProcess;
+use nix::errno::Errno;
 
 /// A failed call: what was asked, of which object, and why it failed.
 ///
@@ -68,6 +70,12 @@ pub enum ErrorKind {
     Overrun,
     /// The table changed while it was listed, and again at each retry.
     Interrupted,
+    /// A limit of open files or threads, or of memory, is reached. (EMFILE, ENFILE, ENOMEM; EAGAIN where a
+    /// thread was to be started.) The text says which. The client works on when there is room again.
+    LimitReached,
+    /// Another process opened the client, and this one was made by a fork since: the two would take each
+    /// other's answers. Connect in this process.
+    OtherProcess,
     /// A write of a batch that was not sent, because the batch ended at an earlier failure.
     NotSent,
     /// The kernel's answer is not what the protocol says.
@@ -138,24 +146,48 @@ impl Error {
             None if source.kind() == io::ErrorKind::InvalidData => {
                 Self::malformed(operation, &source.to_string())
             }
-            _ => Self::new(ErrorKind::Os, operation, "the netlink socket failed"),
+            number => match number.and_then(limit) {
+                Some(text) => Self::new(ErrorKind::LimitReached, operation, text),
+                None => Self::new(ErrorKind::Os, operation, "the netlink socket failed"),
+            },
         };
         error.0.errno = errno;
         error.0.source = Some(Source::Io(source));
         error
     }
 
-    /// A failed look at a file in /proc, or at a network namespace.
+    /// A failed look at a file in /proc, or at a network namespace. At a limit, that is what is said.
     pub(crate) fn file(
         operation: impl fmt::Display,
         kind: ErrorKind,
         text: &str,
         source: io::Error,
     ) -> Self {
-        let mut error = Self::new(kind, operation, text);
+        let mut error = match source.raw_os_error().and_then(limit) {
+            Some(limit) => Self::new(ErrorKind::LimitReached, operation, limit),
+            None => Self::new(kind, operation, text),
+        };
         error.0.errno = source.raw_os_error();
         error.0.source = Some(Source::Io(source));
         error
+    }
+
+    /// No thread could be started.
+    pub(crate) fn thread(operation: impl fmt::Display, source: io::Error) -> Self {
+        let (kind, text) = match source.raw_os_error() {
+            Some(errno::AGAIN) => (
+                ErrorKind::LimitReached,
+                "there are as many threads as may be (RLIMIT_NPROC, pids.max of the control group, \
+                 kernel.threads-max)",
+            ),
+            _ => (ErrorKind::Os, "no thread could be started"),
+        };
+        Self::file(operation, kind, text, source)
+    }
+
+    /// What another process opened.
+    pub(crate) fn other_process(operation: impl fmt::Display, other: OtherProcess) -> Self {
+        Self::new(ErrorKind::OtherProcess, operation, &other.to_string())
     }
 
     /// An error number in the kernel's answer to `request`.
@@ -192,9 +224,9 @@ impl fmt::Display for Error {
         let Inner { operation, text, errno, extended, .. } = &*self.0;
         write!(f, "{operation}: {text}")?;
         if let Some(errno) = errno {
-            match errno::name(*errno) {
-                Some(name) => write!(f, " ({name}, errno {errno})")?,
-                None => write!(f, " ({})", io::Error::from_raw_os_error(*errno))?,
+            match Errno::from_raw(*errno) {
+                Errno::UnknownErrno => write!(f, " (errno {errno})")?,
+                name => write!(f, " ({name:?}, errno {errno})")?,
             }
         }
         if let Some(extended) = extended {
@@ -244,6 +276,8 @@ impl fmt::Display for ErrorKind {
             Self::ReadOnly => "settings are read-only",
             Self::Overrun => "answers dropped",
             Self::Interrupted => "table changed while it was listed",
+            Self::LimitReached => "limit reached",
+            Self::OtherProcess => "opened by another process",
             Self::NotSent => "not sent",
             Self::Malformed => "malformed answer",
             Self::Os => "error of the operating system",
@@ -267,7 +301,11 @@ impl From<Error> for io::Error {
             | ErrorKind::SchedulerNotFound
             | ErrorKind::EngineNotFound
             | ErrorKind::InterfaceNotFound => io::ErrorKind::NotFound,
-            ErrorKind::Overrun | ErrorKind::NotSent | ErrorKind::Os => io::ErrorKind::Other,
+            ErrorKind::Overrun
+            | ErrorKind::NotSent
+            | ErrorKind::LimitReached
+            | ErrorKind::OtherProcess
+            | ErrorKind::Os => io::ErrorKind::Other,
         };
         Self::new(kind, error)
     }
@@ -351,6 +389,18 @@ fn meaning(request: &Request, number: i32) -> (ErrorKind, String) {
     }
 }
 
+/// The limit that an error number speaks of.
+fn limit(number: i32) -> Option<&'static str> {
+    Some(match number {
+        errno::MFILE => {
+            "this process has as many open files as it may: raise its limit (RLIMIT_NOFILE, ulimit -n)"
+        }
+        errno::NFILE => "the system has as many open files as it may: raise fs.file-max",
+        errno::NOMEM => "the kernel has no memory for it",
+        _ => return None,
+    })
+}
+
 /// What to do where there is no IPVS.
 pub(crate) const LOAD_IP_VS: &str = "run `modprobe ip_vs`, on the host where this is a container";
 
@@ -405,7 +455,6 @@ pub(crate) mod errno {
     pub(crate) const ACCES: i32 = Errno::EACCES as i32;
     pub(crate) const NOENT: i32 = Errno::ENOENT as i32;
     pub(crate) const SRCH: i32 = Errno::ESRCH as i32;
-    pub(crate) const INTR: i32 = Errno::EINTR as i32;
     pub(crate) const ROFS: i32 = Errno::EROFS as i32;
     pub(crate) const BUSY: i32 = Errno::EBUSY as i32;
     pub(crate) const EXIST: i32 = Errno::EEXIST as i32;
@@ -414,29 +463,11 @@ pub(crate) mod errno {
     pub(crate) const RANGE: i32 = Errno::ERANGE as i32;
     pub(crate) const OPNOTSUPP: i32 = Errno::EOPNOTSUPP as i32;
     pub(crate) const AFNOSUPPORT: i32 = Errno::EAFNOSUPPORT as i32;
-    pub(crate) const NOPROTOOPT: i32 = Errno::ENOPROTOOPT as i32;
+    pub(crate) const MFILE: i32 = Errno::EMFILE as i32;
+    pub(crate) const NFILE: i32 = Errno::ENFILE as i32;
+    pub(crate) const AGAIN: i32 = Errno::EAGAIN as i32;
+    pub(crate) const NOMEM: i32 = Errno::ENOMEM as i32;
     pub(crate) const NOBUFS: i32 = Errno::ENOBUFS as i32;
-
-    /// The number's symbol.
-    pub(crate) fn name(errno: i32) -> Option<&'static str> {
-        Some(match errno {
-            PERM => "EPERM",
-            ACCES => "EACCES",
-            NOENT => "ENOENT",
-            SRCH => "ESRCH",
-            INTR => "EINTR",
-            ROFS => "EROFS",
-            BUSY => "EBUSY",
-            EXIST => "EEXIST",
-            NODEV => "ENODEV",
-            INVAL => "EINVAL",
-            RANGE => "ERANGE",
-            OPNOTSUPP => "EOPNOTSUPP",
-            AFNOSUPPORT => "EAFNOSUPPORT",
-            NOBUFS => "ENOBUFS",
-            _ => return None,
-        })
-    }
 }
 
 #[cfg(test)]

@@ -11,18 +11,15 @@
 //! ```
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    collections::BTreeMap,
     pin::pin,
     task::{Context, Poll, Waker},
 };
 
 use crate::{
-    address::Address,
     error::{Error, Incomplete},
-    link::{self, Changed, DummyLink, Link},
+    links::{self, Address, Changed, DummyLink, Link, Route},
     netns::NetNs,
-    route::Route,
 };
 
 /// The links of one namespace, their addresses and local routes, without async: the same calls as
@@ -33,7 +30,7 @@ use crate::{
 /// microseconds a change does not matter.
 #[derive(Clone, Debug)]
 pub struct Links {
-    links: link::Links,
+    links: links::Links,
 }
 
 impl Links {
@@ -42,7 +39,7 @@ impl Links {
     /// # Errors
     /// As [`NetNs::run`].
     pub fn connect(namespace: &NetNs) -> Result<Self, Error> {
-        Ok(Self { links: link::Links::connect_direct(namespace)? })
+        Ok(Self { links: links::Links::connect_blocking(namespace)? })
     }
 
     /// All links: [`Links::list`](crate::Links::list).
@@ -188,15 +185,6 @@ impl Links {
         at_once(self.links.change_addresses(link, added, removed))
     }
 
-    /// All addresses that are local to the namespace:
-    /// [`Links::local_addresses`](crate::Links::local_addresses).
-    ///
-    /// # Errors
-    /// As there.
-    pub fn local_addresses(&self) -> Result<BTreeSet<IpAddr>, Error> {
-        at_once(self.links.local_addresses())
-    }
-
     /// The addresses of all links, by the links' indices:
     /// [`Links::all_addresses`](crate::Links::all_addresses).
     ///
@@ -242,7 +230,7 @@ impl Links {
     }
 
     #[cfg(test)]
-    pub(crate) fn over(links: link::Links) -> Self {
+    pub(crate) fn over(links: links::Links) -> Self {
         Self { links }
     }
 

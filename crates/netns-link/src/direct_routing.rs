@@ -1,10 +1,9 @@
 use std::net::IpAddr;
 
 use crate::{
-    address::Address,
     blocking::Links,
     error::Error,
-    link::Link,
+    links::{Address, Link},
     netns::NetNs,
     settings::{Setting, SettingChanges},
 };

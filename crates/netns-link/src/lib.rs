@@ -67,36 +67,22 @@
 #[macro_use]
 mod text_form;
 
-mod address;
 pub mod blocking;
-mod direct;
 mod direct_routing;
-#[cfg(feature = "tokio")]
-mod driven;
 mod error;
-#[cfg(test)]
-mod faults;
-mod link;
+mod links;
+mod name;
 mod netlink;
 mod netns;
-mod operation;
-mod prefix;
-mod reconcile;
-mod route;
-mod scope;
 mod settings;
 
 #[cfg(feature = "tokio")]
-pub use crate::link::Links;
+pub use crate::links::Links;
 pub use crate::{
-    address::Address,
     direct_routing::{RealServerArp, RealServerSetup, prepare_director, prepare_real_server},
     error::{Error, ErrorKind, Incomplete},
-    link::{Changed, DummyLink, Link},
+    links::{Address, Changed, DummyLink, Link, Prefix, Route, RouteProtocol, Scope},
     netns::NetNs,
-    prefix::Prefix,
-    route::{Route, RouteProtocol},
-    scope::Scope,
     settings::{Setting, SettingChanges},
 };
 

@@ -4,31 +4,23 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     os::unix::fs::MetadataExt,
-    panic,
     path::{Path, PathBuf},
     process::{Child, Command},
-    thread,
 };
 
+use netlink_talk::namespace::{self, NotEntered, OWN};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
     mount::{MntFlags, MsFlags, mount, umount2},
-    sched::{CloneFlags, setns, unshare},
+    sched::{CloneFlags, unshare},
     sys::statfs::{NSFS_MAGIC, fstatfs},
 };
 
-use crate::{
-    error::{Error, ErrorKind},
-    operation::Operation,
-};
+use crate::error::{Error, ErrorKind, Operation};
 
 /// Where `ip netns` keeps the named namespaces (iproute2's `NETNS_RUN_DIR`).
 pub(crate) const RUN_DIR: &str = "/var/run/netns";
-
-/// The namespace of the calling thread. Not `/proc/self`, which is that of the process's first
-/// thread.
-const OWN: &str = "/proc/thread-self/ns/net";
 
 /// A network namespace, held open by a file descriptor.
 ///
@@ -60,8 +52,7 @@ const OWN: &str = "/proc/thread-self/ns/net";
 #[derive(Debug)]
 pub struct NetNs {
     fd: OwnedFd,
-    /// Device and inode number: what makes two file descriptors the same namespace.
-    id: (u64, u64),
+    id: namespace::Id,
     label: String,
 }
 
@@ -73,10 +64,11 @@ impl NetNs {
     /// is reached (`user.max_net_namespaces`, open files, threads).
     pub fn new() -> Result<Self, Error> {
         let failed = |error: io::Error| Error::system(&Operation::CreateNamespace, error);
-        let file = on_fresh_thread(|| {
+        let file = namespace::on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
             fs::File::open(OWN)
-        })?
+        })
+        .map_err(|error| Error::system(&Operation::StartThread, error))?
         .map_err(failed)?;
         Self::from_fd(file.into())
     }
@@ -234,15 +226,17 @@ impl NetNs {
     /// [`ErrorKind::LimitReached`](crate::ErrorKind) if no more threads can be made. The closure
     /// has not run then.
     pub fn run<T: Send>(&self, closure: impl FnOnce() -> T + Send) -> Result<T, Error> {
-        if self.is_current() {
-            return Ok(closure());
-        }
-        on_fresh_thread(|| {
-            setns(&self.fd, CloneFlags::CLONE_NEWNET).map_err(|errno| {
+        namespace::run_in(self.fd.as_fd(), self.id, closure).map_err(|error| match error {
+            NotEntered::Thread(error) => Error::system(&Operation::StartThread, error),
+            NotEntered::Refused(errno) => {
                 Error::system(&Operation::EnterNamespace(self.label.clone()), errno)
-            })?;
-            Ok(closure())
-        })?
+            }
+            error => Error::new(
+                ErrorKind::Other,
+                Operation::EnterNamespace(self.label.clone()),
+                &format!("{error:?}"),
+            ),
+        })
     }
 
     /// Starts a process in the namespace: `ip netns exec NAME COMMAND`, without its mounts.
@@ -260,11 +254,6 @@ impl NetNs {
         let program = command.get_program().to_string_lossy().into_owned();
         self.run(|| command.spawn())?
             .map_err(|error| Error::system(&Operation::StartProcess(program), error))
-    }
-
-    /// Whether the calling thread is in it. Where /proc does not say, it is taken not to be.
-    fn is_current(&self) -> bool {
-        fs::metadata(OWN).is_ok_and(|own| (own.dev(), own.ino()) == self.id)
     }
 
     fn opened(path: &Path, operation: &Operation, label: String) -> Result<Self, Error> {
@@ -366,7 +355,7 @@ fn is_namespace(file: &fs::File) -> io::Result<bool> {
 /// `ip netns add` does: a name made in one mount namespace is then seen, and can be deleted, in
 /// the others.
 fn share_run_dir() -> Result<(), Error> {
-    let failed = |error: io::Error| Error::system(&Operation::ShareNames, error);
+    let failed = |error: io::Error| Error::system(&Operation::ShareNames(RUN_DIR), error);
     fs::create_dir_all(RUN_DIR).map_err(failed)?;
     // The lock that iproute2 takes: two that find it unmounted must not both mount it.
     let dir = fs::File::open(RUN_DIR).map_err(failed)?;
@@ -383,16 +372,6 @@ fn share_run_dir() -> Result<(), Error> {
 
 fn mount_dir(flags: MsFlags) -> nix::Result<()> {
     mount(Some(RUN_DIR), RUN_DIR, None::<&str>, flags, None::<&str>)
-}
-
-fn on_fresh_thread<T: Send>(closure: impl FnOnce() -> T + Send) -> Result<T, Error> {
-    thread::scope(|scope| {
-        thread::Builder::new()
-            .name("netns".to_owned())
-            .spawn_scoped(scope, closure)
-            .map_err(|error| Error::system(&Operation::StartThread, error))
-            .map(|thread| thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
-    })
 }
 
 #[cfg(test)]

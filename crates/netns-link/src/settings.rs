@@ -1,17 +1,21 @@
 use std::{
-    fmt, fs,
-    io::{self, Write},
-    os::unix::fs::PermissionsExt,
+    ffi::OsStr,
+    fmt, fs, io,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::Path,
     str::FromStr,
 };
 
+use netlink_talk::{
+    names,
+    setting::{self, Changed},
+};
+
 use crate::{
-    error::{Error, ErrorKind, Incomplete},
-    link::valid_name,
+    error::{Error, ErrorKind, Incomplete, Operation},
+    links::number,
+    name::valid_name,
     netns::NetNs,
-    operation::Operation,
-    prefix::number,
 };
 
 /// A setting of a namespace: one of those that `sysctl net` shows.
@@ -39,17 +43,26 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// Any setting of a namespace, by its path below /proc/sys: `net/ipv4/vs/conntrack`.
+    /// Any setting of a namespace, in sysctl's notation or by its path below /proc/sys:
+    /// `net.ipv4.vs.conntrack`, `net/ipv4/vs/conntrack`.
+    ///
+    /// The first dot or slash says which, as for sysctl: where parts are separated by dots, a dot in the
+    /// name of a link is a slash (`net.ipv4.conf.eth0/100.rp_filter`).
     ///
     /// # Errors
-    /// If the path does not lie in `net` ([`ErrorKind::InvalidInput`](crate::ErrorKind)).
-    pub fn new(path: &str) -> Result<Self, Error> {
+    /// If the setting does not lie in `net` ([`ErrorKind::InvalidInput`](crate::ErrorKind)).
+    pub fn new(name: &str) -> Result<Self, Error> {
+        let path = match name.find(['.', '/']).map(|at| name.as_bytes()[at]) {
+            Some(b'.') => swapped(name),
+            _ => name.to_owned(),
+        };
         let strange = |part: &str| part.is_empty() || part == "." || part == "..";
         if !path.starts_with("net/") || path.split('/').any(strange) || path.contains('\0') {
-            let rule = "it is not a path like net/ipv4/ip_forward";
-            return Err(Error::invalid(format_args!("setting {path:?}"), rule));
+            let rule = "it is no setting of a network namespace, such as net.ipv4.ip_forward or \
+                        net/ipv4/ip_forward";
+            return Err(Error::invalid(format_args!("setting {name:?}"), rule));
         }
-        Ok(Self { path: path.to_owned() })
+        Ok(Self { path })
     }
 
     /// `net.ipv4.ip_forward`: whether IPv4 packets are forwarded, 0 (the default) or 1. A director
@@ -115,9 +128,8 @@ impl Setting {
     /// [`NetNs::run`].
     pub fn read(&self, namespace: &NetNs) -> Result<String, Error> {
         let operation =
-            Operation::ReadSetting { setting: self.clone(), namespace: namespace.to_string() };
-        let value = self.access(&operation, namespace, |path| fs::read_to_string(path))?;
-        Ok(value.trim_end().to_owned())
+            Operation::ReadSetting { setting: self.to_string(), namespace: namespace.to_string() };
+        self.access(&operation, namespace, setting::read)
     }
 
     /// Sets the value in a namespace: `sysctl -w NAME=VALUE`.
@@ -130,14 +142,11 @@ impl Setting {
     pub fn write(&self, namespace: &NetNs, value: impl fmt::Display) -> Result<(), Error> {
         let value = value.to_string();
         let operation = Operation::WriteSetting {
-            setting: self.clone(),
+            setting: self.to_string(),
             value: value.clone(),
             namespace: namespace.to_string(),
         };
-        self.access(&operation, namespace, |path| {
-            // Not `fs::write`, which would try to create what is missing.
-            fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
-        })
+        self.access(&operation, namespace, |path| setting::write(path, &value))
     }
 
     /// Sets several values, in this order, and returns what was changed, so that it can be undone.
@@ -171,7 +180,9 @@ impl Setting {
         access: impl FnOnce(&Path) -> io::Result<T> + Send,
     ) -> Result<T, Error> {
         namespace.run(|| {
-            let path = Path::new("/proc/sys").join(&self.path);
+            // A link's name is bytes.
+            let below = names::from_text(&self.path);
+            let path = Path::new("/proc/sys").join(OsStr::from_bytes(&below));
             access(&path).map_err(|error| explained(operation, &path, error))
         })?
     }
@@ -182,14 +193,13 @@ impl Setting {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use = "the settings stay changed unless this is undone"]
 pub struct SettingChanges {
-    /// With the values before and after.
-    changed: Vec<(Setting, String, String)>,
+    changed: Vec<Changed<Setting>>,
 }
 
 impl SettingChanges {
     /// What was changed, with the values before and after.
     pub fn iter(&self) -> impl Iterator<Item = (&Setting, &str, &str)> {
-        self.changed.iter().map(|(setting, before, after)| (setting, &**before, &**after))
+        self.changed.iter().map(|change| (&change.setting, &*change.before, &*change.after))
     }
 
     /// Whether nothing was changed.
@@ -204,20 +214,13 @@ impl SettingChanges {
     /// As [`Setting::write`]. The first error is returned, and the other settings are restored all
     /// the same. What could not be restored stays in this value, so that the call can be repeated.
     pub fn undo(&mut self, namespace: &NetNs) -> Result<(), Error> {
-        let mut result = Ok(());
-        let mut kept = Vec::new();
-        for (setting, before, after) in self.changed.drain(..).rev() {
-            let restored = match setting.read(namespace) {
-                Ok(now) if now == after => setting.write(namespace, &before),
-                Ok(_) => Ok(()),
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = restored {
-                kept.insert(0, (setting, before, after));
-                result = result.and(Err(error));
-            }
-        }
+        let read = |setting: &Setting| match setting.read(namespace) {
+            Ok(now) => Ok(Some(now)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        let write = |setting: &Setting, before: &str| setting.write(namespace, before);
+        let (kept, result) = setting::restore(std::mem::take(&mut self.changed), read, write);
         self.changed = kept;
         result
     }
@@ -245,7 +248,7 @@ impl SettingChanges {
             setting.write(namespace, value)?;
             // What the kernel makes of it, which is what `undo` compares.
             let after = setting.read(namespace).unwrap_or_else(|_| value.to_owned());
-            self.changed.push((setting, before, after));
+            self.changed.push(Changed { setting, before, after });
         }
         Ok(())
     }
@@ -261,12 +264,9 @@ impl fmt::Display for Setting {
 impl FromStr for Setting {
     type Err = Error;
 
+    /// As [`Setting::new`].
     fn from_str(name: &str) -> Result<Self, Error> {
-        // A name with slashes alone is a path, as for sysctl.
-        match name.find(['.', '/']).map(|at| name.as_bytes()[at]) {
-            Some(b'.') => Self::new(&swapped(name)),
-            _ => Self::new(name),
-        }
+        Self::new(name)
     }
 }
 
@@ -310,13 +310,13 @@ fn explained(operation: &Operation, path: &Path, error: io::Error) -> Error {
 }
 
 /// The interface whose settings are missing as a whole.
-fn missing_interface(path: &Path) -> Option<&str> {
+fn missing_interface(path: &Path) -> Option<String> {
     let directory = path.parent()?;
     let of_interfaces = ["/proc/sys/net/ipv4/conf", "/proc/sys/net/ipv6/conf"]
         .map(Path::new)
         .contains(&directory.parent()?);
     (of_interfaces && directory.parent()?.exists() && !directory.exists())
-        .then(|| directory.file_name()?.to_str())
+        .then(|| directory.file_name().map(|name| names::to_text(name.as_bytes())))
         .flatten()
 }
 
@@ -338,6 +338,11 @@ mod tests {
         for path in ["", "net", "kernel/pid_max", "net/../kernel/pid_max", "net//x", "/net/x"] {
             assert_eq!(Setting::new(path).unwrap_err().kind(), ErrorKind::InvalidInput, "{path}");
         }
+        for dots in ["net.ipv4.ip_forward", "net/ipv4/ip_forward"] {
+            assert_eq!(Setting::new(dots).unwrap(), Setting::ip_forward());
+        }
+        let error = Setting::new("kernel.pid_max").unwrap_err().to_string();
+        assert!(error.contains("net.ipv4.ip_forward"), "{error}");
         assert_eq!(Setting::arp_ignore("../all").unwrap_err().kind(), ErrorKind::InvalidInput);
     }
 

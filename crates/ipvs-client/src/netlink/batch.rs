@@ -2,10 +2,11 @@
 
 use ipvs_packet::Request;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_talk::{NETLINK_HEADER, words_in};
 
 use super::{
-    exchange::{extended_acknowledgement, is_read},
-    message::{self, GENL_HEADER, NETLINK_HEADER},
+    exchange::is_read,
+    message::{self, GENL_HEADER},
     outcomes::BatchOutcomes,
 };
 use crate::{
@@ -165,7 +166,7 @@ impl<'a, 'b> Batch<'a, 'b> {
         let behind = message.header.sequence_number.wrapping_sub(self.first) as usize;
         if let (Some(&position), Some(code)) = (self.sent.get(behind), error.code) {
             let write = &self.writes[position];
-            let extended = extended_acknowledgement(error, message.header.flags);
+            let extended = words_in(error, message.header.flags);
             let failure = Error::kernel(write, code.get().saturating_neg(), extended);
             self.outcomes[position] = Err(failure);
         }

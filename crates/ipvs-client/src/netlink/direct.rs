@@ -7,15 +7,13 @@
 use std::io;
 
 use ipvs_packet::{Reply, Request};
-use netlink_sys::{Socket as NetlinkSocket, SocketAddr};
-use nix::sys::socket::{getsockopt, sockopt::SndBuf};
+use netlink_talk::{Socket, no_answer};
 
 use super::{
     batch::{Batch, BatchOptions},
     exchange::{Exchange, is_read},
     family::{self, CONTROL_FAMILY},
-    inbox::Inbox,
-    message, uninterrupted,
+    message,
 };
 use crate::{
     Error, ErrorKind,
@@ -34,19 +32,12 @@ const WORK_AT_A_TIME: usize = 512;
 
 /// A socket and the state of the talk over it.
 pub(crate) struct Direct {
-    netlink: NetlinkSocket,
-    /// Whom requests go to.
-    kernel: SocketAddr,
+    socket: Socket,
     /// The number that the kernel gave to the family.
     family: u16,
-    sequence: u32,
     outgoing: Vec<u8>,
-    inbox: Inbox,
     /// How much was done since other tasks had their turn.
     work: usize,
-    /// Runs after each datagram, in tests: the other end answers there.
-    #[cfg(test)]
-    pub(super) after_send: Option<Box<dyn FnMut() + Send>>,
 }
 
 /// What a request brought.
@@ -60,28 +51,18 @@ pub(crate) struct Answer<T> {
 
 impl Direct {
     /// Over a socket on which the family is not yet known.
-    pub(super) fn new(netlink: NetlinkSocket) -> Self {
-        Self {
-            netlink,
-            kernel: SocketAddr::new(0, 0),
-            family: 0,
-            sequence: 0,
-            outgoing: Vec::new(),
-            inbox: Inbox::default(),
-            work: 0,
-            #[cfg(test)]
-            after_send: None,
-        }
+    pub(super) fn new(socket: Socket) -> Self {
+        Self { socket, family: 0, outgoing: Vec::new(), work: 0 }
     }
 
     /// Over a socket whose other end plays the kernel, and has this number for the family.
     #[cfg(test)]
-    pub(super) fn with_kernel(netlink: NetlinkSocket, kernel: SocketAddr, family: u16) -> Self {
-        Self { kernel, family, ..Self::new(netlink) }
+    pub(super) fn with_kernel(socket: Socket, family: u16) -> Self {
+        Self { family, ..Self::new(socket) }
     }
 
-    pub(super) fn netlink(&self) -> &NetlinkSocket {
-        &self.netlink
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
     }
 
     /// Whether so much was done that other tasks should run now; asked again, it was not.
@@ -153,22 +134,21 @@ impl Direct {
         let mut answer = Answer { replies: Vec::new(), datagrams: 0 };
         let fail = |error| Error::io(Operation(request), error);
         let mut exchange = Exchange::new(request);
-        let first = self.sequence.wrapping_add(1);
+        let sequence = self.socket.sequence();
+        let first = sequence.wrapping_add(1);
         self.outgoing.clear();
         for request in exchange.requests() {
-            self.sequence = self.sequence.wrapping_add(1);
-            message::append(&mut self.outgoing, family, self.sequence, request.flags(), request);
+            *sequence = sequence.wrapping_add(1);
+            message::append(&mut self.outgoing, family, *sequence, request.flags(), request);
         }
+        let sent = sequence.wrapping_sub(first);
         self.work += REQUEST;
-        let outgoing = std::mem::take(&mut self.outgoing);
-        let sent = self.send(&outgoing);
-        self.outgoing = outgoing;
-        sent.map_err(fail)?;
+        self.socket.send(&self.outgoing).map_err(fail)?;
         // The datagram of the last reply.
         let mut datagram = None;
         let mut overrun = false;
         loop {
-            let message = match self.inbox.next(&self.netlink) {
+            let message = match self.socket.next_message() {
                 Ok(Some(message)) => message,
                 Ok(None) if overrun => return Err(Error::overrun(Operation(request))),
                 Ok(None) => return Err(fail(no_answer())),
@@ -179,13 +159,13 @@ impl Direct {
                 }
                 Err(error) => {
                     // The socket lists nothing else before the rest of a list is taken in.
-                    self.inbox.clear(&self.netlink);
+                    self.socket.clear();
                     return Err(fail(error));
                 }
             };
             // Answers to a batch that broke off may still be in the queue.
             let behind = message.header.sequence_number.wrapping_sub(first);
-            if behind > self.sequence.wrapping_sub(first) {
+            if behind > sent {
                 continue;
             }
             let mut replied = false;
@@ -195,7 +175,7 @@ impl Direct {
             });
             if replied {
                 self.work += 1;
-                let now = Some(self.inbox.datagram());
+                let now = Some(self.socket.datagram());
                 answer.datagrams += usize::from(std::mem::replace(&mut datagram, now) != now);
             }
             // A list of which something was dropped has its end all the same.
@@ -214,15 +194,14 @@ impl Direct {
         writes: &'a [Request],
         options: BatchOptions<'b>,
     ) -> Batch<'a, 'b> {
-        let receive_buffer = self.netlink.get_rx_buf_sz().unwrap_or_default();
-        let send_buffer = getsockopt(&self.netlink, SndBuf).unwrap_or_default();
+        let (receive_buffer, send_buffer) = self.socket.buffers();
         Batch::new(writes, options, receive_buffer, send_buffer)
     }
 
     /// Carries out the next datagram of a batch, to its last answer. Returns false when there is
     /// none.
     pub(crate) fn run_next(&mut self, batch: &mut Batch<'_, '_>) -> bool {
-        if !batch.next_datagram(self.family, &mut self.sequence) {
+        if !batch.next_datagram(self.family, self.socket.sequence()) {
             return false;
         }
         self.work += REQUEST + batch.in_datagram();
@@ -246,10 +225,10 @@ impl Direct {
     }
 
     fn run_datagram(&mut self, batch: &mut Batch<'_, '_>) -> io::Result<()> {
-        self.send(batch.datagram())?;
+        self.socket.send(batch.datagram())?;
         let mut overrun = false;
         loop {
-            match self.inbox.next(&self.netlink) {
+            match self.socket.next_message() {
                 Ok(Some(message)) => {
                     if batch.take(&message) {
                         return Ok(());
@@ -265,30 +244,17 @@ impl Direct {
             batch.overrun();
         }
     }
-
-    fn send(&mut self, datagram: &[u8]) -> io::Result<()> {
-        uninterrupted(|| self.netlink.send_to(datagram, &self.kernel, 0))?;
-        #[cfg(test)]
-        if let Some(answer) = &mut self.after_send {
-            answer();
-        }
-        Ok(())
-    }
 }
 
 impl std::fmt::Debug for Direct {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Direct")
             .field("family", &self.family)
-            .field("requests", &self.sequence)
+            .field("socket", &self.socket)
             .finish_non_exhaustive()
     }
 }
 
 fn is_overrun(error: &io::Error) -> bool {
     error.raw_os_error() == Some(errno::NOBUFS)
-}
-
-fn no_answer() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the kernel did not answer")
 }

@@ -2,15 +2,12 @@
 
 use ipvs_packet::{AddressFamily, Command, Reply, Request};
 use netlink_packet_core::{
-    ErrorMessage, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NetlinkMessage,
-    NetlinkPayload, NlasIterator,
+    ErrorMessage, NLM_F_DUMP, NLM_F_DUMP_INTR, NetlinkMessage, NetlinkPayload,
 };
+use netlink_talk::{words_in, words_of};
 
-use super::message::{GENL_HEADER, NETLINK_HEADER};
+use super::message::GENL_HEADER;
 use crate::{Error, ErrorKind, error::Operation};
-
-/// `NLMSGERR_ATTR_MSG`: the kernel's words for an error.
-const EXTENDED_MESSAGE: u16 = 1;
 
 /// A request whose answers are being taken in.
 pub(super) struct Exchange<'a> {
@@ -74,7 +71,7 @@ impl<'a> Exchange<'a> {
                     self.fail(Error::kernel(
                         self.request,
                         done.code.saturating_neg(),
-                        extended_message(&done.extended_ack),
+                        words_of(&done.extended_ack),
                     ));
                 }
                 true
@@ -133,8 +130,15 @@ impl<'a> Exchange<'a> {
             // What else is asked is not of IPVS, so its answers are not either.
             Request::Other { .. } => Reply::Other { command, payload: payload.to_vec() },
             _ => Reply::parse(command, payload, self.service_family())
-                .map_err(|error| Error::parse(operation, error))?,
+                .map_err(|error| Error::parse(&operation, error))?,
         };
+        // Everything else that a reply says of its request is in the numbers of its header.
+        if let (Request::GetService(key), Reply::Service(entry)) = (self.request, &reply)
+            && entry.service.key() != key
+        {
+            let other = format!("the kernel answered with service {}", entry.service.key());
+            return Err(Error::malformed(operation, &other));
+        }
         self.replies += 1;
         if let (Request::DeleteDaemon(role), Reply::Daemon(entry)) = (self.request, &reply) {
             self.runs |= entry.daemon.role == *role;
@@ -152,7 +156,7 @@ impl<'a> Exchange<'a> {
             None if !of_barrier => self.acknowledged = true,
             None => {}
             Some(code) => {
-                let extended = extended_acknowledgement(error, flags);
+                let extended = words_in(error, flags);
                 let request = self.barrier.as_ref().filter(|_| of_barrier).unwrap_or(self.request);
                 let error = Error::kernel(request, code.get().saturating_neg(), extended);
                 self.fail(error);
@@ -190,36 +194,4 @@ const fn expected_reply(request: &Request) -> Option<Command> {
 /// Whether a request changes nothing, so that it may be repeated.
 pub(super) const fn is_read(request: &Request) -> bool {
     expected_reply(request).is_some()
-}
-
-/// The kernel's words in an error message with these header flags.
-pub(super) fn extended_acknowledgement(error: &ErrorMessage, flags: u16) -> Option<String> {
-    if flags & NLM_F_ACK_TLVS == 0 {
-        return None;
-    }
-    extended_message(after_original(&error.header, flags))
-}
-
-/// The attributes behind the original message in an error message.
-fn after_original(original: &[u8], flags: u16) -> &[u8] {
-    let length = if flags & NLM_F_CAPPED != 0 {
-        NETLINK_HEADER
-    } else {
-        original
-            .first_chunk::<4>()
-            .map_or(0, |bytes| u32::from_ne_bytes(*bytes) as usize)
-            .next_multiple_of(4)
-    };
-    original.get(length..).unwrap_or_default()
-}
-
-/// The kernel's words among the attributes of an extended acknowledgement.
-fn extended_message(attributes: &[u8]) -> Option<String> {
-    NlasIterator::new(attributes)
-        .flatten()
-        .find(|attribute| attribute.kind() == EXTENDED_MESSAGE)
-        .map(|attribute| {
-            let text = String::from_utf8_lossy(attribute.value());
-            text.trim_end_matches('\0').to_owned()
-        })
 }

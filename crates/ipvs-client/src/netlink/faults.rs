@@ -172,8 +172,8 @@ fn direct(mut kernel: impl FnMut(&Sent) -> Vec<Arrival> + Send + 'static) -> Dir
     let mut netlink = NetlinkSocket::new(NETLINK_USERSOCK).unwrap();
     let mut other_end = NetlinkSocket::new(NETLINK_USERSOCK).unwrap();
     let to = netlink.bind_auto().unwrap();
-    let mut direct = Direct::with_kernel(netlink, other_end.bind_auto().unwrap(), FAMILY);
-    direct.after_send = Some(Box::new(move || {
+    let mut socket = netlink_talk::Socket::with_peer(netlink, other_end.bind_auto().unwrap());
+    socket.after_send(Box::new(move || {
         let (datagram, _) = other_end.recv_from_full().unwrap();
         for sent in requests(&datagram) {
             for arrival in kernel(&sent) {
@@ -186,7 +186,7 @@ fn direct(mut kernel: impl FnMut(&Sent) -> Vec<Arrival> + Send + 'static) -> Dir
             }
         }
     }));
-    direct
+    Direct::with_kernel(socket, FAMILY)
 }
 
 fn socket(kernel: impl FnMut(&Sent) -> Vec<Arrival> + Send + 'static) -> Socket {
@@ -448,7 +448,7 @@ fn a_list_that_breaks_off_leaves_nothing_behind() {
     assert_eq!(kind(direct.run(&Request::ListServices, Some)), ErrorKind::Malformed);
     // The kernel lists nothing else while it is at it, and it goes on as it is read.
     let flags = MsgFlags::MSG_DONTWAIT.bits();
-    let left = direct.netlink().recv_from(&mut Vec::with_capacity(64), flags);
+    let left = direct.socket().netlink().recv_from(&mut Vec::with_capacity(64), flags);
     assert_eq!(left.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     assert_eq!(direct.run(&Request::ListServices, Some).unwrap(), [service()]);
 }

@@ -10,21 +10,8 @@ mod exchange;
 mod family;
 #[cfg(test)]
 mod faults;
-mod inbox;
 mod message;
 pub(crate) mod outcomes;
 pub(crate) mod reply;
 pub(crate) mod snapshot;
 pub(crate) mod socket;
-
-use std::io;
-
-/// Repeats a system call that a signal interrupted.
-fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    loop {
-        match call() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
-}

@@ -2,7 +2,9 @@
 
 use std::{fmt, slice, vec};
 
-use crate::{Error, ErrorKind};
+use ipvs_packet::Request;
+
+use crate::{Error, ErrorKind, error::Operation};
 
 /// What came of each write of a batch, in order: see [`Client::batch`](crate::Client::batch).
 ///
@@ -32,6 +34,12 @@ pub struct BatchOutcomes(Vec<Result<(), Error>>);
 impl BatchOutcomes {
     pub(super) fn new(outcomes: Vec<Result<(), Error>>) -> Self {
         Self(outcomes)
+    }
+
+    /// Nothing was sent, for one reason.
+    pub(crate) fn refused(writes: &[Request], error: &Error) -> Self {
+        let refuse = |write| Err(Error::new(error.kind(), Operation(write), error.text()));
+        Self(writes.iter().map(refuse).collect())
     }
 
     /// The outcome of each write.

@@ -1,14 +1,13 @@
 //! A netlink socket that knows IPVS.
 
-use std::{io, os::fd::AsFd};
+use std::os::fd::AsFd;
 
 use ipvs_packet::Request;
-use netlink_sys::{Socket as NetlinkSocket, SocketAddr, protocols::NETLINK_GENERIC};
+use netlink_sys::protocols::NETLINK_GENERIC;
 
 use super::direct::Direct;
 use crate::{
     Error,
-    error::errno,
     proc::namespace::{self, Namespace},
 };
 
@@ -34,9 +33,9 @@ impl Socket {
     /// [`ErrorKind::PermissionDenied`](crate::ErrorKind::PermissionDenied) without `CAP_NET_ADMIN`
     /// in the initial user namespace.
     pub fn open() -> Result<Self, Error> {
-        let netlink =
-            create().map_err(|error| Error::io("opening a generic netlink socket", error))?;
-        let mut direct = Direct::new(netlink);
+        let socket = netlink_talk::Socket::open(NETLINK_GENERIC)
+            .map_err(|error| Error::io("opening a generic netlink socket", error))?;
+        let mut direct = Direct::new(socket);
         direct.look_up_family()?;
         // So that a missing privilege shows early.
         direct.run(&Request::GetInfo, Some)?;
@@ -59,43 +58,9 @@ impl Socket {
     /// 212,992.
     pub fn set_receive_buffer(&self, bytes: u32) -> Result<(), Error> {
         self.direct
+            .socket()
             .netlink()
             .set_rx_buf_sz(bytes)
             .map_err(|error| Error::io("setting the size of the receive buffer", error))
-    }
-}
-
-fn create() -> io::Result<NetlinkSocket> {
-    let mut netlink = NetlinkSocket::new(NETLINK_GENERIC)?;
-    netlink.bind_auto()?;
-    // So that nobody else can send to it, who would be believed.
-    netlink.connect(&SocketAddr::new(0, 0))?;
-    // Errors carry the kernel's words, and of the request they answer only the header, so that many
-    // fit the receive buffer. Kernels before 4.12 have neither.
-    for result in [netlink.set_ext_ack(true), netlink.set_cap_ack(true)] {
-        match result {
-            Err(error) if error.raw_os_error() != Some(errno::NOPROTOOPT) => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(netlink)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "these are tests")]
-
-    use super::*;
-
-    #[test]
-    fn nobody_but_the_kernel_is_heard() {
-        let ours = create().unwrap();
-        let mut address = SocketAddr::new(0, 0);
-        ours.get_address(&mut address).unwrap();
-        let stranger = NetlinkSocket::new(NETLINK_GENERIC).unwrap();
-        let error = stranger.send_to(b"believe me", &address, 0).unwrap_err();
-        // The second is what others than root get for trying.
-        let refusals = [io::ErrorKind::ConnectionRefused, io::ErrorKind::PermissionDenied];
-        assert!(refusals.contains(&error.kind()), "{error}");
     }
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use ipvs_table::Connection;
+use netlink_talk::{OtherProcess, Owner};
 
 use super::{file::open, namespace::Namespace};
 use crate::{Error, ErrorKind};
@@ -36,11 +37,12 @@ const LINE_LIMIT: u64 = 1024;
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct Connections(Table<BufReader<File>>);
+pub struct Connections(Table<BufReader<OwnFile>>);
 
 impl Connections {
     pub(crate) fn open(namespace: &Namespace, source: Source) -> Result<Self, Error> {
         let file = namespace.run(source.operation, || open(source.operation, source.path))?;
+        let file = OwnFile { file, owner: Owner::current() };
         Table::new(BufReader::new(file), source).map(Self)
     }
 
@@ -55,6 +57,21 @@ impl Iterator for Connections {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.0.next()
+    }
+}
+
+/// An open file that only the process reads that opened it: a child of `fork` shares the place up to
+/// which it was read, and each would miss what the other has.
+#[derive(Debug)]
+struct OwnFile {
+    file: File,
+    owner: Owner,
+}
+
+impl Read for OwnFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.owner.check().map_err(io::Error::other)?;
+        self.file.read(buffer)
     }
 }
 
@@ -139,7 +156,11 @@ impl<R: BufRead> Table<R> {
             Err(error) => {
                 self.reader = None;
                 let operation = self.source.operation;
-                Err(Error::file(operation, ErrorKind::Os, "the file cannot be read", error))
+                let other = error.get_ref().and_then(|inner| inner.downcast_ref::<OtherProcess>());
+                Err(match other {
+                    Some(other) => Error::other_process(operation, *other),
+                    None => Error::file(operation, ErrorKind::Os, "the file cannot be read", error),
+                })
             }
         }
     }

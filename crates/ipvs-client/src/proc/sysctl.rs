@@ -1,13 +1,8 @@
 //! The settings `net.ipv4.vs.*`, typed.
 
-use std::{
-    collections::BTreeMap,
-    fmt, fs,
-    io::{self, Write},
-    path::Path,
-    str::FromStr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, fs, io, path::Path, str::FromStr, time::Duration};
+
+use netlink_talk::setting::{self, Changed};
 
 use super::namespace::Namespace;
 use crate::{
@@ -482,8 +477,8 @@ pub(crate) fn list(namespace: &Namespace) -> Result<BTreeMap<String, String>, Er
             .map_err(refused)?
             .map(|entry| {
                 let entry = entry.map_err(refused)?;
-                let text = fs::read_to_string(entry.path()).map_err(refused)?;
-                Ok((entry.file_name().to_string_lossy().into_owned(), text.trim_end().to_owned()))
+                let text = setting::read(&entry.path()).map_err(refused)?;
+                Ok((entry.file_name().to_string_lossy().into_owned(), text))
             })
             .collect()
     })
@@ -529,10 +524,26 @@ pub(crate) fn prepare_kube_proxy(namespace: &Namespace) -> Result<Vec<SysctlChan
     }
 }
 
-/// Gives settings in a namespace the values that they had before they were changed.
+/// Gives settings in a namespace the values that they had before they were changed, where nobody else
+/// has changed them since.
 pub(crate) fn restore(namespace: &Namespace, changes: &[SysctlChange]) -> Result<(), Error> {
+    let changes = changes.iter().map(|SysctlChange { sysctl, before, after }| Changed {
+        setting: *sysctl,
+        before: before.clone(),
+        after: after.clone(),
+    });
     namespace.run(RESTORING, || {
-        changes.iter().rev().try_for_each(|change| write_text_here(change.sysctl, &change.before))
+        let read = |sysctl: &SysctlInfo| match read_here(any_value(*sysctl)) {
+            Ok((_, text)) => Ok(Some(text)),
+            // Gone with the module or the namespace's settings: there is nothing to restore.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotAvailable | ErrorKind::Unsupported) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        };
+        setting::restore(changes, read, |sysctl, value| write_text_here(*sysctl, value)).1
     })
 }
 
@@ -555,29 +566,28 @@ where
 /// Reads a setting in the namespace of the calling thread: its value, and its text.
 fn read_here<T: SysctlValue>(sysctl: Sysctl<T>) -> Result<(T, String), Error> {
     let operation = format!("reading {sysctl}");
-    let text = fs::read_to_string(path_of(sysctl.info))
-        .map_err(|error| refused(&operation, sysctl, error))?;
-    let text = text.trim_end();
-    let value = T::parse(text).ok_or_else(|| {
+    let text =
+        setting::read(&path_of(sysctl.info)).map_err(|error| refused(&operation, sysctl, error))?;
+    let value = T::parse(&text).ok_or_else(|| {
         Error::malformed(operation, &format!("the value \"{text}\" is not {}", sysctl.rule))
     })?;
-    Ok((value, text.to_owned()))
+    Ok((value, text))
 }
 
 /// Writes a setting in the namespace of the calling thread.
 fn write_here<T>(sysctl: Sysctl<T>, text: &str) -> Result<(), Error> {
-    // Not `fs::write`, which would try to create what is missing. An empty value takes the line's
-    // end: a write of nothing does nothing.
-    fs::OpenOptions::new()
-        .write(true)
-        .open(path_of(sysctl.info))
-        .and_then(|mut file| file.write_all(format!("{text}\n").as_bytes()))
+    setting::write(&path_of(sysctl.info), text)
         .map_err(|error| refused(&format!("setting {sysctl}"), sysctl, error))
 }
 
 /// Writes a value that the kernel is known to take, as text.
 fn write_text_here(sysctl: SysctlInfo, text: &str) -> Result<(), Error> {
-    write_here(Sysctl::<String>::new(sysctl, "a value that it had", |_| true), text)
+    write_here(any_value(sysctl), text)
+}
+
+/// A setting with its value as text.
+fn any_value(sysctl: SysctlInfo) -> Sysctl<String> {
+    Sysctl::new(sysctl, "a value that it had", |_| true)
 }
 
 fn path_of(info: SysctlInfo) -> std::path::PathBuf {

@@ -1,17 +1,22 @@
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
+    AddressFamily,
+    route::{RouteAttribute, RouteMessage, RouteScope, RouteType},
 };
 
+use netlink_talk::Raw;
+
+use super::prefix::{Prefix, number};
 use crate::{
-    error::Error,
-    prefix::{Prefix, number},
+    error::{Error, Operation, Text},
+    netlink::attributes::{self, Object},
 };
 
 /// `RT_TABLE_LOCAL`.
 const LOCAL_TABLE: u8 = 255;
+/// What a route is listed as.
+const RTM_NEWROUTE: u16 = 24;
 
 /// A route of the local table: packets for these addresses are the host's own.
 ///
@@ -137,32 +142,44 @@ impl Route {
         message
     }
 
-    /// `None`: not a local route over this link.
-    pub(crate) fn from_message(message: &RouteNetlinkMessage, index: u32) -> Option<Self> {
-        let RouteNetlinkMessage::NewRoute(message) = message else { return None };
-        let header = &message.header;
-        if header.table != LOCAL_TABLE || header.kind != RouteType::Local {
-            return None;
+    /// For errors.
+    pub(crate) fn text(&self) -> Text {
+        Text::new(self.prefix.ip(), self)
+    }
+
+    /// Reads what the kernel lists. `None`: it is not a local route over this link.
+    pub(crate) fn read(
+        operation: &Operation,
+        raw: &Raw,
+        index: u32,
+    ) -> Result<Option<Self>, Error> {
+        if raw.message_type != RTM_NEWROUTE {
+            return Ok(None);
+        }
+        // `struct rtmsg`: family, lengths of destination and source, TOS, table, protocol, scope, type.
+        let object = Object::new(raw, 12)
+            .ok_or_else(|| Error::malformed(operation, "it is too short for a route"))?;
+        if object.byte(4) != LOCAL_TABLE || object.byte(7) != u8::from(RouteType::Local) {
+            return Ok(None);
         }
         let (mut destination, mut source, mut metric, mut out) = (None, None, 0, None);
-        for attribute in &message.attributes {
-            match attribute {
-                RouteAttribute::Destination(ip) => destination = ip_of(ip),
-                RouteAttribute::PrefSource(ip) => source = ip_of(ip),
-                RouteAttribute::Priority(number) => metric = *number,
-                RouteAttribute::Oif(index) => out = Some(*index),
-                _ => {}
-            }
-        }
-        let all = match header.address_family {
-            AddressFamily::Inet => IpAddr::from([0; 4]),
-            AddressFamily::Inet6 => IpAddr::from([0; 16]),
-            _ => return None,
+        object.each(|number, value| match number {
+            1 => destination = attributes::address(value),
+            4 => out = attributes::number(value),
+            6 => metric = attributes::number(value).unwrap_or_default(),
+            7 => source = attributes::address(value),
+            _ => {}
+        });
+        let all = match object.byte(0) {
+            2 => IpAddr::from([0; 4]),
+            10 => IpAddr::from([0; 16]),
+            _ => return Ok(None),
         };
-        let prefix =
-            Prefix::new(destination.unwrap_or(all), header.destination_prefix_length).ok()?;
-        let protocol = RouteProtocol(header.protocol.into());
-        (out == Some(index)).then_some(Self { prefix, source, metric, protocol })
+        let Ok(prefix) = Prefix::new(destination.unwrap_or(all), object.byte(1)) else {
+            return Ok(None);
+        };
+        let protocol = RouteProtocol(object.byte(5));
+        Ok((out == Some(index)).then_some(Self { prefix, source, metric, protocol }))
     }
 }
 
@@ -267,20 +284,13 @@ impl FromStr for RouteProtocol {
 
 text_form!(RouteProtocol);
 
-fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(ip) => Some((*ip).into()),
-        RouteAddress::Inet6(ip) => Some((*ip).into()),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::RouteNetlinkMessage;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ErrorKind;
+    use crate::{ErrorKind, links::prefix};
 
     #[test]
     fn notation() {
@@ -312,8 +322,8 @@ mod tests {
     fn route() -> impl Strategy<Value = Route> {
         let rest = (any::<Option<IpAddr>>(), any::<u32>(), any::<u8>());
         (any::<IpAddr>(), 0_u8..=128, rest).prop_map(|(ip, len, (source, metric, protocol))| {
-            let len = len.min(crate::prefix::host_len(ip));
-            let prefix = Prefix::new(crate::prefix::network(ip, len), len).unwrap();
+            let len = len.min(prefix::host_len(ip));
+            let prefix = Prefix::new(prefix::network(ip, len), len).unwrap();
             let source = source.filter(|source| source.is_ipv4() == ip.is_ipv4());
             let route =
                 Route::local(prefix).with_metric(metric).with_protocol(RouteProtocol(protocol));
@@ -329,9 +339,10 @@ mod tests {
 
         #[test]
         fn what_is_added_is_what_is_listed(route in route(), index: u32) {
-            let message = RouteNetlinkMessage::NewRoute(route.message(index));
-            prop_assert_eq!(Route::from_message(&message, index), Some(route));
-            prop_assert_eq!(Route::from_message(&message, !index), None);
+            let raw = Raw::of(&RouteNetlinkMessage::NewRoute(route.message(index)));
+            let read = |index| Route::read(&Operation::ListRoutes, &raw, index).unwrap();
+            prop_assert_eq!(read(index), Some(route));
+            prop_assert_eq!(read(!index), None);
         }
     }
 }

@@ -1,42 +1,43 @@
 //! A socket that a task of a tokio runtime drives, by netlink-proto: any number of callers at once.
 
-use std::{io, sync::Arc};
+use std::{future::poll_fn, io, sync::Arc, task::Poll};
 
-use futures_util::{StreamExt, future};
-use netlink_packet_core::{NLM_F_DUMP, NetlinkMessage};
+use futures_util::{FutureExt, StreamExt, future};
+use netlink_packet_core::{NLM_F_DUMP, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_proto::{
     ConnectionHandle, NetlinkCodec,
-    sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
+    sys::{AsyncSocket, SocketAddr, TokioSocket as ProtoSocket, protocols::NETLINK_ROUTE},
 };
 use netlink_sys::Socket;
+use netlink_talk::{Answers, Owner, Raw};
 use tokio::{runtime::Handle, sync::Mutex, task::AbortHandle};
 
+use super::strict;
 use crate::{
-    error::Error,
-    netlink::{Answers, Raw, prepare},
+    error::{Error, Operation},
     netns::NetNs,
-    operation::Operation,
 };
 
 #[derive(Debug)]
-pub(crate) struct Driven {
+pub(crate) struct TokioSocket {
     requests: ConnectionHandle<Raw>,
     runtime: Handle,
     driver: AbortHandle,
+    owner: Owner,
     /// A socket has one listing at a time.
     listing: Arc<Mutex<()>>,
 }
 
-impl Driven {
+impl TokioSocket {
     pub(crate) fn connect(namespace: &NetNs) -> Result<Self, Error> {
-        Self::connect_with(namespace, prepare)
+        Self::connect_with(namespace, prepared)
     }
 
     /// With room for a few answers only.
     #[cfg(test)]
     pub(crate) fn connect_shrunk(namespace: &NetNs) -> Result<Self, Error> {
         Self::connect_with(namespace, |socket| {
-            prepare(socket)?;
+            prepared(socket)?;
             socket.set_rx_buf_sz(4096_u32)
         })
     }
@@ -51,7 +52,7 @@ impl Driven {
         let socket = namespace
             .run(|| {
                 let _runtime = runtime.enter();
-                let socket = TokioSocket::new(NETLINK_ROUTE)?;
+                let socket = ProtoSocket::new(NETLINK_ROUTE)?;
                 prepare(socket.socket_ref())?;
                 Ok(socket)
             })?
@@ -59,23 +60,35 @@ impl Driven {
         Ok(Self::drive(socket, runtime))
     }
 
-    fn drive(socket: TokioSocket, runtime: Handle) -> Self {
+    fn drive(socket: ProtoSocket, runtime: Handle) -> Self {
         let (mut connection, requests, mut unsolicited) =
             netlink_proto::from_socket_with_codec::<Raw, _, NetlinkCodec>(socket);
         // So that an answer that came to its end is told from a connection that did.
         connection.set_forward_ack(true);
         connection.set_forward_done(true);
+        let owner = Owner::current();
         let driver = runtime.spawn(async move {
             // The only unsolicited message of a socket without groups says that answers were
-            // lost. Which ones is not known: all that wait are told by the connection's end.
-            future::select(&mut connection, unsolicited.next()).await;
+            // lost. Which ones is not known: every waiting call fails when the connection closes.
+            let driven = future::select(&mut connection, unsolicited.next());
+            let mut driven = std::pin::pin!(driven);
+            // In a child of `fork`, whose copy of this task would take the parent's answers, it ends.
+            poll_fn(|context| match owner.check() {
+                Ok(()) => driven.poll_unpin(context).map(drop),
+                Err(_) => Poll::Ready(()),
+            })
+            .await;
         });
-        Self { requests, driver: driver.abort_handle(), runtime, listing: Arc::default() }
+        let driver = driver.abort_handle();
+        Self { requests, driver, owner, runtime, listing: Arc::default() }
     }
 
-    pub(crate) async fn exchange(&self, requests: Vec<NetlinkMessage<Raw>>) -> Answers {
+    pub(crate) async fn exchange(&self, requests: Vec<(Raw, u16)>) -> Answers {
+        if let Err(other) = self.owner.check() {
+            return Answers { messages: Vec::new(), broken: Some(io::Error::other(other)) };
+        }
         // NLM_F_DUMP is two bits, each of which means something else on other requests.
-        let lists = requests.iter().any(|request| request.header.flags & NLM_F_DUMP == NLM_F_DUMP);
+        let lists = requests.iter().any(|(_, flags)| flags & NLM_F_DUMP == NLM_F_DUMP);
         if !lists {
             return collect(&self.requests, requests).await;
         }
@@ -90,13 +103,26 @@ impl Driven {
     }
 }
 
-impl Drop for Driven {
+impl Drop for TokioSocket {
     fn drop(&mut self) {
         self.driver.abort();
     }
 }
 
-async fn collect(sender: &ConnectionHandle<Raw>, requests: Vec<NetlinkMessage<Raw>>) -> Answers {
+/// Sets what every socket of this crate has.
+fn prepared(socket: &Socket) -> io::Result<()> {
+    netlink_talk::prepare(socket)?;
+    strict(socket);
+    Ok(())
+}
+
+async fn collect(sender: &ConnectionHandle<Raw>, requests: Vec<(Raw, u16)>) -> Answers {
+    let message = |(request, flags)| {
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request))
+    };
+    let requests: Vec<_> = requests.into_iter().map(message).collect();
     match sender.request_batch(requests, SocketAddr::new(0, 0)) {
         Ok(answers) => Answers { messages: answers.collect().await, broken: None },
         Err(_) => Answers::default(),

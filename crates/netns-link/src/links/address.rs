@@ -1,20 +1,31 @@
 use std::{
+    borrow::Cow,
     fmt,
     net::{IpAddr, Ipv6Addr},
     str::FromStr,
     time::Duration,
 };
 
+use netlink_packet_core::DefaultNla;
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
+    AddressFamily,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo},
 };
+use netlink_talk::{Raw, names};
 
-use crate::{
-    error::Error,
+use super::{
     prefix::{self, host_len, number},
     scope::Scope,
 };
+use crate::{
+    error::{Error, Operation, Text},
+    netlink::attributes::{self, Object},
+};
+
+/// What an address is listed as.
+const RTM_NEWADDR: u16 = 20;
+/// `IFA_LABEL`.
+const LABEL: u16 = 3;
 
 /// `INFINITY_LIFE_TIME`.
 const FOREVER: u32 = u32::MAX;
@@ -148,7 +159,7 @@ impl Address {
     /// [`ErrorKind::InvalidInput`](crate::ErrorKind) unless it has 1 to 15 bytes without white
     /// space and NUL.
     pub fn with_label(self, label: &str) -> Result<Self, Error> {
-        let label = Label::new(label)
+        let label = Label::new(&names::from_text(label))
             .map_err(|rule| Error::invalid(format_args!("address label {label:?}"), rule))?;
         Ok(Self { label: self.ip.is_ipv4().then_some(label), ..self })
     }
@@ -201,14 +212,22 @@ impl Address {
         self.scope.unwrap_or_else(|| default_scope(self.ip))
     }
 
-    /// Its name, where that is not the link's.
-    pub fn label(&self) -> Option<&str> {
-        self.label.as_ref().map(Label::as_str)
+    /// Its name, where that is not the link's. Bytes that are not UTF-8 are written as `\xff`.
+    pub fn label(&self) -> Option<Cow<'_, str>> {
+        self.label.as_ref().map(|label| match std::str::from_utf8(label.bytes()) {
+            Ok(text) if !text.contains('\\') => Cow::Borrowed(text),
+            _ => Cow::Owned(names::to_text(label.bytes())),
+        })
     }
 
     /// The metric of the route to its prefix, 0 for the default.
     pub fn metric(&self) -> u32 {
         self.metric
+    }
+
+    /// For errors.
+    pub(crate) fn text(&self) -> Text {
+        Text::new(self.ip, self)
     }
 
     /// The part that it shares with the other hosts of its link.
@@ -261,8 +280,9 @@ impl Address {
         if !flags.is_empty() {
             attributes.push(AddressAttribute::Flags(flags));
         }
-        if let Some(label) = self.label() {
-            attributes.push(AddressAttribute::Label(label.to_owned()));
+        if let Some(label) = self.label {
+            let bytes = [label.bytes(), &[0]].concat();
+            attributes.push(AddressAttribute::Other(DefaultNla::new(LABEL, bytes)));
         }
         if self.metric != 0 {
             attributes.push(AddressAttribute::RoutePriority(self.metric));
@@ -389,34 +409,48 @@ pub(crate) struct Present {
 }
 
 impl Present {
-    /// A label that is the link's name counts as none. `None`: not an address of IPv4 or IPv6.
-    pub(crate) fn from_message(message: &RouteNetlinkMessage, link: &str) -> Option<Self> {
-        let RouteNetlinkMessage::NewAddress(message) = message else { return None };
-        let mut flags = u32::from(message.header.flags.bits());
+    /// Reads what the kernel lists. A label that is the link's name counts as none. `None`: it is not an
+    /// address of IPv4 or IPv6.
+    pub(crate) fn read(
+        operation: &Operation,
+        raw: &Raw,
+        link: &str,
+    ) -> Result<Option<Self>, Error> {
+        if raw.message_type != RTM_NEWADDR {
+            return Ok(None);
+        }
+        // `struct ifaddrmsg`.
+        let object = Object::new(raw, 8)
+            .ok_or_else(|| Error::malformed(operation, "it is too short for an address"))?;
+        let link = names::from_text(link);
+        let mut flags = u32::from(object.byte(2));
         let (mut local, mut peer, mut label, mut metric) = (None, None, None, 0);
         let (mut valid, mut preferred) = (FOREVER, FOREVER);
-        for attribute in &message.attributes {
-            match attribute {
-                AddressAttribute::Local(ip) => local = Some(*ip),
-                AddressAttribute::Address(ip) => peer = Some(*ip),
-                AddressAttribute::Flags(all) => flags = all.bits(),
-                AddressAttribute::Label(text) if text != link => label = Label::new(text).ok(),
-                AddressAttribute::RoutePriority(number) => metric = *number,
-                AddressAttribute::CacheInfo(times) => {
-                    (valid, preferred) = (times.ifa_valid, times.ifa_preferred);
-                }
-                _ => {}
+        object.each(|number, value| match number {
+            1 => peer = attributes::address(value),
+            2 => local = attributes::address(value),
+            LABEL if attributes::name(value) != link => {
+                label = Label::new(attributes::name(value)).ok();
             }
-        }
+            // `struct ifa_cacheinfo`.
+            6 => {
+                preferred = attributes::number(value).unwrap_or(FOREVER);
+                valid = value.get(4..).and_then(attributes::number).unwrap_or(FOREVER);
+            }
+            8 => flags = attributes::number(value).unwrap_or(flags),
+            9 => metric = attributes::number(value).unwrap_or_default(),
+            _ => {}
+        });
         let flags = AddressFlags::from_bits_retain(flags);
         if flags.contains(AddressFlags::Deprecated) {
             // IPv4 lists no lifetimes of an address that is valid for ever.
             preferred = 0;
         }
         // IPv6 gives the address in IFA_ADDRESS unless it has a peer; IPv4 in IFA_LOCAL.
-        let address = Address::new(local.or(peer)?, message.header.prefix_len).ok()?;
-        let address = address.with_scope(Scope::new(u8::from(message.header.scope)));
-        Some(Self {
+        let Some(ip) = local.or(peer) else { return Ok(None) };
+        let Ok(address) = Address::new(ip, object.byte(1)) else { return Ok(None) };
+        let address = address.with_scope(Scope::new(object.byte(3)));
+        Ok(Some(Self {
             address: Address {
                 label: label.filter(|_| address.ip.is_ipv4()),
                 metric,
@@ -426,9 +460,9 @@ impl Present {
                 noprefixroute: flags.contains(AddressFlags::Noprefixroute),
                 ..address
             },
-            index: message.header.index,
+            index: object.number(4),
             secondary: address.ip.is_ipv4() && flags.contains(AddressFlags::Secondary),
-        })
+        }))
     }
 }
 
@@ -437,22 +471,21 @@ impl Present {
 struct Label([u8; 15]);
 
 impl Label {
-    fn new(text: &str) -> Result<Self, &'static str> {
-        if text.is_empty() || text.len() > 15 {
+    fn new(name: &[u8]) -> Result<Self, &'static str> {
+        if name.is_empty() || name.len() > 15 {
             return Err("it has 1 to 15 bytes");
         }
-        if text.contains(|c: char| c.is_whitespace() || c == '\0') {
+        if name.iter().any(|byte| byte.is_ascii_whitespace() || matches!(byte, 0x0b | 0)) {
             return Err("it has neither white space nor NUL");
         }
         let mut bytes = [0; 15];
-        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        bytes[..name.len()].copy_from_slice(name);
         Ok(Self(bytes))
     }
 
-    fn as_str(&self) -> &str {
+    fn bytes(&self) -> &[u8] {
         let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(self.0.len());
-        // It was made of a text.
-        std::str::from_utf8(&self.0[..end]).unwrap_or_default()
+        &self.0[..end]
     }
 }
 
@@ -486,6 +519,7 @@ fn seconds(text: &str) -> Result<u32, &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::RouteNetlinkMessage;
     use proptest::prelude::*;
 
     use super::*;
@@ -537,7 +571,7 @@ mod tests {
         assert!(v6.nodad().is_nodad());
         assert_eq!(v4.with_scope(Scope::LINK).scope(), Scope::LINK);
         assert_eq!(v6.with_scope(Scope::LINK).scope(), Scope::HOST);
-        assert_eq!(v4.with_label("eth0:1").unwrap().label(), Some("eth0:1"));
+        assert_eq!(v4.with_label("eth0:1").unwrap().label().as_deref(), Some("eth0:1"));
         assert_eq!(v6.with_label("eth0:1").unwrap().label(), None);
         assert_eq!(Address::host([127, 0, 0, 1].into()).scope(), Scope::HOST);
     }
@@ -570,7 +604,7 @@ mod tests {
                 if forever { (FOREVER, FOREVER) } else { (valid, preferred) }
             },
         );
-        let label = prop::option::of("[a-z:é]{1,7}");
+        let label = prop::option::of(r"[a-z:é]{1,7}|[a-z]\\xff[a-z\\]");
         let rest = (any::<u8>(), label, any::<u32>(), any::<[bool; 2]>());
         (any::<IpAddr>(), 0_u8..=128, times, rest).prop_map(
             |(ip, len, (valid, preferred), (scope, label, metric, [nodad, noprefixroute]))| {
@@ -600,9 +634,9 @@ mod tests {
 
         #[test]
         fn what_is_added_is_what_is_listed(address in address(), index: u32) {
-            let message = RouteNetlinkMessage::NewAddress(address.message(index));
+            let raw = Raw::of(&RouteNetlinkMessage::NewAddress(address.message(index)));
             prop_assert_eq!(
-                Present::from_message(&message, "no such label"),
+                Present::read(&Operation::ListAddresses, &raw, "no such label").unwrap(),
                 Some(Present { address, index, secondary: false })
             );
         }

@@ -1,6 +1,7 @@
 use std::{fmt, str::FromStr};
 
-use crate::{error::Error, prefix::number};
+use super::prefix::number;
+use crate::error::Error;
 
 /// How far an IPv4 address is valid: `scope` of `ip address`, the kernel's `RT_SCOPE_…`.
 ///

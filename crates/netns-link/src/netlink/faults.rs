@@ -10,7 +10,7 @@ use std::{
 
 use netlink_packet_core::{
     DoneMessage, ErrorMessage, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_MULTIPART, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::{
     RouteNetlinkMessage,
@@ -18,11 +18,12 @@ use netlink_packet_route::{
 };
 use nix::errno::Errno;
 
-use crate::{
-    Address, Error, ErrorKind, Link, Route, blocking,
-    link::Links,
-    netlink::{Answers, Netlink, Raw},
-};
+use netlink_talk::{Answers, Raw};
+
+#[cfg(feature = "tokio")]
+use super::tokio_socket::TokioSocket;
+use super::{Netlink, blocking_socket::BlockingSocket};
+use crate::{Address, Error, ErrorKind, Link, Route, blocking, error::Operation, links::Links};
 
 /// A kernel that answers datagram by datagram as the script says, and notes what it was asked.
 #[derive(Debug, Default)]
@@ -33,10 +34,9 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    pub(crate) fn exchange(&mut self, requests: &[NetlinkMessage<Raw>]) -> Answers {
-        self.asked.extend(requests.iter().map(|request| {
-            let NetlinkPayload::InnerMessage(raw) = &request.payload else { return ("?", false) };
-            let name = match raw.message_type() {
+    pub(crate) fn exchange(&mut self, requests: &[(Raw, u16)]) -> Answers {
+        self.asked.extend(requests.iter().map(|(raw, flags)| {
+            let name = match raw.message_type {
                 16 => "NEWLINK",
                 17 => "DELLINK",
                 18 => "GETLINK",
@@ -49,7 +49,7 @@ impl Script {
                 26 => "GETROUTE",
                 _ => "?",
             };
-            (name, request.header.flags & NLM_F_DUMP == NLM_F_DUMP && name.starts_with("GET"))
+            (name, flags & NLM_F_DUMP == NLM_F_DUMP && name.starts_with("GET"))
         }));
         self.answers.pop_front().unwrap_or_default()
     }
@@ -73,7 +73,7 @@ fn message(flags: u16, payload: NetlinkPayload<Raw>) -> NetlinkMessage<Raw> {
 }
 
 fn object(flags: u16, object: &RouteNetlinkMessage) -> NetlinkMessage<Raw> {
-    let mut message = message(flags, NetlinkPayload::InnerMessage(Raw::from(object)));
+    let mut message = message(flags, NetlinkPayload::InnerMessage(Raw::of(object)));
     message.header.message_type = message.payload.message_type();
     message
 }
@@ -95,7 +95,7 @@ fn done(flags: u16, code: i32) -> NetlinkMessage<Raw> {
 }
 
 fn dummy() -> Link {
-    Link::from_message(&dummy_message()).unwrap()
+    Link::read(&Operation::ListLinks, &Raw::of(&dummy_message())).unwrap().unwrap()
 }
 
 fn dummy_message() -> RouteNetlinkMessage {
@@ -223,7 +223,7 @@ fn an_answer_that_does_not_come_is_an_error() {
 
 #[test]
 fn an_answer_that_cannot_be_read_is_an_error() {
-    let short = Raw::new(16, vec![0; 3]);
+    let short = Raw { message_type: 16, bytes: vec![0; 3] };
     let strange = |payload| answered(vec![message(0, payload)]);
     for (answers, what) in [
         (strange(NetlinkPayload::InnerMessage(short.clone())), "short"),
@@ -288,9 +288,9 @@ fn no_link() -> Link {
 #[test]
 fn a_direct_socket_says_what_was_dropped() {
     let here = crate::NetNs::current().unwrap();
-    let direct = crate::direct::Direct::connect(&here).unwrap();
-    direct.shrink();
-    let links = Links::over(Netlink::Direct(Arc::new(direct)));
+    let socket = BlockingSocket::connect(&here).unwrap();
+    socket.shrink();
+    let links = Links::over(Netlink::Blocking(Arc::new(socket)));
     let link = no_link();
     overrun(|addresses| blocking::at_once(links.add_all(&link, addresses)));
     // And goes on.
@@ -305,8 +305,8 @@ fn a_driven_socket_says_what_was_dropped() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let here = crate::NetNs::current().unwrap();
     let _entered = runtime.enter();
-    let driven = crate::driven::Driven::connect_shrunk(&here).unwrap();
-    let links = Links::over(Netlink::Driven(Arc::new(driven)));
+    let socket = TokioSocket::connect_shrunk(&here).unwrap();
+    let links = Links::over(Netlink::Tokio(Arc::new(socket)));
     let link = no_link();
     overrun(|addresses| runtime.block_on(links.add_all(&link, addresses)));
     let failed = runtime.block_on(links.list()).unwrap_err();

@@ -9,20 +9,23 @@ use std::{
 
 use netlink_packet_core::NetlinkMessage;
 use netlink_sys::Socket as NetlinkSocket;
-use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, MultiHeaders, recvmmsg},
+};
 
-use super::{message, uninterrupted};
-use crate::error::errno;
+use crate::{message, uninterrupted};
 
 /// The kernel makes none longer.
 const DATAGRAM: usize = 32 * 1024;
 /// How many datagrams one system call takes in at most: system calls are what takes the time. A
 /// list is one datagram for each 90 entries or so, and one for its end.
 const DATAGRAMS: usize = 2;
+const NOBUFS: i32 = Errno::ENOBUFS as i32;
 
 /// A socket's receive buffer on our side.
 #[derive(Default)]
-pub(super) struct Inbox {
+pub(crate) struct Inbox {
     /// Room for so many datagrams, one after the other; empty until it is used.
     room: Vec<u8>,
     /// What of the room is received and not yet read, datagram by datagram.
@@ -38,7 +41,7 @@ impl Inbox {
     ///
     /// ENOBUFS where the kernel dropped answers or a datagram does not fit, and what of a datagram
     /// is no message; the next call goes on behind it.
-    pub(super) fn next(
+    pub(crate) fn next(
         &mut self,
         netlink: &NetlinkSocket,
     ) -> io::Result<Option<NetlinkMessage<&[u8]>>> {
@@ -61,17 +64,17 @@ impl Inbox {
     }
 
     /// The number of the datagram in which the last message came.
-    pub(super) fn datagram(&self) -> u64 {
+    pub(crate) fn datagram(&self) -> u64 {
         self.begun
     }
 
     /// Takes in whatever there is, unread.
-    pub(super) fn clear(&mut self, netlink: &NetlinkSocket) {
+    pub(crate) fn clear(&mut self, netlink: &NetlinkSocket) {
         self.unread.clear();
         // An overrun is no end, any other error is.
         while match self.receive(netlink) {
             Ok(more) => more,
-            Err(error) => error.raw_os_error() == Some(errno::NOBUFS),
+            Err(error) => error.raw_os_error() == Some(NOBUFS),
         } {
             self.unread.clear();
         }
@@ -106,7 +109,7 @@ impl Inbox {
         }
         // As bad as one that was dropped, and reported like that: at once.
         if cut {
-            return Err(io::Error::from_raw_os_error(errno::NOBUFS));
+            return Err(io::Error::from_raw_os_error(NOBUFS));
         }
         Ok(true)
     }
@@ -114,8 +117,6 @@ impl Inbox {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "these are tests")]
-
     use netlink_packet_core::NetlinkPayload;
     use netlink_sys::{SocketAddr, protocols::NETLINK_USERSOCK};
     use proptest::{collection::vec, prelude::*};
@@ -210,7 +211,7 @@ mod tests {
         pair.send(&message(1, &[0; DATAGRAM - 16]));
         pair.send(&message(2, &[0; DATAGRAM - 12]));
         pair.send(&message(3, &[]));
-        assert_eq!(pair.next().unwrap_err().raw_os_error(), Some(errno::NOBUFS));
+        assert_eq!(pair.next().unwrap_err().raw_os_error(), Some(NOBUFS));
         assert_eq!(pair.next().unwrap().unwrap().0, 1);
         assert_eq!(pair.next().unwrap(), Some((3, Vec::new())));
     }

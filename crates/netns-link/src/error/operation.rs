@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 
 use nix::errno::Errno;
 
-use crate::{address::Address, error::ErrorKind, route::Route, settings::Setting};
+use super::ErrorKind;
 
 /// Something that can fail, and on what.
 #[derive(Clone, Debug)]
@@ -22,16 +22,16 @@ pub(crate) enum Operation {
     NameNamespace(String),
     DeleteNamespace(String),
     ListNamespaces,
-    /// Makes the directory of `ip netns` a shared mount.
-    ShareNames,
+    /// Makes the directory of `ip netns`, by its path, a shared mount.
+    ShareNames(&'static str),
     StartThread,
     StartProcess(String),
     ReadSetting {
-        setting: Setting,
+        setting: String,
         namespace: String,
     },
     WriteSetting {
-        setting: Setting,
+        setting: String,
         value: String,
         namespace: String,
     },
@@ -47,34 +47,54 @@ pub(crate) enum Operation {
     },
     ListAddresses,
     AddAddress {
-        address: Address,
+        address: Text,
         link: String,
     },
     ReplaceAddress {
-        address: Address,
+        address: Text,
         link: String,
     },
     RemoveAddress {
-        address: Address,
+        address: Text,
         link: String,
     },
     FindAddress {
-        address: Address,
+        address: Text,
         link: String,
     },
     ListRoutes,
     AddRoute {
-        route: Route,
+        route: Text,
         link: String,
     },
     ReplaceRoute {
-        route: Route,
+        route: Text,
         link: String,
     },
     DeleteRoute {
-        route: Route,
+        route: Text,
         link: String,
     },
+}
+
+/// An address or a route in words, and the address by which its family is known. The words, not the
+/// object: an error says what was done, and everything else may fail with one.
+#[derive(Clone, Debug)]
+pub(crate) struct Text {
+    pub(crate) ip: IpAddr,
+    pub(crate) text: String,
+}
+
+impl Text {
+    pub(crate) fn new(ip: IpAddr, object: &impl fmt::Display) -> Self {
+        Self { ip, text: object.to_string() }
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
 /// A change to a link itself.
@@ -117,7 +137,7 @@ impl Operation {
                 (ErrorKind::InvalidInput, "it is not a network namespace")
             }
             (
-                Self::NameNamespace(_) | Self::DeleteNamespace(_) | Self::ShareNames,
+                Self::NameNamespace(_) | Self::DeleteNamespace(_) | Self::ShareNames(_),
                 Errno::EPERM,
             ) => (ErrorKind::PermissionDenied, "CAP_SYS_ADMIN is needed to mount and unmount"),
             (Self::OpenNamespace(_) | Self::DeleteNamespace(_), Errno::ENOENT) => {
@@ -160,7 +180,7 @@ impl Operation {
                 (ErrorKind::PermissionDenied, NET_ADMIN)
             }
             (_, Errno::ENODEV) if self.is_route_netlink() => {
-                (ErrorKind::NotFound, "the link does not exist, or no longer")
+                (ErrorKind::NotFound, "the link does not exist (it may have been deleted)")
             }
             (Self::CreateDummy(_), Errno::EOPNOTSUPP) => (
                 ErrorKind::Unsupported,
@@ -173,7 +193,7 @@ impl Operation {
                 "the kernel has no IPv6: it was built or booted (ipv6.disable=1) without it, or \
                  its module is not loaded",
             ),
-            (Self::AddAddress { address, .. }, Errno::EEXIST) if address.ip().is_ipv6() => {
+            (Self::AddAddress { address, .. }, Errno::EEXIST) if address.ip.is_ipv6() => {
                 (ErrorKind::AlreadyExists, "the link has this address with another prefix length")
             }
             (Self::AddRoute { .. }, Errno::EEXIST) => (
@@ -181,7 +201,7 @@ impl Operation {
                 "there is another route for this prefix and metric; replacing takes its place",
             ),
             (Self::AddRoute { .. } | Self::ReplaceRoute { .. }, Errno::ENETDOWN) => {
-                (ErrorKind::Other, "the link is down; IPv6 wants it up for a route")
+                (ErrorKind::Other, "the link is down; IPv6 routes need it up")
             }
             (_, errno) => (kind_of(errno), errno.desc()),
         };
@@ -230,10 +250,10 @@ impl Operation {
             Self::AddAddress { address, .. }
             | Self::ReplaceAddress { address, .. }
             | Self::RemoveAddress { address, .. }
-            | Self::FindAddress { address, .. } => Some(address.ip()),
+            | Self::FindAddress { address, .. } => Some(address.ip),
             Self::AddRoute { route, .. }
             | Self::ReplaceRoute { route, .. }
-            | Self::DeleteRoute { route, .. } => Some(route.prefix().ip()),
+            | Self::DeleteRoute { route, .. } => Some(route.ip),
             _ => None,
         }
     }
@@ -268,7 +288,7 @@ impl fmt::Display for Operation {
                 write!(f, "removing the name {name} of a network namespace")
             }
             Self::ListNamespaces => write!(f, "listing the named network namespaces"),
-            Self::ShareNames => write!(f, "preparing {}", crate::netns::RUN_DIR),
+            Self::ShareNames(path) => write!(f, "preparing {path}"),
             Self::StartThread => write!(f, "starting a thread for a network namespace"),
             Self::StartProcess(program) => write!(f, "starting {program}"),
             Self::ReadSetting { setting, namespace } => {

@@ -8,10 +8,8 @@ use std::{
 
 use nix::errno::Errno;
 
-use crate::{
-    address::{Address, Difference, Present, is_link_local},
-    error::Error,
-};
+use super::address::{Address, Difference, Present, is_link_local};
+use crate::error::Error;
 
 /// One change to the addresses of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +127,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::scope::Scope;
+    use crate::Scope;
 
     /// What the kernel does with the addresses of one link (net/ipv4/devinet.c,
     /// net/ipv6/addrconf.c), as far as it matters here.

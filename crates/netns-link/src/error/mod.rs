@@ -1,10 +1,13 @@
 //! Why a call failed, in words.
 
+mod operation;
+
 use std::{error, fmt, io};
 
+use netlink_talk::OtherProcess;
 use nix::errno::Errno;
 
-use crate::operation::Operation;
+pub(crate) use self::operation::{LinkChange, Operation, Text};
 
 /// A failed call: what was being done, to what, and why it failed.
 ///
@@ -62,6 +65,9 @@ pub enum ErrorKind {
     /// The netlink socket failed or its driver ended before the answer came. Whether the call took
     /// effect is not known.
     Disconnected,
+    /// Another process opened the socket, and this one was made by a fork since: the two would take each
+    /// other's answers. Connect in this process.
+    OtherProcess,
     /// The kernel's answer is not what the protocol says.
     Malformed,
     /// Anything else. The text and the source say what.
@@ -126,6 +132,10 @@ impl Error {
 
     /// An answer that did not come.
     pub(crate) fn disconnected(operation: &Operation, source: Option<io::Error>) -> Self {
+        let other = source.as_ref().and_then(io::Error::get_ref);
+        if let Some(other) = other.and_then(|inner| inner.downcast_ref::<OtherProcess>()) {
+            return Self::new(ErrorKind::OtherProcess, operation, &other.to_string());
+        }
         let text = if source.as_ref().and_then(io::Error::raw_os_error)
             == Some(Errno::ENOBUFS as i32)
         {
@@ -146,7 +156,7 @@ impl Error {
         Self::new(ErrorKind::Malformed, operation, &text)
     }
 
-    /// A listing that changes disturbed so many times.
+    /// A listing that changes disturbed at each attempt.
     pub(crate) fn interrupted(operation: &Operation, attempts: u32) -> Self {
         let text = format!("changes disturbed the listing {attempts} times in a row; try again");
         Self::new(ErrorKind::Interrupted, operation, &text)
@@ -229,9 +239,10 @@ impl From<Error> for io::Error {
             ErrorKind::Unsupported | ErrorKind::Ipv6Disabled => io::ErrorKind::Unsupported,
             ErrorKind::Disconnected => io::ErrorKind::BrokenPipe,
             ErrorKind::Malformed => io::ErrorKind::InvalidData,
-            ErrorKind::LimitReached | ErrorKind::Interrupted | ErrorKind::Other => {
-                io::ErrorKind::Other
-            }
+            ErrorKind::LimitReached
+            | ErrorKind::Interrupted
+            | ErrorKind::OtherProcess
+            | ErrorKind::Other => io::ErrorKind::Other,
         };
         Self::new(kind, error)
     }
@@ -251,6 +262,7 @@ impl fmt::Display for ErrorKind {
             Self::LimitReached => "limit reached",
             Self::Interrupted => "interrupted",
             Self::Disconnected => "disconnected",
+            Self::OtherProcess => "opened by another process",
             Self::Malformed => "malformed answer",
             Self::Other => "other error",
         })
@@ -299,7 +311,7 @@ mod tests {
     #[test]
     fn ipv6_that_is_off_is_no_missing_capability() {
         let add = |ip: &str| Operation::AddAddress {
-            address: ip.parse().unwrap(),
+            address: Text { ip: ip.parse().unwrap(), text: format!("{ip}/128") },
             link: "ipvs0".to_owned(),
         };
         let error = refused(&add("fd00::1"), Errno::EACCES, None);
