@@ -42,10 +42,13 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("ipvsadm_command_lines_do_the_same", command_lines_do_the_same),
         client_case("ipvsadm_ends_the_same", ends_the_same),
         client_case("ipvsadm_names_are_the_same", names_are_the_same),
+        client_case("ipvsadm_saves_ports_of_others", saves_ports_of_others),
         Trial::test("ipvsadm_lists_connections", || block_on(lists_connections())),
     ];
     let alone = [
         client_case("ipvsadm_restores_all_or_says_what", restores_all_or_says_what),
+        client_case("ipvsadm_repeats_what_is_so", repeats_what_is_so),
+        client_case("ipvsadm_keeps_going_by_the_environment", keeps_going_by_the_environment),
         client_case("ipvsadm_applies_files", applies_files),
         client_case("ipvsadm_json_has_every_listing", json_has_every_listing),
         client_case("ipvsadm_watches", watches),
@@ -376,7 +379,8 @@ async fn restores_all_or_says_what(namespace: NetNs, client: Client) -> Outcome 
          service\n\
          ipvsadm: line 4, column 27: -Q is not an option\n\
          ipvsadm: line 5, column 1: -L -n changes nothing, so it is no rule\n\
-         ipvsadm: nothing was changed; --keep-going carries out the other lines\n"
+         ipvsadm: nothing was changed; --keep-going, or IPVSADM_KEEP_GOING=1 in the environment, \
+         carries out the other lines\n"
     );
     assert!(client.services().await?.is_empty());
 
@@ -389,13 +393,13 @@ async fn restores_all_or_says_what(namespace: NetNs, client: Client) -> Outcome 
     assert_eq!(client.services().await?.len(), 1);
 
     // What the kernel refuses is named by its line, and the rest is done.
-    let file = "-A -t 10.0.0.1:80\n\n-A -t 10.0.0.4:80\n-a -t 10.0.0.5:80 -r 10.1.0.1 -m\n";
+    let file = "-A -t 10.0.0.1:80 -s rr\n\n-A -t 10.0.0.4:80\n-a -t 10.0.0.5:80 -r 10.1.0.1 -m\n";
     let (status, _, stderr) = ours(&namespace, &["-R"], file)?;
     assert_eq!(status, 255);
     assert_eq!(
         stderr,
         "ipvsadm: line 1: adding service -t 10.0.0.1:80 (NEW_SERVICE): it already exists (EEXIST, \
-         errno 17)\n\
+         errno 17), and differs: scheduler wlc -> rr\n\
          ipvsadm: line 4: adding destination 10.1.0.1:80 to service -t 10.0.0.5:80 (NEW_DEST): the \
          service does not exist (ESRCH, errno 3)\n\
          ipvsadm: 1 of 3 lines were carried out\n"
@@ -417,6 +421,170 @@ async fn restores_all_or_says_what(namespace: NetNs, client: Client) -> Outcome 
     printed(&namespace, "-C", "")?;
     printed(&namespace, "-R", &file)?;
     assert_eq!(printed(&namespace, "-Sn", "")?.lines().count(), 5500);
+    Ok(())
+}
+
+/// A line that repeats what is exactly so is a success: the same line twice, a file over its own table,
+/// at once and line by line. One that differs is not.
+async fn repeats_what_is_so(namespace: NetNs, client: Client) -> Outcome {
+    let service = "-A -t 10.0.0.1:80 -s rr -p 60\n";
+    let server = "-a -t 10.0.0.1:80 -r 10.1.0.1 -m -w 3\n";
+    let daemon = "--start-daemon master --mcast-interface lo --syncid 7\n";
+    let file = format!("{service}{server}{server}-A -f 7\n{daemon}");
+    let note = "ipvsadm: line 3 adds what is there already\n".to_owned();
+    let whole = "ipvsadm: 5 lines, from line 1 on, add what is there already\n".to_owned();
+    for words in [&["-R"][..], &["-R", "--keep-going"]] {
+        assert_eq!(ours(&namespace, words, &file)?, (0, String::new(), note.clone()), "{words:?}");
+        let saved = printed(&namespace, "-Sn", "")?;
+        assert_eq!(saved.lines().count(), 3, "{saved}");
+        assert_eq!(ours(&namespace, words, &file)?, (0, String::new(), whole.clone()), "{words:?}");
+        assert_eq!(printed(&namespace, "-Sn", "")?, saved);
+        // What differs is named with how, and nothing is changed.
+        for (line, what) in [
+            ("-A -t 10.0.0.1:80 -s rr", "and differs: persistence 60 s -> none"),
+            ("-a -t 10.0.0.1:80 -r 10.1.0.1:80 -m", "and differs: weight 3 -> 1"),
+            ("--start-daemon master --mcast-interface lo --syncid 8", "--syncid 7"),
+        ] {
+            let (status, _, stderr) = ours(&namespace, words, line)?;
+            assert!(status == 255 && stderr.contains(what), "{words:?} {line}: {stderr}");
+        }
+        // What counts is what was there then.
+        let changed = "-E -f 7 -s sh\n-A -f 7 -s sh\n-E -f 7 -s rr\n";
+        let (status, _, stderr) = ours(&namespace, words, changed)?;
+        assert_eq!((status, stderr.as_str()), (0, "ipvsadm: line 2 adds what is there already\n"));
+        let (status, _, stderr) =
+            ours(&namespace, words, &changed.replace("-A -f 7 -s sh", "-A -f 7"))?;
+        let text = "line 2: adding service -f 7 (NEW_SERVICE): it already exists (EEXIST, errno 17), \
+                    and differs: scheduler sh -> wlc";
+        assert!(stderr.contains(text), "{stderr}");
+        assert_eq!(status, if words.len() == 1 { 255 } else { 0 }, "{stderr}");
+        printed(&namespace, "-C", "")?;
+        printed(&namespace, "--stop-daemon master", "")?;
+    }
+    // By itself, a command ends as the original's does.
+    let line = "-A -t 10.0.0.1:80";
+    printed(&namespace, line, "")?;
+    assert_eq!(ours(&namespace, &line.split(' ').collect::<Vec<_>>(), "")?.0, 255);
+    // A file to apply may repeat a line as well.
+    let table = format!("{service}{server}{server}{service}");
+    printed(&namespace, "--apply -", &table)?;
+    assert_eq!(printed(&namespace, "--diff -", &table)?, "");
+    let (status, _, stderr) = ours(&namespace, &["--apply", "-"], &(table + "-A -t 10.0.0.1:80"))?;
+    assert_eq!(status, 2);
+    assert!(stderr.contains("is there already, from line 1, and differs: scheduler"), "{stderr}");
+    client.flush().await?;
+    Ok(())
+}
+
+/// A host that nobody knows leaves the rest of a table in place, where a script has flushed already and
+/// calls `ipvsadm -R`, if the environment says so.
+async fn keeps_going_by_the_environment(namespace: NetNs, client: Client) -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let rules = directory.path().join("rules").display().to_string();
+    fs::write(
+        &rules,
+        "# ipvsadm.rules\n-A -t 10.0.0.1:80 -s rr\n-a -t 10.0.0.1:80 -r web1.invalid:80 -m\n\
+         -a -t 10.0.0.1:80 -r 10.1.0.2 -m\n-A -t 10.0.0.1:80 -s rr\n",
+    )?;
+    let script = "export PATH=\"$1:$PATH:/usr/sbin:/sbin\"; ipvsadm-restore < \"$2\"";
+    // The package's script sets a PATH of its own.
+    let restore = directory.path().join("ipvsadm-restore");
+    fs::write(
+        &restore,
+        "#!/bin/bash\nINPUT=\"$(grep -v '^#')\"\nipvsadm -C\necho \"$INPUT\" | ipvsadm -R\n",
+    )?;
+    fs::set_permissions(&restore, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let boot = |variable: Option<&str>| -> Result<Ended, Failed> {
+        let path = format!("{}:{}", directory.path().display(), self::directory().display());
+        let output = namespace.run(|| {
+            let mut shell = Process::new("bash");
+            shell.args(["-c", script, "sh", &path, &rules]).env_remove("IPVSADM_KEEP_GOING");
+            shell.envs(variable.map(|value| ("IPVSADM_KEEP_GOING", value))).output()
+        })??;
+        Ok(end(&output))
+    };
+    let unknown =
+        "\"web1.invalid\" is neither an address such as 10.0.0.185 nor the name of a known host";
+    for variable in [None, Some(""), Some("0")] {
+        let (status, _, stderr) = boot(variable)?;
+        assert!(status == 2 && stderr.contains(unknown), "{variable:?}: {stderr}");
+        assert!(stderr.contains("IPVSADM_KEEP_GOING=1"), "{stderr}");
+        assert!(client.services().await?.is_empty(), "{variable:?}");
+    }
+    let (status, _, stderr) = boot(Some("1"))?;
+    assert!(status == 2 && stderr.contains(unknown), "{stderr}");
+    assert!(
+        stderr.contains("3 of 4 lines were carried out (IPVSADM_KEEP_GOING is set)"),
+        "{stderr}"
+    );
+    assert_eq!(
+        printed(&namespace, "-Sn", "")?,
+        "-A -t 10.0.0.1:80 -s rr\n-a -t 10.0.0.1:80 -r 10.1.0.2:80 -m -w 1\n"
+    );
+    // To look only is said by the command line, which counts more.
+    let looked = namespace.run(|| {
+        let mut ipvsadm = Process::new(our_program());
+        ipvsadm.args(["-R", "--dry-run"]).env("IPVSADM_KEEP_GOING", "1");
+        ipvsadm.stdin(input("-C\n")?).output().map_err(Failed::from)
+    })??;
+    assert_eq!(end(&looked), (0, String::new(), String::new()));
+    assert_eq!(client.services().await?.len(), 1);
+    client.flush().await?;
+    Ok(())
+}
+
+/// A direct-routed or tunnelled real server whose port is not its service's, which ipvsadm cannot make:
+/// both programs save and read it alike.
+async fn saves_ports_of_others(namespace: NetNs, client: Client) -> Outcome {
+    let services = "-A -t 10.0.0.1:80 -s rr\n-A -t [2001:db8::1]:443 -s rr\n";
+    let rules: Rules = format!(
+        "{services}-a -t 10.0.0.1:80 -r 10.1.0.2:8080 --forward-method 3\n\
+         -a -t 10.0.0.1:80 -r 10.1.0.3:8080 --forward-method 2\n\
+         -a -t 10.0.0.1:80 -r 10.1.0.4:8080 -m\n\
+         -a -t [2001:db8::1]:443 -r [2001:db8::2]:8443 --forward-method 3\n"
+    )
+    .parse()?;
+    client.batch(&rules.requests().collect::<Vec<_>>()).await.into_result()?;
+    let (saved, theirs_saved) =
+        (printed(&namespace, "-Sn", "")?, theirs(&namespace, &["-Sn"], "")?);
+    assert_eq!((0, saved.clone(), String::new()), theirs_saved);
+    let ports = |table: &Snapshot| -> Vec<_> {
+        let servers = table.services.values().flat_map(|service| &service.destinations);
+        servers.map(|entry| entry.destination.key.to_string()).collect()
+    };
+    assert_eq!(
+        ports(&client.snapshot().await?),
+        ["10.1.0.2:8080", "10.1.0.3:8080", "10.1.0.4:8080", "[2001:db8::2]:8443"]
+    );
+    // A comparison shows the port that each has.
+    let (status, shown, _) = ours(&namespace, &["--diff", "-"], &saved)?;
+    assert!(status == 2 && shown.contains("- -t 10.0.0.1:80 -> 10.1.0.2:8080\n"), "{shown}");
+    assert!(!shown.contains("10.1.0.4"), "{shown}");
+    // Both restore it, to one table.
+    let other = fresh_namespace().await?;
+    let other_client = Client::connect_in(&other)?;
+    assert_eq!(theirs(&other, &["-R"], &saved)?, (0, String::new(), String::new()));
+    client.flush().await?;
+    printed(&namespace, "-R", &saved)?;
+    let restored = client.snapshot().await?;
+    assert_eq!(settings(&restored), settings(&other_client.snapshot().await?));
+    assert_eq!(
+        ports(&restored),
+        ["10.1.0.2:80", "10.1.0.3:80", "10.1.0.4:8080", "[2001:db8::2]:443"]
+    );
+    // Two of one address are told apart by their ports only.
+    let both = "-A -f 1 -s rr\n-A -t 10.0.0.1:80 -s rr\n\
+                -a -t 10.0.0.1:80 -r 10.1.0.2:80 -g -w 1\n\
+                -a -t 10.0.0.1:80 -r 10.1.0.2:8080 --forward-method 3 -w 1\n";
+    client.flush().await?;
+    other_client.flush().await?;
+    printed(&namespace, "-R", both)?;
+    let saved = printed(&namespace, "-Sn", "")?;
+    client.flush().await?;
+    printed(&namespace, "-R", &saved)?;
+    assert_eq!(printed(&namespace, "-Sn", "")?, saved);
+    assert_eq!(ports(&client.snapshot().await?), ["10.1.0.2:80", "10.1.0.2:8080"]);
+    client.flush().await?;
     Ok(())
 }
 

@@ -280,7 +280,7 @@ async fn names_as_ipvsadm_has_them(namespace: NetNs, client: Client) -> Outcome 
         let listing = Listing::of_table(info, &snapshot).options(&options).names(&Files);
         compare(&namespace, 0, &Command::List(options), &listing.to_string())?;
     }
-    let saved = Rules::from(&snapshot).named(&Files).to_string();
+    let saved = Rules::from(&snapshot).saved(&Files).to_string();
     assert!(saved.contains("localhost:http"), "{saved}");
     compare(&namespace, 0, &Command::Save { numeric: false }, &saved)
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{
-        BTreeMap,
+        BTreeMap, HashMap, HashSet,
         btree_map::Entry::{Occupied, Vacant},
     },
     fmt,
@@ -10,12 +10,13 @@ use std::{
 };
 
 use ipvs_packet::{
-    Destination, DestinationEntry, DestinationKey, Request, Service, ServiceEntry, ServiceFlags,
-    ServiceKey,
+    Destination, DestinationEntry, DestinationKey, ForwardMethod, Request, Service, ServiceEntry,
+    ServiceFlags, ServiceKey,
 };
 
 use crate::{
-    Command, Mistake, Mistakes, Names, Numeric, Place, ServiceSnapshot, Snapshot,
+    Command, DestinationChanges, Mistake, Mistakes, Names, Numeric, Place, ServiceChanges,
+    ServiceSnapshot, Snapshot,
     command::read_line,
     listing::{destinations_in_order, services_in_order},
 };
@@ -128,10 +129,16 @@ impl Rules {
         self.0.iter().filter_map(|rule| rule.command.request())
     }
 
-    /// The rules with names for hosts and services where there are some, as `ipvsadm -S` without
-    /// `-n` writes them.
-    pub fn named<'a>(&'a self, names: &'a dyn Names) -> impl fmt::Display + 'a {
-        Named { rules: self, names }
+    /// The rules as `ipvsadm -S` writes them: with names for hosts and services where there are some
+    /// (with [`Numeric`], which is `-n`, none), and so that ipvsadm 1.31 reads them too.
+    ///
+    /// In one case this differs from what the rules display as. Direct routing and tunnelling leave a
+    /// packet's port as it is, whatever port the real server has, and ipvsadm reads such a real server
+    /// with the port of its service. One with another port displays with `--forward-method 3` or `2`,
+    /// which ipvsadm 1.31 refuses, and is saved with `-g` or `-i`. If the service has two such real
+    /// servers with one address, they are saved as they display, since they would become one.
+    pub fn saved<'a>(&'a self, names: &'a dyn Names) -> impl fmt::Display + 'a {
+        Saved { rules: self, names }
     }
 
     /// The table that an empty one becomes by these rules, without statistics.
@@ -139,8 +146,8 @@ impl Rules {
     /// # Errors
     ///
     /// The mistakes of all rules: what the kernel would refuse because a service or real server is
-    /// there already or is not there, and rules that are not about services (`--set` and those of
-    /// sync daemons), for which a table has no place.
+    /// there already with other settings or is not there, and rules that are not about services
+    /// (`--set` and those of sync daemons), for which a table has no place.
     pub fn table(&self) -> Result<Snapshot, Mistakes> {
         let (mut table, mut mistakes) = (Table::default(), Vec::new());
         for Rule { line, command } in &self.0 {
@@ -212,23 +219,56 @@ impl FromStr for Rules {
 
 impl fmt::Display for Rules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.named(&Numeric).fmt(f)
+        for rule in self {
+            writeln!(f, "{}", rule.command)?;
+        }
+        Ok(())
     }
 }
 
-/// Rules with names.
-struct Named<'a> {
+/// [`Rules::saved`].
+struct Saved<'a> {
     rules: &'a Rules,
     names: &'a dyn Names,
 }
 
-impl fmt::Display for Named<'_> {
+impl fmt::Display for Saved<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for rule in self.rules {
-            rule.command.write(f, self.names)?;
+        let at_service_port = self.rules.at_service_port();
+        for (index, rule) in self.rules.iter().enumerate() {
+            match at_service_port.contains(&index) {
+                true => rule.command.write_at_service_port(f, self.names)?,
+                false => rule.command.write(f, self.names)?,
+            }
             f.write_str("\n")?;
         }
         Ok(())
+    }
+}
+
+impl Rules {
+    /// The rules that add a real server whose port means nothing, and may as well be the service's.
+    fn at_service_port(&self) -> HashSet<usize> {
+        let mut found = HashMap::new();
+        for (index, rule) in self.iter().enumerate() {
+            let (service, destination) = match &rule.command {
+                Command::AddService(_) => continue,
+                Command::AddServer(service, destination) => (service, destination),
+                // A table has no such rules. They could name the real server by its port.
+                _ => return HashSet::new(),
+            };
+            let ServiceKey::Address { port, .. } = *service else { continue };
+            let is_port_free = destination.forward == ForwardMethod::DIRECT_ROUTE
+                || destination.forward == ForwardMethod::TUNNEL;
+            let differs = destination.key.port != port;
+            if is_port_free || !differs {
+                found
+                    .entry((*service, destination.key.address))
+                    .and_modify(|index| *index = None)
+                    .or_insert(differs.then_some(index));
+            }
+        }
+        found.into_values().flatten().collect()
     }
 }
 
@@ -245,17 +285,23 @@ struct Added {
 impl Table {
     fn change(&mut self, line: usize, command: &Command) -> Result<(), String> {
         match command {
-            Command::AddService(service) => match self.0.entry(*service.key()) {
-                Occupied(first) => {
-                    let (key, first) = (service.key(), first.get().line);
-                    return Err(format!("service {key} is there already, from line {first}"));
+            Command::AddService(service) => {
+                let service = with_flags(service, ServiceFlags::empty());
+                match self.0.entry(*service.key()) {
+                    Occupied(first) => {
+                        let Added { line, service: first, .. } = first.get();
+                        let changes = ServiceChanges::between(first, &service);
+                        if !changes.is_empty() {
+                            let what = format_args!("service {}", service.key());
+                            return Err(is_there(what, *line, &changes));
+                        }
+                    }
+                    Vacant(place) => {
+                        let destinations = BTreeMap::new();
+                        place.insert(Added { line, service, destinations });
+                    }
                 }
-                Vacant(place) => {
-                    let service = with_flags(service, ServiceFlags::empty());
-                    let destinations = BTreeMap::new();
-                    place.insert(Added { line, service, destinations });
-                }
-            },
+            }
             Command::EditService(service) => {
                 let added = self.service(service.key())?;
                 added.service = with_flags(service, added.service.flags);
@@ -269,13 +315,17 @@ impl Table {
                 let key = destination.key;
                 match self.service(service)?.destinations.entry(key) {
                     Occupied(first) => {
-                        let (first, _) = first.get();
-                        return Err(format!(
-                            "real server {key} of {service} is there already, from line {first}"
-                        ));
+                        let (line, first) = first.get();
+                        let changes = DestinationChanges::between(first, destination);
+                        if !changes.is_empty() {
+                            let what = format_args!("real server {key} of {service}");
+                            return Err(is_there(what, *line, &changes));
+                        }
                     }
-                    Vacant(place) => place.insert((line, destination.clone())),
-                };
+                    Vacant(place) => {
+                        place.insert((line, destination.clone()));
+                    }
+                }
             }
             Command::EditServer(service, destination) => {
                 let (_, old) = self.destination(service, &destination.key)?;
@@ -317,6 +367,11 @@ impl Table {
         };
         self.0.into_values().map(snapshot).collect()
     }
+}
+
+/// What is added again with the same settings changes nothing. With others it is a mistake.
+fn is_there(what: fmt::Arguments<'_>, line: usize, changes: &dyn fmt::Display) -> String {
+    format!("{what} is there already, from line {line}, and differs: {changes}")
 }
 
 /// A service as the kernel keeps it: with the flags that the mask sets, and else the old ones.
@@ -400,8 +455,10 @@ mod tests {
                  10.1.0.1\n-E -f 2\n-D -f 2\n-e -f 1 -r 10.1.0.2\n-d -f 1 -r 10.1.0.2\n-Z -f 2\n--set \
                  1 2 3"
             ),
-            "line 2, column 1: service -f 1 is there already, from line 1\n\
-             line 4, column 1: real server 10.1.0.1:0 of -f 1 is there already, from line 3\n\
+            "line 2, column 1: service -f 1 is there already, from line 1, and differs: \
+             scheduler wlc -> rr\n\
+             line 4, column 1: real server 10.1.0.1:0 of -f 1 is there already, from line 3, and \
+             differs: forwarding direct routing -> masquerade\n\
              line 5, column 1: there is no service -f 2 before this line\n\
              line 6, column 1: there is no service -f 2 before this line\n\
              line 7, column 1: there is no service -f 2 before this line\n\
@@ -410,6 +467,47 @@ mod tests {
              line 10, column 1: there is no service -f 2 before this line\n\
              line 11, column 1: --set 1 2 3 is not about services"
         );
+    }
+
+    #[test]
+    fn a_line_that_repeats_another_changes_nothing() {
+        let once = "-A -t 10.0.0.1:80 -s rr\n-a -t 10.0.0.1:80 -r 10.1.0.1 -m -w 3\n";
+        // Spelled in another way, and without effect where there is no persistence.
+        let again = "--add-service -t 10.0.0.1:80 -s rr --flags-mask 0x3f\n\
+                     -a -t 10.0.0.1:80 -r 10.1.0.1:80 --weight 3 -m\n";
+        let table = |text: &str| text.parse::<Rules>().and_then(|rules| rules.table());
+        assert_eq!(table(&format!("{once}{once}{again}")), table(once));
+        // What counts is what is there then.
+        let changed = format!("{once}-E -t 10.0.0.1:80\n-A -t 10.0.0.1:80\n");
+        assert_eq!(
+            Rules::from(&table(&changed).unwrap()).to_string().lines().next(),
+            Some("-A -t 10.0.0.1:80 -s wlc")
+        );
+        assert!(mistakes(&(changed + once)).contains("scheduler wlc -> rr"));
+    }
+
+    #[test]
+    fn a_port_that_means_nothing_is_saved_as_ipvsadm_reads_it() {
+        let saved = |text: &str| text.parse::<Rules>().unwrap().saved(&Numeric).to_string();
+        let service = "-A -t 10.0.0.1:80 -s wlc\n";
+        let line = |server: &str, how: &str| format!("-a -t 10.0.0.1:80 -r {server} {how} -w 1\n");
+        let (direct, tunnel) = ("--forward-method 3", "--forward-method 2");
+        for (how, expected) in [(direct, "-g"), (tunnel, "-i"), ("-m", "-m")] {
+            let text = service.to_owned() + &line("10.1.0.1:8080", how);
+            let exact = text.parse::<Rules>().unwrap().to_string();
+            assert!(exact.contains(&format!("10.1.0.1:8080 {how} ")), "{exact}");
+            assert_eq!(saved(&text), exact.replace(how, expected));
+        }
+        // These would be one and the same.
+        for other in [line("10.1.0.1:80", "-m"), line("10.1.0.1:8081", tunnel)] {
+            let text = service.to_owned() + &line("10.1.0.1:8080", direct) + &other;
+            assert!(saved(&text).contains(&format!("8080 {direct} ")), "{text}");
+        }
+        // Here it is named by its port.
+        let text = service.to_owned()
+            + &line("10.1.0.1:8080", direct)
+            + "-d -t 10.0.0.1:80 -r 10.1.0.1:8080\n";
+        assert_eq!(saved(&text), text);
     }
 
     #[test]
@@ -455,7 +553,7 @@ ipvsadm -a -f 1 -r 192.168.10.1:0 -m
              -A -f 1 -s rr\n\
              -a -f 1 -r 192.168.10.1:0 -m -w 1\n"
         );
-        assert!(rules.named(&Example).to_string().starts_with("-A -t director.example:80 -s wlc"));
+        assert!(rules.saved(&Example).to_string().starts_with("-A -t director.example:80 -s wlc"));
         assert_eq!(text.parse::<Rules>().unwrap_err().iter().count(), 3);
     }
 

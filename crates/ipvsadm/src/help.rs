@@ -38,6 +38,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "-R reads the whole file first. If a line is bad, all bad lines are reported with their \
              numbers and nothing is changed, unless --keep-going is given. Then everything is sent \
              in one go; if the kernel refuses some of it, the lines are named, and how many were \
+             carried out. A line that adds what is there already, with the same settings, counts as \
              carried out.",
             "--apply and --diff also take the JSON that -S --json prints.",
         ],
@@ -86,13 +87,24 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "-R returns a failure when any of its lines failed, not only the last one; with \
              --keep-going, as the original. Without it, lines that show something (-L, -S, -h, -v) are \
              mistakes.",
+            "A real server with direct routing or a tunnel whose port differs from its service's is \
+             saved with that port, as by the original, and read with the service's port, since its \
+             packets keep theirs. --diff shows both ports.",
             "-h, -v and mistakes in the command line need neither IPVS nor rights.",
             "Long options may be shortened as long as it is clear which one is meant.",
         ],
     ),
     (
         "ENVIRONMENT",
-        &["NO_COLOR  if set and not empty, --diff has no colours on a terminal either."],
+        &[
+            "IPVSADM_KEEP_GOING: -R works as with --keep-going if this is set, not empty and not 0. \
+             It is for what calls ipvsadm -R by itself: ipvsadm-restore, a unit of systemd \
+             (Environment=IPVSADM_KEEP_GOING=1), an init script (export IPVSADM_KEEP_GOING=1 in \
+             /etc/default/ipvsadm). Such scripts empty the table first, so without this one host name \
+             that cannot be resolved at boot leaves the table empty. The exit status still says that \
+             a line failed.",
+            "NO_COLOR: if set and not empty, --diff has no colours on a terminal either.",
+        ],
     ),
     (
         "PRIVILEGES",

@@ -10,12 +10,13 @@ mod names;
 mod namespace;
 mod options;
 mod output;
+mod repeat;
 mod restore;
 mod shell;
 
 use std::{ffi::OsString, io::Write as _};
 
-use lvs::client::{blocking::Client, packet::Request};
+use lvs::client::{Error, blocking::Client, packet::Request};
 
 use ipvs_table::Command;
 
@@ -87,10 +88,15 @@ fn perform(invocation: &Invocation, names: &System) -> Result<u8, Failure> {
 /// Carries out a command that changes something.
 fn write(client: &Client, command: &Command) -> Result<(), Failure> {
     match command.request() {
-        // Not every kernel acknowledges this one, which the client knows how to find out.
-        Some(Request::DeleteDaemon(role)) => client.stop_daemon(role)?,
-        Some(request) => client.batch(&[request]).into_result()?,
-        None => return Err(Failure::new(2, format!("{command} changes nothing"))),
+        Some(request) => Ok(send(client, &request)?),
+        None => Err(Failure::new(UNUSABLE, format!("{command} changes nothing"))),
     }
-    Ok(())
+}
+
+fn send(client: &Client, request: &Request) -> Result<(), Error> {
+    match request {
+        // Not every kernel acknowledges this one, which the client knows how to find out.
+        Request::DeleteDaemon(role) => client.stop_daemon(*role),
+        request => client.batch(std::slice::from_ref(request)).into_result(),
+    }
 }

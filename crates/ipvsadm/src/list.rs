@@ -8,8 +8,8 @@ use std::{
 };
 
 use ipvs_table::{
-    ConnectionListing, DaemonListing, ListOptions, Listed, Listing, Names, Rules, ServiceSnapshot,
-    Snapshot, TableDocument, TimeoutListing,
+    ConnectionListing, DaemonListing, ListOptions, Listed, Listing, Names, Numeric, Rules,
+    ServiceSnapshot, Snapshot, TableDocument, TimeoutListing,
 };
 use lvs::client::{
     Connections, Error, ErrorKind,
@@ -145,7 +145,7 @@ pub(crate) fn save(
         return print_json(&TableDocument::from(&snapshot), false);
     }
     let rules = Rules::from(&snapshot);
-    if numeric { print(&rules) } else { print(&rules.named(names)) }
+    print(&rules.saved(if numeric { &Numeric } else { names }))
 }
 
 /// The table; what it is not sure of is said.

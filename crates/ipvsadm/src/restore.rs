@@ -1,13 +1,15 @@
 //! `-R`: the lines of the standard input.
 
 use std::{
+    env,
+    ffi::OsStr,
     fmt::Write as _,
     io::{self, IsTerminal as _, Read as _, Write as _},
     time::{Duration, Instant},
 };
 
 use ipvs_table::{Command, Rules};
-use lvs::client::{BatchOptions, ErrorKind, blocking::Client, packet::Request};
+use lvs::client::{BatchOptions, Error, ErrorKind, blocking::Client, packet::Request};
 
 use crate::{
     failure::{Failure, REFUSED, UNUSABLE},
@@ -15,8 +17,12 @@ use crate::{
     names::System,
     options::Invocation,
     output::say,
-    write,
+    repeat::{self, There},
+    send,
 };
+
+/// The environment variable that does what `--keep-going` does, for scripts that call `ipvsadm -R`.
+const KEEP_GOING: &str = "IPVSADM_KEEP_GOING";
 
 /// From when on a batch shows its progress.
 const LONG: Duration = Duration::from_millis(500);
@@ -33,12 +39,15 @@ pub(crate) fn restore(
     })?;
     // What is no UTF-8 is a mistake in its line.
     let text = String::from_utf8_lossy(&text);
-    if invocation.keep_going {
-        return line_by_line(&connect()?, &text, names);
+    let is_set = is_set(env::var_os(KEEP_GOING).as_deref());
+    if invocation.keep_going || is_set && !invocation.dry_run {
+        let why = if invocation.keep_going { "" } else { " (IPVSADM_KEEP_GOING is set)" };
+        return line_by_line(&connect()?, &text, names, why);
     }
     let rules = Rules::parse(&text, names).map_err(|mistakes| {
         let (status, text) = Failure::from(mistakes).into_parts();
-        let note = "nothing was changed; --keep-going carries out the other lines";
+        let note = "nothing was changed; --keep-going, or IPVSADM_KEEP_GOING=1 in the environment, \
+                    carries out the other lines";
         Failure::new(status, format!("{text}\n{note}"))
     })?;
     if invocation.dry_run {
@@ -59,26 +68,35 @@ fn whole(client: &Client, rules: Rules) -> Result<(), Failure> {
     let mut report = |done| progress.report(done);
     let outcomes = client.batch_with(&requests, BatchOptions::new().progress(&mut report));
     progress.end();
-    let done = outcomes.succeeded();
+    let mut there = repeat::judge(client, &requests, outcomes.iter());
+    let (mut text, mut status, mut done) = (String::new(), REFUSED, 0);
+    let (mut repeated, mut not_sent) = (Repeated::default(), None);
+    for (number, (line, outcome)) in lines.into_iter().zip(outcomes).enumerate() {
+        let error = match (outcome, there.remove(&number)) {
+            (Ok(()), _) => {
+                done += 1;
+                continue;
+            }
+            (Err(_), Some(There::Same)) => {
+                done += 1;
+                repeated.add(line);
+                continue;
+            }
+            (Err(error), _) if error.kind() == ErrorKind::NotSent => {
+                not_sent.get_or_insert(line);
+                continue;
+            }
+            (Err(error), there) => refused(error, there),
+        };
+        if error.status() == UNUSABLE {
+            status = UNUSABLE;
+        }
+        // Into a string, which does not fail.
+        let _ = writeln!(text, "line {line}: {}", error.into_parts().1);
+    }
+    repeated.say();
     if done == total {
         return Ok(());
-    }
-    let (mut text, mut status) = (String::new(), REFUSED);
-    let mut not_sent = None;
-    for (line, outcome) in lines.into_iter().zip(outcomes) {
-        match outcome {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::NotSent => {
-                not_sent.get_or_insert(line);
-            }
-            Err(error) => {
-                if [ErrorKind::PermissionDenied, ErrorKind::NotAvailable].contains(&error.kind()) {
-                    status = UNUSABLE;
-                }
-                // Into a string, which does not fail.
-                let _ = writeln!(text, "line {line}: {error}");
-            }
-        }
     }
     if let Some(line) = not_sent {
         let _ = writeln!(text, "nothing from line {line} on was tried");
@@ -87,20 +105,60 @@ fn whole(client: &Client, rules: Rules) -> Result<(), Failure> {
     Err(Failure::new(status, text))
 }
 
+/// What the kernel refused, with what is there instead, if that is why.
+fn refused(error: Error, there: Option<There>) -> Failure {
+    let failure = Failure::from(error);
+    match there {
+        Some(There::Other(what)) => {
+            let (status, text) = failure.into_parts();
+            Failure::new(status, format!("{text}, {what}"))
+        }
+        _ => failure,
+    }
+}
+
+/// The lines that add what is there already.
+#[derive(Default)]
+struct Repeated {
+    first: Option<usize>,
+    count: usize,
+}
+
+impl Repeated {
+    fn add(&mut self, line: usize) {
+        self.first.get_or_insert(line);
+        self.count += 1;
+    }
+
+    /// It may be a slip.
+    fn say(&self) {
+        match (self.first, self.count) {
+            (None, _) => {}
+            (Some(line), 1) => say(&format!("line {line} adds what is there already")),
+            (Some(line), count) => {
+                say(&format!("{count} lines, from line {line} on, add what is there already"));
+            }
+        }
+    }
+}
+
 /// Each line for itself, those that show something too. The status is the original's, which ends at
 /// a mistake of that status, and otherwise returns what came of the last line.
-fn line_by_line(client: &Client, text: &str, names: &System) -> Result<u8, Failure> {
+fn line_by_line(client: &Client, text: &str, names: &System, why: &str) -> Result<u8, Failure> {
     let (mut done, mut failed, mut ended, mut last) = (0, 0, None, 0);
+    let mut repeated = Repeated::default();
     for (line, command) in Rules::commands(text, names) {
         let outcome = command.map_err(Failure::from).and_then(|command| {
             let result = match &command {
                 Command::List(options) => list::list_text(client, options, names),
                 Command::Save { numeric } => list::save(client, *numeric, false, names),
-                Command::Restore | Command::Help | Command::Version => {
-                    let text = format!("{command} cannot stand in a file");
-                    Err(Failure::new(UNUSABLE, text))
-                }
-                other => write(client, other),
+                other => match other.request() {
+                    Some(request) => write(client, request, || repeated.add(line)),
+                    None => {
+                        let text = format!("{command} cannot stand in a file");
+                        Err(Failure::new(UNUSABLE, text))
+                    }
+                },
             };
             result.map_err(|failure| {
                 let (status, text) = failure.into_parts();
@@ -126,10 +184,29 @@ fn line_by_line(client: &Client, text: &str, names: &System) -> Result<u8, Failu
             }
         }
     }
+    repeated.say();
     if failed > 0 {
-        say(&format!("{done} of {} lines were carried out", done + failed));
+        say(&format!("{done} of {} lines were carried out{why}", done + failed));
     }
     Ok(ended.unwrap_or(last))
+}
+
+/// Carries out a line that may repeat what is so.
+fn write(client: &Client, request: Request, repeats: impl FnOnce()) -> Result<(), Failure> {
+    let outcome = send(client, &request);
+    let there = repeat::judge(client, &[request], std::iter::once(&outcome)).remove(&0);
+    match (outcome, there) {
+        (Err(_), Some(There::Same)) => {
+            repeats();
+            Ok(())
+        }
+        (outcome, there) => outcome.map_err(|error| refused(error, there)),
+    }
+}
+
+/// Whether a variable says yes.
+fn is_set(value: Option<&OsStr>) -> bool {
+    value.is_some_and(|value| !value.is_empty() && value != "0")
 }
 
 /// A progress bar, once it takes long and where a person looks.
@@ -181,6 +258,19 @@ fn show(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_variable_says_yes_or_no() {
+        for (value, expected) in [
+            (None, false),
+            (Some(""), false),
+            (Some("0"), false),
+            (Some("1"), true),
+            (Some("yes"), true),
+        ] {
+            assert_eq!(is_set(value.map(OsStr::new)), expected, "{value:?}");
+        }
+    }
 
     #[test]
     fn a_bar_says_how_far_it_is_and_how_long_it_takes() {

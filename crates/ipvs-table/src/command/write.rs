@@ -25,8 +25,12 @@ impl Command {
             Self::EditService(service) => write_service(f, "-E", service, names),
             Self::DeleteService(service) => write!(f, "-D {}", key(service)),
             Self::Clear => f.write_str("-C"),
-            Self::AddServer(key, destination) => write_server(f, "-a", key, destination, names),
-            Self::EditServer(key, destination) => write_server(f, "-e", key, destination, names),
+            Self::AddServer(key, destination) => {
+                write_server(f, "-a", key, destination, has_own_port(key, destination), names)
+            }
+            Self::EditServer(key, destination) => {
+                write_server(f, "-e", key, destination, has_own_port(key, destination), names)
+            }
             Self::DeleteServer(service, destination) => {
                 write!(f, "-d {} -r {}", key(service), server_words(service, destination, names))
             }
@@ -40,6 +44,20 @@ impl Command {
             Self::Save { numeric } => f.write_str(if *numeric { "-S -n" } else { "-S" }),
             Self::Help => f.write_str("-h"),
             Self::Version => f.write_str("-v"),
+        }
+    }
+
+    /// The same, but a real server that is read with the port of its service may be written so.
+    pub(crate) fn write_at_service_port(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        names: &dyn Names,
+    ) -> fmt::Result {
+        match self {
+            Self::AddServer(key, destination) => {
+                write_server(f, "-a", key, destination, false, names)
+            }
+            other => other.write(f, names),
         }
     }
 }
@@ -82,23 +100,29 @@ fn write_service(
     write!(f, "{verb} {key} {}", service.switches())
 }
 
+/// Whether the port of a real server is another one than its service's. ipvsadm reads none such with
+/// `-g` and `-i`.
+fn has_own_port(service: &ServiceKey, destination: &Destination) -> bool {
+    match *service {
+        ServiceKey::Address { port, .. } => port != destination.key.port,
+        ServiceKey::Mark { .. } => false,
+    }
+}
+
+/// With its own port, other words say the forwarding method.
 fn write_server(
     f: &mut fmt::Formatter<'_>,
     verb: &str,
     service: &ServiceKey,
     destination: &Destination,
+    at_own_port: bool,
     names: &dyn Names,
 ) -> fmt::Result {
     let address = server_words(service, &destination.key, names);
     let switches = destination.switches().to_string();
     write!(f, "{verb} {} -r {address} ", KeyWords { key: service, names })?;
-    // With -g and -i the real server's port is the service's; another one needs other words.
-    let other_port = match *service {
-        ServiceKey::Address { port, .. } => port != destination.key.port,
-        ServiceKey::Mark { .. } => false,
-    };
     match switches.strip_prefix("-g").or_else(|| switches.strip_prefix("-i")) {
-        Some(others) if other_port => {
+        Some(others) if at_own_port => {
             write!(f, "--forward-method {}{others}", destination.forward.0)
         }
         _ => f.write_str(&switches),
