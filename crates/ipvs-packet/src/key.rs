@@ -255,9 +255,9 @@ impl FromStr for ServiceKey {
                  10.0.0.185:5060\", \"--protocol 99 10.0.0.185:80\", \"-f 10\" or \"-f 10 -6\"",
             )
         };
-        let address = |protocol, address: &str| {
-            let address = address.parse().map_err(|_| refuse())?;
-            Ok(Self::new(protocol, without_scope(address).ok_or_else(refuse)?))
+        let address = |protocol, address: &str| match has_zone(address) {
+            true => Err(InvalidValue::new("service", text, NO_ZONE)),
+            false => Ok(Self::new(protocol, address.parse().map_err(|_| refuse())?)),
         };
         let mark = |mark: &str, family| {
             Ok(Self::Mark { mark: mark.parse().map_err(|_| refuse())?, family })
@@ -370,22 +370,21 @@ impl FromStr for DestinationKey {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        text.parse().ok().and_then(without_scope).map(Self::new).ok_or_else(|| {
-            InvalidValue::new(
-                "destination",
-                text,
-                "must look like \"172.17.0.3:80\" or \"[2001:db8::3]:80\"",
-            )
-        })
+        let refuse = |rule| InvalidValue::new("destination", text, rule);
+        if has_zone(text) {
+            return Err(refuse(NO_ZONE));
+        }
+        let rule = "must look like \"172.17.0.3:80\" or \"[2001:db8::3]:80\"";
+        text.parse().map(Self::new).map_err(|_| refuse(rule))
     }
 }
 
-/// Refuses an address with a scope, which a key cannot hold.
-fn without_scope(address: SocketAddr) -> Option<SocketAddr> {
-    match address {
-        SocketAddr::V6(v6) if v6.scope_id() != 0 || v6.flowinfo() != 0 => None,
-        _ => Some(address),
-    }
+const NO_ZONE: &str =
+    "must have no zone such as %eth0: IPVS keeps an address without its interface";
+
+/// Whether an IPv6 address names its zone, which a key cannot hold: `[fe80::1%2]:80`.
+fn has_zone(text: &str) -> bool {
+    text.contains('%')
 }
 
 /// Writes an address in the 16 bytes of a `union nf_inet_addr`: IPv4 in the first four.

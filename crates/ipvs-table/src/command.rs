@@ -166,7 +166,7 @@ impl Command {
     /// All mistakes, with the argument and, in the text, the word. After an unknown option, which
     /// may or may not have a value, nothing more is looked at.
     pub fn parse<S: AsRef<str>>(arguments: &[S], names: &dyn Names) -> Result<Self, Mistakes> {
-        read::read(arguments, names)
+        Ok(read::read(arguments, names)?.0)
     }
 
     /// Reads the arguments of a program that has options beyond ipvsadm's. These may stand anywhere,
@@ -209,7 +209,7 @@ impl Command {
     /// As for [`parse`](Self::parse), by line (1) and column.
     pub fn parse_line(line: &str, names: &dyn Names) -> Result<Self, Mistakes> {
         match read_line(1, line, names)? {
-            Some(command) => Ok(command),
+            Some(rule) => Ok(rule.command),
             None => {
                 let place = Place::Line { line: 1, column: 1 };
                 Err(Mistake::usage(place, "a command such as -A or -L is missing").into())
@@ -227,10 +227,11 @@ impl Command {
         // Any mark of the family will do: its real servers have a port only if it is said.
         let before: &[_] =
             if line.contains('[') { &["-a", "-f", "1", "-6"] } else { &["-a", "-f", "1"] };
-        match read_behind(before, 1, line, &Numeric)? {
+        match read_behind(before, 1, line, &Numeric)?.map(|rule| rule.command) {
             Some(Self::AddServer(_, destination)) => Ok(destination),
             _ => {
-                Err(Mistake::new(Place::Line { line: 1, column: 1 }, "it is no real server").into())
+                let message = "expected a real server such as -r 172.17.0.3:80";
+                Err(Mistake::new(Place::Line { line: 1, column: 1 }, message).into())
             }
         }
     }
@@ -309,6 +310,9 @@ pub struct ParsedCommand {
     pub command: Option<Command>,
     /// The program's own options, in the order of the arguments.
     pub own: Vec<OwnOption>,
+    /// What was read and is probably not meant: an IPv6 address without brackets that ends as if a
+    /// port followed it.
+    pub warnings: Vec<Mistake>,
 }
 
 /// An option that a program has beyond ipvsadm's, as it was given.

@@ -429,12 +429,13 @@ fn tunnel(reader: &mut Reader, path: String, node: Node) -> Option<Tunnel> {
 /// An address with or without a port: `10.0.0.185:80`, `10.0.0.185`, `[2001:db8::1]:80`,
 /// `2001:db8::1`.
 fn endpoint(text: &str) -> Result<(IpAddr, Option<u16>), &'static str> {
+    if text.contains('%') {
+        return Err("must have no zone such as %eth0: IPVS keeps an address without its interface");
+    }
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok((address, None));
     }
     match text.parse::<SocketAddr>() {
-        // Of scopes and flow labels IPVS knows nothing.
-        Ok(SocketAddr::V6(address)) if address.scope_id() != 0 => Err("must not have a scope"),
         Ok(address) => Ok((address.ip(), Some(address.port()))),
         Err(_) => {
             Err("must be an address such as 10.0.0.185:80 or [2001:db8::1]:80, or without a \

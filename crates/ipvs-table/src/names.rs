@@ -13,6 +13,11 @@ use ipvs_packet::{Protocol, ServiceKey};
 /// Each method returns `None` for what has no name, and so do the methods that an implementation
 /// leaves out. [`Numeric`] looks up nothing.
 pub trait Names {
+    /// Whether names are looked up at all. Where they are not, mistakes say so.
+    fn looks_up(&self) -> bool {
+        true
+    }
+
     /// The address of a host. ipvsadm takes the first IPv4 address only.
     fn address(&self, host: &str) -> Option<IpAddr> {
         let _ = host;
@@ -51,7 +56,11 @@ pub trait Names {
 #[allow(clippy::exhaustive_structs, reason = "it has nothing")]
 pub struct Numeric;
 
-impl Names for Numeric {}
+impl Names for Numeric {
+    fn looks_up(&self) -> bool {
+        false
+    }
+}
 
 /// The protocol by which ipvsadm looks up the names of ports: of marks it knows none.
 pub(crate) fn protocol_of(key: &ServiceKey) -> Protocol {

@@ -397,7 +397,10 @@ impl<'a, S: AsRef<str>> Scanner<'a, S> {
         let rest = characters.as_str();
         let typed = Typed::Short(letter);
         let Some((option, value)) = self.lettered(letter) else {
-            return Err(Mistake::usage(here, format!("{typed} is not an option")));
+            return Err(Mistake::usage(
+                here,
+                format!("-{} is not an option", letter.escape_debug()),
+            ));
         };
         let behind = offset + letter.len_utf8();
         let attached = (!rest.is_empty()).then(|| match rest.strip_prefix('=') {

@@ -48,8 +48,7 @@ use crate::{
 /// let wrong = "-A -t 10.0.0.185:80 -s rr\n-a -t 10.0.0.185:80 -r 172.17.0.300 -w x -m";
 /// assert_eq!(
 ///     wrong.parse::<Rules>().unwrap_err().to_string(),
-///     "line 2, column 24: \"172.17.0.300\" is neither an address such as 10.0.0.185 nor the name \
-///      of a known host\n\
+///     "line 2, column 24: \"172.17.0.300\" must be an address such as 10.0.0.185\n\
 ///      line 2, column 40: \"x\" must be a weight, 0 to 2147483647"
 /// );
 /// # Ok::<(), ipvs_table::Mistakes>(())
@@ -74,6 +73,9 @@ pub struct Rule {
     pub line: usize,
     /// What it says.
     pub command: Command,
+    /// What was read and is probably not meant: an IPv6 address without brackets that ends as if a
+    /// port followed it.
+    pub warnings: Vec<Mistake>,
 }
 
 impl Rules {
@@ -84,10 +86,10 @@ impl Rules {
     /// The mistakes of all lines.
     pub fn parse(text: &str, names: &dyn Names) -> Result<Self, Mistakes> {
         let (mut rules, mut mistakes) = (Vec::new(), Vec::new());
-        for (line, command) in Self::commands(text, names) {
-            match command {
-                Ok(command) if command.is_write() => rules.push(Rule { line, command }),
-                Ok(command) => {
+        for rule in Self::lines(text, names) {
+            match rule {
+                Ok(rule) if rule.command.is_write() => rules.push(rule),
+                Ok(Rule { line, command, .. }) => {
                     let message = format!("{command} changes nothing, so it is no rule");
                     mistakes.push(Mistake::new(Place::Line { line, column: 1 }, message));
                 }
@@ -97,15 +99,17 @@ impl Rules {
         Mistakes::none(mistakes, Self(rules))
     }
 
-    /// Reads the lines one by one, each with its number, as `ipvsadm -R` carries them out: commands
-    /// that show something are taken too. Lines without words are left out.
-    pub fn commands<'a>(
+    /// Reads the lines one by one, as `ipvsadm -R` carries them out: commands that show something
+    /// are taken too. Lines without words are left out.
+    pub fn lines<'a>(
         text: &'a str,
         names: &'a dyn Names,
-    ) -> impl Iterator<Item = (usize, Result<Command, Mistakes>)> + 'a {
-        (1..).zip(text.lines()).filter_map(move |(line, words)| {
-            read_line(line, words, names).transpose().map(|command| (line, command))
-        })
+    ) -> impl Iterator<Item = Result<Rule, Mistakes>> + 'a {
+        // Some editors begin a file with a byte order mark.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        (1..)
+            .zip(text.lines())
+            .filter_map(move |(line, words)| read_line(line, words, names).transpose())
     }
 
     /// The rules in order.
@@ -150,7 +154,7 @@ impl Rules {
     /// (`--set` and those of sync daemons), for which a table has no place.
     pub fn table(&self) -> Result<Snapshot, Mistakes> {
         let (mut table, mut mistakes) = (Table::default(), Vec::new());
-        for Rule { line, command } in &self.0 {
+        for Rule { line, command, .. } in &self.0 {
             if let Err(message) = table.change(*line, command) {
                 mistakes.push(Mistake::new(Place::Line { line: *line, column: 1 }, message));
             }
@@ -187,7 +191,12 @@ impl From<&Snapshot> for Rules {
 impl FromIterator<Command> for Rules {
     fn from_iter<I: IntoIterator<Item = Command>>(commands: I) -> Self {
         let writes = commands.into_iter().filter(Command::is_write);
-        Self((1..).zip(writes).map(|(line, command)| Rule { line, command }).collect())
+        Self(
+            (1..)
+                .zip(writes)
+                .map(|(line, command)| Rule { line, command, warnings: Vec::new() })
+                .collect(),
+        )
     }
 }
 
@@ -467,6 +476,13 @@ mod tests {
              line 10, column 1: there is no service -f 2 before this line\n\
              line 11, column 1: --set 1 2 3 is not about services"
         );
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_mistake() {
+        let rules: Rules = "\u{feff}-A -f 1\n-C".parse().unwrap();
+        assert_eq!(rules.to_string(), "-A -f 1 -s wlc\n-C\n");
+        assert!("-C\n\u{feff}-C".parse::<Rules>().is_err());
     }
 
     #[test]

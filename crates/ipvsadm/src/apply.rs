@@ -133,8 +133,10 @@ fn read(file: &str, names: &dyn Names) -> Result<Desired, Failure> {
         let lines: Vec<_> = text.lines().map(|line| format!("{name}: {line}")).collect();
         Failure::new(status, lines.join("\n"))
     };
+    // Some editors begin a file with a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     if text.trim_start().starts_with('{') {
-        return serde_json::from_str(&text).map_err(|error| {
+        return serde_json::from_str(text).map_err(|error| {
             if text.contains("\"entry\"") {
                 let text = "it is a listing (-L --json); a table to apply is what -S --json prints";
                 return wrong(UNUSABLE, text);
@@ -142,8 +144,11 @@ fn read(file: &str, names: &dyn Names) -> Result<Desired, Failure> {
             wrong(UNUSABLE, &error.to_string())
         });
     }
-    let rules = Rules::parse(&text, names)
+    let rules = Rules::parse(text, names)
         .map_err(|mistakes| wrong(mistakes.exit_status(), &mistakes.to_string()))?;
+    for warning in rules.iter().flat_map(|rule| &rule.warnings) {
+        say(&format!("warning: {name}: {warning}"));
+    }
     // More likely is that whatever should have written it failed.
     if rules.is_empty() {
         let text = "there is no rule in it; a file that deletes all services says -C";

@@ -14,6 +14,7 @@ use lvs::{
 use crate::{
     drain,
     failure::{FAILED, Failure, UNUSABLE},
+    output::say,
     shell::Shell,
 };
 
@@ -155,6 +156,9 @@ impl Invocation {
 
     fn read(arguments: &[impl AsRef<str>], names: &dyn Names) -> Result<Self, Failure> {
         let parsed = Command::parse_with(arguments, OPTIONS, names)?;
+        for warning in &parsed.warnings {
+            say(&format!("warning: {warning}"));
+        }
         let given = Given { given: parsed.own };
         if let Some(command) = parsed.command {
             return given.with(command);

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipvs_table::{Command, Rules};
+use ipvs_table::{Command, Rule, Rules};
 use lvs::client::{BatchOptions, Error, ErrorKind, blocking::Client, packet::Request};
 
 use crate::{
@@ -50,6 +50,9 @@ pub(crate) fn restore(
                     carries out the other lines";
         Failure::new(status, format!("{text}\n{note}"))
     })?;
+    for warning in rules.iter().flat_map(|rule| &rule.warnings) {
+        say(&format!("warning: {warning}"));
+    }
     if invocation.dry_run {
         return Ok(0);
     }
@@ -147,8 +150,12 @@ impl Repeated {
 fn line_by_line(client: &Client, text: &str, names: &System, why: &str) -> Result<u8, Failure> {
     let (mut done, mut failed, mut ended, mut last) = (0, 0, None, 0);
     let mut repeated = Repeated::default();
-    for (line, command) in Rules::commands(text, names) {
-        let outcome = command.map_err(Failure::from).and_then(|command| {
+    for rule in Rules::lines(text, names) {
+        let outcome = rule.map_err(Failure::from).and_then(|rule| {
+            let Rule { line, command, warnings, .. } = rule;
+            for warning in &warnings {
+                say(&format!("warning: {warning}"));
+            }
             let result = match &command {
                 Command::List(options) => list::list_text(client, options, names),
                 Command::Save { numeric } => list::save(client, *numeric, false, names),

@@ -107,6 +107,19 @@ fn offered(shell: &str, directory: &Path, line: &str) -> Option<String> {
 fn mistakes_are_named() {
     for (words, status, said) in [
         (&["-q"][..], 255, "argument 1: -q is not an option"),
+        (&["foo"], 255, "argument 1: \"foo\" is no option; a command such as -A or -L is missing"),
+        (
+            &["–a", "-t", "192.0.2.10:80", "-r", "10.0.0.5"],
+            255,
+            "argument 1: \"–a\" begins with a dash (U+2013) that is not \"-\"",
+        ),
+        (&["-A", "-t", "[fe80::1%lo]:80"], 2, "argument 3: \"[fe80::1%lo]:80\" must have no zone"),
+        (&["-A", "-t", "fe80::1%lo", "-p"], 2, "must have no zone such as %eth0: IPVS keeps"),
+        (
+            &["-A", "-t", "2001:db8::1:80", "-s", "rr"],
+            2,
+            "2001:db8::1:80 is an address without a port; with port 80 it is [2001:db8::1]:80",
+        ),
         (&["-A"], 2, "argument 2: -A needs a service: -t, -u, --sctp-service or -f"),
         (&["-A", "-t", "x:80"], 2, "argument 3: \"x\" is neither an address"),
         (&["-Ln", "--grace", "3"], 2, "argument 2: --grace needs --drain"),
@@ -138,6 +151,37 @@ fn mistakes_are_named() {
         assert_eq!((found, stdout.as_str()), (status, ""), "{words:?}: {stderr}");
         assert!(stderr.contains(said), "{words:?}: {stderr}");
         assert!(stderr.lines().all(|line| line.starts_with("ipvsadm: ")), "{stderr}");
+    }
+}
+
+/// A zone in a file, and a byte order mark before it.
+#[test]
+fn files_are_read_as_they_are_meant() {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let write = |name: &str, text: &str| {
+        let file = directory.join(name).display().to_string();
+        fs::write(&file, text).unwrap();
+        file
+    };
+    let json = r#"{"services":[{"address":"[fe80::1%2]:80"}]}"#;
+    for (name, text) in [
+        ("zone", "-A -t [fe80::1%lo]:80 -p"),
+        ("zone-of-server", "-A -f 1 -6\n-a -f 1 -6 -r fe80::1%lo -m"),
+        ("zone.json", json),
+    ] {
+        for task in ["--apply", "--diff"] {
+            let (status, _, stderr) = ipvsadm(&[task, &write(name, text)]);
+            assert_eq!(status, if task == "--apply" { 2 } else { 1 }, "{name}: {stderr}");
+            assert!(stderr.contains("must have no zone such as %eth0"), "{name}: {stderr}");
+        }
+    }
+    // The mistake is in the second line and not in the mark.
+    for (name, text, expected) in [
+        ("mark", "\u{feff}-A -t 10.0.0.1:80 -s rr\n-q\n", "mark: line 2, column 1: -q is not"),
+        ("mark.json", &format!("\u{feff}{json}"), "must have no zone"),
+    ] {
+        let (_, _, stderr) = ipvsadm(&["--diff", &write(name, text)]);
+        assert!(stderr.contains(expected) && stderr.lines().count() == 1, "{name}: {stderr}");
     }
 }
 

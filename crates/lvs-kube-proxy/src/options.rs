@@ -17,7 +17,7 @@ use serde::{
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use crate::settings::{MarkBits, NodePortAddresses, WithoutLocal};
+use crate::settings::{MarkBits, NodePortAddresses, WithoutLocal, network};
 
 /// A service proxy for Kubernetes on IPVS. Flags that kube-proxy has mean the same.
 #[derive(Clone, Debug, Parser)]
@@ -58,7 +58,7 @@ pub struct Options {
     pub ipvs_min_sync_period: Option<GoDuration>,
 
     /// Virtual services in these networks are left alone, even if they are ours
-    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',', value_parser = network)]
     pub ipvs_exclude_cidrs: Vec<IpNet>,
 
     /// The other links do not answer ARP for virtual addresses (arp_ignore 1, arp_announce 2)
@@ -98,7 +98,7 @@ pub struct Options {
 
     /// The networks from which the cluster gives addresses to services: they become local by one
     /// route each, and what is in them is ours
-    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',', value_parser = network)]
     pub service_cluster_ip_range: Vec<IpNet>,
 
     /// How virtual addresses become local: by a route for each service range, by addresses on
@@ -113,7 +113,7 @@ pub struct Options {
 
     /// The networks of the cluster's pods. Clients from elsewhere get the node's address as source at
     /// cluster addresses, and are outside where a policy is Local
-    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',', value_parser = network)]
     pub cluster_cidr: Vec<IpNet>,
 
     /// By what pods are known: ClusterCIDR (--cluster-cidr), NodeCIDR (the Node's podCIDRs),
@@ -696,16 +696,18 @@ impl ConfigFile {
         fill(&mut options.metrics_bind_address, "metricsBindAddress", self.metrics_bind_address)?;
         options.masquerade_all = options.masquerade_all.or(self.iptables.masquerade_all);
         options.ipvs_strict_arp = options.ipvs_strict_arp.or(self.ipvs.strict_arp);
-        fill_list(&mut options.ipvs_exclude_cidrs, "ipvs.excludeCIDRs", &self.ipvs.exclude_cidrs)?;
-        fill_list(&mut options.nodeport_addresses, "nodePortAddresses", &self.node_port_addresses)?;
+        let excluded = &self.ipvs.exclude_cidrs;
+        fill_list(&mut options.ipvs_exclude_cidrs, "ipvs.excludeCIDRs", excluded, network)?;
+        let ports = &self.node_port_addresses;
+        fill_list(&mut options.nodeport_addresses, "nodePortAddresses", ports, str::parse)?;
 
         let cidrs: Vec<_> = self.cluster_cidr.iter().flat_map(|text| text.split(',')).collect();
         let cidrs = cidrs.into_iter().filter(|text| !text.is_empty()).map(str::to_owned);
-        fill_list(&mut options.cluster_cidr, "clusterCIDR", &cidrs.collect::<Vec<_>>())?;
+        fill_list(&mut options.cluster_cidr, "clusterCIDR", &cidrs.collect::<Vec<_>>(), network)?;
         options.bind_address_hard_fail =
             options.bind_address_hard_fail.or(self.bind_address_hard_fail);
         let bind = self.bind_address.filter(|text| !matches!(text.as_str(), "" | "0.0.0.0" | "::"));
-        fill_list(&mut options.node_ip, "bindAddress", bind.as_slice())?;
+        fill_list(&mut options.node_ip, "bindAddress", bind.as_slice(), str::parse)?;
 
         fill(&mut options.detect_local_mode, "detectLocalMode", self.detect_local_mode)?;
         let links = self.detect_local;
@@ -742,13 +744,15 @@ where
     Ok(())
 }
 
-fn fill_list<T: FromStr>(options: &mut Vec<T>, field: &str, texts: &[String]) -> Result<(), String>
-where
-    T::Err: fmt::Display,
-{
+fn fill_list<T, E: fmt::Display>(
+    options: &mut Vec<T>,
+    field: &str,
+    texts: &[String],
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Result<(), String> {
     if options.is_empty() {
         for text in texts {
-            let entry = text.parse().map_err(|error| format!("{field}: {text:?}: {error}"))?;
+            let entry = parse(text).map_err(|error| format!("{field}: {text:?}: {error}"))?;
             options.push(entry);
         }
     }
@@ -763,6 +767,27 @@ pub(crate) fn ledger_path(directory: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_needs_its_length() {
+        let refused = |words: &[&str]| {
+            Options::try_parse_from([&["lvs-kube-proxy"], words].concat()).unwrap_err().to_string()
+        };
+        for option in [
+            "--nodeport-addresses",
+            "--service-cluster-ip-range",
+            "--ipvs-exclude-cidrs",
+            "--cluster-cidr",
+        ] {
+            let text = refused(&[option, "192.0.2.11"]);
+            assert!(
+                text.contains("must be a network, which has a length: 192.0.2.11/32"),
+                "{text}"
+            );
+            let text = refused(&[option, "192.0.2.0/33"]);
+            assert!(text.contains("must be a network such as 192.0.2.0/24"), "{text}");
+        }
+    }
 
     fn options(words: &[&str]) -> Options {
         Options::try_parse_from([&["lvs-kube-proxy"], words].concat()).unwrap()

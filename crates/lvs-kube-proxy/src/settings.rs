@@ -119,14 +119,25 @@ impl NodePortAddresses {
 }
 
 impl FromStr for NodePortAddresses {
-    type Err = ipnet::AddrParseError;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+    fn from_str(text: &str) -> Result<Self, String> {
         match text.trim() {
             "primary" => Ok(Self::Primary),
-            network => network.parse().map(Self::Network),
+            text => network(text).map(Self::Network),
         }
     }
+}
+
+/// Reads a network. An address alone is none, as for kube-proxy.
+pub(crate) fn network(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| match text.parse::<IpAddr>() {
+        Ok(address) => {
+            let whole = IpNet::from(address);
+            format!("must be a network, which has a length: {whole} is this address alone")
+        }
+        Err(_) => "must be a network such as 192.0.2.0/24 or 2001:db8::/64".to_owned(),
+    })
 }
 
 impl fmt::Display for NodePortAddresses {

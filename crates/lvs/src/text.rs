@@ -58,8 +58,11 @@ impl TryFrom<&Rules> for Desired {
     }
 }
 
-/// Reads the rules of `ipvsadm -S`, with addresses and ports as numbers. Nothing is taken of a text
+/// Reads the rules of `ipvsadm -Sn`, with addresses and ports as numbers. Nothing is taken of a text
 /// with mistakes; all of them are reported.
+///
+/// No names are looked up. For a text with names there is [`Rules::parse`], and
+/// `Desired::try_from(&rules)`.
 impl FromStr for Desired {
     type Err = TextError;
 

@@ -1,6 +1,9 @@
 //! Arguments and lines, read as commands.
 
-use std::{net::IpAddr, num::NonZeroU32};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    num::NonZeroU32,
+};
 
 use ipvs_packet::{
     AddressFamily, DaemonRole, Destination, DestinationKey, EngineName, ForwardMethod,
@@ -10,7 +13,7 @@ use ipvs_packet::{
 
 use super::{Command, ListOptions, Listed, OwnOption, ParsedCommand};
 use crate::{
-    CommandOption, Mistake, Mistakes, Names, Place,
+    CommandOption, Mistake, Mistakes, Names, Place, Rule,
     options::{Given, Opt, Scanner, Text, Typed, Verb},
     words::split,
 };
@@ -21,10 +24,13 @@ const LONGEST_TIMEOUT: i64 = 31 * 24 * 60 * 60;
 /// How long persistence lasts where `-p` says nothing, in seconds.
 const DEFAULT_PERSISTENCE: i64 = 360;
 
-/// [`Command::parse`].
-pub(super) fn read<S: AsRef<str>>(arguments: &[S], names: &dyn Names) -> Result<Command, Mistakes> {
-    let parsed = read_with(arguments, &[], names)?;
-    Ok(parsed.command.unwrap_or(Command::List(ListOptions::new(Listed::Table))))
+/// [`Command::parse`], with warnings.
+pub(super) fn read<S: AsRef<str>>(
+    arguments: &[S],
+    names: &dyn Names,
+) -> Result<(Command, Vec<Mistake>), Mistakes> {
+    let ParsedCommand { command, warnings, .. } = read_with(arguments, &[], names)?;
+    Ok((command.unwrap_or(Command::List(ListOptions::new(Listed::Table))), warnings))
 }
 
 /// [`Command::parse_with`].
@@ -42,12 +48,24 @@ pub(super) fn read_with<S: AsRef<str>>(
             }
             Some(given) if matches!(given.option, Opt::Own(_)) => before.push(given),
             Some(Given { typed, place, .. }) => {
-                let message = format!("{typed} must follow a command such as -A or -L");
-                return Err(Mistake::usage(place, message).into());
+                let mistake = odd_dash(&scanner.others).unwrap_or_else(|| {
+                    let message = format!("{typed} must follow a command such as -A or -L");
+                    Mistake::usage(place, message)
+                });
+                return Err(mistake.into());
             }
             None if before.is_empty() && !arguments.is_empty() => {
-                let message = "a command such as -A or -L is missing";
-                return Err(Mistake::usage(scanner.end(), message).into());
+                let mistake = odd_dash(&scanner.others).unwrap_or_else(|| {
+                    let missing = "a command such as -A or -L is missing";
+                    match scanner.others.first() {
+                        Some(word) => {
+                            let message = format!("{} is no option; {missing}", quoted(word.text));
+                            Mistake::usage(word.place.clone(), message)
+                        }
+                        None => Mistake::usage(scanner.end(), missing),
+                    }
+                });
+                return Err(mistake.into());
             }
             None => break None,
         }
@@ -71,9 +89,11 @@ pub(super) fn read_with<S: AsRef<str>>(
     };
     let own = draft.own();
     Mistakes::none(draft.mistakes, ())?;
+    let warnings = draft.warnings;
     // What is not there has left a mistake.
-    let command = command.ok_or_else(|| Mistake::new(scanner.end(), "it cannot be read"))?;
-    Ok(ParsedCommand { command: is_said.then_some(command), own })
+    let command =
+        command.ok_or_else(|| Mistake::new(scanner.end(), "this command line cannot be read"))?;
+    Ok(ParsedCommand { command: is_said.then_some(command), own, warnings })
 }
 
 /// Reads a line with its number; `None` if there is nothing but white space and a comment.
@@ -81,7 +101,7 @@ pub(crate) fn read_line(
     number: usize,
     line: &str,
     names: &dyn Names,
-) -> Result<Option<Command>, Mistakes> {
+) -> Result<Option<Rule>, Mistakes> {
     read_behind(&[], number, line, names)
 }
 
@@ -91,7 +111,7 @@ pub(super) fn read_behind(
     number: usize,
     line: &str,
     names: &dyn Names,
-) -> Result<Option<Command>, Mistakes> {
+) -> Result<Option<Rule>, Mistakes> {
     let place = |offset: usize| {
         let before = line.get(..offset).unwrap_or(line);
         Place::Line { line: number, column: before.chars().count() + 1 }
@@ -111,19 +131,23 @@ pub(super) fn read_behind(
     }
     let arguments: Vec<&str> =
         before.iter().copied().chain(words.iter().map(|word| &*word.text)).collect();
-    Command::parse(&arguments, names).map(Some).map_err(|mistakes| {
-        let in_line = |mistake: Mistake| {
-            let offset = match mistake.place() {
-                Place::Argument { number, offset } => match words.get(number - 1 - before.len()) {
-                    Some(word) => word.start + offset,
-                    None => line.trim_end().len(),
-                },
-                _ => 0,
-            };
-            mistake.moved_to(place(offset))
+    let in_line = |mistake: Mistake| {
+        let offset = match mistake.place() {
+            Place::Argument { number, offset } => match words.get(number - 1 - before.len()) {
+                Some(word) => word.start + offset,
+                None => line.trim_end().len(),
+            },
+            _ => 0,
         };
-        mistakes.map(in_line)
-    })
+        mistake.moved_to(place(offset))
+    };
+    match read(&arguments, names) {
+        Ok((command, warnings)) => {
+            let warnings = warnings.into_iter().map(in_line).collect();
+            Ok(Some(Rule { line: number, command, warnings }))
+        }
+        Err(mistakes) => Err(mistakes.map(in_line)),
+    }
 }
 
 /// A service's address as it is written, before the family of a mark is known.
@@ -142,12 +166,22 @@ struct Draft<'a> {
     key: Option<Key>,
     ipv6: bool,
     mistakes: Vec<Mistake>,
+    /// What can be read, and is probably not meant.
+    warnings: Vec<Mistake>,
 }
 
 impl<'a> Draft<'a> {
     fn new(verb: Verb, verb_typed: Typed, names: &'a dyn Names) -> Self {
-        let (given, mistakes) = (Vec::with_capacity(8), Vec::new());
-        Self { verb, verb_typed, names, given, key: None, ipv6: false, mistakes }
+        Self {
+            verb,
+            verb_typed,
+            names,
+            given: Vec::with_capacity(8),
+            key: None,
+            ipv6: false,
+            mistakes: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 
     /// Takes in the options, up to a word that is none.
@@ -213,6 +247,7 @@ impl<'a> Draft<'a> {
                         (Protocol(number? as u16), address)
                     }
                 };
+                self.warn_of_port(&address);
                 let (address, port) = address_and_port(&address, protocol, self.names)?;
                 self.key = Some(Key::Address { protocol, address, port: port.unwrap_or(0) });
             }
@@ -245,7 +280,8 @@ impl<'a> Draft<'a> {
         let timeouts = self.timeouts(scanner);
         let taken = if self.verb == Verb::SetTimeouts { 3 } else { 0 };
         for other in scanner.others.iter().skip(taken) {
-            let message = format!("{} belongs to no option", quoted(other.text));
+            let message = odd_dash_message(other.text)
+                .unwrap_or_else(|| format!("{} belongs to no option", quoted(other.text)));
             self.mistakes.push(Mistake::new(other.place.clone(), message));
         }
         self.check_options(scanner.end());
@@ -406,8 +442,12 @@ impl<'a> Draft<'a> {
         }
         if let Some(ServiceKey::Address { protocol, port, .. }) = key {
             if port == 0 && !service.flags.contains(ServiceFlags::PERSISTENT) {
-                let message = "port 0, which is every port, needs persistence: -p";
-                self.refuse(is_service, message);
+                // What was warned of is why.
+                let message = match self.warnings.first() {
+                    Some(warning) => warning.message().to_owned(),
+                    None => "port 0, which is every port, needs persistence: -p".to_owned(),
+                };
+                self.refuse(is_service, &message);
             }
             if service.flags.contains(ServiceFlags::ONE_PACKET) && protocol != Protocol::UDP {
                 let message = "one-packet scheduling (-o) is for UDP and firewall marks";
@@ -415,6 +455,17 @@ impl<'a> Draft<'a> {
             }
         }
         key.map(|_| service)
+    }
+
+    /// Warns of an IPv6 address without brackets that ends as if it had a port.
+    fn warn_of_port(&mut self, text: &Text<'_>) {
+        if let Some((address, port)) = unbracketed(text.text) {
+            let message = format!(
+                "{} is an address without a port; with port {port} it is [{address}]:{port}",
+                text.text
+            );
+            self.warnings.push(Mistake::new(text.place.clone(), message));
+        }
     }
 
     /// Keeps a mistake at the first such option.
@@ -434,6 +485,9 @@ impl<'a> Draft<'a> {
             Some(ServiceKey::Address { protocol, port, .. }) => (protocol, port),
             _ => (Protocol::TCP, 0),
         };
+        if let Some(text) = self.find(Opt::RealServer).map(required) {
+            self.warn_of_port(&text);
+        }
         let (address, port) = self.value(Opt::RealServer, |draft, given| {
             address_and_port(&required(given), protocol, draft.names)
         })?;
@@ -648,7 +702,10 @@ impl<'a> Draft<'a> {
         if let Some(group) = self.value(Opt::Group, |_, given| {
             let value = required(given);
             let group = value.text.parse().ok().filter(IpAddr::is_multicast);
-            let message = || format!("{} must be a multicast address", quoted(value.text));
+            let message = || match zone(value.text) {
+                Some(_) => format!("{}; --mcast-interface says it", no_zone(value.text)),
+                None => format!("{} must be a multicast address", quoted(value.text)),
+            };
             group.ok_or_else(|| Mistake::new(value.place.clone(), message()))
         }) {
             daemon.set_group(Some(group)).ok()?;
@@ -673,6 +730,23 @@ impl<'a> Draft<'a> {
         };
         Some(Timeouts::new(seconds(tcp), seconds(tcp_fin), seconds(udp)))
     }
+}
+
+/// The first word that begins with a dash of word processors and web pages, which is no option.
+fn odd_dash(words: &[Text<'_>]) -> Option<Mistake> {
+    let mut found = words
+        .iter()
+        .filter_map(|word| Some(Mistake::usage(word.place.clone(), odd_dash_message(word.text)?)));
+    found.next()
+}
+
+fn odd_dash_message(word: &str) -> Option<String> {
+    let is_odd = |it: &char| {
+        matches!(it, '\u{2010}'..='\u{2015}' | '\u{2212}' | '\u{fe58}' | '\u{fe63}' | '\u{ff0d}')
+    };
+    let dash = word.chars().next().filter(is_odd)?;
+    let code = u32::from(dash);
+    Some(format!("{} begins with a dash (U+{code:04X}) that is not \"-\"", quoted(word)))
 }
 
 fn is_service(option: Opt) -> bool {
@@ -788,6 +862,10 @@ fn address_and_port(
         Mistake::new(place, message)
     };
     let whole = text.text;
+    if let Some(offset) = zone(whole) {
+        let message = format!("{}: IPVS keeps an address without its interface", no_zone(whole));
+        return Err(refuse(offset, message));
+    }
     let (address, port) = if let Some(rest) = whole.strip_prefix('[') {
         let parts = rest.split_once("]:").filter(|(address, _)| !address.contains(']'));
         let parsed = parts.and_then(|(host, port)| {
@@ -811,8 +889,11 @@ fn address_and_port(
             let digits = whole.bytes().all(|byte| byte.is_ascii_digit());
             let named = (!digits && !host.is_empty()).then(|| names.address(host)).flatten();
             let address = named.ok_or_else(|| {
-                let what = "is neither an address such as 10.0.0.185 nor the name of a known host";
-                refuse(0, format!("{} {what}", quoted(host)))
+                let what = match names.looks_up() {
+                    true => "is neither an address such as 10.0.0.185 nor the name of a known host",
+                    false => "must be an address such as 10.0.0.185",
+                };
+                refuse(0, format!("{} {what}{}", quoted(host), hint(host, names)))
             })?;
             (address, port)
         }
@@ -820,10 +901,41 @@ fn address_and_port(
     let Some(port) = port else { return Ok((address, None)) };
     let numeric = port.parse::<i64>().ok().and_then(|port| u16::try_from(port).ok());
     let port_number = numeric.or_else(|| names.port(port, protocol)).ok_or_else(|| {
-        let what = "is neither a port, 0 to 65535, nor the name of a known service";
-        refuse(whole.len() - port.len(), format!("{} {what}", quoted(port)))
+        let what = match names.looks_up() {
+            true => "is neither a port, 0 to 65535, nor the name of a known service",
+            false => "must be a port, 0 to 65535",
+        };
+        refuse(whole.len() - port.len(), format!("{} {what}{}", quoted(port), hint(port, names)))
     })?;
     Ok((address, Some(port_number)))
+}
+
+/// What helps where a text may be a name, and none is looked up.
+fn hint(text: &str, names: &dyn Names) -> &'static str {
+    let may_be_name = text.contains(|it: char| it.is_ascii_alphabetic());
+    match may_be_name && !names.looks_up() {
+        true => "; names are not looked up here: save with ipvsadm -Sn, or use Rules::parse",
+        false => "",
+    }
+}
+
+/// Where the zone of an IPv6 address begins: `fe80::1%eth0`, `[fe80::1%2]:80`.
+fn zone(text: &str) -> Option<usize> {
+    text.find('%')
+}
+
+fn no_zone(text: &str) -> String {
+    format!("{} must have no zone such as %eth0", quoted(text))
+}
+
+/// An IPv6 address without brackets that ends as if a port followed it, taken apart:
+/// `2001:db8::1:80`.
+fn unbracketed(text: &str) -> Option<(Ipv6Addr, u16)> {
+    text.parse::<Ipv6Addr>().ok()?;
+    let (address, port) = text.rsplit_once(':')?;
+    // Ports of one digit are rarer than such addresses.
+    let looks_so = port.len() >= 2 && !port.starts_with('0');
+    Some((address.parse().ok()?, port.parse().ok().filter(|_| looks_so)?))
 }
 
 /// A list of flags, where those of a scheduler need that scheduler.

@@ -120,7 +120,8 @@ services[6].real_servers[2].address: real server 10.1.0.1:80 is there already, a
 services[6].real_servers[0]
 services[6].real_servers[2].tunnel: is for forwarding tunnel
 services[6].real_servers[2].tunnel.port: 65536 must be a number from 0 to 65535
-services[6].real_servers[3].address: \"[fe80::1%1]:80\" must not have a scope
+services[6].real_servers[3].address: \"[fe80::1%1]:80\" must have no zone \
+such as %eth0: IPVS keeps an address without its interface
 services[6].real_servers[3].lower_threshold: lower threshold \"2 (upper 1)\" must not exceed the \
 upper threshold
 services[6].real_servers[4].address: a list must be text; in YAML, brackets at its beginning need \
