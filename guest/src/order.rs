@@ -20,9 +20,10 @@ use crate::{
 };
 
 /// Init's words on the line of control: the command starts, and init listens for standard input; the
-/// command was stopped.
+/// command was stopped; it ended, the report is there, and the runner is to end the guest.
 pub(crate) const STARTS: u8 = b'!';
 pub(crate) const STOPPED: u8 = b'z';
+pub(crate) const ENDED: u8 = b'.';
 
 /// A command and its surroundings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -270,6 +271,11 @@ impl Report {
         let mut file = File::create(job.join("report"))?;
         file.write_all(self.to_string().as_bytes())?;
         file.sync_all()
+    }
+
+    /// How many bytes of output there are.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.written.iter().sum()
     }
 
     fn parse(text: &str) -> Option<Self> {

@@ -113,6 +113,24 @@ fn streams_status_and_files(mut command: Command, directory: &Path) -> String {
     read("release").trim_end().to_owned()
 }
 
+/// The guest waits for its turn to end.
+#[test]
+fn a_slow_reader_gets_all_of_the_output() {
+    let Some(mut command) = guest(&[]) else { return };
+    let script = "echo so far; head -c 1000000 /dev/zero; echo end >&2; exit 3";
+    let command = command.args(["sh", "-c", script]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut output = vec![0; 7];
+    child.stdout.as_mut().unwrap().read_exact(&mut output).unwrap();
+    // Time enough for the command to end: the lines take all that it writes.
+    std::thread::sleep(Duration::from_secs(8));
+    let rest = child.wait_with_output().unwrap();
+    assert_eq!(rest.status.code(), Some(3), "{}", errors(&rest));
+    assert_eq!(output, b"so far\n");
+    assert_eq!(rest.stdout.len(), 1_000_000);
+    assert_eq!(errors(&rest), "end\n");
+}
+
 #[test]
 fn signals_and_commands_that_do_not_exist_are_reported() {
     let Some(mut command) = guest(&[]) else { return };

@@ -166,6 +166,8 @@ impl Run<'_> {
             feed: feed.map(|feed| Feed::new(feed, terminal.is_some())).transpose()?,
             terminal,
             has_begun: false,
+            rest: None,
+            job: job.path().to_owned(),
         };
         let limit = options.time_limit;
         let deadline = limit.map(|limit| self.started + limit);
@@ -188,8 +190,7 @@ impl Run<'_> {
         let Some(report) = Report::read(job.path()) else {
             return Err(Error::Crash { end: describe(status), log: log.last_lines(LOG_LINES) });
         };
-        let written = report.written.iter().sum::<u64>();
-        let lost = written.saturating_sub(output.count() + errors.count());
+        let lost = report.bytes().saturating_sub(output.count() + errors.count());
         match report.end {
             order::End::Failed(words) => Err(Error::Init { words }),
             order::End::NotRun(errno) => Err(Error::Command {

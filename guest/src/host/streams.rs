@@ -110,8 +110,13 @@ impl Stream {
         text.lines().skip(skip).collect::<Vec<_>>().join("\n")
     }
 
+    /// Whether something that came is not passed on yet.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     pub(super) fn is_done(&self) -> bool {
-        self.source.is_none() && self.pending.is_empty()
+        self.source.is_none() && !self.is_behind()
     }
 
     /// Room downstream if something is pending, else more from upstream.

@@ -108,11 +108,19 @@ impl Signals {
             if let Some(status) = ended.filter(|_| traffic.is_done()) {
                 return Ok(End::Process(status));
             }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
+            let left = |at: Instant| at.saturating_duration_since(Instant::now());
+            let mut limit = deadline.map(left);
+            if limit == Some(Duration::ZERO) {
                 return Ok(End::TimeLimit);
             }
-            self.wait_for_any(traffic, left)?;
+            match traffic.can_end_at().filter(|_| ended.is_none()).map(left) {
+                Some(Duration::ZERO) => {
+                    let _ = signal::killpg(child, Signal::SIGKILL);
+                }
+                Some(wait) => limit = Some(limit.unwrap_or(wait).min(wait)),
+                None => {}
+            }
+            self.wait_for_any(traffic, limit)?;
             while let Some(signal) = self.next()? {
                 if ENDING.contains(&signal) {
                     return Ok(End::Signal(signal));

@@ -1,6 +1,10 @@
 //! All that goes between this process and a guest while the command runs.
 
-use std::io;
+use std::{
+    io,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use nix::{poll::PollFd, sys::signal::Signal};
 
@@ -11,11 +15,16 @@ use crate::{
         streams::{Feed, Stream},
         terminal::Terminal,
     },
-    order::{STARTS, STOPPED},
+    order::{ENDED, Report, STARTS, STOPPED},
 };
+
+/// How long nothing may come of what init has written before it counts as lost.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The streams of a guest, standard input, and the terminal if the command has it.
 pub(super) struct Traffic {
+    /// The job's directory.
+    pub(super) job: PathBuf,
     pub(super) output: Stream,
     pub(super) errors: Stream,
     pub(super) log: Stream,
@@ -25,6 +34,17 @@ pub(super) struct Traffic {
     /// Init said that the command starts, and listens for standard input: what came before would be
     /// mangled by its serial line.
     pub(super) has_begun: bool,
+    /// What is still to come, once init said that the command ended.
+    pub(super) rest: Option<Rest>,
+}
+
+/// Output that init has written.
+pub(super) struct Rest {
+    /// How much it was altogether.
+    written: u64,
+    /// How much of it was still to come when something of it came last, and when that was.
+    missing: u64,
+    since: Instant,
 }
 
 impl Traffic {
@@ -34,6 +54,31 @@ impl Traffic {
 
     pub(super) fn is_done(&self) -> bool {
         self.streams().iter().all(|stream| stream.is_done())
+    }
+
+    /// When the guest has nothing left to do, if it does not end by itself: when all that it wrote is here,
+    /// or nothing of it comes any more. A reader of ours that takes its time does not count.
+    pub(super) fn can_end_at(&self) -> Option<Instant> {
+        let Rest { missing, since, .. } = self.rest.as_ref()?;
+        match missing {
+            0 => Some(*since),
+            _ => (!self.is_behind()).then(|| *since + PATIENCE),
+        }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.output.is_behind() || self.errors.is_behind()
+    }
+
+    fn look_at_rest(&mut self) {
+        let count = self.output.count() + self.errors.count();
+        let is_behind = self.is_behind();
+        if let Some(rest) = &mut self.rest {
+            let missing = rest.written.saturating_sub(count);
+            if missing != rest.missing || is_behind {
+                (rest.missing, rest.since) = (missing, Instant::now());
+            }
+        }
     }
 
     pub(super) fn waits_for(&self) -> impl Iterator<Item = PollFd<'_>> {
@@ -69,9 +114,14 @@ impl Traffic {
                     self.send(&Message::Continue);
                     self.send_size();
                 }
+                (ENDED, _) => {
+                    let written = Report::read(&self.job).map_or(0, |report| report.bytes());
+                    self.rest = Some(Rest { written, missing: written, since: Instant::now() });
+                }
                 _ => {}
             }
         }
+        self.look_at_rest();
         if let Some(feed) = self.feed.as_mut().filter(|_| self.has_begun) {
             feed.step();
             if feed.is_escaped() {

@@ -2,16 +2,13 @@
 
 use std::{
     collections::VecDeque,
-    fs::{self, File, OpenOptions},
-    io::{self, IsTerminal, Read, Write},
+    fs::File,
+    io::{self, Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{fs::OpenOptionsExt, process::CommandExt},
+        unix::process::CommandExt,
     },
-    path::{Path, PathBuf},
     process::{self, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
 use nix::{
@@ -21,7 +18,6 @@ use nix::{
     sys::{
         signal::{self, SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
-        termios::{self, SetArg},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::Pid,
@@ -30,12 +26,12 @@ use nix::{
 use crate::{
     error::{Context, Error},
     feed::{Decoder, Message},
-    inside::terminal::{self, Terminal},
-    order::{Command, End, Files, Order, Report, STARTS, STOPPED},
+    inside::{
+        lines::Lines,
+        terminal::{self, Terminal},
+    },
+    order::{Command, End, Order, Report, STARTS, STOPPED},
 };
-
-/// How long QEMU's lines may take to appear.
-const LINES_WAIT: Duration = Duration::from_secs(10);
 
 /// The command as it runs, and this side of its standard streams.
 pub(super) struct Running {
@@ -48,18 +44,9 @@ pub(super) struct Running {
 }
 
 /// Runs the command, passing on its output until it ends.
-pub(super) fn run(order: &Order) -> Result<Report, Error> {
-    let line = |number| line_path(order.files, number);
-    let mut lines = [
-        open_line(&line(1)?, OpenOptions::new().write(true))?,
-        open_line(&line(2)?, OpenOptions::new().write(true))?,
-    ];
-    let input = order.input.then(|| open_line(&line(3)?, OpenOptions::new().read(true)));
-    let input = input.transpose()?;
-    let mut control = open_line(&line(4)?, OpenOptions::new().write(true))?;
+pub(super) fn run(order: &Order, lines: &mut Lines) -> Result<Report, Error> {
     // The runner waits for this before it sends input: the line is ready for any byte now.
-    let mut say = |word| control.write_all(&[word]).context("write to", "the line of control");
-    say(STARTS)?;
+    lines.say(STARTS)?;
 
     let mut written = [0, 0];
     let started = match &order.terminal {
@@ -81,12 +68,12 @@ pub(super) fn run(order: &Order) -> Result<Report, Error> {
 
     let Running { process, output, errors, input: sink, terminal } = running;
     let mut pipes = [output, errors];
-    let feed = input.zip(sink).map(|(line, sink)| Feed::new(line, sink));
+    let feed = lines.input.take().zip(sink).map(|(line, sink)| Feed::new(line, sink));
     let mut feed = feed.transpose().context("set up", "standard input")?;
     let mut ended = None;
     loop {
         if reap(process, terminal.is_some(), &mut ended)? {
-            say(STOPPED)?;
+            lines.say(STOPPED)?;
         }
         // What is in the pipes when the command has ended is its output; what others write later,
         // that it left running, is not.
@@ -104,55 +91,16 @@ pub(super) fn run(order: &Order) -> Result<Report, Error> {
             feed = None;
         }
         let mut moved = false;
-        for ((pipe, line), count) in pipes.iter_mut().zip(&mut lines).zip(&mut written) {
+        for ((pipe, line), count) in pipes.iter_mut().zip(&mut lines.outputs).zip(&mut written) {
             let before = *count;
             pass_on(pipe, line, count)?;
             moved |= *count > before;
         }
         if let Some(end) = ended.as_ref().filter(|_| !moved) {
-            for line in lines.iter().filter(|line| line.is_terminal()) {
-                termios::tcdrain(line).context("empty", "a serial line")?;
-            }
             let end = terminal::not_run().map_or_else(|| end.clone(), End::NotRun);
             return Ok(Report { end, written });
         }
     }
-}
-
-/// The path of a line to the runner: 1 standard output, 2 standard error, 3 standard input, 4 what
-/// init says of the command.
-fn line_path(files: Files, number: u8) -> Result<PathBuf, Error> {
-    if files == Files::Hostfs {
-        return Ok(format!("/dev/ttyS{}", number - 1).into());
-    }
-    // QEMU's are virtio ports of a device that may have any number. They appear some time after
-    // their driver.
-    let end = format!("p{number}");
-    let deadline = Instant::now() + LINES_WAIT;
-    loop {
-        let names = fs::read_dir("/dev").context("read", "/dev")?.flatten();
-        let mut names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        if let Some(name) = names.find(|name| name.starts_with("vport") && name.ends_with(&end)) {
-            return Ok(Path::new("/dev").join(name));
-        }
-        if Instant::now() > deadline {
-            return Err(io::Error::from(io::ErrorKind::NotFound)).context("find the port", end);
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// A line to the runner as a plain stream of bytes.
-fn open_line(path: &Path, options: &mut OpenOptions) -> Result<File, Error> {
-    let line =
-        options.custom_flags(OFlag::O_NOCTTY.bits()).open(path).context("open", path.display())?;
-    if line.is_terminal() {
-        let mut settings =
-            termios::tcgetattr(&line).context("ask for the settings of", path.display())?;
-        termios::cfmakeraw(&mut settings);
-        termios::tcsetattr(&line, SetArg::TCSANOW, &settings).context("set", path.display())?;
-    }
-    Ok(line)
 }
 
 fn start(command: &Command, input: bool) -> io::Result<Running> {

@@ -21,8 +21,8 @@ use nix::{
 use crate::{
     error::{Context, Error},
     inside::{
-        FILES, FIRST_MODULES, FIRST_STAGE, HOST, JOB, MODPROBE, MODULES, TAG, command, own, root,
-        terminal,
+        FILES, FIRST_MODULES, FIRST_STAGE, HOST, JOB, MODPROBE, MODULES, TAG, command,
+        lines::Lines, own, root, terminal,
     },
     modules::{self, Modules},
     order::{End, Files, Order, Report},
@@ -101,13 +101,16 @@ fn go_over(job: &Path) -> Result<Infallible, Error> {
 }
 
 fn init(job: &Path) -> ! {
-    let report = perform(job).unwrap_or_else(|error| {
+    let mut lines = None;
+    let report = perform(job, &mut lines).unwrap_or_else(|error| {
         eprintln!("guest: {error}");
         Report { end: End::Failed(error.to_string()), written: [0; 2] }
     });
     // Without a report the runner shows the kernel log, where this is.
     if let Err(error) = report.write(&own("job")) {
         eprintln!("guest: cannot report {report}: {error}");
+    } else if let Some(Err(error)) = lines.as_mut().map(Lines::finish) {
+        eprintln!("guest: {error}");
     }
     turn_off();
 }
@@ -120,7 +123,7 @@ fn turn_off() -> ! {
     process::exit(1);
 }
 
-fn perform(job: &Path) -> Result<Report, Error> {
+fn perform(job: &Path, lines: &mut Option<Lines>) -> Result<Report, Error> {
     let order = Order::read(job)?;
     let release = crate::release()?;
     let modules = order.modules.join(&release);
@@ -128,5 +131,5 @@ fn perform(job: &Path) -> Result<Report, Error> {
     root::furnish(job, &order, &modules, &release)?;
     let directory = &order.command.directory;
     std::env::set_current_dir(directory).context("enter", directory.display())?;
-    command::run(&order)
+    command::run(&order, lines.insert(Lines::open(&order)?))
 }

@@ -3,6 +3,7 @@
 pub(crate) mod init;
 
 mod command;
+mod lines;
 mod root;
 mod terminal;
 
