@@ -1,6 +1,6 @@
 use std::{error, fmt, io, path::PathBuf, time::Duration};
 
-use crate::options::Kernel;
+use crate::{cause::Cause, options::Kernel};
 
 /// Why a process could not be put on a kernel that has IPVS, or did not end there by itself.
 ///
@@ -51,12 +51,17 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
-    /// The kernel that was asked for by name is not available.
-    NotAvailable {
-        /// Its name.
-        kernel: Kernel,
+    /// This machine is known not to run a kernel.
+    Unfit {
         /// Why not.
         reason: String,
+    },
+    /// No guest starts here: neither the kernel that was asked for, nor, if none was, any other.
+    NoGuest {
+        /// What was tried, and what came of it.
+        tried: Vec<(Kernel, Self)>,
+        /// What helps on this machine, the surest first.
+        ways: Vec<String>,
     },
     /// A program that runs the kernel is not installed.
     NoProgram {
@@ -101,9 +106,11 @@ pub enum Error {
     },
     /// The guest ended without an exit status: its kernel panicked or never started.
     Crash {
+        /// Why, if that is known.
+        cause: Option<Cause>,
         /// How the kernel's process ended.
         end: String,
-        /// The end of the guest's kernel log.
+        /// The last lines of the guest's kernel log, without addresses.
         log: String,
     },
     /// The guest's init could not set the guest up.
@@ -147,15 +154,37 @@ impl Error {
                 ErrorKind::Unavailable
             }
             Self::NoKernel { .. }
-            | Self::NotAvailable { .. }
             | Self::NoProgram { .. }
             | Self::Fetch { .. }
             | Self::Interrupted { .. }
             | Self::Cache { .. } => ErrorKind::NoKernel,
             Self::Command { .. } => ErrorKind::Command,
             Self::TimeLimit { .. } => ErrorKind::TimeLimit,
-            Self::Crash { .. } | Self::Init { .. } | Self::Lost { .. } => ErrorKind::Guest,
+            // What fails to start is no machine without a kernel.
+            Self::NoGuest { tried, .. }
+                if tried.iter().all(|(_, error)| error.kind() == ErrorKind::NoKernel) =>
+            {
+                ErrorKind::NoKernel
+            }
+            Self::NoGuest { .. }
+            | Self::Unfit { .. }
+            | Self::Crash { .. }
+            | Self::Init { .. }
+            | Self::Lost { .. } => ErrorKind::Guest,
             Self::System { .. } | Self::Threads { .. } => ErrorKind::System,
+        }
+    }
+
+    /// Why, in a few words.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Crash { cause: Some(cause), .. } => cause.to_string(),
+            Self::Crash { end, log, .. } => match log.lines().last() {
+                Some(line) => format!("{end}, after the words: {}", line.trim()),
+                None => end.clone(),
+            },
+            Self::Fetch { command, .. } => format!("{command} cannot fetch its package"),
+            error => error.to_string().lines().next().unwrap_or_default().to_owned(),
         }
     }
 
@@ -195,18 +224,16 @@ impl fmt::Display for Error {
                 "the process already has {count} threads: call lvs_guest::enter first thing in main, \
                  or lvs_guest::test in a #[test]"
             ),
-            Self::NoKernel { reason } => write!(
-                f,
-                "this machine cannot get a kernel with IPVS: {reason}\nAny of these helps:\n  \
-                 - run as root on a kernel that has IPVS (modprobe ip_vs)\n  \
-                 - run on x86-64 Debian or Ubuntu, where apt fetches a kernel without root; a \
-                 virtual machine will do\n  \
-                 - set LVS_GUEST_UML to the path of a User-Mode Linux binary (x86-64)"
-            ),
-            Self::NotAvailable { kernel, reason } => write!(
-                f,
-                "the kernel {kernel} is not available: {reason}; LVS_GUEST_KERNEL names another one"
-            ),
+            Self::NoKernel { reason } | Self::Unfit { reason } => f.write_str(reason),
+            Self::NoGuest { tried, ways } => {
+                f.write_str("no guest starts here:")?;
+                for (kernel, error) in tried {
+                    let words = error.to_string().replace('\n', "\n    ");
+                    write!(f, "\n  {kernel}: {words}")?;
+                }
+                f.write_str("\nAny of these helps:")?;
+                ways.iter().try_for_each(|way| write!(f, "\n  - {way}"))
+            }
             Self::NoProgram { program } => write!(
                 f,
                 "{program} is not installed, and the kernels named qemu-* need it: install QEMU and \
@@ -215,9 +242,7 @@ impl fmt::Display for Error {
             ),
             Self::Fetch { command, words, remedy } => write!(
                 f,
-                "cannot fetch the package of a kernel: {command} printed:\n{words}\n{remedy}.\n\
-                 Without a network, copy a User-Mode Linux binary here and set LVS_GUEST_UML to its \
-                 path: it replaces any kernel named uml*."
+                "cannot fetch the package of a kernel: {command} printed:\n{words}\n{remedy}."
             ),
             Self::Interrupted { signal } => {
                 write!(f, "signal {signal} interrupted the download of a kernel")
@@ -243,11 +268,14 @@ impl fmt::Display for Error {
                  another one, and 0 means none",
                 limit.as_secs_f64()
             ),
-            Self::Crash { end, log } => write!(
-                f,
-                "the guest ended without an exit status ({end}). LVS_GUEST_VERBOSE=1 shows its whole \
-                 kernel log, which ends with:\n{log}"
-            ),
+            Self::Crash { cause, end, log } => {
+                write!(f, "the guest ended without an exit status ({end})")?;
+                if let Some(cause) = cause {
+                    write!(f, ": {cause}")?;
+                }
+                f.write_str(". LVS_GUEST_VERBOSE=1 shows all that its kernel says")?;
+                if log.is_empty() { Ok(()) } else { write!(f, ", which ends with:\n{log}") }
+            }
             Self::Init { words } => write!(f, "cannot set up the guest: {words}"),
             Self::Lost { bytes } => {
                 write!(

@@ -43,8 +43,8 @@
 //!   user namespace). The process first moves into a network and a mount namespace of its own, so
 //!   that it never touches the machine's own IPVS table, links or settings.
 //! - **In a guest** otherwise: a Linux kernel of its own. By default that is User-Mode Linux, an
-//!   ordinary program that needs no root, no KVM and no disk image; on request it is one of Debian's
-//!   kernels in QEMU. The same program runs again inside, with the same arguments, environment,
+//!   ordinary program that needs no root, no KVM and no disk image; on request, or where that does not
+//!   start, it is one of Debian's kernels in QEMU. The same program runs again inside, with the same arguments, environment,
 //!   working directory and standard input. Its standard output and standard error come out apart and
 //!   live. The first process ends as the second did, with its exit status or by its signal.
 //!
@@ -107,7 +107,7 @@
 //! | Variable | Meaning | Default |
 //! |---|---|---|
 //! | `LVS_GUEST_PLACE` | `any`; `host`: this kernel or fail; `host-shared`: this kernel without namespaces of its own, **touching the machine's own table**; `guest`: always a guest | `any` |
-//! | `LVS_GUEST_KERNEL` | the guest's kernel: `uml` (this machine's distribution's); `uml-5.10`, `uml-6.1`, `uml-6.12` and `qemu-5.10`, `qemu-6.1`, `qemu-6.12` (of Debian 11, 12, 13); or what is the newest when it is fetched: `uml-testing`, `qemu-backports` (to Debian 13), `qemu-unstable` | `uml` |
+//! | `LVS_GUEST_KERNEL` | the guest's kernel: `uml` (this machine's distribution's); `uml-5.10`, `uml-6.1`, `uml-6.12` and `qemu-5.10`, `qemu-6.1`, `qemu-6.12` (of Debian 11, 12, 13); or what is the newest when it is fetched: `uml-testing`, `qemu-backports` (to Debian 13), `qemu-unstable`. It is never replaced by another | the first that runs here, of `uml`, `uml-testing`, `qemu-6.1` |
 //! | `LVS_GUEST_TIME_LIMIT` | seconds until a guest is ended, 0 for no limit | 600 |
 //! | `LVS_GUEST_MEMORY` | the guest's memory in MiB, at least 32, in QEMU 128 | 512 |
 //! | `LVS_GUEST_VERBOSE` | `1` shows the guest's kernel log on standard error | `0` |
@@ -124,10 +124,18 @@
 //! Rapids and what followed it) and panics at boot there. It gets a shim then: a library of 3 KB, carried by this
 //! program and preloaded into the kernel, that takes care of those registers.
 //!
+//! # If a kernel does not start
+//!
+//! Where no kernel is named, another is taken in place of one that ends before it comes to the command,
+//! that cannot be fetched, or that lacks a module ([`Options::modules`]): Debian testing's User-Mode Linux (which has
+//! no packet filter for iptables or nft), then a kernel in QEMU if that is installed. A line on standard
+//! error says so, once until this machine's next boot; until then the first is not tried again. Where none
+//! starts, the error says of each what came of it, and what helps on this machine.
+//!
 //! # Exit status
 //!
-//! That of the command, or its signal. Besides: 124 after the time limit, 125 when there is no guest
-//! or it crashed (the end of its kernel log is shown), 126 and 127 for a command that cannot
+//! That of the command, or its signal. Besides: 124 after the time limit, 125 when no guest
+//! starts or it crashed (its kernel's last lines are shown), 126 and 127 for a command that cannot
 //! be run or does not exist.
 //!
 //! # Limits
@@ -140,6 +148,7 @@
 #![deny(unsafe_code)]
 #![allow(clippy::test_attr_in_doctest, reason = "tests/harness.rs runs the example of the page")]
 
+mod cause;
 mod error;
 mod feed;
 mod host;
@@ -164,6 +173,7 @@ use crate::{
 };
 
 pub use crate::{
+    cause::Cause,
     error::{Error, ErrorKind},
     host::supervise::Outcome,
     options::{Choice, Kernel, Options},
@@ -245,9 +255,9 @@ pub fn enter_or_skip() -> Place {
     assume_role();
     match Options::from_env().and_then(|options| enter(&options)) {
         Ok(place) => place,
-        Err(error) if is_required() || !is_first_thread() => fail(&error),
+        Err(error) if !is_excused(&error) || !is_first_thread() => fail(&error),
         Err(error) => {
-            eprintln!("guest: not run: {error}");
+            eprintln!("guest: {error}\nguest: nothing was tested, for want of a kernel");
             process::exit(0)
         }
     }
@@ -257,6 +267,12 @@ pub fn enter_or_skip() -> Place {
 /// sets.
 pub fn is_required() -> bool {
     std::env::var_os("LVS_REQUIRE_KERNEL").is_some_and(|value| value == "1")
+}
+
+/// Whether tests may do without a kernel for this reason: this machine can have none, and none
+/// [`is_required`]. A guest that crashed, did not start or ran out of time is no excuse.
+pub fn is_excused(error: &Error) -> bool {
+    !is_required() && matches!(error.kind(), ErrorKind::NoKernel | ErrorKind::Unavailable)
 }
 
 /// Runs a command on a kernel that has IPVS, as `cargo guest` does: becomes the command on this

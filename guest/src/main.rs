@@ -33,7 +33,7 @@ struct Arguments {
     /// The guest's kernel: uml (this machine's distribution's), uml-5.10, uml-6.1, uml-6.12 (of
     /// Debian 11, 12, 13), uml-testing (of Debian testing); as root and with QEMU also qemu-5.10,
     /// qemu-6.1, qemu-6.12, qemu-backports (the newest of Debian 13's backports), qemu-unstable
-    /// [default: uml]
+    /// [default: the first of uml, uml-testing, qemu-6.1 that runs here]
     #[arg(long, value_name = "KERNEL")]
     kernel: Option<Kernel>,
 
@@ -64,7 +64,7 @@ fn main() {
     let arguments = Arguments::parse();
     let mut options = Options::from_env().unwrap_or_else(|error| lvs_guest::fail(&error));
     options.choice = arguments.place.unwrap_or(options.choice);
-    options.kernel = arguments.kernel.unwrap_or(options.kernel);
+    options.kernel = arguments.kernel.or(options.kernel);
     options.memory = arguments.memory.unwrap_or(options.memory);
     options.verbose |= arguments.verbose;
     options.write.extend(arguments.write);

@@ -39,6 +39,9 @@ impl Modules {
         if built_in(&self.built_in()?.unwrap_or_default(), name) {
             return Ok(());
         }
+        if self.is_alias_of_built_in(name) {
+            return Ok(());
+        }
         let aliases = self.read("modules.alias")?;
         let mut result = Err(io::Error::new(io::ErrorKind::NotFound, "no such module"));
         for line in modules_of_alias(&aliases, name)
@@ -61,6 +64,26 @@ impl Modules {
             return Ok(Vec::new());
         }
         Err(io::Error::new(io::ErrorKind::NotFound, "no such module"))
+    }
+
+    /// Whether a module is here or built in, by its name or by an alias.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        let has_alias = || {
+            let aliases = self.read("modules.alias").unwrap_or_default();
+            modules_of_alias(&aliases, name).next().is_some()
+        };
+        self.files(name).is_ok() || self.is_alias_of_built_in(name) || has_alias()
+    }
+
+    /// Whether something built in answers to an alias. Its properties are a list as
+    /// `ext4.alias=fs-ext4`, in which each is ended by a NUL.
+    fn is_alias_of_built_in(&self, name: &str) -> bool {
+        let properties = fs::read(self.directory.join("modules.builtin.modinfo"));
+        let is_it = |property: &[u8]| {
+            let text = String::from_utf8_lossy(property);
+            text.split_once(".alias=").is_some_and(|(_, alias)| same_name(alias, name))
+        };
+        properties.is_ok_and(|properties| properties.split(|byte| *byte == 0).any(is_it))
     }
 
     /// The list of what is built in, if there is one: it is in a package of its own since 6.18.
@@ -184,6 +207,18 @@ mod tests {
         let modules = Modules::new(&directory);
         let without = [modules.files("overlay"), modules.files("virtiofs")];
         write("modules.builtin", "kernel/fs/fuse/virtiofs.ko\n");
+        write("modules.builtin.modinfo", "ext4.license=GPL\0ext4.alias=fs-ext4\0a.alias=b\0");
+        for (name, is_there) in [
+            ("overlay", true),
+            ("virtiofs", true),
+            ("fs-ext4", true),
+            ("rtnl-link-dummy", true),
+            ("nothing", false),
+            ("GPL", false),
+        ] {
+            assert_eq!(modules.has(name), is_there, "{name}");
+        }
+        modules.load("fs_ext4").unwrap();
         let with = [modules.files("virtiofs"), modules.files("nothing")];
         fs::remove_dir_all(&directory).unwrap();
         assert_eq!(without[0].as_ref().unwrap().len(), 1);

@@ -10,8 +10,9 @@ use crate::error::Error;
 pub struct Options {
     /// Which kernel may be used. Default: any.
     pub choice: Choice,
-    /// The guest's kernel. Default: User-Mode Linux.
-    pub kernel: Kernel,
+    /// The guest's kernel, which no other one replaces. Default: none is named, and the first that runs
+    /// here is taken.
+    pub kernel: Option<Kernel>,
     /// When a guest is ended. Default: 10 minutes; `None` is no limit.
     pub time_limit: Option<Duration>,
     /// The guest's memory in MiB, at least 32, in QEMU 128. The machine gives it as it is used.
@@ -56,11 +57,10 @@ pub enum Choice {
 }
 
 /// A guest's kernel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kernel {
     /// The User-Mode Linux of this machine's own distribution.
-    #[default]
     Uml,
     /// User-Mode Linux 5.10, of Debian 11.
     Uml5_10,
@@ -100,7 +100,7 @@ impl Options {
             options.choice = parse("LVS_GUEST_PLACE", &value, Choice::EXPECTED)?;
         }
         if let Some(value) = variable("LVS_GUEST_KERNEL") {
-            options.kernel = parse("LVS_GUEST_KERNEL", &value, Kernel::EXPECTED)?;
+            options.kernel = Some(parse("LVS_GUEST_KERNEL", &value, Kernel::EXPECTED)?);
         }
         if let Some(value) = variable("LVS_GUEST_TIME_LIMIT") {
             let seconds = parse("LVS_GUEST_TIME_LIMIT", &value, "a number of seconds")?;
@@ -129,7 +129,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             choice: Choice::default(),
-            kernel: Kernel::default(),
+            kernel: None,
             time_limit: Some(Duration::from_secs(600)),
             memory: 512,
             modules: vec!["ip_vs".to_owned()],
@@ -191,6 +191,15 @@ impl Kernel {
             Self::Qemu6_12 => "qemu-6.12",
             Self::QemuBackports => "qemu-backports",
             Self::QemuUnstable => "qemu-unstable",
+        }
+    }
+
+    /// What programs may miss that have this kernel instead of the one that is taken first.
+    pub(crate) fn price(self) -> &'static str {
+        match self {
+            Self::UmlTesting => " (it has no packet filter: no iptables, no nft)",
+            kernel if kernel.is_qemu() => " (it boots in seconds, and not in a fraction of one)",
+            _ => "",
         }
     }
 
@@ -293,7 +302,7 @@ mod tests {
         ]);
         let expected = Options {
             choice: Choice::HostShared,
-            kernel: Kernel::Uml6_12,
+            kernel: Some(Kernel::Uml6_12),
             time_limit: Some(Duration::from_secs(5)),
             memory: 64,
             modules: vec!["ip_vs".to_owned()],

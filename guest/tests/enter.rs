@@ -6,6 +6,8 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read, Write},
+    os::unix::fs::PermissionsExt,
+    path::Path,
     process::{self, Command, Stdio},
     time::Duration,
 };
@@ -17,11 +19,17 @@ use lvs_guest::{Choice, ErrorKind, Options};
 
 /// Set in the process that enters.
 const ENTERS: &str = "LVS_GUEST_TEST_ENTERS";
+/// Set in a process that may do without a kernel.
+const SKIPS: &str = "LVS_GUEST_TEST_SKIPS";
 const VALUE: &str = "LVS_GUEST_TEST_VALUE";
 
 fn main() {
     if std::env::var_os(ENTERS).is_some() {
         look(&lvs_guest::enter_or_exit());
+    }
+    if std::env::var_os(SKIPS).is_some() {
+        println!("on {}", lvs_guest::enter_or_skip());
+        process::exit(7);
     }
     lvs_guest::assume_role();
     let mut arguments = Arguments::from_args();
@@ -35,9 +43,50 @@ fn main() {
     };
     let cases = vec![
         case("enter_hands_everything_on", enter_hands_everything_on),
+        case("a_crash_is_no_excuse", a_crash_is_no_excuse),
         case("a_failed_enter_leaves_the_process_as_it_was", a_failed_enter_leaves_no_trace),
     ];
     libtest_mimic::run(&arguments, cases).exit();
+}
+
+/// A test may do without a kernel where there is none, and only there.
+fn a_crash_is_no_excuse() {
+    let cache = tempfile::tempdir().unwrap();
+    let cache = cache.path().to_str().unwrap();
+    let slow = Path::new(cache).join("slow");
+    fs::write(&slow, "#!/bin/sh\nexec sleep 60\n").unwrap();
+    fs::set_permissions(&slow, fs::Permissions::from_mode(0o755)).unwrap();
+    let slow = slow.to_str().unwrap();
+    let crash = [("LVS_GUEST_UML", "/bin/true"), ("LVS_GUEST_UML_MODULES", "/")];
+    // It starts, and does not come to its end in time.
+    let late =
+        [("LVS_GUEST_TIME_LIMIT", "1"), ("LVS_GUEST_UML", slow), ("LVS_GUEST_UML_MODULES", "/")];
+    let none = [
+        ("LVS_GUEST_KERNEL", "uml-5.10"),
+        ("LVS_GUEST_CACHE", cache),
+        ("LVS_GUEST_UML", ""),
+        ("PATH", "/nowhere"),
+    ];
+    for (variables, required, status, words) in [
+        (&crash[..], "", 125, "without an exit status"),
+        (&late, "", 124, "time limit of 1 s"),
+        (&none, "1", 125, "there is no apt-get"),
+        (&none, "", 0, "there is no apt-get"),
+    ] {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .env(SKIPS, "1")
+            .env("LVS_GUEST_PLACE", "guest")
+            .env("LVS_REQUIRE_KERNEL", required)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let errors = text(output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{errors}");
+        assert!(output.stdout.is_empty() && errors.contains(words), "{errors}");
+        let last = errors.lines().last() == Some("guest: nothing was tested, for want of a kernel");
+        assert_eq!(last, status == 0, "{errors}");
+    }
 }
 
 fn a_failed_enter_leaves_no_trace() {

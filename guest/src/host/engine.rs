@@ -1,9 +1,11 @@
 //! What runs a guest's kernel.
 
-use std::{os::fd::OwnedFd, path::Path};
+use std::{fs, os::fd::OwnedFd, path::Path};
 
 use crate::{
+    error::Error,
     host::{qemu::Machine, uml::Uml},
+    modules::Modules,
     order::Files,
 };
 
@@ -28,6 +30,22 @@ pub(crate) struct Lines {
 }
 
 impl Engine {
+    /// Refuses a kernel that lacks a module.
+    pub(super) fn check(&self, modules: &[String]) -> Result<(), Error> {
+        let entries = fs::read_dir(self.modules()).into_iter().flatten().flatten();
+        let releases: Vec<_> = entries.map(|entry| entry.path()).collect();
+        let is_missing = |name: &&String| !releases.iter().any(|path| Modules::new(path).has(name));
+        // Without lists, nothing is known of its modules.
+        let Some(directory) = releases.iter().find(|path| path.join("modules.dep").exists()) else {
+            return Ok(());
+        };
+        let release = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match modules.iter().find(is_missing) {
+            Some(module) => Err(Error::NoModule { module: module.clone(), release }),
+            None => Ok(()),
+        }
+    }
+
     /// The directory that holds the kernel's modules, in one named by the kernel's release.
     pub(super) fn modules(&self) -> &Path {
         match self {

@@ -23,7 +23,7 @@ use nix::{
 use crate::{
     error::{Context, Error},
     host::{
-        apt,
+        apt, kernel,
         progress::{Progress, megabytes},
         supervise::Signals,
     },
@@ -64,6 +64,10 @@ struct Said {
 impl<'a> Fetch<'a> {
     /// Reads the lists of packages of Debian's suites, or without any of the machine's own sources.
     pub(super) fn start(directory: &'a Path, suites: &[&str]) -> Result<Self, Error> {
+        if !kernel::can_fetch() {
+            let reason = "there is no apt-get on this machine".to_owned();
+            return Err(Error::NoKernel { reason });
+        }
         let of = match suites {
             [] => "this machine's sources of packages".to_owned(),
             suites => format!("Debian's {}", suites.join(" and ")),

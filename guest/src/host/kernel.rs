@@ -52,36 +52,55 @@ const NO_DEVICES: [&str; 12] = [
     "drivers/usb",
 ];
 
-/// The kernel that was asked for, from this machine or from the cache, or else fetched.
-pub(crate) fn find(options: &Options) -> Result<Engine, Error> {
+/// A kernel from this machine or from the cache, or else fetched.
+pub(super) fn find(options: &Options, kernel: Kernel) -> Result<Engine, Error> {
     if !cfg!(target_arch = "x86_64") {
         let reason = "the guests' kernels run on x86-64 only".to_owned();
         return Err(Error::NoKernel { reason });
     }
-    let engine = if options.kernel.is_qemu() {
-        find_machine(options).map(Engine::Qemu)
+    if kernel.is_qemu() {
+        find_machine(options, kernel).map(Engine::Qemu)
     } else {
-        find_uml(options).map(Engine::Uml)
-    };
-    engine.map_err(|error| match error {
-        Error::NoKernel { reason } if options.kernel != Kernel::Uml => {
-            Error::NotAvailable { kernel: options.kernel, reason }
-        }
-        error => error,
-    })
+        find_uml(options, kernel).map(Engine::Uml)
+    }
 }
 
-fn find_uml(options: &Options) -> Result<Uml, Error> {
+/// The kernel of User-Mode Linux that is here, and need not be fetched.
+pub(super) fn uml_here(options: &Options, kernel: Kernel) -> Option<Uml> {
+    let installed = || below(Path::new("/")).filter(|_| kernel.suites().is_empty());
+    let kept = || below(&cache::directory(options).ok()?.join(uml_name(kernel)));
+    match &options.uml {
+        Some(binary) => given(binary, options.uml_modules.as_deref()).ok(),
+        None => installed().or_else(kept),
+    }
+}
+
+/// Whether this machine has what runs the kernels named qemu-*.
+pub(super) fn has_qemu() -> bool {
+    Programs::find().is_ok()
+}
+
+/// Whether this machine has what fetches a kernel.
+pub(super) fn can_fetch() -> bool {
+    cfg!(target_arch = "x86_64") && qemu::find_program("apt-get").is_some()
+}
+
+/// The name of the directory in which a kernel is kept.
+fn uml_name(kernel: Kernel) -> String {
+    let name = kernel.suites().first().map_or_else(cache::system_name, |suite| (*suite).to_owned());
+    format!("{UML}-{name}")
+}
+
+fn find_uml(options: &Options, kernel: Kernel) -> Result<Uml, Error> {
     if let Some(binary) = &options.uml {
         return given(binary, options.uml_modules.as_deref());
     }
-    let suites = options.kernel.suites();
-    if let Some(installed) = below(Path::new("/")).filter(|_| suites.is_empty()) {
-        return Ok(installed);
+    if let Some(here) = uml_here(options, kernel) {
+        return Ok(here);
     }
+    let suites = kernel.suites();
     let cache = cache::directory(options)?;
-    let name = suites.first().map_or_else(cache::system_name, |suite| (*suite).to_owned());
-    cache::kept(&cache, &format!("{UML}-{name}"), below, |partial| {
+    cache::kept(&cache, &uml_name(kernel), below, |partial| {
         let library = (!suites.is_empty()).then_some(LIBRARY);
         let packages = [Some(UML), library].into_iter().flatten().map(str::to_owned).collect();
         let tree = Fetch::start(partial, suites)?.first_of(&[packages], "")?;
@@ -93,11 +112,11 @@ fn find_uml(options: &Options) -> Result<Uml, Error> {
     })
 }
 
-fn find_machine(options: &Options) -> Result<Machine, Error> {
+fn find_machine(options: &Options, kernel: Kernel) -> Result<Machine, Error> {
     let programs = Programs::find()?;
     let (flavour, name) = match programs.files() {
-        Files::NineP => (GENERIC, format!("linux-{}-generic", options.kernel)),
-        _ => (CLOUD, format!("linux-{}", options.kernel)),
+        Files::NineP => (GENERIC, format!("linux-{kernel}-generic")),
+        _ => (CLOUD, format!("linux-{kernel}")),
     };
     let cache = cache::directory(options)?;
     let machine = |tree: &Path| {
@@ -111,7 +130,6 @@ fn find_machine(options: &Options) -> Result<Machine, Error> {
         let (programs, cache) = (programs.clone(), cache.clone());
         Some(Machine { kernel, release, modules, cache, programs })
     };
-    let kernel = options.kernel;
     cache::kept(&cache, &name, machine, |partial| {
         let mut fetch = Fetch::start(partial, kernel.suites())?.trimmed(remove_drivers);
         let sets = image_packages(&mut fetch, kernel, flavour)?;
@@ -309,7 +327,9 @@ mod tests {
     fn a_kernel_that_is_not_there_is_named() {
         let options = Options { uml: Some("/no/such/linux.uml".into()), ..Options::default() };
         if cfg!(target_arch = "x86_64") {
-            assert!(find(&options).unwrap_err().to_string().contains("/no/such/linux.uml"));
+            assert!(
+                find(&options, Kernel::Uml).unwrap_err().to_string().contains("/no/such/linux.uml")
+            );
         }
     }
 }

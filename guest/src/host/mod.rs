@@ -7,11 +7,13 @@ pub(crate) mod supervise;
 
 mod apt;
 mod cache;
+mod candidates;
 mod engine;
 mod fetch;
 mod initramfs;
 mod job;
 mod kernel;
+mod notes;
 mod processor;
 mod progress;
 mod qemu;
@@ -21,3 +23,4 @@ mod terminal;
 mod traffic;
 mod uml;
 mod visible;
+mod ways;

@@ -1,6 +1,14 @@
-//! What this machine's processor has.
+//! What this machine's processor has, and what a process may do with it.
 
 use std::fs;
+
+/// How many filters the system calls of this process go through: those of a container, which may
+/// refuse what a kernel needs.
+pub(super) fn filters() -> String {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("Seccomp_filters"));
+    line.unwrap_or_default().replace('\t', " ")
+}
 
 /// Whether the processor has AMX, whose registers User-Mode Linux does not know before 6.13.
 pub(super) fn has_amx() -> bool {

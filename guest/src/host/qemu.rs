@@ -278,7 +278,7 @@ pub(crate) fn launch(
 }
 
 /// A program in `PATH` or where administrators have theirs.
-fn find_program(name: &str) -> Option<PathBuf> {
+pub(super) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let administrators = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path)

@@ -10,6 +10,7 @@ use std::{
 use nix::{
     errno::Errno,
     sys::{
+        resource::{RLIM_INFINITY, Resource, getrlimit},
         statvfs::{FsFlags, statvfs},
         wait::WaitStatus,
     },
@@ -17,8 +18,10 @@ use nix::{
 };
 
 use crate::{
+    cause::{self, Cause},
     error::{Context, Error},
     host::{
+        candidates::Candidates,
         engine::{Engine, Lines},
         job::Job,
         kernel,
@@ -31,30 +34,54 @@ use crate::{
         uml,
         visible::{SHARED_MEMORY, Visible},
     },
-    options::Options,
+    options::{Kernel, Options},
     order::{self, Command, Order, Report},
 };
 
-/// How much of the kernel log is shown after a crash.
-const LOG_LINES: usize = 60;
-
-/// Runs a command in a guest of its own.
+/// Runs a command in a guest of its own, on the first kernel that starts here or the one that was named.
 pub(crate) fn run(options: &Options, command: &Command) -> Result<Outcome, Error> {
-    let least = if options.kernel.is_qemu() { qemu::LEAST_MEMORY } else { uml::LEAST_MEMORY };
-    if options.memory < least {
+    let started = Instant::now();
+    let mut candidates = Candidates::new(options);
+    while let Some(kernel) = candidates.next() {
+        let mut begun = false;
+        let begin = || candidates.begin(kernel);
+        let outcome = run_on(kernel, options, command, (started, &begin), &mut begun);
+        match outcome {
+            Err(error) if !begun => {
+                if let Some(error) = candidates.failed(kernel, error) {
+                    return Err(error);
+                }
+            }
+            outcome => return outcome,
+        }
+    }
+    Err(candidates.into_error())
+}
+
+/// Runs a command on a kernel. `begun` is whether it came as far as starting the command.
+fn run_on(
+    kernel: Kernel,
+    options: &Options,
+    command: &Command,
+    (started, begin): (Instant, &dyn Fn()),
+    begun: &mut bool,
+) -> Result<Outcome, Error> {
+    let least = if kernel.is_qemu() { qemu::LEAST_MEMORY } else { uml::LEAST_MEMORY };
+    if options.memory < least && (options.kernel.is_some() || !kernel.is_qemu()) {
         let value = options.memory.to_string();
         let expected = "more MiB (32 for User-Mode Linux, 128 for QEMU)";
         return Err(Error::Setting { name: "LVS_GUEST_MEMORY", value, expected });
     }
-    let started = Instant::now();
-    let engine = match kernel::find(options) {
+    let options = &Options { memory: options.memory.max(least), ..options.clone() };
+    let engine = match kernel::find(options, kernel) {
         Err(Error::Interrupted { signal }) => return Ok(Outcome::Signal(signal)),
         engine => engine?,
     };
-    let run = Run { options, command, engine: &engine, started };
+    engine.check(&options.modules)?;
+    let run = Run { options, command, engine: &engine, started, begin };
     let outcome = match &engine {
-        Engine::Uml(_) => run.attempt(None, None, &mut false),
-        Engine::Qemu(machine) => run.attempt_fast(machine),
+        Engine::Uml(_) => run.attempt(None, None, begun),
+        Engine::Qemu(machine) => run.attempt_fast(machine, begun),
     };
     if options.verbose {
         eprintln!("guest: {:.3} s from start to end", started.elapsed().as_secs_f64());
@@ -68,18 +95,19 @@ struct Run<'a> {
     command: &'a Command,
     engine: &'a Engine,
     started: Instant,
+    /// Called when the command starts.
+    begin: &'a dyn Fn(),
 }
 
 impl Run<'_> {
     /// With KVM where it works, else without. Some machines offer a KVM that hangs or dies: a guest
     /// that does not speak within seconds is given up, and the next ones do not try.
-    fn attempt_fast(&self, machine: &Machine) -> Result<Outcome, Error> {
+    fn attempt_fast(&self, machine: &Machine, begun: &mut bool) -> Result<Outcome, Error> {
         if !machine.may_use_kvm() {
-            return self.attempt(Some(Accelerator::Tcg), None, &mut false);
+            return self.attempt(Some(Accelerator::Tcg), None, begun);
         }
-        let mut begun = false;
-        match self.attempt(Some(Accelerator::Kvm), Some(qemu::KVM_PATIENCE), &mut begun) {
-            Err(error @ (Error::TimeLimit { .. } | Error::Crash { .. })) if !begun => {
+        match self.attempt(Some(Accelerator::Kvm), Some(qemu::KVM_PATIENCE), begun) {
+            Err(error @ (Error::TimeLimit { .. } | Error::Crash { .. })) if !*begun => {
                 let reason = match error {
                     Error::Crash { end, .. } => end,
                     _ => format!("the guest did not start within {:?}", qemu::KVM_PATIENCE),
@@ -89,7 +117,7 @@ impl Run<'_> {
                      this machine boots again"
                 );
                 machine.note_bad_kvm();
-                self.attempt(Some(Accelerator::Tcg), None, &mut false)
+                self.attempt(Some(Accelerator::Tcg), None, begun)
             }
             result => result,
         }
@@ -168,6 +196,7 @@ impl Run<'_> {
             has_begun: false,
             rest: None,
             job: job.path().to_owned(),
+            begin: self.begin,
         };
         let limit = options.time_limit;
         let deadline = limit.map(|limit| self.started + limit);
@@ -188,7 +217,12 @@ impl Run<'_> {
         };
         let Traffic { output, errors, log, .. } = &traffic;
         let Some(report) = Report::read(job.path()) else {
-            return Err(Error::Crash { end: describe(status), log: log.last_lines(LOG_LINES) });
+            let log = log.text();
+            return Err(Error::Crash {
+                cause: Cause::of(status, &log, is_limited()),
+                end: describe(status),
+                log: cause::last_words(&log),
+            });
         };
         let lost = report.bytes().saturating_sub(output.count() + errors.count());
         match report.end {
@@ -227,6 +261,11 @@ fn base_directory(memory: u32) -> PathBuf {
         plain && path.is_absolute() && room && unistd::access(*path, AccessFlags::W_OK).is_ok()
     });
     fitting.unwrap_or(Path::new("/tmp")).to_owned()
+}
+
+/// Whether this process may not have all the memory that there is: `ulimit -v`.
+fn is_limited() -> bool {
+    getrlimit(Resource::RLIMIT_AS).is_ok_and(|(soft, _)| soft != RLIM_INFINITY)
 }
 
 fn describe(status: WaitStatus) -> String {

@@ -23,9 +23,13 @@ pub(super) fn is_used(options: &Options, releases: &[String]) -> bool {
 
 /// Whether a release is one that panics without the shim on a processor with AMX.
 pub(super) fn is_old(release: &str) -> bool {
+    version(release).is_some_and(|version| version < FIRST_WITHOUT)
+}
+
+/// The first two numbers of a release.
+pub(super) fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(['.', '-']).map_while(|number| number.parse().ok());
-    let version = numbers.next().zip(numbers.next());
-    version.is_some_and(|version| version < FIRST_WITHOUT)
+    numbers.next().zip(numbers.next())
 }
 
 /// Puts the shim into a job's directory, from which programs can be loaded.

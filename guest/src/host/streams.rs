@@ -102,12 +102,10 @@ impl Stream {
         self.count
     }
 
-    /// The last lines of what came, of a log.
-    pub(crate) fn last_lines(&self, lines: usize) -> String {
+    /// The end of what came, of a log.
+    pub(crate) fn text(&self) -> String {
         let kept: Vec<u8> = self.kept.iter().copied().filter(|&byte| byte != b'\r').collect();
-        let text = String::from_utf8_lossy(&kept);
-        let skip = text.lines().count().saturating_sub(lines);
-        text.lines().skip(skip).collect::<Vec<_>>().join("\n")
+        String::from_utf8_lossy(&kept).into_owned()
     }
 
     /// Whether something that came is not passed on yet.

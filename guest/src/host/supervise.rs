@@ -93,7 +93,7 @@ impl Signals {
     pub(super) fn supervise(
         &mut self,
         child: Pid,
-        traffic: &mut Traffic,
+        traffic: &mut Traffic<'_>,
         deadline: Option<Instant>,
     ) -> Result<End, Error> {
         let mut ended = None;
@@ -150,7 +150,7 @@ impl Signals {
         Ok(info.and_then(|info| Signal::try_from(info.ssi_signo as i32).ok()))
     }
 
-    fn wait_for_any(&self, traffic: &Traffic, left: Option<Duration>) -> Result<(), Error> {
+    fn wait_for_any(&self, traffic: &Traffic<'_>, left: Option<Duration>) -> Result<(), Error> {
         let mut waited = vec![PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
         waited.extend(traffic.waits_for());
         // Rounded up, so that the deadline has passed when the wait ends.

@@ -22,7 +22,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The streams of a guest, standard input, and the terminal if the command has it.
-pub(super) struct Traffic {
+pub(super) struct Traffic<'a> {
     /// The job's directory.
     pub(super) job: PathBuf,
     pub(super) output: Stream,
@@ -36,6 +36,8 @@ pub(super) struct Traffic {
     pub(super) has_begun: bool,
     /// What is still to come, once init said that the command ended.
     pub(super) rest: Option<Rest>,
+    /// Called when the command starts.
+    pub(super) begin: &'a dyn Fn(),
 }
 
 /// Output that init has written.
@@ -47,7 +49,7 @@ pub(super) struct Rest {
     since: Instant,
 }
 
-impl Traffic {
+impl Traffic<'_> {
     fn streams(&self) -> [&Stream; 4] {
         [&self.output, &self.errors, &self.log, &self.control]
     }
@@ -105,6 +107,7 @@ impl Traffic {
             match (word, &mut self.terminal) {
                 (STARTS, terminal) => {
                     self.has_begun = true;
+                    (self.begin)();
                     if let Some(terminal) = terminal {
                         terminal.make_raw()?;
                     }
