@@ -2,8 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    fs,
-    io::{self, Read as _},
+    fs, io,
 };
 
 use ipvs_table::{Command, Names, Rules};
@@ -16,7 +15,7 @@ use crate::{
     drain,
     failure::{FAILED, Failure, UNUSABLE},
     options::Mode,
-    output::{is_coloured, print, say},
+    output::Console,
 };
 
 /// The exit status when something differs.
@@ -29,10 +28,11 @@ pub(crate) fn apply(
     policy: &Policy,
     mode: Mode,
     names: &dyn Names,
+    console: &Console<'_>,
 ) -> Result<u8, Failure> {
     let changes = matches!(mode, Mode::Apply | Mode::Drain);
     let carry_out = || {
-        let desired = read(file, names).map_err(|failure| match changes {
+        let desired = read(file, names, console).map_err(|failure| match changes {
             true => failure.with_note("nothing was changed"),
             false => failure,
         })?;
@@ -40,19 +40,19 @@ pub(crate) fn apply(
         let plan = || desired.blocking_plan(&client, policy);
         match mode {
             Mode::Apply => {
-                let mut report = Report::default();
+                let mut report = Report::new(console);
                 report.of(desired.blocking_apply(&client, policy))?;
                 report.end().map(|()| 0)
             }
-            Mode::Drain => drain::table(&client, &desired, policy).map(|()| 0),
+            Mode::Drain => drain::table(&client, &desired, policy, console).map(|()| 0),
             Mode::ShowDifferences => {
                 let plan = plan()?;
-                print(&plan.diff().coloured(is_coloured()))?;
+                console.print(&plan.diff().coloured(console.is_coloured()))?;
                 Ok(status(&plan))
             }
             Mode::ShowCommands => {
                 let plan = plan()?;
-                print(&format!("{}{}", plan.command_lines(), later(&plan, &desired)))?;
+                console.print(&format!("{}{}", plan.command_lines(), later(&plan, &desired)))?;
                 Ok(status(&plan))
             }
         }
@@ -88,12 +88,16 @@ fn later(plan: &Plan, desired: &Desired) -> String {
 }
 
 /// What was done, printed as it is done. That nobody reads it is no reason to leave the rest.
-#[derive(Default)]
-pub(crate) struct Report {
+pub(crate) struct Report<'a, 'b> {
+    console: &'a Console<'b>,
     unprinted: Option<Failure>,
 }
 
-impl Report {
+impl<'a, 'b> Report<'a, 'b> {
+    pub(crate) fn new(console: &'a Console<'b>) -> Self {
+        Self { console, unprinted: None }
+    }
+
     /// Prints what was done, also where something else failed.
     pub(crate) fn of(&mut self, outcome: Result<Applied, ApplyError>) -> Result<Applied, Failure> {
         let applied = match &outcome {
@@ -103,13 +107,13 @@ impl Report {
         let done = applied.into_iter().flat_map(Applied::done);
         let lines: String = done.map(|change| format!("{change}\n")).collect();
         if self.unprinted.is_none() && !lines.is_empty() {
-            self.unprinted = print(&lines).err();
+            self.unprinted = self.console.print(&lines).err();
         }
         if let Some((applied, key)) = applied.and_then(|it| Some((it, it.uncertain().first()?))) {
             let count = applied.uncertain().len();
-            say(&format!(
-                "others kept changing {count} services, {key} among them: nothing of these was \
-                 deleted; apply again"
+            self.console.say(&format!(
+                "{count} services were being changed by another program, {key} among them: nothing \
+                 of these was deleted. Run it again"
             ));
         }
         Ok(outcome?)
@@ -122,13 +126,15 @@ impl Report {
 }
 
 /// Reads rules of `ipvsadm -S`, or a table as JSON.
-fn read(file: &str, names: &dyn Names) -> Result<Desired, Failure> {
-    let mut text = String::new();
-    let (name, outcome) = match file {
-        "-" => ("the standard input", io::stdin().lock().read_to_string(&mut text)),
-        file => (file, fs::File::open(file).and_then(|mut file| file.read_to_string(&mut text))),
+fn read(file: &str, names: &dyn Names, console: &Console<'_>) -> Result<Desired, Failure> {
+    let (name, text) = match file {
+        "-" => ("the standard input", console.read()),
+        file => (file, fs::read(file)),
     };
-    outcome.map_err(|error| Failure::file(name, &error))?;
+    let not_utf8 = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    let text = text
+        .and_then(|bytes| String::from_utf8(bytes).map_err(not_utf8))
+        .map_err(|error| Failure::file(name, &error))?;
     let wrong = |status, text: &str| {
         let lines: Vec<_> = text.lines().map(|line| format!("{name}: {line}")).collect();
         Failure::new(status, lines.join("\n"))
@@ -138,7 +144,7 @@ fn read(file: &str, names: &dyn Names) -> Result<Desired, Failure> {
     if text.trim_start().starts_with('{') {
         return serde_json::from_str(text).map_err(|error| {
             if text.contains("\"entry\"") {
-                let text = "it is a listing (-L --json); a table to apply is what -S --json prints";
+                let text = "this is the output of -L --json; --apply needs the output of -S --json";
                 return wrong(UNUSABLE, text);
             }
             wrong(UNUSABLE, &error.to_string())
@@ -147,7 +153,7 @@ fn read(file: &str, names: &dyn Names) -> Result<Desired, Failure> {
     let rules = Rules::parse(text, names)
         .map_err(|mistakes| wrong(mistakes.exit_status(), &mistakes.to_string()))?;
     for warning in rules.iter().flat_map(|rule| &rule.warnings) {
-        say(&format!("warning: {name}: {warning}"));
+        console.say(&format!("warning: {name}: {warning}"));
     }
     // More likely is that whatever should have written it failed.
     if rules.is_empty() {

@@ -20,7 +20,7 @@ use lvs::{
 use crate::{
     apply::Report,
     failure::{Failure, REFUSED},
-    output::say,
+    output::Console,
 };
 
 /// How `--drain` drains: every protocol, and whole services too.
@@ -29,9 +29,14 @@ pub(crate) fn policy(grace: Duration) -> Drain {
 }
 
 /// `--apply`: until nothing is left that leaves.
-pub(crate) fn table(client: &Client, desired: &Desired, policy: &Policy) -> Result<(), Failure> {
+pub(crate) fn table(
+    client: &Client,
+    desired: &Desired,
+    policy: &Policy,
+    console: &Console<'_>,
+) -> Result<(), Failure> {
     let look = || Ok(Some((desired.clone(), client.snapshot()?)));
-    until_done(client, policy, None, look)
+    until_done(client, policy, None, console, look)
 }
 
 /// `-d` and `-D`: a real server, or a service with all of its real servers.
@@ -40,6 +45,7 @@ pub(crate) fn one(
     key: ServiceKey,
     server: Option<DestinationKey>,
     grace: Duration,
+    console: &Console<'_>,
 ) -> Result<(), Failure> {
     let scope = Scope::only(move |service| *service == key);
     let policy = Policy::new().scope(scope).drain(policy(grace));
@@ -54,7 +60,7 @@ pub(crate) fn one(
             if first {
                 return Err(Failure::new(REFUSED, format!("{what} does not exist")));
             }
-            say(&format!("somebody else deleted {what} meanwhile"));
+            console.say(&format!("somebody else deleted {what} meanwhile"));
             return Ok(None);
         };
         let desired = match server {
@@ -69,7 +75,7 @@ pub(crate) fn one(
         };
         Ok(Some((desired, found.into_iter().collect())))
     };
-    until_done(client, &policy, Some(&BTreeSet::from([key])), look)
+    until_done(client, &policy, Some(&BTreeSet::from([key])), console, look)
 }
 
 fn name(service: &ServiceKey, server: Option<&DestinationKey>) -> String {
@@ -95,9 +101,10 @@ fn until_done(
     client: &Client,
     policy: &Policy,
     keys: Option<&BTreeSet<ServiceKey>>,
+    console: &Console<'_>,
     mut look: impl FnMut() -> Result<Option<(Desired, Snapshot)>, Failure>,
 ) -> Result<(), Failure> {
-    let (mut draining, mut report) = (Draining::new(), Report::default());
+    let (mut draining, mut report) = (Draining::new(), Report::new(console));
     while let Some((desired, table)) = look()? {
         let now = Instant::now();
         let (plan, next) = match keys {
@@ -105,7 +112,7 @@ fn until_done(
             Some(keys) => draining.step_of_services(keys, &desired, &table, policy, now),
         };
         let applied = report.of(plan.blocking_apply(client))?;
-        warn(client, &table, applied.done());
+        warn(client, &table, applied.done(), console);
         let gone: Vec<_> = applied.done().filter_map(deleted).collect();
         let is_gone = |key: &ServiceKey, at: &DestinationKey| {
             gone.iter().any(|(service, server)| service == key && server.is_none_or(|it| it == *at))
@@ -128,7 +135,12 @@ fn deleted(change: &Change) -> Option<(ServiceKey, Option<DestinationKey>)> {
 }
 
 /// Says which connections broke, and which clients will not leave.
-fn warn<'a>(client: &Client, table: &Snapshot, changes: impl Iterator<Item = &'a Change>) {
+fn warn<'a>(
+    client: &Client,
+    table: &Snapshot,
+    changes: impl Iterator<Item = &'a Change>,
+    console: &Console<'_>,
+) {
     let mut stays = BTreeSet::new();
     for change in changes {
         let Some(service) = table.service(change.service()) else { continue };
@@ -140,7 +152,7 @@ fn warn<'a>(client: &Client, table: &Snapshot, changes: impl Iterator<Item = &'a
                 .sum();
             if connections > 0 {
                 let what = name(&key, server.as_ref());
-                say(&format!("{what} was deleted with {connections} connections left"));
+                console.say(&format!("{what} was deleted with {connections} connections left"));
             }
         }
         let drains = matches!(change.action(), Action::DrainRealServer { .. });
@@ -150,7 +162,7 @@ fn warn<'a>(client: &Client, table: &Snapshot, changes: impl Iterator<Item = &'a
     }
     let is_off = || matches!(client.sysctl(Sysctl::EXPIRE_QUIESCENT_TEMPLATE), Ok(false));
     if let Some(key) = stays.first().filter(|_| is_off()) {
-        say(&format!(
+        console.say(&format!(
             "service {key} is persistent: its clients stay with the real server that leaves, unless \
              net.ipv4.vs.expire_quiescent_template is 1"
         ));

@@ -1,11 +1,6 @@
 //! What is listed, as text and as JSON.
 
-use std::{
-    cell::Cell,
-    fmt::Write as _,
-    io::{self, IsTerminal as _, Write as _},
-    thread,
-};
+use std::{cell::Cell, fmt::Write as _, io::Write as _, thread};
 
 use ipvs_table::{
     ConnectionListing, DaemonListing, ListOptions, Listed, Listing, Names, Numeric, Rules,
@@ -24,7 +19,7 @@ use serde::{
 use crate::{
     failure::{FAILED, Failure},
     options::Invocation,
-    output::{print, print_json, say},
+    output::Console,
 };
 
 /// `-L`, once or again and again.
@@ -33,17 +28,18 @@ pub(crate) fn list(
     options: &ListOptions,
     invocation: &Invocation,
     names: &dyn Names,
+    console: &Console<'_>,
 ) -> Result<(), Failure> {
     let once = |in_one_line| match invocation.json {
-        true => list_json(client, options, in_one_line).map_err(Failure::of_listing),
-        false => list_text(client, options, names),
+        true => list_json(client, options, in_one_line, console).map_err(Failure::of_listing),
+        false => list_text(client, options, names, console),
     };
     let Some(interval) = invocation.watch else { return once(false) };
-    let clear = !invocation.json && io::stdout().is_terminal();
+    let clear = !invocation.json && console.out_is_terminal;
     loop {
         if clear {
             // Home, and whatever is below goes.
-            print(&"\x1b[H\x1b[J")?;
+            console.print(&"\x1b[H\x1b[J")?;
         }
         once(true)?;
         thread::sleep(interval);
@@ -54,16 +50,22 @@ pub(crate) fn list_text(
     client: &Client,
     options: &ListOptions,
     names: &dyn Names,
+    console: &Console<'_>,
 ) -> Result<(), Failure> {
-    write_text(client, options, names).map_err(Failure::of_listing)
+    write_text(client, options, names, console).map_err(Failure::of_listing)
 }
 
-fn write_text(client: &Client, options: &ListOptions, names: &dyn Names) -> Result<(), Failure> {
+fn write_text(
+    client: &Client,
+    options: &ListOptions,
+    names: &dyn Names,
+    console: &Console<'_>,
+) -> Result<(), Failure> {
     match options.listed {
         Listed::Table if options.sorted => {
             let info = client.info()?;
-            let snapshot = snapshot(client)?;
-            print(&Listing::of_table(info, &snapshot).options(options).names(names))
+            let snapshot = snapshot(client, console)?;
+            console.print(&Listing::of_table(info, &snapshot).options(options).names(names))
         }
         Listed::Table => {
             let info = client.info()?;
@@ -77,58 +79,65 @@ fn write_text(client: &Client, options: &ListOptions, names: &dyn Names) -> Resu
                 }
             }
             let services = services.iter().map(|(entry, servers)| (entry, &servers[..]));
-            print(&Listing::unsorted(info, services).options(options).names(names))
+            console.print(&Listing::unsorted(info, services).options(options).names(names))
         }
         Listed::Service(key) => {
             let (entry, destinations) = one_service(client, &key)?;
             if options.sorted {
                 let service = ServiceSnapshot::new(entry, destinations);
-                return print(&Listing::of_service(&service).options(options).names(names));
+                return console.print(&Listing::of_service(&service).options(options).names(names));
             }
             let listing = Listing::unsorted_service(&entry, &destinations);
-            print(&listing.options(options).names(names))
+            console.print(&listing.options(options).names(names))
         }
         Listed::Connections => {
             let connections = client.connections()?;
             let listing = ConnectionListing::default().names(names).options(options);
-            let mut output = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
-            writeln!(output, "{}", listing.title())?;
-            for connection in connections {
-                writeln!(output, "{}", listing.row(&connection?))?;
-            }
-            Ok(output.flush()?)
+            console.print_pieces(|output| {
+                writeln!(output, "{}", listing.title())?;
+                for connection in connections {
+                    writeln!(output, "{}", listing.row(&connection?))?;
+                }
+                Ok(())
+            })
         }
-        Listed::Timeouts => print(&TimeoutListing(client.timeouts()?)),
-        Listed::Daemons => print(&DaemonListing(&client.daemons()?)),
+        Listed::Timeouts => console.print(&TimeoutListing(client.timeouts()?)),
+        Listed::Daemons => console.print(&DaemonListing(&client.daemons()?)),
         _ => Err(Failure::new(FAILED, "this cannot be listed")),
     }
 }
 
-fn list_json(client: &Client, options: &ListOptions, in_one_line: bool) -> Result<(), Failure> {
+fn list_json(
+    client: &Client,
+    options: &ListOptions,
+    in_one_line: bool,
+    console: &Console<'_>,
+) -> Result<(), Failure> {
     match options.listed {
         Listed::Table => {
             let Info { version, connection_table_size, .. } = client.info()?;
-            let table = snapshot(client)?;
+            let table = snapshot(client, console)?;
             let version = version.to_string();
-            print_json(&Table { version, connection_table_size, table: &table }, in_one_line)
+            console
+                .print_json(&Table { version, connection_table_size, table: &table }, in_one_line)
         }
         Listed::Service(key) => {
             let (entry, destinations) = one_service(client, &key)?;
             let service = ServiceSnapshot::new(entry, destinations);
-            print_json(&Services { services: [service] }, in_one_line)
+            console.print_json(&Services { services: [service] }, in_one_line)
         }
         Listed::Connections => {
             let connections =
                 AsRead { left: Cell::new(Some(client.connections()?)), error: Cell::new(None) };
             let listing = ConnectionList { connections };
-            let printed = print_json(&listing, in_one_line);
+            let printed = console.print_json(&listing, in_one_line);
             // What could not be read is not the fault of the standard output.
             listing.connections.error.take().map_or(printed, |error| Err(error.into()))
         }
         Listed::Timeouts => {
-            print_json(&TimeoutValues { timeouts: client.timeouts()? }, in_one_line)
+            console.print_json(&TimeoutValues { timeouts: client.timeouts()? }, in_one_line)
         }
-        Listed::Daemons => print_json(&Daemons { daemons: client.daemons()? }, in_one_line),
+        Listed::Daemons => console.print_json(&Daemons { daemons: client.daemons()? }, in_one_line),
         _ => Err(Failure::new(FAILED, "this cannot be listed")),
     }
 }
@@ -139,17 +148,18 @@ pub(crate) fn save(
     numeric: bool,
     json: bool,
     names: &dyn Names,
+    console: &Console<'_>,
 ) -> Result<(), Failure> {
-    let snapshot = snapshot(client)?;
+    let snapshot = snapshot(client, console)?;
     if json {
-        return print_json(&TableDocument::from(&snapshot), false);
+        return console.print_json(&TableDocument::from(&snapshot), false);
     }
     let rules = Rules::from(&snapshot);
-    print(&rules.saved(if numeric { &Numeric } else { names }))
+    console.print(&rules.saved(if numeric { &Numeric } else { names }))
 }
 
 /// The table; what it is not sure of is said.
-fn snapshot(client: &Client) -> Result<Snapshot, Failure> {
+fn snapshot(client: &Client, console: &Console<'_>) -> Result<Snapshot, Failure> {
     let snapshot = client.snapshot()?;
     if !snapshot.is_certain() {
         let mut text = "others changed these services while they were read, so they may not be \
@@ -159,7 +169,7 @@ fn snapshot(client: &Client) -> Result<Snapshot, Failure> {
             // Into a string, which does not fail.
             let _ = write!(text, " {key}");
         }
-        say(&text);
+        console.say(&text);
     }
     Ok(snapshot)
 }

@@ -14,7 +14,7 @@ use lvs::{
 use crate::{
     drain,
     failure::{FAILED, Failure, UNUSABLE},
-    output::say,
+    output::Console,
     shell::Shell,
 };
 
@@ -142,8 +142,12 @@ pub(crate) enum Mode {
 
 impl Invocation {
     /// Reads the arguments, without the program's name.
-    pub(crate) fn parse(arguments: &[impl AsRef<str>], names: &dyn Names) -> Result<Self, Failure> {
-        Self::read(arguments, names).map_err(|failure| {
+    pub(crate) fn parse(
+        arguments: &[impl AsRef<str>],
+        names: &dyn Names,
+        console: &Console<'_>,
+    ) -> Result<Self, Failure> {
+        Self::read(arguments, names, console).map_err(|failure| {
             let hint = match failure.status() {
                 UNUSABLE | FAILED => "",
                 _ => "\n`ipvsadm -h` describes the options",
@@ -154,10 +158,14 @@ impl Invocation {
         })
     }
 
-    fn read(arguments: &[impl AsRef<str>], names: &dyn Names) -> Result<Self, Failure> {
+    fn read(
+        arguments: &[impl AsRef<str>],
+        names: &dyn Names,
+        console: &Console<'_>,
+    ) -> Result<Self, Failure> {
         let parsed = Command::parse_with(arguments, OPTIONS, names)?;
         for warning in &parsed.warnings {
-            say(&format!("warning: {warning}"));
+            console.say(&format!("warning: {warning}"));
         }
         let given = Given { given: parsed.own };
         if let Some(command) = parsed.command {

@@ -4,7 +4,7 @@ use std::{
     env,
     ffi::OsStr,
     fmt::Write as _,
-    io::{self, IsTerminal as _, Read as _, Write as _},
+    io::{self, Write as _},
     time::{Duration, Instant},
 };
 
@@ -16,7 +16,7 @@ use crate::{
     list,
     names::System,
     options::Invocation,
-    output::say,
+    output::Console,
     repeat::{self, There},
     send,
 };
@@ -32,9 +32,9 @@ pub(crate) fn restore(
     invocation: &Invocation,
     connect: &dyn Fn() -> Result<Client, Failure>,
     names: &System,
+    console: &Console<'_>,
 ) -> Result<u8, Failure> {
-    let mut text = Vec::new();
-    io::stdin().lock().read_to_end(&mut text).map_err(|error| {
+    let text = console.read().map_err(|error| {
         Failure::new(UNUSABLE, format!("the standard input cannot be read: {error}"))
     })?;
     // What is no UTF-8 is a mistake in its line.
@@ -42,7 +42,7 @@ pub(crate) fn restore(
     let is_set = is_set(env::var_os(KEEP_GOING).as_deref());
     if invocation.keep_going || is_set && !invocation.dry_run {
         let why = if invocation.keep_going { "" } else { " (IPVSADM_KEEP_GOING is set)" };
-        return line_by_line(&connect()?, &text, names, why);
+        return line_by_line(&connect()?, &text, names, why, console);
     }
     let rules = Rules::parse(&text, names).map_err(|mistakes| {
         let (status, text) = Failure::from(mistakes).into_parts();
@@ -51,23 +51,23 @@ pub(crate) fn restore(
         Failure::new(status, format!("{text}\n{note}"))
     })?;
     for warning in rules.iter().flat_map(|rule| &rule.warnings) {
-        say(&format!("warning: {warning}"));
+        console.say(&format!("warning: {warning}"));
     }
     if invocation.dry_run {
         return Ok(0);
     }
-    whole(&connect()?, rules)?;
+    whole(&connect()?, rules, console)?;
     Ok(0)
 }
 
 /// All rules as one batch.
-fn whole(client: &Client, rules: Rules) -> Result<(), Failure> {
+fn whole(client: &Client, rules: Rules, console: &Console<'_>) -> Result<(), Failure> {
     let lines: Vec<usize> = rules.iter().map(|rule| rule.line).collect();
     // Every rule is a request.
     let requests: Vec<Request> =
         rules.into_iter().filter_map(|rule| rule.command.into_request()).collect();
     let total = requests.len();
-    let mut progress = Progress::new(total);
+    let mut progress = Progress::new(total, console.err_is_terminal);
     let mut report = |done| progress.report(done);
     let outcomes = client.batch_with(&requests, BatchOptions::new().progress(&mut report));
     progress.end();
@@ -97,7 +97,7 @@ fn whole(client: &Client, rules: Rules) -> Result<(), Failure> {
         // Into a string, which does not fail.
         let _ = writeln!(text, "line {line}: {}", error.into_parts().1);
     }
-    repeated.say();
+    repeated.say(console);
     if done == total {
         return Ok(());
     }
@@ -134,12 +134,13 @@ impl Repeated {
     }
 
     /// It may be a slip.
-    fn say(&self) {
+    fn say(&self, console: &Console<'_>) {
         match (self.first, self.count) {
             (None, _) => {}
-            (Some(line), 1) => say(&format!("line {line} adds what is there already")),
+            (Some(line), 1) => console.say(&format!("line {line} adds what is there already")),
             (Some(line), count) => {
-                say(&format!("{count} lines, from line {line} on, add what is there already"));
+                console
+                    .say(&format!("{count} lines, from line {line} on, add what is there already"));
             }
         }
     }
@@ -147,18 +148,24 @@ impl Repeated {
 
 /// Each line for itself, those that show something too. The status is the original's, which ends at
 /// a mistake of that status, and otherwise returns what came of the last line.
-fn line_by_line(client: &Client, text: &str, names: &System, why: &str) -> Result<u8, Failure> {
+fn line_by_line(
+    client: &Client,
+    text: &str,
+    names: &System,
+    why: &str,
+    console: &Console<'_>,
+) -> Result<u8, Failure> {
     let (mut done, mut failed, mut ended, mut last) = (0, 0, None, 0);
     let mut repeated = Repeated::default();
     for rule in Rules::lines(text, names) {
         let outcome = rule.map_err(Failure::from).and_then(|rule| {
             let Rule { line, command, warnings, .. } = rule;
             for warning in &warnings {
-                say(&format!("warning: {warning}"));
+                console.say(&format!("warning: {warning}"));
             }
             let result = match &command {
-                Command::List(options) => list::list_text(client, options, names),
-                Command::Save { numeric } => list::save(client, *numeric, false, names),
+                Command::List(options) => list::list_text(client, options, names, console),
+                Command::Save { numeric } => list::save(client, *numeric, false, names, console),
                 other => match other.request() {
                     Some(request) => write(client, request, || repeated.add(line)),
                     None => {
@@ -187,13 +194,13 @@ fn line_by_line(client: &Client, text: &str, names: &System, why: &str) -> Resul
                 if status == UNUSABLE {
                     ended.get_or_insert(status);
                 }
-                say(&text);
+                console.say(&text);
             }
         }
     }
-    repeated.say();
+    repeated.say(console);
     if failed > 0 {
-        say(&format!("{done} of {} lines were carried out{why}", done + failed));
+        console.say(&format!("{done} of {} lines were carried out{why}", done + failed));
     }
     Ok(ended.unwrap_or(last))
 }
@@ -225,8 +232,7 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(total: usize) -> Self {
-        let is_seen = io::stderr().is_terminal();
+    fn new(total: usize, is_seen: bool) -> Self {
         Self { total, begun: Instant::now(), is_seen, is_shown: false }
     }
 
@@ -258,7 +264,7 @@ fn bar(done: usize, total: usize, elapsed: Duration) -> String {
 }
 
 fn show(text: &str) {
-    // There is nobody to tell if this fails.
+    // The terminal is the process's. There is nobody to tell if this fails.
     let _ = io::stderr().write_all(text.as_bytes());
 }
 

@@ -134,18 +134,22 @@ fn mistakes_are_named() {
         (&["--apply", "x", "--only", "y"], 2, "\"y\" is neither"),
         (&["--apply", "x", "--grace", "1"], 2, "--grace needs --drain"),
         (&["--apply"], 255, "--apply needs a value"),
-        (&["--apply", "/nowhere"], 1, "/nowhere cannot be read: No such file"),
+        (&["--apply", "/no/such/file"], 1, "/no/such/file cannot be read: No such file"),
         // There, 2 means that something differs.
         (&["--diff", "x", "--only", "y"], 1, "\"y\" is neither"),
         (&["--diff"], 1, "--diff needs a value"),
         (&["--dif", "x", "--only", "y"], 1, "\"y\" is neither"),
         (&["--app", "x", "--dry-r", "--json"], 1, "--json does not go with --apply"),
-        (&["--diff", "/nowhere"], 1, "/nowhere cannot be read: No such file"),
+        (&["--diff", "/no/such/file"], 1, "/no/such/file cannot be read: No such file"),
         (&["--completions", "csh"], 2, "--completions must be bash, zsh or fish"),
         (&["-R", "--keep-going", "--dry-run"], 2, "--keep-going cannot go with --dry-run"),
         (&["--watch", "1", "x"], 2, "\"x\" belongs to no option"),
         (&["--json", "-n"], 255, "-n must follow a command"),
-        (&["--netns", "/nowhere", "-L"], 2, "network namespace /nowhere: /nowhere: No such file"),
+        (
+            &["--netns", "/no/such/file", "-L"],
+            2,
+            "network namespace /no/such/file: /no/such/file: No such file",
+        ),
     ] {
         let (found, stdout, stderr) = ipvsadm(words);
         assert_eq!((found, stdout.as_str()), (status, ""), "{words:?}: {stderr}");
