@@ -176,9 +176,12 @@ mod tests {
 
     #[test]
     fn every_mistake_is_named() {
-        let service = r#"{"adress": "10.0.0.185:80", "real_servers": [{"address": "172.17.0.3"}]}"#;
+        let service =
+            r#"{"scheduller": "10.0.0.185:80", "real_servers": [{"address": "172.17.0.3"}]}"#;
         let error = from_str::<ServiceDocument>(service).unwrap_err().to_string();
-        for words in ["adress: there is no such field", "an address or a mark", "real_servers[0]"] {
+        for words in
+            ["scheduller: there is no such field", "an address or a mark", "real_servers[0]"]
+        {
             assert!(error.contains(words), "{error}");
         }
         let server = r#"{"address": "172.17.0.3", "forwarding": "nat", "weight": -1}"#;
