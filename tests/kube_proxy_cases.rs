@@ -14,7 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Parser;
 use ipvs_client::{
     Client,
     packet::{Destination, Service, ServiceFlags, Weight},
@@ -23,7 +22,7 @@ use kernel_tests::{Outcome, block_on, client_case, fresh_namespace, needing};
 use libtest_mimic::{Failed, Trial};
 use lvs::{Desired, VirtualService};
 use lvs_kube_proxy::{
-    Event, LINK, Options, Proxy, clean_up,
+    Config, Event, LINK, Proxy, clean_up,
     manifest::{self, Object},
     source::{Directory, Source},
 };
@@ -138,9 +137,9 @@ async fn table_case(
     let mut words: Vec<&str> = flags.iter().map(String::as_str).collect();
     words.extend(ranges);
     words.push(&state_dir);
-    let options = options(&words)?;
+    let config = config(&words)?;
 
-    let mut proxy = Proxy::new(source(&directory)?, options.clone(), namespace).await?;
+    let mut proxy = Proxy::new(source(&directory)?, config.clone(), namespace).await?;
     proxy.once().await?;
     let expected = (case.table.clone(), case.addresses());
     let covered: Vec<IpAddr> = ["10.96.7.20".parse()?, "fd96::20".parse()?].into();
@@ -156,11 +155,11 @@ async fn table_case(
     };
     assert_eq!((lines(client).await?, addresses().await?), expected);
     // Again there is nothing to do.
-    let mut again = Proxy::new(source(&directory)?, options.clone(), namespace).await?;
+    let mut again = Proxy::new(source(&directory)?, config.clone(), namespace).await?;
     let told = again.dry_run().await?;
     assert!(told.lines().all(|line| line.starts_with("= local")), "{told}");
 
-    clean_up(&options, namespace).await?;
+    clean_up(&config, namespace).await?;
     assert_eq!((lines(client).await?, link_addresses(namespace).await?), Default::default());
     Ok(())
 }
@@ -214,7 +213,7 @@ async fn spares_what_is_not_its_own(namespace: NetNs, client: Client) -> Outcome
     let state = TempDir::new()?;
     let state_dir = format!("--state-dir={}", state.path().display());
     with_proxy(&namespace, &directory, &["--ipvs-sync-period=200ms", &state_dir], story).await?;
-    clean_up(&options(&[&state_dir])?, &namespace).await?;
+    clean_up(&config(&[&state_dir])?, &namespace).await?;
     until(&client, &foreign).await?;
     assert_eq!(link_addresses(&namespace).await?, BTreeSet::from(["10.0.9.9".to_owned()]));
     Ok(())
@@ -363,7 +362,7 @@ async fn restart_and_clean_up(namespace: NetNs, client: Client) -> Outcome {
     with_proxy(&namespace, &directory, &["--ipvs-sync-period=100ms"], story).await?;
     let range = ["--service-cluster-ip-range=10.96.0.0/12"];
     with_proxy(&namespace, &directory, &range, until(&client, &[])).await?;
-    clean_up(&options(&range)?, &namespace).await?;
+    clean_up(&config(&range)?, &namespace).await?;
     gone(&namespace).await
 }
 
@@ -489,7 +488,7 @@ async fn guard(namespace: NetNs, client: Client) -> Outcome {
     };
     let words = ["--metrics-bind-address=127.0.0.1:10249", "--vip-mode=addresses"];
     testbed::run(&namespace, "iproute2", &["ip", "link", "set", "lo", "up"])?;
-    let mut proxy = Proxy::new(source, options(&words)?, &namespace).await?;
+    let mut proxy = Proxy::new(source, config(&words)?, &namespace).await?;
     tokio::select! {
         result = story => result,
         ended = proxy.run(std::future::pending()) => Err(format!("the proxy ended: {ended:?}").into()),
@@ -531,7 +530,7 @@ async fn many_endpoints(namespace: NetNs, client: Client) -> Outcome {
 async fn node_is_deleted(namespace: NetNs, _: Client) -> Outcome {
     let (sender, events) = mpsc::unbounded_channel();
     let source = Told { events, asked: Arc::default() };
-    let mut proxy = Proxy::new(source, options(&[])?, &namespace).await?;
+    let mut proxy = Proxy::new(source, config(&[])?, &namespace).await?;
     sender.send(vec![Event::NodeGone("node-b".to_owned())])?;
     let ended = timeout(Duration::from_millis(300), proxy.run(std::future::pending())).await;
     assert!(ended.is_err(), "{ended:?}");
@@ -617,7 +616,7 @@ async fn scheduler_that_is_lacking(namespace: NetNs, client: Client) -> Outcome 
     let both = ["TCP 10.96.0.1:80 rr ->", "TCP 10.96.0.9:80 rr ->"];
     with_proxy(&namespace, &directory, &[], until(&client, &both)).await?;
     client.flush().await?;
-    Proxy::new(source(&directory)?, options(&[])?, &namespace).await?.once().await?;
+    Proxy::new(source(&directory)?, config(&[])?, &namespace).await?.once().await?;
     until(&client, &both).await
 }
 
@@ -710,7 +709,7 @@ async fn health_and_metrics(namespace: NetNs, client: Client) -> Outcome {
 
 /// As the DaemonSet's containers: the first one, which is privileged, makes the settings.
 fn after_init() -> Outcome {
-    let init = options(&["--init-only"])?;
+    let init = config(&["--init-only"])?;
     block_on(async { lvs_kube_proxy::run(init).await.map_err(|error| error.to_string()) })?;
     let path = "/proc/sys";
     let mount = Command::new("mount").args(["--bind", "-o", "ro", path, path]).status()?;
@@ -732,12 +731,12 @@ fn least_rights() -> Outcome {
         let state = TempDir::new()?;
         let state_dir = format!("--state-dir={}", state.path().display());
         let words = ["--service-cluster-ip-range=10.96.0.0/12", &state_dir];
-        let mut proxy = Proxy::new(source(&directory)?, options(&words)?, &here).await?;
+        let mut proxy = Proxy::new(source(&directory)?, config(&words)?, &here).await?;
         proxy.once().await?;
         let lines = ["10.96.0.1:80", "203.0.113.50:80"];
         let lines = lines.map(|place| format!("TCP {place} rr -> 10.42.1.5:8080"));
         until(&client, &lines.each_ref().map(String::as_str)).await?;
-        clean_up(&options(&words)?, &here).await?;
+        clean_up(&config(&words)?, &here).await?;
         until(&client, &[]).await
     })
 }
@@ -786,7 +785,7 @@ async fn port_in_use(namespace: NetNs, client: Client) -> Outcome {
         sleep(Duration::from_millis(10)).await;
     };
     let words: Vec<_> = words.into_iter().chain(["--bind-address-hard-fail"]).collect();
-    let mut proxy = Proxy::new(source(&directory)?, options(&words)?, &namespace).await?;
+    let mut proxy = Proxy::new(source(&directory)?, config(&words)?, &namespace).await?;
     let ended = timeout(LIMIT, proxy.run(std::future::pending())).await?;
     let error = ended.expect_err("the port is in use").to_string();
     assert!(error.contains("--bind-address-hard-fail"), "{error}");
@@ -1067,7 +1066,7 @@ async fn warm_restart() -> Outcome {
         })
         .collect();
     write(&directory, "many.yaml", &many)?;
-    let mut proxy = Proxy::new(source(&directory)?, options(&[&state_dir])?, &namespace).await?;
+    let mut proxy = Proxy::new(source(&directory)?, config(&[&state_dir])?, &namespace).await?;
     proxy.once().await?;
     drop(proxy);
     for round in 0..10_u64 {
@@ -1084,8 +1083,7 @@ async fn warm_restart() -> Outcome {
                 tokio::task::yield_now().await;
             }
         };
-        let mut proxy =
-            Proxy::new(source(&directory)?, options(&[&state_dir])?, &namespace).await?;
+        let mut proxy = Proxy::new(source(&directory)?, config(&[&state_dir])?, &namespace).await?;
         // Dropped wherever it is.
         let run = timeout(Duration::from_millis(5 * round), proxy.run(std::future::pending()));
         tokio::select! {
@@ -1170,7 +1168,7 @@ async fn source_of_the_node(family: Family) -> Outcome {
         // Another proxy, in the other mode, takes over from this one; the last one leaves nothing.
         if mode == "addresses" {
             let state = format!("--vip-mode={mode}");
-            clean_up(&options(&[words[0], &state])?, here).await?;
+            clean_up(&config(&[words[0], &state])?, here).await?;
             assert_eq!(shown("lo").await?, "");
         }
     }
@@ -1278,7 +1276,7 @@ async fn netfilter() -> Outcome {
         };
         with_proxy(scene.host.namespace(), &directory, &words, story).await?;
     }
-    clean_up(&options(&words)?, scene.host.namespace()).await?;
+    clean_up(&config(&words)?, scene.host.namespace()).await?;
     if has_nft {
         let tables = testbed::run(scene.host.namespace(), "nftables", &["nft", "list", "tables"])?;
         assert_eq!(tables, "table inet t\n");
@@ -1492,7 +1490,7 @@ async fn excluded_networks(namespace: NetNs, client: Client) -> Outcome {
             Ok(())
         };
         with_proxy(&namespace, &directory, &words, story).await?;
-        clean_up(&options(&words)?, &namespace).await?;
+        clean_up(&config(&words)?, &namespace).await?;
         until(&client, &[theirs[0]]).await?;
         assert_eq!(link_addresses(&namespace).await?, [theirs[1].to_owned()].into());
     }
@@ -1693,14 +1691,14 @@ async fn with_proxy(
     words: &[&str],
     story: impl Future<Output = Outcome>,
 ) -> Outcome {
-    let mut proxy = Proxy::new(source(directory)?, options(words)?, namespace).await?;
+    let mut proxy = Proxy::new(source(directory)?, config(words)?, namespace).await?;
     tokio::select! {
         result = story => result,
         ended = proxy.run(std::future::pending()) => Err(format!("the proxy ended: {ended:?}").into()),
     }
 }
 
-fn options(words: &[&str]) -> Result<Options, Failed> {
+fn config(words: &[&str]) -> Result<Config, Failed> {
     let own = [
         "lvs-kube-proxy",
         "--hostname-override=node-a",
@@ -1709,9 +1707,7 @@ fn options(words: &[&str]) -> Result<Options, Failed> {
     ];
     let given = |name: &str| words.iter().any(|word| word.starts_with(name));
     let own = own.into_iter().filter(|word| !word.ends_with('=') || !given(word));
-    let mut options = Options::try_parse_from(own.chain(words.iter().copied()))?;
-    options.complete()?;
-    Ok(options)
+    Ok(Config::from_command_line(own.chain(words.iter().copied()))?)
 }
 
 fn source(directory: &TempDir) -> Result<Directory, Failed> {

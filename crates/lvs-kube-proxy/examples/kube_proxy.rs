@@ -22,7 +22,7 @@ use std::{
 use clap::Parser;
 use examples::{Conversation, WebServer, command, fetch, heading};
 use lvs::{Table, client::Client};
-use lvs_kube_proxy::{Options, Proxy, source::Directory};
+use lvs_kube_proxy::{Config, Proxy, source::Directory};
 use testbed::{Container, DockerHost, Family};
 
 /// Long enough for every step; nothing waits for it when all goes well.
@@ -59,10 +59,10 @@ async fn real_proxy() -> Result<(), Box<dyn Error>> {
     if cfg!(not(feature = "kubernetes")) {
         return Err("an API server needs the feature: cargo run --features kubernetes …".into());
     }
-    let (options, left_out) = Options::from_command_line(std::env::args_os())?;
+    let config = Config::from_command_line(std::env::args_os())?;
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
-    left_out.iter().for_each(|text| tracing::warn!("{text}"));
-    lvs_kube_proxy::run(options).await
+    config.unused().iter().for_each(|text| tracing::warn!("{text}"));
+    lvs_kube_proxy::run(config).await
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -107,10 +107,9 @@ async fn story(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         "--metrics-bind-address=",
     ];
     command(format_args!("{} --manifests=DIRECTORY", words.join(" ")));
-    let mut options = Options::try_parse_from(words)?;
-    options.complete()?;
+    let config = Config::from_command_line(words)?;
     let source = Directory::open(directory.path())?;
-    let mut proxy = Proxy::new(source, options, host.namespace()).await?;
+    let mut proxy = Proxy::new(source, config, host.namespace()).await?;
     let ipvs = Client::connect_in(host.namespace())?;
 
     let told = async {

@@ -20,7 +20,7 @@ use lvs::{
     Plan, Policy,
     client::{Client, Snapshot},
 };
-use lvs_kube_proxy::{Options, Proxy, manifest, source::Directory};
+use lvs_kube_proxy::{Config, Proxy, manifest, source::Directory};
 use netns_link::NetNs;
 
 /// Times of the proxy by the number of services.
@@ -66,7 +66,7 @@ async fn measure(number: u32) -> Result<String, Box<dyn Error>> {
     assert_eq!(objects.len(), 2 * number as usize);
     drop(objects);
 
-    let options = Options::try_parse_from([
+    let config = Config::from_command_line([
         "lvs-kube-proxy",
         "--hostname-override=node-a",
         "--node-ip=192.0.2.1",
@@ -77,7 +77,7 @@ async fn measure(number: u32) -> Result<String, Box<dyn Error>> {
     let ipvs = Client::connect_in(&namespace)?;
     let begin = Instant::now();
     let source = Directory::open(directory.path())?;
-    let mut proxy = Proxy::new(source, options, &namespace).await?;
+    let mut proxy = Proxy::new(source, config, &namespace).await?;
     proxy.once().await?;
     let start = begin.elapsed();
 

@@ -19,7 +19,7 @@ use std::{net::IpAddr, time::Duration};
 use ipnet::IpNet;
 use lvs::client::packet::{SchedulerName, ServiceFlags};
 
-use crate::{object::Labels, options::GoDuration, settings::Settings};
+use crate::{config::GoDuration, object::Labels, settings::Settings};
 
 /// The annotation for the scheduler.
 pub const SCHEDULER: &str = "lvs-kube-proxy/scheduler";

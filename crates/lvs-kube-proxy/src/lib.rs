@@ -32,6 +32,7 @@
 )]
 
 pub mod annotation;
+mod config;
 mod health;
 mod kernel;
 pub mod manifest;
@@ -39,7 +40,6 @@ mod metrics;
 mod netfilter;
 mod nfnetlink;
 pub mod object;
-mod options;
 mod program;
 mod proxy;
 mod records;
@@ -49,8 +49,8 @@ mod state;
 mod translate;
 
 pub use crate::{
+    config::{Config, ConfigError},
     kernel::{Failure, LINK},
-    options::{BindAddress, DetectLocal, GoDuration, LinkName, Options, OptionsError, VipMode},
     program::run,
     proxy::{Proxy, clean_up},
     settings::{MarkBits, NodePortAddresses, Settings, ThisNode, WithoutLocal},

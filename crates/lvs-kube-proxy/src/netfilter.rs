@@ -28,9 +28,9 @@ use lvs::client::packet::{AddressFamily, Protocol, ServiceKey};
 use netns_link::NetNs;
 
 use crate::{
+    config::LinkName,
     nfnetlink::Nfnetlink,
     object::ObjectName,
-    options::LinkName,
     state::{State, Update},
     translate::{Target, TargetKind},
 };

@@ -9,15 +9,14 @@ use tokio::{
 };
 
 use crate::{
+    config::{Config, SourceConfig, Task},
     kernel::Kernel,
-    options::Options,
     proxy::{FIRST_WAIT, LONGEST_WAIT, Proxy, clean_up, init},
     source::{Directory, Source},
 };
 
-/// Does what the options say, in this process's network namespace: follows the API server or the
-/// directory until SIGTERM or SIGINT, or acts once. They must be
-/// [complete](Options::complete).
+/// Does what the configuration says, in this process's network namespace: follows the API server or the
+/// directory until SIGTERM or SIGINT, or acts once.
 ///
 /// A kernel without IPVS, or a lack of rights, is logged, and tried again at longer and longer intervals
 /// (half a second to half a minute), as an API server that does not answer is; not with
@@ -25,40 +24,40 @@ use crate::{
 ///
 /// # Errors
 ///
-/// What the program ends with: something that it cannot do without could not be had, or the Node was
-/// deleted.
-pub async fn run(options: Options) -> Result<(), Box<dyn Error>> {
+/// What the program ends with: a required resource is unavailable, or the Node was deleted.
+pub async fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let here = NetNs::current()?;
-    if options.cleanup {
-        return Ok(clean_up(&options, &here).await?);
+    match config.task {
+        Task::CleanUp => return Ok(clean_up(&config, &here).await?),
+        Task::Init => return Ok(init(&config, &here).await?),
+        Task::Run | Task::Once | Task::DryRun => {}
     }
-    if options.init_only {
-        return Ok(init(&options, &here).await?);
+    match config.source.clone() {
+        SourceConfig::Manifests(path) => act(Directory::open(&path)?, config, here).await,
+        #[cfg(feature = "kubernetes")]
+        SourceConfig::ApiServer { kubeconfig, all_nodes } => {
+            let node = config.node.name.clone();
+            let source = crate::source::ApiServer::new(kubeconfig.as_deref(), node).await?;
+            let source = if all_nodes { source.with_all_nodes() } else { source };
+            act(source, config, here).await
+        }
+        #[cfg(not(feature = "kubernetes"))]
+        SourceConfig::ApiServer { .. } => {
+            Err("this program was built without the feature kubernetes: --manifests is needed"
+                .into())
+        }
     }
-    if let Some(path) = &options.manifests {
-        let source = Directory::open(path)?;
-        return act(source, options, here).await;
-    }
-    #[cfg(feature = "kubernetes")]
-    {
-        let node = options.node_name()?;
-        let source = crate::source::ApiServer::new(options.kubeconfig.as_deref(), node).await?;
-        let source = if options.watch_nodes { source.with_all_nodes() } else { source };
-        act(source, options, here).await
-    }
-    #[cfg(not(feature = "kubernetes"))]
-    Err("this program was built without the feature kubernetes: --manifests is needed".into())
 }
 
-async fn act(source: impl Source, options: Options, here: NetNs) -> Result<(), Box<dyn Error>> {
-    if options.dry_run {
+async fn act(source: impl Source, config: Config, here: NetNs) -> Result<(), Box<dyn Error>> {
+    if config.task == Task::DryRun {
         let kernel = Kernel::open(&here).await?;
-        print!("{}", Proxy::on(kernel, source, options).await?.dry_run().await?);
+        print!("{}", Proxy::on(kernel, source, config).await?.dry_run().await?);
         return Ok(());
     }
-    if options.once {
+    if config.task == Task::Once {
         let kernel = Kernel::open(&here).await?;
-        return Ok(Proxy::on(kernel, source, options).await?.once().await?);
+        return Ok(Proxy::on(kernel, source, config).await?.once().await?);
     }
     let (mut end, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -73,10 +72,10 @@ async fn act(source: impl Source, options: Options, here: NetNs) -> Result<(), B
         kernel = open(&here) => kernel,
         () = &mut stop => return Ok(()),
     };
-    let mut proxy = Proxy::on(kernel, source, options).await?;
+    let mut proxy = Proxy::on(kernel, source, config).await?;
     tracing::info!("node {}", proxy.state().node().name);
     let result = proxy.run(stop).await;
-    tracing::info!("the node is left as it is");
+    tracing::info!("stopping; rules and services stay in place");
     Ok(result?)
 }
 

@@ -15,19 +15,19 @@ use lvs::{
     Action, Applied, Desired, Drain, Draining, Plan, Policy,
     client::{
         ErrorKind, Snapshot,
-        packet::{AddressFamily, Protocol, ServiceKey, Timeouts},
+        packet::{AddressFamily, Protocol, ServiceKey},
     },
 };
 use netns_link::NetNs;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
+    config::{Config, FilterConfig, KernelConfig, Ownership, Pods},
     health::{Health, Listener, Server},
     kernel::{Failure, Kernel, LINK},
     metrics::{ChangeKind, Counts},
     netfilter::{Inside, Netfilter, Rules},
     nfnetlink::Nfnetlink,
-    options::{DetectLocal, GoDuration, LinkName, Options, ledger_path},
     records::Records,
     settings::{Settings, ThisNode, WithoutLocal},
     source::Source,
@@ -41,8 +41,6 @@ pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const MANY: usize = 512;
 /// So many deletions need no fresh lists, whatever part of the table they are.
 const FEW: usize = 20;
-/// How long an endpoint drains that is in no slice, so that nothing is known of its pod.
-const UNKNOWN: Duration = Duration::from_secs(60);
 /// So many changes of endpoints are timed at once.
 const TRIGGERS: usize = 10_000;
 /// So many changes are logged one by one.
@@ -54,7 +52,7 @@ const SAID: usize = 20;
 #[derive(Debug)]
 pub struct Proxy<'n, S> {
     source: S,
-    options: Options,
+    config: Config,
     kernel: Kernel<'n>,
     records: Records,
     /// The service ranges that are local by routes.
@@ -125,52 +123,46 @@ impl<'n, S: Source> Proxy<'n, S> {
     /// # Errors
     ///
     /// IPVS, its settings or the state directory cannot be had.
-    pub async fn new(source: S, options: Options, namespace: &'n NetNs) -> Result<Self, Failure> {
-        Self::on(Kernel::open(namespace).await?, source, options).await
+    pub async fn new(source: S, config: Config, namespace: &'n NetNs) -> Result<Self, Failure> {
+        Self::on(Kernel::open(namespace).await?, source, config).await
     }
 
     pub(crate) async fn on(
         mut kernel: Kernel<'n>,
         source: S,
-        options: Options,
+        config: Config,
     ) -> Result<Self, Failure> {
         let state_failed = |error: io::Error| Failure::new("state", error);
-        let path = options.state_dir.as_deref().map(ledger_path);
-        let ranges = options.service_cluster_ip_range.clone();
-        let records = Records::open(path, ranges, options.ipvs_exclude_cidrs.clone());
-        let records = records.map_err(state_failed)?;
-        let name = options
-            .node_name()
-            .map_err(|error| Failure::new("node", format!("read the host's name: {error}")))?;
+        let records = Records::open(&config.ownership).map_err(state_failed)?;
         // Until the Node says more.
         let sources = [true, false].into_iter().filter_map(|ipv4| kernel.source(ipv4));
-        let primary: Vec<_> = options.node_ip.iter().copied().chain(sources).collect();
+        let primary: Vec<_> = config.node.addresses.iter().copied().chain(sources).collect();
         let node = ThisNode {
-            name,
+            name: config.node.name.clone(),
             addresses: kernel.addresses().await?.node,
-            given: options.node_ip.clone(),
+            given: config.node.addresses.clone(),
             primary: firsts(&primary),
             ..ThisNode::default()
         };
-        let ranges = routed(&options, &node.addresses, source.server());
+        let ranges = routed(&config.ownership, &node.addresses, source.server());
         let rules = Rules {
             ranges: ranges.clone(),
-            excluded: options.ipvs_exclude_cidrs.clone(),
-            masquerade_all: options.masquerade_all == Some(true),
-            inside: inside(&options),
+            excluded: config.ownership.excluded.clone(),
+            masquerade_all: config.filter.masquerade_all,
+            inside: inside(&config.filter),
         };
         let netfilter = Netfilter::open(kernel.namespace(), rules);
         let settings = Settings {
-            scheduler: options.ipvs_scheduler.clone().unwrap_or_else(|| "rr".to_owned()),
-            node_port_addresses: options.nodeport_addresses.clone(),
-            external_ips: options.external_ips,
-            without_local: without_local(&options, &netfilter),
-            mark_bits: options.mark_bits.unwrap_or_default(),
-            pod_networks: options.cluster_cidr.clone(),
+            scheduler: config.services.scheduler.clone(),
+            node_port_addresses: config.services.node_port_addresses.clone(),
+            external_ips: config.services.external_ips,
+            without_local: without_local(&config, &netfilter),
+            mark_bits: config.services.mark_bits,
+            pod_networks: config.services.pod_networks.clone(),
             api_server: source.server(),
             ..Settings::default()
         };
-        let health = Arc::new(Health::new(options.sync_period()));
+        let health = Arc::new(Health::new(config.timing.sync_period));
         let server = Server::start().map_err(|error| {
             Failure::new("listen", format!("start the thread that serves health: {error}"))
         })?;
@@ -200,7 +192,7 @@ impl<'n, S: Source> Proxy<'n, S> {
             listeners: Vec::new(),
             checks: BTreeMap::new(),
             counts: Counts::default(),
-            options,
+            config,
         })
     }
 
@@ -211,7 +203,7 @@ impl<'n, S: Source> Proxy<'n, S> {
     /// The proxy's Node was deleted, or, with `--bind-address-hard-fail`, health or metrics cannot be
     /// served. All else is logged and tried again.
     pub async fn run(&mut self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
-        if self.listen() && self.options.bind_address_hard_fail == Some(true) {
+        if self.listen() && self.config.listen.hard_fail {
             let reason = "health or metrics cannot be served, and --bind-address-hard-fail is set";
             return Err(Failure::new("listen", reason));
         }
@@ -245,7 +237,7 @@ impl<'n, S: Source> Proxy<'n, S> {
                 () = sleep_until(next), if ready => {}
             }
             let result = match settled {
-                false => settle(&self.kernel, &self.options).await,
+                false => settle(&self.kernel, &self.config.kernel).await,
                 true => Ok(()),
             };
             settled = result.is_ok();
@@ -256,12 +248,12 @@ impl<'n, S: Source> Proxy<'n, S> {
                 Err(failure) => Err(failure),
             };
             let now = Instant::now();
-            not_before = now + self.options.min_sync_period();
+            not_before = now + self.config.timing.min_sync_period;
             match result {
                 Ok(run) => {
                     wait = FIRST_WAIT;
                     if is_full {
-                        next_full = now + self.options.sync_period();
+                        next_full = now + self.config.timing.sync_period;
                     }
                     if run == Run::Partial {
                         next_full = next_full.min(now + retry);
@@ -291,7 +283,7 @@ impl<'n, S: Source> Proxy<'n, S> {
     /// Something could not be read or written.
     pub async fn once(&mut self) -> Result<(), Failure> {
         self.wait_for_lists().await;
-        settle(&self.kernel, &self.options).await?;
+        settle(&self.kernel, &self.config.kernel).await?;
         let mut run = self.full_run().await?;
         if self.state.is_touched() {
             // Without a scheduler that the kernel lacks.
@@ -362,14 +354,14 @@ impl<'n, S: Source> Proxy<'n, S> {
     /// Serves health and metrics where that is not done yet. Returns whether something failed.
     fn listen(&mut self) -> bool {
         let wanted: BTreeSet<_> =
-            [self.options.healthz(), self.options.metrics()].into_iter().flatten().collect();
+            [self.config.listen.health, self.config.listen.metrics].into_iter().flatten().collect();
         let mut has_failed = false;
         for address in wanted {
             if self.listeners.iter().any(|listener| listener.address() == address) {
                 continue;
             }
             let socket = self.kernel.listen(address);
-            let with_metrics = self.options.metrics() == Some(address);
+            let with_metrics = self.config.listen.metrics == Some(address);
             let listener = socket
                 .and_then(|socket| self.server.own(socket, self.health.clone(), with_metrics));
             match listener {
@@ -411,7 +403,7 @@ impl<'n, S: Source> Proxy<'n, S> {
     /// Translates what has changed.
     fn translate(&mut self) {
         let update = self.state.update();
-        if self.options.detect_local_mode == Some(DetectLocal::NodeCidr) {
+        if self.config.filter.pods == Pods::OfNode {
             self.netfilter.set_inside(Inside::Networks(self.state.node().pod_networks.clone()));
         }
         self.netfilter.take_in(&self.state, &update);
@@ -786,7 +778,7 @@ impl<'n, S: Source> Proxy<'n, S> {
     }
 
     fn policy(&self, table: &Snapshot) -> Policy {
-        let limit = self.options.drain_limit.map(|limit| limit.0);
+        let limit = self.config.timing.drain_limit;
         // Those that only now begin to leave are not there yet: they are looked at again in time.
         let leaving = self.draining.iter().map(|(service, real_server, _)| (service, real_server));
         let limits = self.state.drain_limits(leaving, limit);
@@ -795,13 +787,12 @@ impl<'n, S: Source> Proxy<'n, S> {
             |key: &ServiceKey| matches!(key, ServiceKey::Address { protocol: Protocol::TCP, .. });
         let marks = self.marks.iter().filter(|(_, place)| !is_tcp(place));
         let at_once: BTreeSet<_> = marks.map(|(mark, _)| *mark).collect();
-        let drain =
-            Drain::for_at_most(limit.unwrap_or(UNKNOWN)).limit_of(move |service, real_server| {
-                match at_once.contains(service) {
-                    true => Some(Duration::ZERO),
-                    false => limits.get(&(*service, *real_server)).copied(),
-                }
-            });
+        let drain = Drain::for_at_most(self.config.timing.unknown_pod_drain()).limit_of(
+            move |service, real_server| match at_once.contains(service) {
+                true => Some(Duration::ZERO),
+                false => limits.get(&(*service, *real_server)).copied(),
+            },
+        );
         let policy = Policy::new().scope(self.records.scope()).drain(drain);
         let there: usize =
             table.services.values().map(|service| 1 + service.destinations.len()).sum();
@@ -911,23 +902,15 @@ impl<'n, S: Source> Proxy<'n, S> {
 }
 
 /// Makes the node's settings.
-pub(crate) async fn init(options: &Options, namespace: &NetNs) -> Result<(), Failure> {
-    settle(&Kernel::open(namespace).await?, options).await
+pub(crate) async fn init(config: &Config, namespace: &NetNs) -> Result<(), Failure> {
+    settle(&Kernel::open(namespace).await?, &config.kernel).await
 }
 
-async fn settle(kernel: &Kernel<'_>, options: &Options) -> Result<(), Failure> {
-    for change in kernel.settle(options.ipvs_strict_arp == Some(true))? {
+async fn settle(kernel: &Kernel<'_>, config: &KernelConfig) -> Result<(), Failure> {
+    for change in kernel.settle(config.strict_arp)? {
         tracing::info!("set {change}");
     }
-    let seconds = |duration: Option<GoDuration>| {
-        duration.map_or(0, |duration| u32::try_from(duration.0.as_secs()).unwrap_or(u32::MAX))
-    };
-    let timeouts = Timeouts::new(
-        seconds(options.ipvs_tcp_timeout),
-        seconds(options.ipvs_tcpfin_timeout),
-        seconds(options.ipvs_udp_timeout),
-    );
-    kernel.set_timeouts(timeouts).await
+    kernel.set_timeouts(config.timeouts).await
 }
 
 /// Takes away what is the proxy's own in the kernel: its services, addresses and routes. What others
@@ -936,13 +919,10 @@ async fn settle(kernel: &Kernel<'_>, options: &Options) -> Result<(), Failure> {
 /// # Errors
 ///
 /// Something could not be read or taken away.
-pub async fn clean_up(options: &Options, namespace: &NetNs) -> Result<(), Failure> {
+pub async fn clean_up(config: &Config, namespace: &NetNs) -> Result<(), Failure> {
     let mut kernel = Kernel::open(namespace).await?;
     let failed = |error: io::Error| Failure::new("state", error);
-    let path = options.state_dir.as_deref().map(ledger_path);
-    let ranges = options.service_cluster_ip_range.clone();
-    let excluded = options.ipvs_exclude_cidrs.clone();
-    let mut records = Records::open(path, ranges, excluded).map_err(failed)?;
+    let mut records = Records::open(&config.ownership).map_err(failed)?;
     let applied = Desired::new().apply(&kernel.ipvs, &Policy::new().scope(records.scope())).await;
     applied.map_err(|error| Failure::new("ipvs", error))?;
     let present = kernel.addresses().await?.own;
@@ -962,9 +942,9 @@ pub async fn clean_up(options: &Options, namespace: &NetNs) -> Result<(), Failur
 
 /// The service ranges that can be local by a route, if any is to be: one that holds an address of this node
 /// or of the API server holds more than services, and their addresses become local one by one.
-fn routed(options: &Options, own: &BTreeSet<IpAddr>, server: Option<IpAddr>) -> Vec<IpNet> {
-    let mut ranges = match options.has_routes() {
-        true => options.service_cluster_ip_range.clone(),
+fn routed(ownership: &Ownership, own: &BTreeSet<IpAddr>, server: Option<IpAddr>) -> Vec<IpNet> {
+    let mut ranges = match ownership.has_routes {
+        true => ownership.ranges.clone(),
         false => Vec::new(),
     };
     ranges.retain(|range| {
@@ -980,26 +960,22 @@ fn routed(options: &Options, own: &BTreeSet<IpAddr>, server: Option<IpAddr>) -> 
     ranges
 }
 
-/// By what pods are known, as far as the options say.
-fn inside(options: &Options) -> Inside {
-    let link = |name: &Option<LinkName>, is_prefix| match name {
-        Some(name) => Inside::Link { name: name.clone(), is_prefix },
-        None => Inside::default(),
-    };
-    match options.detect_local_mode {
-        None | Some(DetectLocal::ClusterCidr) => Inside::Networks(options.cluster_cidr.clone()),
+/// How pods are recognised, as far as the configuration says.
+fn inside(config: &FilterConfig) -> Inside {
+    match &config.pods {
+        Pods::Networks(networks) => Inside::Networks(networks.clone()),
         // The Node says.
-        Some(DetectLocal::NodeCidr) => Inside::default(),
-        Some(DetectLocal::BridgeInterface) => link(&options.pod_bridge_interface, false),
-        Some(DetectLocal::InterfaceNamePrefix) => link(&options.pod_interface_name_prefix, true),
+        Pods::OfNode => Inside::default(),
+        Pods::Link { name, is_prefix } => {
+            Inside::Link { name: name.clone(), is_prefix: *is_prefix }
+        }
     }
 }
 
 /// What a policy of `Local` without an endpoint here comes to. Says so, if it is less than could be.
-fn without_local(options: &Options, netfilter: &Netfilter) -> WithoutLocal {
-    let knows_pods = inside(options) != Inside::default()
-        || options.detect_local_mode == Some(DetectLocal::NodeCidr);
-    let reason = match options.without_local {
+fn without_local(config: &Config, netfilter: &Netfilter) -> WithoutLocal {
+    let knows_pods = config.filter.pods != Pods::Networks(Vec::new());
+    let reason = match config.services.without_local {
         Some(chosen @ (WithoutLocal::FallBack | WithoutLocal::Refuse)) => return chosen,
         _ if !netfilter.is_there() => "there are no nftables",
         _ if !knows_pods => "it is not known which clients are pods (--cluster-cidr)",

@@ -15,6 +15,8 @@ use lvs::{
     client::{Snapshot, packet::ServiceKey},
 };
 
+use crate::config::Ownership;
+
 /// How an address is marked in the file.
 const ADDRESS: &str = "address ";
 
@@ -37,11 +39,8 @@ pub(crate) struct Records {
 
 impl Records {
     /// Reads the ledger, if there is one.
-    pub(crate) fn open(
-        path: Option<PathBuf>,
-        ranges: Vec<IpNet>,
-        excluded: Vec<IpNet>,
-    ) -> io::Result<Self> {
+    pub(crate) fn open(ownership: &Ownership) -> io::Result<Self> {
+        let Ownership { ledger: path, ranges, excluded, .. } = ownership.clone();
         let (services, addresses) = (Ledger::new(), BTreeSet::new());
         let mut records = Self { path, services, addresses, ranges, excluded, is_dirty: false };
         if let Some(path) = records.path.clone() {
@@ -201,6 +200,13 @@ mod tests {
 
     use super::*;
 
+    fn open(path: Option<PathBuf>, ranges: &[&str], excluded: &[&str]) -> Records {
+        let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let (ranges, excluded) = (networks(ranges), networks(excluded));
+        let ownership = Ownership { ledger: path, ranges, excluded, has_routes: false };
+        Records::open(&ownership).unwrap()
+    }
+
     fn desired(addresses: &[&str]) -> Desired {
         let mut desired = Desired::new();
         for address in addresses {
@@ -219,7 +225,7 @@ mod tests {
     fn a_ledger_is_read_as_it_was_written() {
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("ledger");
-        let open = || Records::open(Some(path.clone()), vec![], vec![]).unwrap();
+        let open = || open(Some(path.clone()), &[], &[]);
         let mut records = open();
         let address: IpAddr = "203.0.113.50".parse().unwrap();
         claim(&mut records, &["203.0.113.50:80"], &[]).unwrap();
@@ -243,7 +249,7 @@ mod tests {
 
         fs::write(&path, "nonsense\n").unwrap();
         // A damaged file is put aside.
-        let again = Records::open(Some(path.clone()), vec![], vec![]).unwrap();
+        let again = open();
         assert!(again.addresses.is_empty() && !path.exists());
         assert_eq!(fs::read_to_string(path.with_extension("bad")).unwrap(), "nonsense\n");
     }
@@ -253,7 +259,7 @@ mod tests {
     fn a_ledger_that_could_not_be_written() {
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("later").join("ledger");
-        let mut records = Records::open(Some(path.clone()), vec![], vec![]).unwrap();
+        let mut records = open(Some(path.clone()), &[], &[]);
         fs::remove_dir(path.parent().unwrap()).unwrap();
         assert!(claim(&mut records, &["203.0.113.50:80"], &[]).is_err());
         fs::create_dir(path.parent().unwrap()).unwrap();
@@ -263,9 +269,7 @@ mod tests {
 
     #[test]
     fn what_is_ours() {
-        let ranges = vec!["10.96.0.0/12".parse().unwrap()];
-        let excluded = vec!["10.96.9.0/24".parse().unwrap()];
-        let mut records = Records::open(None, ranges, excluded).unwrap();
+        let mut records = open(None, &["10.96.0.0/12"], &["10.96.9.0/24"]);
         let excluded = "10.96.9.1".parse().unwrap();
         claim(&mut records, &["203.0.113.50:80", "10.96.9.1:80"], &[excluded]).unwrap();
         let scope = records.scope();

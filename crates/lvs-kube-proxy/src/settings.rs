@@ -89,7 +89,7 @@ impl FromStr for MarkBits {
         let digits = text.strip_prefix("0x");
         let bits = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
         let bits = bits.and_then(NonZeroU32::new);
-        bits.map(Self).ok_or_else(|| format!("{text:?} is no mask of bits such as 0x1fff1fff"))
+        bits.map(Self).ok_or_else(|| format!("{text:?} is not a bit mask such as 0x1fff1fff"))
     }
 }
 
@@ -220,7 +220,7 @@ mod tests {
         }
         for text in ["0x0", "", "0x", "17", "0x100000000", "bits"] {
             let error = text.parse::<MarkBits>().unwrap_err();
-            assert!(error.contains("no mask of bits"), "{error}");
+            assert!(error.contains("not a bit mask"), "{error}");
         }
     }
 }

@@ -1,0 +1,239 @@
+//! kube-proxy's configuration file.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+
+use super::Flags;
+use crate::settings::network;
+
+/// A KubeProxyConfiguration. What is not used is kept by name, to be said.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct ConfigFile {
+    api_version: String,
+    kind: String,
+    mode: Option<String>,
+    bind_address: Option<String>,
+    bind_address_hard_fail: Option<bool>,
+    client_connection: ClientConnection,
+    hostname_override: Option<String>,
+    ipvs: Ipvs,
+    iptables: Iptables,
+    #[serde(deserialize_with = "crate::object::or_default")]
+    node_port_addresses: Vec<String>,
+    healthz_bind_address: Option<String>,
+    metrics_bind_address: Option<String>,
+    #[serde(rename = "clusterCIDR")]
+    cluster_cidr: Option<String>,
+    detect_local_mode: Option<String>,
+    detect_local: DetectLocalLinks,
+    #[serde(flatten)]
+    rest: Rest,
+}
+
+/// Fields that are not used, with whether each is set to something.
+type Rest = BTreeMap<String, Unused>;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ClientConnection {
+    kubeconfig: Option<String>,
+    #[serde(flatten)]
+    rest: Rest,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct DetectLocalLinks {
+    bridge_interface: Option<String>,
+    interface_name_prefix: Option<String>,
+    #[serde(flatten)]
+    rest: Rest,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Ipvs {
+    scheduler: Option<String>,
+    sync_period: Option<String>,
+    min_sync_period: Option<String>,
+    #[serde(rename = "excludeCIDRs", deserialize_with = "crate::object::or_default")]
+    exclude_cidrs: Vec<String>,
+    #[serde(rename = "strictARP")]
+    strict_arp: Option<bool>,
+    tcp_timeout: Option<String>,
+    tcp_fin_timeout: Option<String>,
+    udp_timeout: Option<String>,
+    #[serde(flatten)]
+    rest: Rest,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Iptables {
+    masquerade_all: Option<bool>,
+    #[serde(flatten)]
+    rest: Rest,
+}
+
+/// A value of which only matters whether it says something: not null, empty, zero or false.
+#[derive(Clone, Copy, Debug)]
+struct Unused(bool);
+
+impl<'de> Deserialize<'de> for Unused {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Look;
+
+        impl<'de> Visitor<'de> for Look {
+            type Value = Unused;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("anything")
+            }
+
+            fn visit_unit<E>(self) -> Result<Unused, E> {
+                Ok(Unused(false))
+            }
+
+            fn visit_none<E>(self) -> Result<Unused, E> {
+                Ok(Unused(false))
+            }
+
+            fn visit_some<D: Deserializer<'de>>(self, value: D) -> Result<Unused, D::Error> {
+                Unused::deserialize(value)
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Unused, E> {
+                Ok(Unused(value))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Unused, E> {
+                Ok(Unused(value != 0))
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Unused, E> {
+                Ok(Unused(value != 0))
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Unused, E> {
+                Ok(Unused(value != 0.0))
+            }
+
+            fn visit_str<E>(self, value: &str) -> Result<Unused, E> {
+                Ok(Unused(!matches!(value, "" | "0" | "0s")))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Unused, A::Error> {
+                let mut is_set = false;
+                while let Some(Unused(element)) = list.next_element()? {
+                    is_set |= element;
+                }
+                Ok(Unused(is_set))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Unused, A::Error> {
+                let mut is_set = false;
+                while let Some((_, Unused(value))) = map.next_entry::<IgnoredAny, Unused>()? {
+                    is_set |= value;
+                }
+                Ok(Unused(is_set))
+            }
+        }
+
+        deserializer.deserialize_any(Look)
+    }
+}
+
+impl ConfigFile {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let file: Self = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+        let (version, kind) = ("kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration");
+        if (file.api_version.as_str(), file.kind.as_str()) != (version, kind) {
+            return Err(format!("it is not a {kind} of {version}"));
+        }
+        Ok(file)
+    }
+
+    /// Fills in what no flag has set. Returns what is set and has no effect here.
+    pub(super) fn fill_unset(self, flags: &mut Flags) -> Result<Vec<String>, String> {
+        fill(&mut flags.proxy_mode, "mode", self.mode)?;
+        let kubeconfig = self.client_connection.kubeconfig;
+        if flags.manifests.is_none() {
+            fill(&mut flags.kubeconfig, "clientConnection.kubeconfig", kubeconfig)?;
+        }
+        fill(&mut flags.hostname_override, "hostnameOverride", self.hostname_override)?;
+        fill(&mut flags.ipvs_scheduler, "ipvs.scheduler", self.ipvs.scheduler)?;
+        fill(&mut flags.ipvs_sync_period, "ipvs.syncPeriod", self.ipvs.sync_period)?;
+        fill(&mut flags.ipvs_min_sync_period, "ipvs.minSyncPeriod", self.ipvs.min_sync_period)?;
+        fill(&mut flags.ipvs_tcp_timeout, "ipvs.tcpTimeout", self.ipvs.tcp_timeout)?;
+        fill(&mut flags.ipvs_tcpfin_timeout, "ipvs.tcpFinTimeout", self.ipvs.tcp_fin_timeout)?;
+        fill(&mut flags.ipvs_udp_timeout, "ipvs.udpTimeout", self.ipvs.udp_timeout)?;
+        fill(&mut flags.healthz_bind_address, "healthzBindAddress", self.healthz_bind_address)?;
+        fill(&mut flags.metrics_bind_address, "metricsBindAddress", self.metrics_bind_address)?;
+        flags.masquerade_all = flags.masquerade_all.or(self.iptables.masquerade_all);
+        flags.ipvs_strict_arp = flags.ipvs_strict_arp.or(self.ipvs.strict_arp);
+        let excluded = &self.ipvs.exclude_cidrs;
+        fill_list(&mut flags.ipvs_exclude_cidrs, "ipvs.excludeCIDRs", excluded, network)?;
+        let ports = &self.node_port_addresses;
+        fill_list(&mut flags.nodeport_addresses, "nodePortAddresses", ports, str::parse)?;
+
+        let cidrs: Vec<_> = self.cluster_cidr.iter().flat_map(|text| text.split(',')).collect();
+        let cidrs = cidrs.into_iter().filter(|text| !text.is_empty()).map(str::to_owned);
+        fill_list(&mut flags.cluster_cidr, "clusterCIDR", &cidrs.collect::<Vec<_>>(), network)?;
+        flags.bind_address_hard_fail = flags.bind_address_hard_fail.or(self.bind_address_hard_fail);
+        let bind = self.bind_address.filter(|text| !matches!(text.as_str(), "" | "0.0.0.0" | "::"));
+        fill_list(&mut flags.node_ip, "bindAddress", bind.as_slice(), str::parse)?;
+
+        fill(&mut flags.detect_local_mode, "detectLocalMode", self.detect_local_mode)?;
+        let links = self.detect_local;
+        let (bridge, prefix) = (links.bridge_interface, links.interface_name_prefix);
+        fill(&mut flags.pod_bridge_interface, "detectLocal.bridgeInterface", bridge)?;
+        fill(&mut flags.pod_interface_name_prefix, "detectLocal.interfaceNamePrefix", prefix)?;
+
+        let mut left_out = Vec::new();
+        for (place, rest) in [
+            ("", self.rest),
+            ("clientConnection.", self.client_connection.rest),
+            ("ipvs.", self.ipvs.rest),
+            ("iptables.", self.iptables.rest),
+            ("detectLocal.", links.rest),
+        ] {
+            let set = rest.iter().filter(|(_, Unused(is_set))| *is_set);
+            left_out
+                .extend(set.map(|(name, _)| format!("{place}{name} has no effect in this proxy")));
+        }
+        Ok(left_out)
+    }
+}
+
+fn fill<T: FromStr>(option: &mut Option<T>, field: &str, text: Option<String>) -> Result<(), String>
+where
+    T::Err: fmt::Display,
+{
+    let text = text.filter(|text| !text.is_empty());
+    if option.is_none()
+        && let Some(text) = text
+    {
+        *option = Some(text.parse().map_err(|error| format!("{field}: {error}"))?);
+    }
+    Ok(())
+}
+
+fn fill_list<T, E: fmt::Display>(
+    flags: &mut Vec<T>,
+    field: &str,
+    texts: &[String],
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Result<(), String> {
+    if flags.is_empty() {
+        for text in texts {
+            let entry = parse(text).map_err(|error| format!("{field}: {text:?}: {error}"))?;
+            flags.push(entry);
+        }
+    }
+    Ok(())
+}
