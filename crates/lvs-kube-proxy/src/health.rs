@@ -82,8 +82,8 @@ impl Health {
         self.with(|known| known.node_is_eligible = eligible);
     }
 
-    pub(crate) fn set_checks(&self, checks: BTreeMap<u16, (ObjectName, HealthCheck)>) {
-        self.with(|known| known.checks = checks);
+    pub(crate) fn set_checks(&self, checks: &BTreeMap<u16, (ObjectName, HealthCheck)>) {
+        self.with(|known| known.checks.clone_from(checks));
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Known) -> T) -> T {

@@ -33,16 +33,16 @@
 
 pub mod annotation;
 mod config;
+mod failure;
 mod health;
-mod kernel;
 pub mod manifest;
 mod metrics;
-mod netfilter;
-mod nfnetlink;
+mod node;
 pub mod object;
 mod program;
 mod proxy;
 mod records;
+mod rules;
 mod settings;
 pub mod source;
 mod state;
@@ -50,7 +50,8 @@ mod translate;
 
 pub use crate::{
     config::{Config, ConfigError},
-    kernel::{Failure, LINK},
+    failure::Failure,
+    node::kernel::LINK,
     program::run,
     proxy::{Proxy, clean_up},
     settings::{MarkBits, NodePortAddresses, Settings, ThisNode, WithoutLocal},

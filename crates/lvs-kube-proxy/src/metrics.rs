@@ -18,6 +18,8 @@ use prometheus_client::{
     registry::{Metric, Registry},
 };
 
+use crate::failure::Step;
+
 /// kube-proxy's: a quarter of a second to five minutes.
 const PROGRAMMING: [f64; 21] = [
     0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
@@ -40,7 +42,7 @@ pub(crate) struct Metrics {
     addresses: Gauge,
     changes: Family<Kind, Counter>,
     requests: Family<Asked, Counter>,
-    errors: Family<Step, Counter>,
+    errors: Family<AtStep, Counter>,
     held_back: Gauge,
     failing: Gauge,
 }
@@ -69,8 +71,8 @@ struct Asked {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Step {
-    step: &'static str,
+struct AtStep {
+    step: Step,
 }
 
 /// How many there are, after a run.
@@ -84,6 +86,13 @@ pub(crate) struct Counts {
     pub(crate) failing: usize,
     pub(crate) no_local_internal: usize,
     pub(crate) no_local_external: usize,
+}
+
+impl Counts {
+    /// The services and real servers that are wanted.
+    pub(crate) fn total(&self) -> usize {
+        self.virtual_services + self.real_servers
+    }
 }
 
 impl Metrics {
@@ -210,8 +219,8 @@ impl Metrics {
         self.changes.get_or_create(&Kind { kind }).inc_by(count as u64);
     }
 
-    pub(crate) fn failed(&self, step: &'static str) {
-        self.errors.get_or_create(&Step { step }).inc();
+    pub(crate) fn failed(&self, step: Step) {
+        self.errors.get_or_create(&AtStep { step }).inc();
     }
 
     /// The text that a scrape gets.

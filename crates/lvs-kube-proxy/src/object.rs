@@ -360,6 +360,15 @@ pub struct Node {
     pub status: NodeStatus,
 }
 
+impl Node {
+    /// Whether it is about to go: load balancers are to leave it out.
+    pub(crate) fn is_leaving(&self) -> bool {
+        let taint = "ToBeDeletedByClusterAutoscaler";
+        self.metadata.deletion_timestamp.is_some()
+            || self.spec.taints.iter().any(|found| found.key == taint)
+    }
+}
+
 /// `spec` of a [`Node`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     config::{Config, SourceConfig, Task},
-    kernel::Kernel,
+    node::kernel::Kernel,
     proxy::{FIRST_WAIT, LONGEST_WAIT, Proxy, clean_up, init},
     source::{Directory, Source},
 };
@@ -51,12 +51,12 @@ pub async fn run(config: Config) -> Result<(), Box<dyn Error>> {
 
 async fn act(source: impl Source, config: Config, here: NetNs) -> Result<(), Box<dyn Error>> {
     if config.task == Task::DryRun {
-        let kernel = Kernel::open(&here).await?;
+        let kernel = Kernel::open(&here)?;
         print!("{}", Proxy::on(kernel, source, config).await?.dry_run().await?);
         return Ok(());
     }
     if config.task == Task::Once {
-        let kernel = Kernel::open(&here).await?;
+        let kernel = Kernel::open(&here)?;
         return Ok(Proxy::on(kernel, source, config).await?.once().await?);
     }
     let (mut end, mut interrupt) =
@@ -83,7 +83,7 @@ async fn act(source: impl Source, config: Config, here: NetNs) -> Result<(), Box
 async fn open(here: &NetNs) -> Kernel<'_> {
     let mut wait = FIRST_WAIT;
     loop {
-        match Kernel::open(here).await {
+        match Kernel::open(here) {
             Ok(kernel) => return kernel,
             Err(failure) => {
                 tracing::error!("{failure}; the next attempt is in {} s", wait.as_secs_f64());

@@ -23,103 +23,89 @@ const ADDRESS: &str = "address ";
 /// The services and addresses that are the proxy's own: those in its ledger, and those in the service
 /// ranges.
 ///
-/// The ledger is a file with a line for each: a service in ipvsadm's notation, or `address` and an
-/// address. It is written before the kernel is, so that a proxy that is killed at any moment finds
-/// all that it has made. It need not outlive the machine: neither does the kernel's table.
+/// The ledger is a text with a line for each: a service in ipvsadm's notation, or `address` and an
+/// address. It is stored before the kernel is written, so that a proxy that is killed at any moment
+/// finds all that it has made. It need not outlive the machine: neither does the kernel's table.
 #[derive(Clone, Debug)]
 pub(crate) struct Records {
-    path: Option<PathBuf>,
     services: Ledger,
     addresses: BTreeSet<IpAddr>,
     ranges: Vec<IpNet>,
     excluded: Vec<IpNet>,
-    /// Whether the file lacks something.
+    /// Lines that are not stored yet and only have to be appended.
+    new: String,
+    /// Whether what is stored has to be replaced.
     is_dirty: bool,
 }
 
+/// How the stored ledger is brought up to date.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LedgerWrite {
+    /// These lines come behind what is stored.
+    Append(String),
+    /// This text takes the place of what is stored.
+    Replace(String),
+    /// Nothing is left to be stored.
+    Remove,
+}
+
 impl Records {
-    /// Reads the ledger, if there is one.
-    pub(crate) fn open(ownership: &Ownership) -> io::Result<Self> {
-        let Ownership { ledger: path, ranges, excluded, .. } = ownership.clone();
-        let (services, addresses) = (Ledger::new(), BTreeSet::new());
-        let mut records = Self { path, services, addresses, ranges, excluded, is_dirty: false };
-        if let Some(path) = records.path.clone() {
-            if let Some(directory) = path.parent() {
-                fs::create_dir_all(directory).map_err(|error| {
-                    let reason = format!("make {}: {error}", directory.display());
-                    io::Error::new(error.kind(), reason)
-                })?;
-            }
-            match fs::read_to_string(&path) {
-                Ok(text) => {
-                    if let Err(line) = records.read(&text) {
-                        let bad = path.with_extension("bad");
-                        tracing::error!(
-                            "{}: {line:?} is neither a service nor an address; the file is {} now, and what \
-                             was made outside of the service ranges and nobody wants any more stays",
-                            path.display(),
-                            bad.display()
-                        );
-                        (records.services, records.addresses) = (Ledger::new(), BTreeSet::new());
-                        fs::rename(&path, &bad).map_err(|error| {
-                            let reason = format!("rename {}: {error}", path.display());
-                            io::Error::new(error.kind(), reason)
-                        })?;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    let reason = format!("read {}: {error}", path.display());
-                    return Err(io::Error::new(error.kind(), reason));
-                }
-            }
+    /// Nothing is noted yet.
+    pub(crate) fn new(ownership: &Ownership) -> Self {
+        Self {
+            services: Ledger::new(),
+            addresses: BTreeSet::new(),
+            ranges: ownership.ranges.clone(),
+            excluded: ownership.excluded.clone(),
+            new: String::new(),
+            is_dirty: false,
         }
-        Ok(records)
     }
 
-    fn read(&mut self, text: &str) -> Result<(), String> {
-        let mut services = Vec::new();
+    /// Reads what is stored.
+    ///
+    /// # Errors
+    ///
+    /// This line of it is neither a service nor an address; nothing is taken from the text.
+    pub(crate) fn read(&mut self, text: &str) -> Result<(), String> {
+        let (mut services, mut addresses) = (Vec::new(), BTreeSet::new());
         for text in text.split_inclusive('\n') {
-            let line = text.trim();
+            // A proxy that was killed while it wrote a line has not made yet what the line says.
+            let Some(line) = text.strip_suffix('\n') else {
+                self.is_dirty = true;
+                continue;
+            };
+            let line = line.trim();
             let known = match line.strip_prefix(ADDRESS) {
                 _ if line.is_empty() => true,
-                Some(address) => address.parse().map(|ip| self.addresses.insert(ip)).is_ok(),
+                Some(address) => address.parse().map(|ip| addresses.insert(ip)).is_ok(),
                 None => line.parse::<ServiceKey>().map(|key| services.push(key)).is_ok(),
             };
-            // Whoever is killed while it writes a line has not made yet what the line says.
-            if !known && text.ends_with('\n') {
+            if !known {
                 return Err(line.to_owned());
             }
         }
         self.services = services.into_iter().collect();
+        self.addresses = addresses;
         Ok(())
     }
 
     /// Notes what is about to be made: those of the services that are desired, and addresses.
-    pub(crate) fn claim(
+    pub(crate) fn claim<'a>(
         &mut self,
         desired: &Desired,
-        services: &BTreeSet<ServiceKey>,
-        addresses: &BTreeSet<IpAddr>,
-    ) -> io::Result<()> {
-        let mut new = String::new();
-        for key in services.iter().filter(|key| desired.get(key).is_some()) {
+        services: impl IntoIterator<Item = &'a ServiceKey>,
+        addresses: impl IntoIterator<Item = &'a IpAddr>,
+    ) {
+        for key in services.into_iter().filter(|key| desired.get(key).is_some()) {
             if self.services.insert(*key) {
-                let _ = writeln!(new, "{key}");
+                let _ = writeln!(self.new, "{key}");
             }
         }
         for address in addresses {
             if self.addresses.insert(*address) {
-                let _ = writeln!(new, "{ADDRESS}{address}");
+                let _ = writeln!(self.new, "{ADDRESS}{address}");
             }
-        }
-        match &self.path {
-            Some(path) if !self.is_dirty && !new.is_empty() => {
-                let result = append(path, &new);
-                self.is_dirty = result.is_err();
-                result.map_err(|error| explained(path, &error))
-            }
-            _ => self.write(),
         }
     }
 
@@ -129,21 +115,34 @@ impl Records {
         desired: &Desired,
         table: &Snapshot,
         stays: impl Fn(&IpAddr) -> bool,
-    ) -> io::Result<()> {
+    ) {
         self.is_dirty |= self.services.settle(desired, table);
         let before = self.addresses.len();
         self.addresses.retain(stays);
         self.is_dirty |= self.addresses.len() != before;
-        self.write()
     }
 
     /// Forgets everything, after it was taken away.
-    pub(crate) fn clear(&mut self) -> io::Result<()> {
+    pub(crate) fn clear(&mut self) {
         (self.services, self.addresses) = (Ledger::new(), BTreeSet::new());
-        match &self.path {
-            Some(path) if path.exists() => fs::remove_file(path),
-            _ => Ok(()),
+        self.is_dirty = true;
+    }
+
+    /// What has to be stored, if anything has.
+    pub(crate) fn to_store(&self) -> Option<LedgerWrite> {
+        if !self.is_dirty {
+            return (!self.new.is_empty()).then(|| LedgerWrite::Append(self.new.clone()));
         }
+        let addresses = self.addresses.iter().map(|address| format!("{ADDRESS}{address}\n"));
+        let services = self.services.iter().map(|key| format!("{key}\n"));
+        let text: String = services.chain(addresses).collect();
+        Some(if text.is_empty() { LedgerWrite::Remove } else { LedgerWrite::Replace(text) })
+    }
+
+    /// Takes in whether it was stored.
+    pub(crate) fn has_stored(&mut self, stored: bool) {
+        self.is_dirty = !stored;
+        self.new.clear();
     }
 
     /// Which services may be deleted.
@@ -163,14 +162,73 @@ impl Records {
         (self.addresses.contains(address) || is_in(&self.ranges, address))
             && !is_in(&self.excluded, address)
     }
+}
 
-    fn write(&mut self) -> io::Result<()> {
-        let Some(path) = self.path.as_ref().filter(|_| self.is_dirty) else { return Ok(()) };
-        let addresses = self.addresses.iter().map(|address| format!("{ADDRESS}{address}\n"));
-        let text = self.services.to_string() + &addresses.collect::<String>();
-        replace(path, &text).map_err(|error| explained(path, &error))?;
-        self.is_dirty = false;
-        Ok(())
+impl LedgerWrite {
+    /// The text that is stored afterwards.
+    #[cfg(test)]
+    pub(crate) fn apply_to(&self, text: &mut String) {
+        match self {
+            Self::Append(lines) => text.push_str(lines),
+            Self::Replace(new) => text.clone_from(new),
+            Self::Remove => text.clear(),
+        }
+    }
+}
+
+/// The file that a ledger is stored in, if it is stored.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LedgerFile(Option<PathBuf>);
+
+impl LedgerFile {
+    /// Makes the directory, and reads the file if there is one.
+    pub(crate) fn open(path: Option<&Path>) -> io::Result<(Self, String)> {
+        let file = Self(path.map(Path::to_owned));
+        let Some(path) = path else { return Ok((file, String::new())) };
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(|error| {
+                let reason = format!("make {}: {error}", directory.display());
+                io::Error::new(error.kind(), reason)
+            })?;
+        }
+        match fs::read_to_string(path) {
+            Ok(text) => Ok((file, text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((file, String::new())),
+            Err(error) => {
+                let reason = format!("read {}: {error}", path.display());
+                Err(io::Error::new(error.kind(), reason))
+            }
+        }
+    }
+
+    /// Puts a file aside that cannot be used, because of this line.
+    pub(crate) fn put_aside(&self, line: &str) -> io::Result<()> {
+        let Some(path) = &self.0 else { return Ok(()) };
+        let bad = path.with_extension("bad");
+        tracing::error!(
+            "{}: {line:?} is neither a service nor an address; moved to {}; objects recorded in it are no \
+             longer cleaned up",
+            path.display(),
+            bad.display()
+        );
+        fs::rename(path, &bad).map_err(|error| {
+            io::Error::new(error.kind(), format!("rename {}: {error}", path.display()))
+        })
+    }
+
+    pub(crate) fn store(&self, write: &LedgerWrite) -> io::Result<()> {
+        let Some(path) = &self.0 else { return Ok(()) };
+        let stored = match write {
+            LedgerWrite::Append(lines) => append(path, lines),
+            LedgerWrite::Replace(text) => replace(path, text),
+            LedgerWrite::Remove => match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        };
+        stored.map_err(|error| {
+            io::Error::new(error.kind(), format!("write {}: {error}", path.display()))
+        })
     }
 }
 
@@ -190,21 +248,16 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
-fn explained(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("write {}: {error}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use lvs::VirtualService;
 
     use super::*;
 
-    fn open(path: Option<PathBuf>, ranges: &[&str], excluded: &[&str]) -> Records {
+    fn open(ranges: &[&str], excluded: &[&str]) -> Records {
         let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
         let (ranges, excluded) = (networks(ranges), networks(excluded));
-        let ownership = Ownership { ledger: path, ranges, excluded, has_routes: false };
-        Records::open(&ownership).unwrap()
+        Records::new(&Ownership { ledger: None, ranges, excluded, has_routes: false })
     }
 
     fn desired(addresses: &[&str]) -> Desired {
@@ -215,42 +268,69 @@ mod tests {
         desired
     }
 
-    fn claim(records: &mut Records, services: &[&str], addresses: &[IpAddr]) -> io::Result<()> {
+    fn claim(records: &mut Records, services: &[&str], addresses: &[IpAddr]) {
         let desired = desired(services);
-        let keys = desired.keys().copied().collect();
-        records.claim(&desired, &keys, &addresses.iter().copied().collect())
+        records.claim(&desired, desired.keys(), addresses);
+    }
+
+    /// Stores what has to be stored.
+    fn store(records: &mut Records, file: &LedgerFile) -> io::Result<()> {
+        let Some(write) = records.to_store() else { return Ok(()) };
+        let stored = file.store(&write);
+        records.has_stored(stored.is_ok());
+        stored
     }
 
     #[test]
     fn a_ledger_is_read_as_it_was_written() {
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("ledger");
-        let open = || open(Some(path.clone()), &[], &[]);
-        let mut records = open();
+        let (file, text) = LedgerFile::open(Some(&path)).unwrap();
+        assert_eq!(text, "");
+        let read = || {
+            let mut records = open(&[], &[]);
+            let (_, text) = LedgerFile::open(Some(&path)).unwrap();
+            records.read(&text).map(|()| records)
+        };
+        let mut records = open(&[], &[]);
         let address: IpAddr = "203.0.113.50".parse().unwrap();
-        claim(&mut records, &["203.0.113.50:80"], &[]).unwrap();
-        claim(&mut records, &["203.0.113.50:80", "[fd96::1]:80"], &[address]).unwrap();
+        claim(&mut records, &["203.0.113.50:80"], &[]);
+        store(&mut records, &file).unwrap();
+        claim(&mut records, &["203.0.113.50:80", "[fd96::1]:80"], &[address]);
+        store(&mut records, &file).unwrap();
+        assert_eq!(records.to_store(), None);
         assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 3);
-        let again = open();
+        let again = read().unwrap();
         assert_eq!(
             (again.services, again.addresses),
             (records.services.clone(), records.addresses.clone())
         );
-        assert!(open().owns_address(&address));
+        assert!(read().unwrap().owns_address(&address));
 
-        records.settle(&desired(&["[fd96::1]:80"]), &Snapshot::new(), |_| false).unwrap();
+        records.settle(&desired(&["[fd96::1]:80"]), &Snapshot::new(), |_| false);
+        store(&mut records, &file).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "-t [fd96::1]:80\n");
-        records.clear().unwrap();
+        records.clear();
+        store(&mut records, &file).unwrap();
         assert!(!path.exists());
 
-        // Its writer was killed within a line.
-        fs::write(&path, "-t [fd96::1]:80\naddress 203.0.1").unwrap();
-        assert!(open().scope().contains(&"-t [fd96::1]:80".parse().unwrap()));
+        // Its writer was killed within a line: what it says was not made, and is not taken for a whole
+        // line that says something else.
+        for cut in ["address 203.0.1", "-t [fd96::1]:8", "address 203.0.113.5"] {
+            fs::write(&path, format!("-t [fd96::1]:80\n{cut}")).unwrap();
+            let mut records = read().unwrap();
+            assert_eq!(records.services.iter().count(), 1, "{cut}");
+            assert!(records.addresses.is_empty(), "{cut}");
+            // The next line does not come behind the cut one.
+            claim(&mut records, &["203.0.113.50:80"], &[]);
+            store(&mut records, &file).unwrap();
+            assert_eq!(read().unwrap().services.iter().count(), 2, "{cut}");
+        }
 
         fs::write(&path, "nonsense\n").unwrap();
         // A damaged file is put aside.
-        let again = open();
-        assert!(again.addresses.is_empty() && !path.exists());
+        file.put_aside(&read().unwrap_err()).unwrap();
+        assert!(!path.exists());
         assert_eq!(fs::read_to_string(path.with_extension("bad")).unwrap(), "nonsense\n");
     }
 
@@ -259,19 +339,21 @@ mod tests {
     fn a_ledger_that_could_not_be_written() {
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("later").join("ledger");
-        let mut records = open(Some(path.clone()), &[], &[]);
+        let (file, _) = LedgerFile::open(Some(&path)).unwrap();
+        let mut records = open(&[], &[]);
         fs::remove_dir(path.parent().unwrap()).unwrap();
-        assert!(claim(&mut records, &["203.0.113.50:80"], &[]).is_err());
+        claim(&mut records, &["203.0.113.50:80"], &[]);
+        assert!(store(&mut records, &file).is_err());
         fs::create_dir(path.parent().unwrap()).unwrap();
-        claim(&mut records, &[], &[]).unwrap();
+        store(&mut records, &file).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "-t 203.0.113.50:80\n");
     }
 
     #[test]
     fn what_is_ours() {
-        let mut records = open(None, &["10.96.0.0/12"], &["10.96.9.0/24"]);
+        let mut records = open(&["10.96.0.0/12"], &["10.96.9.0/24"]);
         let excluded = "10.96.9.1".parse().unwrap();
-        claim(&mut records, &["203.0.113.50:80", "10.96.9.1:80"], &[excluded]).unwrap();
+        claim(&mut records, &["203.0.113.50:80", "10.96.9.1:80"], &[excluded]);
         let scope = records.scope();
         for (key, is_ours) in [
             ("-t 203.0.113.50:80", true),

@@ -7,6 +7,7 @@ mod ignored;
 mod values;
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     fmt, fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -148,6 +149,13 @@ pub(crate) struct Timing {
     pub(crate) min_sync_period: Duration,
     /// How long a removed endpoint may keep its connections, where its Service does not say.
     pub(crate) drain_limit: Option<Duration>,
+}
+
+impl ListenConfig {
+    /// Where the proxy serves its own health, metrics, or both.
+    pub(crate) fn addresses(&self) -> BTreeSet<SocketAddr> {
+        [self.health, self.metrics].into_iter().flatten().collect()
+    }
 }
 
 impl Timing {

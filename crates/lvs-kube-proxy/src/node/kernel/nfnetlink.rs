@@ -23,7 +23,7 @@ const BUFFER: usize = 1 << 16;
 /// A socket of one network namespace. Calls do not wait: the kernel answers within the system call
 /// that asks.
 #[derive(Debug)]
-pub(crate) struct Nfnetlink {
+pub(super) struct Nfnetlink {
     socket: Socket,
     sequence: u32,
 }
@@ -36,7 +36,7 @@ struct Flow {
 }
 
 impl Nfnetlink {
-    pub(crate) fn open(namespace: &NetNs) -> io::Result<Self> {
+    pub(super) fn open(namespace: &NetNs) -> io::Result<Self> {
         let open = || {
             let mut socket = Socket::new(NETLINK_NETFILTER)?;
             socket.bind_auto()?;
@@ -49,7 +49,7 @@ impl Nfnetlink {
     }
 
     /// The number of the rules' last change in this namespace, whoever made it.
-    pub(crate) fn generation(&mut self) -> io::Result<u32> {
+    pub(super) fn generation(&mut self) -> io::Result<u32> {
         let message = NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() });
         let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0);
         let mut generation = None;
@@ -66,7 +66,7 @@ impl Nfnetlink {
 
     /// Deletes the UDP entries of one family of which the original destination and the source of the
     /// answers are so. Returns how many there were.
-    pub(crate) fn forget_udp(
+    pub(super) fn forget_udp(
         &mut self,
         ipv4: bool,
         is_stale: impl Fn(SocketAddr, SocketAddr) -> bool,

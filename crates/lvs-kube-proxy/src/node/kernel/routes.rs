@@ -12,7 +12,8 @@ use ipnet::IpNet;
 use netns_link::{Link, Route, RouteProtocol};
 use tokio::time::sleep;
 
-use super::{Failure, Kernel};
+use super::{Kernel, Routes};
+use crate::failure::{Failure, Step};
 
 /// By this number the proxy's routes are known from those of others.
 const PROTOCOL: RouteProtocol = RouteProtocol::new(196);
@@ -22,78 +23,59 @@ const LOOKS: usize = 20;
 const MOMENT: Duration = Duration::from_millis(5);
 
 impl Kernel<'_> {
-    /// Reads which routes of the proxy's there are.
-    pub(crate) async fn read_routes(&mut self) -> Result<(), Failure> {
-        let failed = |error| Failure::new("routes", error);
+    /// The proxy's routes.
+    pub(super) async fn read_routes(&mut self) -> Result<Routes, Failure> {
+        let failed = |error| Failure::new(Step::Routes, error);
         let loopback = self.loopback().await?;
         self.count("routes");
         let present = self.links.routes(&loopback).await.map_err(failed)?;
         let ours = present.into_iter().filter(|route| route.protocol() == PROTOCOL);
-        let net = |route: &Route| {
-            let prefix = route.prefix();
-            IpNet::new(prefix.ip(), prefix.length()).ok()
-        };
-        self.routes = ours.filter_map(|route| Some((net(&route)?, route))).collect();
-        Ok(())
+        let routes: Routes = ours
+            .filter_map(|route| {
+                let prefix = route.prefix();
+                Some((IpNet::new(prefix.ip(), prefix.length()).ok()?, route.source()))
+            })
+            .collect();
+        self.routed = routes.keys().copied().collect();
+        Ok(routes)
     }
 
-    /// Makes a range or an address local, if it is not so as far as is known. Returns what was changed.
-    pub(crate) async fn add_route(
+    pub(super) async fn write_route(
         &mut self,
         range: IpNet,
         source: Option<IpAddr>,
-    ) -> Result<Option<String>, Failure> {
-        let failed = |error: netns_link::Error| Failure::new("routes", error);
-        let range = range.trunc();
-        if self.routes.get(&range).is_some_and(|route| route.source() == source) {
-            return Ok(None);
-        }
-        let prefix = range.to_string().parse().map_err(failed)?;
-        let mut route = Route::local(prefix).with_protocol(PROTOCOL);
+    ) -> Result<(), Failure> {
+        let failed = |error: netns_link::Error| Failure::new(Step::Routes, error);
+        let mut route = route(range)?;
         if let Some(source) = source {
             route = route.with_source(source);
         }
         let loopback = self.loopback().await?;
         self.count("route changes");
         self.links.replace_route(&loopback, route).await.map_err(failed)?;
-        self.routes.insert(range, route);
-        Ok(Some(format!("+ {route}")))
+        self.routed.insert(range);
+        Ok(())
     }
 
-    /// Takes away the proxy's routes but for those that stay. Returns what was changed.
-    pub(crate) async fn remove_routes(
-        &mut self,
-        stays: impl Fn(&IpNet) -> bool,
-    ) -> Result<Vec<String>, Failure> {
-        let gone: Vec<_> = self.routes.keys().filter(|range| !stays(range)).copied().collect();
-        let mut changed = Vec::new();
-        for range in gone {
-            changed.extend(self.remove_route(range).await?);
-        }
-        Ok(changed)
-    }
-
-    /// Takes one of the proxy's routes away, if it is there as far as is known.
-    pub(crate) async fn remove_route(&mut self, range: IpNet) -> Result<Option<String>, Failure> {
-        let Some(route) = self.routes.get(&range.trunc()).copied() else { return Ok(None) };
+    /// Takes away one of the proxy's routes, whatever its source and its metric.
+    pub(super) async fn delete_route(&mut self, range: IpNet) -> Result<(), Failure> {
+        let route = route(range)?;
         let loopback = self.loopback().await?;
         self.count("route changes");
-        // Of a route that was made in this run the metric is not known; without one any is meant.
-        let route = route.with_metric(0);
         let deleted = self.links.delete_route(&loopback, route).await;
-        deleted.map_err(|error| Failure::new("routes", error))?;
-        self.routes.remove(&range.trunc());
-        Ok(Some(format!("- {route}")))
+        deleted.map_err(|error| Failure::new(Step::Routes, error))?;
+        self.routed.remove(&range);
+        Ok(())
     }
 
     /// Deletes the kernel's own routes for IPv6 addresses of the proxy's link, which would come before
     /// the proxy's. Those for new addresses are waited for, for a moment.
-    pub(crate) async fn delete_routes_of_kernel(
+    pub(super) async fn delete_routes_of_kernel(
         &mut self,
         addresses: &BTreeSet<IpAddr>,
         new: &BTreeSet<IpAddr>,
     ) -> Result<(), Failure> {
-        let failed = |error| Failure::new("routes", error);
+        let failed = |error| Failure::new(Step::Routes, error);
         let is_ipv6 = |address: &&IpAddr| address.is_ipv6();
         if !addresses.iter().any(|address| address.is_ipv6()) {
             return Ok(());
@@ -109,7 +91,7 @@ impl Kernel<'_> {
                 let address = route.prefix().ip();
                 let is_host = route.prefix().length() == 128;
                 // Without the proxy's own route the address would be lost.
-                let is_outdone = self.routes.contains_key(&IpNet::from(address));
+                let is_outdone = self.routed.contains(&IpNet::from(address));
                 if is_host
                     && is_outdone
                     && route.protocol() == RouteProtocol::KERNEL
@@ -132,8 +114,15 @@ impl Kernel<'_> {
             return Ok(loopback.clone());
         }
         self.count("links");
-        let found = self.links.find("lo").await.map_err(|error| Failure::new("routes", error))?;
-        let missing = || Failure::new("routes", "the namespace has no link lo");
+        let found =
+            self.links.find("lo").await.map_err(|error| Failure::new(Step::Routes, error))?;
+        let missing = || Failure::new(Step::Routes, "the namespace has no link lo");
         Ok(self.loopback.insert(found.ok_or_else(missing)?).clone())
     }
+}
+
+fn route(range: IpNet) -> Result<Route, Failure> {
+    let prefix = range.to_string().parse();
+    let prefix = prefix.map_err(|error| Failure::new(Step::Routes, error))?;
+    Ok(Route::local(prefix).with_protocol(PROTOCOL))
 }

@@ -1,0 +1,154 @@
+//! The proxy itself: what a source says, brought to the node and kept there.
+
+mod checks;
+mod guard;
+mod journal;
+#[cfg(test)]
+mod laws;
+mod rhythm;
+mod round;
+mod run;
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
+use lvs::Policy;
+use netns_link::NetNs;
+
+pub(crate) use self::rhythm::{FIRST_WAIT, LONGEST_WAIT};
+use self::round::Rounds;
+pub use self::run::Proxy;
+use crate::{
+    config::{Config, FilterConfig, Ownership, Pods},
+    failure::Failure,
+    node::{
+        Node, NodeDesired,
+        kernel::{Kernel, LINK},
+    },
+    records::Records,
+    rules::{Inside, Rules},
+    settings::{Settings, ThisNode, WithoutLocal},
+    state::{State, firsts},
+};
+
+/// The rounds of a proxy on a node, of which nothing is known yet but its addresses.
+async fn rounds<N: Node>(
+    mut node: N,
+    config: Config,
+    api_server: Option<IpAddr>,
+    records: Records,
+) -> Result<Rounds<N>, Failure> {
+    // Until the Node says more.
+    let sources = [true, false].into_iter().filter_map(|ipv4| node.source(ipv4));
+    let primary: Vec<_> = config.node.addresses.iter().copied().chain(sources).collect();
+    let this_node = ThisNode {
+        name: config.node.name.clone(),
+        addresses: node.addresses().await?.node,
+        given: config.node.addresses.clone(),
+        primary: firsts(&primary),
+        ..ThisNode::default()
+    };
+    let ranges = routed(&config.ownership, &this_node.addresses, api_server);
+    let settings = Settings {
+        scheduler: config.services.scheduler.clone(),
+        node_port_addresses: config.services.node_port_addresses.clone(),
+        external_ips: config.services.external_ips,
+        without_local: without_local(&config, node.has_rules()),
+        mark_bits: config.services.mark_bits,
+        pod_networks: config.services.pod_networks.clone(),
+        api_server,
+        ..Settings::default()
+    };
+    let rules = node.has_rules().then(|| rules(&config, &ranges));
+    let desired = NodeDesired::new(ranges, rules);
+    Ok(Rounds::new(node, config, State::new(this_node, settings), desired, records))
+}
+
+/// The service ranges that can be local by a route, if any should be: one that holds an address of
+/// this node or of the API server holds more than services, and their addresses become local one by
+/// one.
+fn routed(ownership: &Ownership, own: &BTreeSet<IpAddr>, server: Option<IpAddr>) -> Vec<IpNet> {
+    let mut ranges = match ownership.has_routes {
+        true => ownership.ranges.clone(),
+        false => Vec::new(),
+    };
+    ranges.retain(|range| {
+        let found = own.iter().chain(&server).find(|address| range.contains(*address));
+        if let Some(address) = found {
+            tracing::error!(
+                "--service-cluster-ip-range: {range} contains {address}, which belongs to this node or the \
+                 API server; not adding a route, using addresses on {LINK} instead"
+            );
+        }
+        found.is_none()
+    });
+    ranges
+}
+
+/// What the rules are, besides what is in their sets.
+fn rules(config: &Config, ranges: &[IpNet]) -> Rules {
+    Rules {
+        ranges: ranges.to_vec(),
+        excluded: config.ownership.excluded.clone(),
+        masquerade_all: config.filter.masquerade_all,
+        inside: inside(&config.filter),
+    }
+}
+
+/// How pods are recognised, where the configuration says so.
+fn inside(config: &FilterConfig) -> Inside {
+    match &config.pods {
+        Pods::Networks(networks) => Inside::Networks(networks.clone()),
+        // The Node says.
+        Pods::OfNode => Inside::default(),
+        Pods::Link { name, is_prefix } => {
+            Inside::Link { name: name.clone(), is_prefix: *is_prefix }
+        }
+    }
+}
+
+/// What a policy of `Local` does without an endpoint here. Logs a warning if it is less than could be.
+fn without_local(config: &Config, has_rules: bool) -> WithoutLocal {
+    let knows_pods = config.filter.pods != Pods::Networks(Vec::new());
+    let reason = match config.services.without_local {
+        Some(chosen @ (WithoutLocal::FallBack | WithoutLocal::Refuse)) => return chosen,
+        _ if !has_rules => "there are no nftables",
+        _ if !knows_pods => "it is not known which clients are pods (--cluster-cidr)",
+        _ => return WithoutLocal::ByMark,
+    };
+    tracing::warn!(
+        "{reason}: while this node has no endpoint, external clients of a Local service are sent to other \
+         nodes and get no answer (same as kube-proxy)"
+    );
+    WithoutLocal::FallBack
+}
+
+/// Makes the node's settings.
+pub(crate) async fn init(config: &Config, namespace: &NetNs) -> Result<(), Failure> {
+    Kernel::open(namespace)?.settle(&config.kernel).await
+}
+
+/// Takes away what is the proxy's own in the kernel: its services, addresses and routes. What others
+/// have made stays. Without a ledger, what lies in the service ranges is the proxy's own.
+///
+/// # Errors
+///
+/// Something could not be read or taken away.
+pub async fn clean_up(config: &Config, namespace: &NetNs) -> Result<(), Failure> {
+    let mut kernel = Kernel::open(namespace)?;
+    let mut records = kernel.open_ledger(&config.ownership)?;
+    kernel.remove_services(&Policy::new().scope(records.scope())).await?;
+    let present = kernel.addresses().await?.own;
+    let own = present.into_iter().filter(|address| records.owns_address(address)).collect();
+    kernel.change_addresses(&BTreeSet::new(), &own).await?;
+    for range in kernel.routes().await?.into_keys() {
+        kernel.remove_route(range).await?;
+    }
+    kernel.delete_empty_link().await?;
+    kernel.remove_rules();
+    records.clear();
+    match records.to_store() {
+        Some(write) => kernel.store(&write).await,
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,687 @@
+//! One round: what has changed becomes what should be on the node, that becomes a plan, and the plan
+//! is carried out.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use lvs::{
+    Action, Drain, Draining, Plan, Policy,
+    client::{
+        Snapshot,
+        packet::{AddressFamily, ServiceKey},
+    },
+};
+
+use super::{
+    checks::Checks,
+    guard::Guard,
+    journal::{Journal, LOG_LIMIT, log_failures},
+};
+use crate::{
+    config::{Config, Pods},
+    failure::{Failure, Step},
+    health::Health,
+    metrics::{ChangeKind, Counts},
+    node::{Extent, Node, NodeDesired, NodePlan, NodePresent, Phase, Written},
+    records::Records,
+    rules::{Inside, RulePlan},
+    state::{Event, State, Update},
+};
+
+/// From this number of services on, the whole table is read, and not each service.
+const WHOLE_TABLE_THRESHOLD: usize = 512;
+/// This number of changes of endpoints is timed at once.
+const TRIGGERS: usize = 10_000;
+
+/// What the proxy knows, and its rounds. It has no clock: whoever asks for a round says what time it is.
+///
+/// A round may be dropped at any moment, and this with it: the next one goes on from what the node has
+/// and what the ledger says.
+#[derive(Debug)]
+pub(crate) struct Rounds<N: Node> {
+    node: N,
+    config: Config,
+    state: State,
+    desired: NodeDesired,
+    present: NodePresent,
+    records: Records,
+    /// Services of which the node may have something else than is desired.
+    pending: BTreeSet<ServiceKey>,
+    draining: Draining,
+    /// When to look at what is being drained.
+    look: Option<Instant>,
+    guard: Guard,
+    journal: Journal,
+    health: Arc<Health>,
+    checks: Checks<N::Listener>,
+    counts: Counts,
+    /// When endpoints became what is not written yet.
+    triggers: Vec<SystemTime>,
+    /// Whether a whole round has ended: before, each round is one.
+    knows_node: bool,
+    /// Whether what an earlier proxy left in the rules is known.
+    has_adopted: bool,
+    has_looked_at_forwarding: bool,
+    node_is_gone: bool,
+    node_has_moved: bool,
+}
+
+/// How a round ended that nothing common ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Round {
+    /// Whether something was refused that holds up nothing else, so that it has to be tried again.
+    pub(crate) is_partial: bool,
+    /// Whether the source has to confirm what was held back.
+    pub(crate) relist: bool,
+}
+
+/// What a round has done so far.
+#[derive(Debug, Default)]
+struct Progress {
+    has_failed: bool,
+    /// How many services and real servers were not taken away.
+    held_back: usize,
+    addresses: usize,
+}
+
+impl<N: Node> Rounds<N> {
+    pub(crate) fn new(
+        node: N,
+        config: Config,
+        state: State,
+        desired: NodeDesired,
+        records: Records,
+    ) -> Self {
+        Self {
+            node,
+            state,
+            desired,
+            present: NodePresent::default(),
+            records,
+            pending: BTreeSet::new(),
+            draining: Draining::new(),
+            look: None,
+            guard: Guard::default(),
+            journal: Journal::default(),
+            health: Arc::new(Health::new(config.timing.sync_period)),
+            checks: Checks::default(),
+            counts: Counts::default(),
+            triggers: Vec::new(),
+            knows_node: false,
+            has_adopted: false,
+            has_looked_at_forwarding: false,
+            node_is_gone: false,
+            node_has_moved: false,
+            config,
+        }
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(crate) fn node(&self) -> &N {
+        &self.node
+    }
+
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
+    }
+
+    pub(crate) fn guard(&self) -> Guard {
+        self.guard
+    }
+
+    /// What fails, and holds up nothing else.
+    #[cfg(test)]
+    pub(crate) fn failing(&self) -> Vec<String> {
+        self.journal.failing().cloned().collect()
+    }
+
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = &N::Listener> {
+        self.checks.own()
+    }
+
+    /// Whether a round is due, whatever the time.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.state.is_touched() || !self.pending.is_empty() || self.guard == Guard::Down
+    }
+
+    /// When to look at what is being drained.
+    pub(crate) fn look(&self) -> Option<Instant> {
+        self.look
+    }
+
+    /// Whether the proxy's Node was deleted.
+    pub(crate) fn node_is_gone(&self) -> bool {
+        self.node_is_gone
+    }
+
+    /// Whether the Node has other addresses since this was asked last, so that everything has to be
+    /// looked at.
+    pub(crate) fn take_node_has_moved(&mut self) -> bool {
+        std::mem::take(&mut self.node_has_moved)
+    }
+
+    /// Takes in what a source says.
+    pub(crate) fn take_in(&mut self, events: Vec<Event>) {
+        for event in events {
+            match &event {
+                Event::Node(node) if node.metadata.name == self.state.node().name => {
+                    self.health.set_node_is_eligible(!node.is_leaving());
+                }
+                Event::NodeGone(name) if *name == self.state.node().name => {
+                    self.node_is_gone = true;
+                }
+                Event::Services(_) => self.guard = self.guard.heard(true),
+                Event::Slices(_) => self.guard = self.guard.heard(false),
+                _ => {}
+            }
+            let before = self.state.node().primary.clone();
+            self.state.apply(event);
+            self.node_has_moved |= self.state.node().primary != before;
+        }
+        if self.state.is_touched() && self.state.is_complete() {
+            self.health.queued();
+        }
+    }
+
+    /// Serves health and metrics where that is not done yet. Returns whether something failed.
+    pub(crate) fn listen(&mut self) -> bool {
+        let failures = self.checks.serve_own(&mut self.node, &self.config.listen, &self.health);
+        self.fail_all(&failures)
+    }
+
+    /// Brings the node to what should be: all of it, or what has changed and what is being drained.
+    pub(crate) async fn round(&mut self, is_whole: bool, now: Instant) -> Result<Round, Failure> {
+        let is_whole = is_whole || !self.knows_node;
+        let mut progress = Progress::default();
+        if is_whole {
+            self.read_node().await?;
+        }
+        self.translate();
+        if is_whole {
+            self.look_at_forwarding();
+            progress.has_failed |= self.listen();
+            self.look_at_rules().await;
+        }
+        let extent = self.extent(is_whole, now);
+        let mut table = self.read_table(&extent).await?;
+        let policy = self.policy(&table);
+        let (table_plan, look) = self.plan_table(&extent, &table, &policy, now, false);
+        let claims = self.pending.clone();
+        let mut plan = NodePlan::between(
+            &self.present,
+            &self.desired,
+            &extent,
+            &self.records,
+            claims,
+            table_plan,
+        );
+        self.look = look;
+        for phase in Phase::ALL {
+            if phase > Phase::Table && progress.held_back > 0 {
+                break;
+            }
+            if phase == Phase::Table && self.rules_are_lacking() {
+                (plan.table, self.look) = self.plan_table(&extent, &table, &policy, now, true);
+            }
+            self.carry_out(phase, &mut plan, &mut table, &extent, &mut progress).await?;
+        }
+        self.knows_node |= is_whole;
+        self.finish(is_whole, &progress)
+    }
+
+    /// What a whole round would do.
+    pub(crate) async fn dry_run(&mut self, now: Instant) -> Result<NodePlan, Failure> {
+        self.read_node().await?;
+        self.translate();
+        let table = self.read_table(&Extent::Whole).await?;
+        let policy = self.policy(&table);
+        let (table, _) = self.plan_table(&Extent::Whole, &table, &policy, now, false);
+        let plan = NodePlan::between(
+            &self.present,
+            &self.desired,
+            &Extent::Whole,
+            &self.records,
+            BTreeSet::new(),
+            table,
+        );
+        let Some(rules) = &self.desired.rules else { return Ok(plan) };
+        let listed = self.node.rules().await?;
+        Ok(plan.with_rules(rules.plan_from(&listed)))
+    }
+
+    /// Takes in how long a round took that succeeded, and when it ended.
+    pub(crate) fn record(&mut self, took: Duration, end: SystemTime) {
+        self.health.metrics.ran(took, &self.counts);
+        for trigger in self.triggers.drain(..) {
+            let took = end.duration_since(trigger).unwrap_or_default();
+            self.health.metrics.programmed(took);
+        }
+        if !self.state.is_touched() {
+            self.health.ran();
+        }
+    }
+
+    /// Reads what is on the node besides the table.
+    async fn read_node(&mut self) -> Result<(), Failure> {
+        let addresses = self.node.addresses().await?;
+        self.state.set_node_addresses(addresses.node);
+        let routes = self.node.routes().await?;
+        self.present = NodePresent { addresses: addresses.own, routes };
+        Ok(())
+    }
+
+    /// Makes what has changed a part of what is desired.
+    fn translate(&mut self) {
+        let update = self.state.update();
+        if self.config.filter.pods == Pods::OfNode
+            && let Some(rules) = &mut self.desired.rules
+        {
+            rules.set_inside(Inside::Networks(self.state.node().pod_networks.clone()));
+        }
+        self.desired.take_in(&self.state, &update);
+        for ipv4 in [true, false] {
+            let source = self.source(ipv4);
+            self.desired.set_source(ipv4, source);
+        }
+        let Update { keys, services, notices, triggers } = update;
+        self.triggers.extend(triggers);
+        // While nothing can be written, more and more would wait here.
+        self.triggers.truncate(TRIGGERS);
+        if !services.is_empty() {
+            self.health.metrics.queued(services.len());
+        }
+        for notice in notices {
+            tracing::warn!("{notice}");
+        }
+        self.pending.extend(keys);
+    }
+
+    /// The source of the node's own connections to services.
+    fn source(&self, ipv4: bool) -> Option<IpAddr> {
+        let node = self.state.node();
+        let own = node.primary.iter().find(|address| address.is_ipv4() == ipv4);
+        own.copied()
+            .filter(|address| node.addresses.contains(address))
+            .or_else(|| self.node.source(ipv4))
+    }
+
+    /// Says once that IPv6 services need something that the proxy leaves as it is.
+    fn look_at_forwarding(&mut self) {
+        if self.has_looked_at_forwarding || !self.desired.has(AddressFamily::Ipv6) {
+            return;
+        }
+        if !self.node.forwards_ipv6() {
+            self.has_looked_at_forwarding = true;
+            tracing::warn!(
+                "net.ipv6.conf.all.forwarding is not 1, so pods are not reached through IPv6 services; it is \
+                 left as it is, since a node that forwards loses the default route that a router advertises, \
+                 unless its link has accept_ra 2"
+            );
+        }
+    }
+
+    /// Notices what others have done to the rules, and what an earlier proxy has left there: if that were
+    /// overwritten while its services are still there, those would be open to everybody.
+    async fn look_at_rules(&mut self) {
+        let Some(rules) = &mut self.desired.rules else { return };
+        if !self.has_adopted {
+            match self.node.rules().await {
+                Ok(listed) => {
+                    rules.adopt(&listed);
+                    self.has_adopted = true;
+                }
+                Err(failure) => {
+                    self.fail(&failure);
+                }
+            }
+            return;
+        }
+        if rules.look(self.node.rules_generation()) {
+            tracing::info!("somebody has changed rules of nftables: writing ours again");
+        }
+    }
+
+    fn extent(&self, is_whole: bool, now: Instant) -> Extent {
+        if is_whole {
+            return Extent::Whole;
+        }
+        let mut services = self.pending.clone();
+        if self.look.is_some_and(|look| look <= now) {
+            services.extend(self.draining.services());
+        }
+        Extent::Services(services)
+    }
+
+    async fn read_table(&mut self, extent: &Extent) -> Result<Snapshot, Failure> {
+        match extent {
+            Extent::Services(services) if services.len() <= WHOLE_TABLE_THRESHOLD => {
+                self.node.table(Some(services)).await
+            }
+            _ => self.node.table(None).await,
+        }
+    }
+
+    /// The plan for the table, and when to look at what is being drained. Where rules are lacking, new
+    /// services that only some clients may reach wait.
+    fn plan_table(
+        &mut self,
+        extent: &Extent,
+        table: &Snapshot,
+        policy: &Policy,
+        now: Instant,
+        rules_are_lacking: bool,
+    ) -> (Plan, Option<Instant>) {
+        let allowed = rules_are_lacking.then(|| self.desired.without_new_restricted(table));
+        let desired = allowed.as_ref().unwrap_or(&self.desired.table);
+        match extent {
+            Extent::Whole => self.draining.step(desired, table, policy, now),
+            Extent::Services(services) => {
+                self.draining.step_of_services(services, desired, table, policy, now)
+            }
+        }
+    }
+
+    fn rules_are_lacking(&self) -> bool {
+        self.desired.rules.as_ref().is_some_and(crate::rules::RuleSet::has_failed)
+    }
+
+    fn policy(&self, table: &Snapshot) -> Policy {
+        let timing = &self.config.timing;
+        // Those that only now begin to leave are not there yet: they are looked at again in time.
+        let leaving = self.draining.iter().map(|(service, real_server, _)| (service, real_server));
+        let limits = self.state.drain_limits(leaving, timing.drain_limit);
+        let at_once = self.desired.marks_that_leave_at_once();
+        let drain =
+            Drain::for_at_most(timing.unknown_pod_drain()).limit_of(move |service, real_server| {
+                match at_once.contains(service) {
+                    true => Some(Duration::ZERO),
+                    false => limits.get(&(*service, *real_server)).copied(),
+                }
+            });
+        let there: usize =
+            table.services.values().map(|service| 1 + service.destinations.len()).sum();
+        let policy = Policy::new().scope(self.records.scope()).drain(drain);
+        self.guard.limited(policy, there.max(self.counts.total()))
+    }
+
+    /// Carries out a phase of a plan. What is refused there costs nothing but itself.
+    async fn carry_out(
+        &mut self,
+        phase: Phase,
+        plan: &mut NodePlan,
+        present: &mut Snapshot,
+        extent: &Extent,
+        progress: &mut Progress,
+    ) -> Result<(), Failure> {
+        match phase {
+            Phase::Claim => {
+                let (services, addresses) = &plan.claims;
+                self.records.claim(&self.desired.table, services, addresses);
+                progress.has_failed |= self.store().await;
+            }
+            Phase::AddRoutes => {
+                for (range, source) in std::mem::take(&mut plan.new_routes) {
+                    match self.node.add_route(range, source).await {
+                        Ok(()) => {
+                            tracing::info!("+ local {range}{}", from(source));
+                            self.present.routes.insert(range, source);
+                        }
+                        Err(failure) => progress.has_failed |= self.fail(&failure),
+                    }
+                }
+            }
+            Phase::AddAddresses => {
+                let new = std::mem::take(&mut plan.new_addresses);
+                if !new.is_empty() {
+                    match self.node.change_addresses(&new, &BTreeSet::new()).await {
+                        Ok(()) => progress.addresses += new.len(),
+                        Err(failure) => progress.has_failed |= self.fail(&failure),
+                    }
+                    // Some may be there even if others were refused.
+                    self.present.addresses.extend(&new);
+                }
+                if plan.addresses.iter().any(IpAddr::is_ipv6) {
+                    let removed = self.node.remove_routes_of_kernel(&plan.addresses, &new).await;
+                    if let Err(failure) = removed {
+                        progress.has_failed |= self.fail(&failure);
+                    }
+                }
+            }
+            Phase::LetIn => {
+                let rules = std::mem::take(&mut plan.rules);
+                progress.has_failed |= self.write_rules(&rules).await;
+            }
+            Phase::Table => {
+                let table = std::mem::replace(&mut plan.table, nothing());
+                let written = self.node.write_table(table).await;
+                for change in &written.done {
+                    if let Action::DeleteService { .. } = change.action() {
+                        present.services.remove(change.service());
+                    }
+                }
+                self.take_in_written(written, progress).await?;
+                self.pending.clear();
+            }
+            Phase::ShutOut => {
+                if let Some(rules) = &mut self.desired.rules {
+                    let is_read = |key: &ServiceKey| match extent {
+                        Extent::Whole => true,
+                        Extent::Services(services) => services.contains(key),
+                    };
+                    rules.drop_gone(|key| is_read(key) && !present.services.contains_key(key));
+                    let plan = rules.plan();
+                    progress.has_failed |= self.write_rules(&plan).await;
+                }
+            }
+            Phase::RemoveAddresses => {
+                let old = std::mem::take(&mut plan.old_addresses);
+                if !old.is_empty() {
+                    match self.node.change_addresses(&BTreeSet::new(), &old).await {
+                        Ok(()) => {
+                            progress.addresses += old.len();
+                            self.present.addresses.retain(|address| !old.contains(address));
+                        }
+                        Err(failure) => progress.has_failed |= self.fail(&failure),
+                    }
+                }
+            }
+            Phase::RemoveRoutes => {
+                for range in std::mem::take(&mut plan.old_routes) {
+                    match self.node.remove_route(range).await {
+                        Ok(()) => {
+                            tracing::info!("- local {range}");
+                            self.present.routes.remove(&range);
+                        }
+                        Err(failure) => progress.has_failed |= self.fail(&failure),
+                    }
+                }
+            }
+            // What is gone can be told only if everything was read.
+            Phase::Settle if *extent == Extent::Whole => {
+                let addresses = &self.present.addresses;
+                let stays = |address: &IpAddr| addresses.contains(address);
+                self.records.settle(&self.desired.table, present, stays);
+                progress.has_failed |= self.store().await;
+            }
+            Phase::Settle => {}
+        }
+        Ok(())
+    }
+
+    /// Stores the ledger, if that is needed. Returns whether it failed.
+    async fn store(&mut self) -> bool {
+        let Some(write) = self.records.to_store() else { return false };
+        let stored = self.node.store(&write).await;
+        self.records.has_stored(stored.is_ok());
+        stored.is_err_and(|failure| self.fail(&failure))
+    }
+
+    /// Writes rules. Returns whether that failed.
+    async fn write_rules(&mut self, plan: &RulePlan) -> bool {
+        let Some(rules) = &mut self.desired.rules else { return false };
+        let Some(write) = rules.write(plan) else { return false };
+        let before = self.node.rules_generation();
+        match self.node.write_rules(write).await {
+            Ok(()) => {
+                rules.has_written(before, self.node.rules_generation());
+                false
+            }
+            Err(failure) => {
+                rules.has_not_written();
+                self.fail(&failure)
+            }
+        }
+    }
+
+    /// Takes in what became of the table's plan.
+    async fn take_in_written(
+        &mut self,
+        written: Written,
+        progress: &mut Progress,
+    ) -> Result<(), Failure> {
+        self.log_changes(&written);
+        let stale = self.desired.stale_clients(&written.done);
+        if !stale.0.is_empty() {
+            self.forget_clients(&stale).await;
+        }
+        let (mut lacking, mut news) = (BTreeSet::new(), Vec::new());
+        for refused in written.refused {
+            let service = self.desired.table.get(&refused.service);
+            let scheduler = service.map(|service| service.service().scheduler.to_string());
+            match scheduler.filter(|name| *name != self.state.settings().scheduler) {
+                Some(name) if refused.lacks_scheduler => {
+                    lacking.insert(name);
+                }
+                _ => {
+                    progress.has_failed = true;
+                    news.extend(self.note(&Failure::new(Step::Table, refused.reason)));
+                }
+            }
+        }
+        log_failures(&news);
+        if let Some(failure) = written.common {
+            return Err(failure);
+        }
+        progress.held_back = written.held_back;
+        // Translated again, with the default in their place, which is then written at once.
+        lacking.into_iter().for_each(|name| self.state.refuse_scheduler(name));
+        Ok(())
+    }
+
+    fn log_changes(&self, written: &Written) {
+        let count = written.done.len();
+        self.health.metrics.changed(ChangeKind::Table, count);
+        if count > LOG_LIMIT {
+            tracing::info!("{count} changes in the table");
+        }
+        for change in &written.done {
+            match count > LOG_LIMIT {
+                true => tracing::debug!("{change}"),
+                false => tracing::info!("{change}"),
+            }
+        }
+    }
+
+    async fn forget_clients(&mut self, stale: &crate::node::StaleClients) {
+        match self.node.forget_clients(stale).await {
+            Ok(0) => {}
+            Ok(count) => {
+                self.health.metrics.changed(ChangeKind::Flow, count);
+                tracing::info!("{count} UDP entries of connection tracking deleted");
+            }
+            Err(failure) => {
+                self.health.metrics.failed(failure.step);
+                tracing::warn!(
+                    "delete UDP entries of connection tracking: {failure}; UDP clients of removed endpoints \
+                     may see no replies until their conntrack entry expires"
+                );
+            }
+        }
+    }
+
+    /// Takes in how it stands, and serves the health checks that are wanted.
+    fn finish(&mut self, is_whole: bool, progress: &Progress) -> Result<Round, Failure> {
+        let held_back = progress.held_back;
+        self.health.metrics.changed(ChangeKind::Address, progress.addresses);
+        let guard = self.guard.after(held_back, is_whole);
+        let relist = guard != self.guard && matches!(guard, Guard::Asked { .. });
+        self.guard = guard;
+        if relist {
+            tracing::warn!(
+                "deletion of {held_back} services and endpoints (over half of the table) postponed until \
+                 fresh lists confirm it"
+            );
+        }
+        if is_whole && held_back == 0 {
+            self.journal.end_of_whole_round();
+        }
+        let mut is_partial = progress.has_failed;
+        // Load balancers hear of what is gone when it is.
+        if held_back == 0 {
+            let failures =
+                self.checks.serve_services(&mut self.node, &self.desired.checks, &self.health);
+            is_partial |= self.fail_all(&failures);
+        }
+        self.count(held_back);
+        let leaving = self.draining.iter();
+        let leaving = leaving.map(|(_, server, _)| SocketAddr::new(server.address, server.port));
+        self.state.forget_ended(&leaving.collect());
+        self.health.metrics.asked(self.node.take_counts());
+        Ok(Round { is_partial, relist })
+    }
+
+    fn count(&mut self, held_back: usize) {
+        let table = &self.desired.table;
+        let mut counts = Counts {
+            virtual_services: table.len(),
+            real_servers: table.iter().map(|service| service.destinations().len()).sum(),
+            draining: self.draining.iter().len(),
+            failing: self.journal.failing().count(),
+            addresses: self.present.addresses.len(),
+            held_back,
+            ..Counts::default()
+        };
+        for (_, translation) in self.state.translations() {
+            counts.no_local_internal += usize::from(translation.no_local_internal);
+            counts.no_local_external += usize::from(translation.no_local_external);
+        }
+        self.counts = counts;
+    }
+
+    /// Takes in a failure that holds up nothing else.
+    fn fail(&mut self, failure: &Failure) -> bool {
+        if let Some(text) = self.note(failure) {
+            tracing::error!("{text}; will retry");
+        }
+        true
+    }
+
+    fn fail_all(&mut self, failures: &[Failure]) -> bool {
+        for failure in failures {
+            self.fail(failure);
+        }
+        !failures.is_empty()
+    }
+
+    /// Takes in a failure, and returns what has to be logged of it.
+    fn note(&mut self, failure: &Failure) -> Option<String> {
+        self.health.metrics.failed(failure.step);
+        self.journal.note(failure)
+    }
+}
+
+/// A plan that does nothing.
+fn nothing() -> Plan {
+    Plan::new(&lvs::Desired::new(), &Snapshot::new(), &Policy::new())
+}
+
+fn from(source: Option<IpAddr>) -> String {
+    source.map_or(String::new(), |source| format!(" src {source}"))
+}
