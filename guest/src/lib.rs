@@ -24,8 +24,8 @@
 //! Each test gets a kernel of its own, in a fifth of a second, so tests run beside each other and
 //! leave nothing behind. Debian's User-Mode Linux, the default, has IPVS with all its schedulers,
 //! bridge, veth, dummy, VLAN, VXLAN, bonding, tunnels, ipset, conntrack, iptables and traffic
-//! control. It has no WireGuard, and no nftables but for bridges: those are in the kernels named
-//! `qemu-*` (see [variables](#variables)).
+//! control. It has no WireGuard, and no nftables but for bridges: a test that asks for such a module
+//! gets a kernel in QEMU, which takes seconds, where QEMU is installed.
 //!
 //! # Programs
 //!
