@@ -67,7 +67,7 @@ async fn measure(services: u32, real_servers: u32, runs: usize) {
     for run in 0..=runs {
         reconciler.resync();
         let round = reconciler.round(&client, Instant::now()).await.unwrap();
-        assert!(round.services.is_none() && round.result.unwrap().is_empty());
+        assert!(round.services().is_none() && round.result.unwrap().is_empty());
         reading = reading.min(round.reading);
         planning = planning.min(round.planning);
 
@@ -78,7 +78,7 @@ async fn measure(services: u32, real_servers: u32, runs: usize) {
         reconciler.insert(changed);
         let round = reconciler.round(&client, Instant::now()).await.unwrap();
         event = event.min(start.elapsed());
-        assert_eq!(round.services.map(|services| services.len()), Some(1));
+        assert_eq!(round.services().map(std::collections::BTreeSet::len), Some(1));
         assert_eq!(round.result.unwrap().len(), 1);
     }
     client.flush().await.unwrap();

@@ -21,7 +21,9 @@ use std::{
 use clap::Parser;
 use examples::heading;
 use ipvs_table::UncheckedDocument;
-use lvs::{Desired, Drain, Policy, Reconciler, Scope, VirtualService, client::blocking::Client};
+use lvs::{
+    Desired, Drain, Policy, Reconciler, Scope, VirtualService, block_on, client::blocking::Client,
+};
 
 /// Brings the table of this network namespace to what a file says.
 #[derive(Parser)]
@@ -84,7 +86,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             -a -t 10.0.0.185:80 -r 172.17.0.2:80 -m\n\
             -a -t 10.0.0.185:80 -r 172.17.0.3:80 -m\n"
             .parse()?;
-        other.blocking_apply(&ipvs)?;
+        block_on(other.apply(&ipvs))?;
         print!("{other}");
         heading("What should be");
         print!("{text}");
@@ -92,7 +94,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 
     let scope = if arguments.all { Scope::All } else { Scope::Named };
     let policy = Policy::new().scope(scope).drain(Drain::for_at_most(Duration::from_secs(60)));
-    let plan = desired.blocking_plan(&ipvs, &policy)?;
+    let plan = block_on(desired.plan(&ipvs, &policy))?;
     heading("What it takes");
     anstream::print!("{}", plan.diff().coloured(true));
     if plan.is_empty() {
@@ -105,20 +107,20 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     if ask && !confirmed(plan.len())? {
         return Ok(());
     }
-    let applied = plan.blocking_apply(&ipvs)?;
+    let applied = block_on(plan.apply(&ipvs))?;
     println!("{} changes made", applied.len());
 
     heading(&format!("Kept so for {} s", arguments.watch));
     if arguments.file.is_none() {
         println!("(somebody deletes a service)");
         let service = desired.iter().next().ok_or("the example has services")?;
-        service.blocking_remove(&ipvs)?;
+        block_on(service.remove(&ipvs))?;
     }
     let mut reconciler = Reconciler::new(policy).resync_every(Duration::from_secs(1));
     reconciler.set(desired);
     let end = Instant::now() + Duration::from_secs(arguments.watch);
     while Instant::now() < end {
-        if let Some(round) = reconciler.blocking_round(&ipvs, Instant::now()) {
+        if let Some(round) = block_on(reconciler.round(&ipvs, Instant::now())) {
             match &round.result {
                 Ok(applied) => applied.done().for_each(|change| println!("{change}")),
                 Err(error) => eprintln!("{error}"),
@@ -129,7 +131,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let status = reconciler.status();
     println!("{} looks at the table, {} changes", status.rounds, status.changes);
     if arguments.file.is_none()
-        && !reconciler.desired().blocking_plan(&ipvs, &Policy::new())?.is_empty()
+        && !block_on(reconciler.desired().plan(&ipvs, &Policy::new()))?.is_empty()
     {
         return Err("the table is not as it should be".into());
     }

@@ -21,7 +21,7 @@ use std::{
 use clap::Parser;
 use examples::{command, heading};
 use lvs::{
-    Desired, Policy,
+    Desired, Policy, block_on,
     client::{
         ServiceSnapshot, Snapshot,
         blocking::Client,
@@ -70,7 +70,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     heading("A table");
-    RULES.parse::<Desired>()?.blocking_apply(&ipvs, &Policy::new())?;
+    block_on(RULES.parse::<Desired>()?.apply(&ipvs, &Policy::new()))?;
     print!("{RULES}");
     heading("Scraped");
     command(format_args!("curl http://{}/metrics", arguments.listen));

@@ -13,7 +13,7 @@ use std::{error::Error, fs, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use examples::{command, heading};
-use lvs::{Desired, Policy, Scope, client::blocking::Client};
+use lvs::{Desired, Policy, Scope, block_on, client::blocking::Client};
 
 /// Saves or restores the table of this network namespace, in ipvsadm's format.
 #[derive(Parser)]
@@ -79,9 +79,9 @@ fn save(ipvs: &Client) -> Result<Desired, Box<dyn Error>> {
 }
 
 fn restore(ipvs: &Client, desired: &Desired) -> Result<(), Box<dyn Error>> {
-    let plan = desired.blocking_plan(ipvs, &Policy::new().scope(Scope::All))?;
+    let plan = block_on(desired.plan(ipvs, &Policy::new().scope(Scope::All)))?;
     anstream::print!("{}", plan.diff().coloured(true));
-    plan.blocking_apply(ipvs)?;
+    block_on(plan.apply(ipvs))?;
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use std::{
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use lvs::{
-    Desired, Policy,
+    Desired, Policy, block_on,
     client::{Snapshot, blocking::Client, packet::Statistics},
 };
 use netns_link::{NetNs, blocking::Links};
@@ -138,7 +138,7 @@ fn exporter_is_scraped() -> Result<(), Failed> {
     let ipvs = Client::connect_in(&namespace)?;
     let links = Links::connect(&namespace)?;
     links.up(&links.find("lo")?.ok_or("there is no lo")?)?;
-    exporter::RULES.parse::<Desired>()?.blocking_apply(&ipvs, &Policy::new())?;
+    block_on(exporter::RULES.parse::<Desired>()?.apply(&ipvs, &Policy::new()))?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     let scraper = thread::spawn(move || exporter::scrape(address));

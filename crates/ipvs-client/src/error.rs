@@ -105,7 +105,9 @@ impl Error {
         self.0.extended.as_deref()
     }
 
-    pub(crate) fn new(kind: ErrorKind, operation: impl fmt::Display, text: &str) -> Self {
+    /// An error of this kind, for what stands in for a client: a fake in a test, or another way to the
+    /// kernel. `operation` is what was being done, `text` why it failed and what to do.
+    pub fn new(kind: ErrorKind, operation: impl fmt::Display, text: &str) -> Self {
         Self(Box::new(Inner {
             kind,
             operation: operation.to_string(),
@@ -188,6 +190,24 @@ impl Error {
     /// What another process opened.
     pub(crate) fn other_process(operation: impl fmt::Display, other: OtherProcess) -> Self {
         Self::new(ErrorKind::OtherProcess, operation, &other.to_string())
+    }
+
+    /// The error that a client makes of the kernel's error number in answer to a request, with the
+    /// kernel's own words where it gave any. For the same purposes as [`new`](Self::new).
+    ///
+    /// ```
+    /// use ipvs_client::{Error, ErrorKind, packet::Request};
+    ///
+    /// let request = Request::DeleteService("-t 10.0.0.185:80".parse()?);
+    /// let error = Error::answer(&request, 3, None);
+    /// assert_eq!(error.kind(), ErrorKind::ServiceNotFound);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn answer(request: &Request, errno: i32, kernel_message: Option<String>) -> Self {
+        match errno {
+            errno::NOBUFS => Self::overrun(Operation(request)),
+            _ => Self::kernel(request, errno, kernel_message),
+        }
     }
 
     /// An error number in the kernel's answer to `request`.

@@ -7,7 +7,7 @@ use std::{
 
 use ipvs_table::{Command, Names, Rules};
 use lvs::{
-    Action, Applied, ApplyError, Desired, Invalid, Plan, Policy, TextError,
+    Action, Applied, ApplyError, Desired, Invalid, Plan, Policy, TextError, block_on,
     client::blocking::Client,
 };
 
@@ -37,11 +37,11 @@ pub(crate) fn apply(
             false => failure,
         })?;
         let client = connect()?;
-        let plan = || desired.blocking_plan(&client, policy);
+        let plan = || block_on(desired.plan(&client, policy));
         match mode {
             Mode::Apply => {
                 let mut report = Report::new(console);
-                report.of(desired.blocking_apply(&client, policy))?;
+                report.of(block_on(desired.apply(&client, policy)))?;
                 report.end().map(|()| 0)
             }
             Mode::Drain => drain::table(&client, &desired, policy, console).map(|()| 0),

@@ -9,7 +9,7 @@ use std::{
 
 use ipvs_table::{ServiceSnapshot, Snapshot};
 use lvs::{
-    Action, Change, Desired, Drain, Draining, Policy, Scope,
+    Action, Change, Desired, Drain, Draining, Policy, Scope, block_on,
     client::{
         Error, ErrorKind, Sysctl,
         blocking::Client,
@@ -25,7 +25,7 @@ use crate::{
 
 /// How `--drain` drains: every protocol, and whole services too.
 pub(crate) fn policy(grace: Duration) -> Drain {
-    Drain::for_at_most(grace).udp(true).sctp(true).services(true)
+    Drain::for_at_most(grace).udp(true).sctp(true).services(true).wait_for_inactive(true)
 }
 
 /// `--apply`: until nothing is left that leaves.
@@ -111,7 +111,7 @@ fn until_done(
             None => draining.step(&desired, &table, policy, now),
             Some(keys) => draining.step_of_services(keys, &desired, &table, policy, now),
         };
-        let applied = report.of(plan.blocking_apply(client))?;
+        let applied = report.of(block_on(plan.apply(client)))?;
         warn(client, &table, applied.done(), console);
         let gone: Vec<_> = applied.done().filter_map(deleted).collect();
         let is_gone = |key: &ServiceKey, at: &DestinationKey| {

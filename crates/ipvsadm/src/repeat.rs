@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ipvs_table::{CommandLine, DestinationChanges, ServiceChanges, Snapshot};
 use lvs::{
-    blocking_read_services,
+    block_on,
     client::{
         Error, ErrorKind,
         blocking::Client,
@@ -14,6 +14,7 @@ use lvs::{
             SyncDaemon,
         },
     },
+    read_services,
 };
 
 /// What is there where a line adds something.
@@ -38,7 +39,7 @@ pub(crate) fn judge<'a>(
         Err(_) => End::Failed,
     });
     judge_by(writes, ends, |services, daemons| {
-        let table = blocking_read_services(client, services)?;
+        let table = block_on(read_services(client, services))?;
         let daemons = if daemons { client.daemons()? } else { Vec::new() };
         Ok((table, daemons))
     })

@@ -9,7 +9,7 @@ use std::{
 
 use ipvs_client::{
     Error, ErrorKind, Snapshot,
-    packet::{Request, ServiceKey},
+    packet::{DestinationKey, Request, ServiceKey},
 };
 
 use crate::plan::{Action, Change, Phase, Plan};
@@ -27,7 +27,7 @@ const WRITES: usize = 2048;
 pub struct Applied {
     plan: Plan,
     /// What became of the changes, by phase and position, of those that were not just done.
-    exceptions: BTreeMap<(usize, usize), State<Error>>,
+    exceptions: BTreeMap<(usize, usize), State>,
 }
 
 /// What became of a [`Change`].
@@ -48,9 +48,9 @@ pub enum Outcome<'a> {
 
 /// What became of a change that was not just done.
 #[derive(Debug)]
-enum State<E> {
+enum State {
     Already,
-    Failed(E),
+    Failed(Error),
     NotSent,
     /// It was not tried, and its service was planned again.
     Replaced,
@@ -102,6 +102,34 @@ impl Applied {
     /// How many changes were made.
     pub fn len(&self) -> usize {
         self.done().count()
+    }
+
+    /// The real servers that are left draining: see [`Plan::draining`].
+    pub fn draining(&self) -> impl Iterator<Item = (&ServiceKey, &DestinationKey)> + '_ {
+        self.plan.draining()
+    }
+
+    /// Takes what was begun and what is gone into the plan's memory.
+    fn remember(&self) {
+        let mut known = self.plan.memory.lock();
+        for (change, outcome) in self.outcomes() {
+            if !matches!(outcome, Outcome::Done | Outcome::Already) {
+                continue;
+            }
+            let service = change.service();
+            match change.action() {
+                Action::DeleteService { .. } => known.guard.gone(service, None),
+                Action::DeleteRealServer { before } => {
+                    known.guard.gone(service, Some(&before.key));
+                }
+                Action::DrainRealServer { after, .. } | Action::UpdateRealServer { after, .. } => {
+                    known.guard.begun(service, &after.key);
+                }
+                Action::AddService { .. }
+                | Action::UpdateService { .. }
+                | Action::AddRealServer { .. } => {}
+            }
+        }
     }
 
     fn count(&self, is: impl Fn(Outcome<'_>) -> bool) -> usize {
@@ -210,7 +238,7 @@ impl From<ApplyError> for io::Error {
 
 /// What a failed write says about the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+enum Verdict {
     /// The table is not as it was read.
     Meanwhile,
     /// This cannot be done; others can.
@@ -221,26 +249,21 @@ pub(crate) enum Verdict {
     NotSent,
 }
 
-/// An error of a write.
-pub(crate) trait Failure {
-    fn verdict(&self) -> Verdict;
-}
-
-impl Failure for Error {
-    fn verdict(&self) -> Verdict {
-        match self.kind() {
+impl Verdict {
+    fn of(error: &Error) -> Self {
+        match error.kind() {
             ErrorKind::AlreadyExists
             | ErrorKind::ServiceNotFound
-            | ErrorKind::DestinationNotFound => Verdict::Meanwhile,
+            | ErrorKind::DestinationNotFound => Self::Meanwhile,
             // Whether it took effect is not known.
-            ErrorKind::Overrun | ErrorKind::Malformed | ErrorKind::Interrupted => {
-                Verdict::Meanwhile
+            ErrorKind::Overrun | ErrorKind::Malformed | ErrorKind::Interrupted => Self::Meanwhile,
+            ErrorKind::PermissionDenied | ErrorKind::NotAvailable | ErrorKind::OtherProcess => {
+                Self::Common
             }
-            ErrorKind::PermissionDenied | ErrorKind::NotAvailable => Verdict::Common,
             // A socket that failed, and not the kernel's answer.
-            ErrorKind::Os if self.source().is_some() => Verdict::Common,
-            ErrorKind::NotSent => Verdict::NotSent,
-            _ => Verdict::Refused,
+            ErrorKind::Os | ErrorKind::LimitReached if error.source().is_some() => Self::Common,
+            ErrorKind::NotSent => Self::NotSent,
+            _ => Self::Refused,
         }
     }
 }
@@ -258,9 +281,9 @@ pub(crate) enum Step<'a> {
 
 /// A plan that is being carried out.
 #[derive(Debug)]
-pub(crate) struct Apply<E> {
+pub(crate) struct Apply {
     plan: Plan,
-    exceptions: BTreeMap<(usize, usize), State<E>>,
+    exceptions: BTreeMap<(usize, usize), State>,
     phase: usize,
     /// Where each phase goes on.
     next: [usize; 4],
@@ -268,18 +291,18 @@ pub(crate) struct Apply<E> {
     /// The positions in the phase of what `writes` holds.
     written: Vec<usize>,
     /// What others seem to have changed, in this round.
-    conflicts: Vec<((usize, usize), E)>,
+    conflicts: Vec<((usize, usize), Error)>,
     /// The services to read and plan again.
     again: BTreeSet<ServiceKey>,
     /// The services of which something was refused.
     refused: BTreeSet<ServiceKey>,
     /// Those of them that could not even be added.
     missing: BTreeSet<ServiceKey>,
-    common: Option<E>,
+    common: Option<Error>,
     rounds: usize,
 }
 
-impl<E: Failure> Apply<E> {
+impl Apply {
     pub(crate) fn new(plan: Plan) -> Self {
         Self {
             again: plan.uncertain().clone(),
@@ -340,7 +363,7 @@ impl<E: Failure> Apply<E> {
     }
 
     /// What became of the writes, in their order.
-    pub(crate) fn wrote(&mut self, outcomes: impl IntoIterator<Item = Result<(), E>>) {
+    pub(crate) fn wrote(&mut self, outcomes: impl IntoIterator<Item = Result<(), Error>>) {
         let mut outcomes = outcomes.into_iter();
         for index in std::mem::take(&mut self.written) {
             let place = (self.phase, index);
@@ -354,7 +377,7 @@ impl<E: Failure> Apply<E> {
             };
             let change = &self.plan.phase(Phase::ALL[self.phase])[index];
             let service = *change.service();
-            match (error.verdict(), change.action()) {
+            match (Verdict::of(&error), change.action()) {
                 (Verdict::Meanwhile, Action::DeleteService { .. }) => {
                     self.exceptions.insert(place, State::Already);
                 }
@@ -395,13 +418,6 @@ impl<E: Failure> Apply<E> {
         self.again.retain(|service| !last && !self.refused.contains(service));
     }
 
-    /// The changes that failed.
-    #[cfg(test)]
-    pub(crate) fn failures(&self) -> Vec<&Change> {
-        let failed = self.exceptions.iter().filter(|(_, state)| matches!(state, State::Failed(_)));
-        failed.map(|((phase, index), _)| &self.plan.phase(Phase::ALL[*phase])[*index]).collect()
-    }
-
     /// What the services are now that were to be read.
     pub(crate) fn read(&mut self, table: &Snapshot) {
         let again = self.plan.again(&self.again, table);
@@ -412,13 +428,11 @@ impl<E: Failure> Apply<E> {
     }
 
     /// They could not be read.
-    pub(crate) fn unread(&mut self, error: E) {
+    pub(crate) fn unread(&mut self, error: Error) {
         self.common = Some(error);
         self.again.clear();
     }
-}
 
-impl Apply<Error> {
     /// What was done.
     ///
     /// # Errors
@@ -426,6 +440,7 @@ impl Apply<Error> {
     /// Where a change failed.
     pub(crate) fn finish(self) -> Result<Applied, ApplyError> {
         let applied = Applied { plan: self.plan, exceptions: self.exceptions };
+        applied.remember();
         if self.common.is_none() && applied.failed().next().is_none() {
             Ok(applied)
         } else {

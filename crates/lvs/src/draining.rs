@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ipvs_client::{
@@ -10,7 +10,12 @@ use ipvs_client::{
     packet::{DestinationKey, ServiceKey},
 };
 
-use crate::{Desired, Drain, Plan, Policy};
+use crate::{
+    Desired, Plan, Policy,
+    memory::Memory,
+    plan::planner::{Keys, make},
+    removal::HeldBack,
+};
 
 /// Real servers that are being drained, and since when.
 ///
@@ -19,12 +24,11 @@ use crate::{Desired, Drain, Plan, Policy};
 ///
 /// 1. A real server that is not desired any more gets weight 0: it gets no new connections, and keeps
 ///    those that it has.
-/// 2. It is taken away when it has no active and no inactive connections, or when its
-///    [limit](Drain::for_at_most) is over. (Inactive are those that are closing, for up to two
-///    minutes.)
+/// 2. It is taken away when it has no connections that [are waited for](crate::Drain::wait_for_inactive),
+///    or when its [limit](crate::Drain::for_at_most) is over.
 /// 3. If it is desired again meanwhile, it gets its weight back; its connections never notice.
 ///
-/// Where the policy [says so](Drain::services), a whole service leaves like that.
+/// Where the policy [says so](crate::Drain::services), a whole service leaves like that.
 ///
 /// # After a restart
 ///
@@ -38,9 +42,15 @@ use crate::{Desired, Drain, Plan, Policy};
 /// `net.ipv4.vs.expire_nodest_conn` 1 (`Sysctl::EXPIRE_NODEST_CONN`), ends them. The kernel remembers a
 /// deleted real server for two minutes, and as long as it has connections: added again within that
 /// time, it comes back with its counters and its connections.
-#[derive(Clone, Debug, Default)]
+///
+/// # What is held back
+///
+/// It remembers what was taken away lately, and [what is held back](Self::held_back) because it was
+/// more than the policy's [limit](crate::Limit) allows: a step about some services lets none of that
+/// go, whatever they are about.
+#[derive(Debug, Default)]
 pub struct Draining {
-    since: BTreeMap<(ServiceKey, DestinationKey), Instant>,
+    pub(crate) memory: Memory,
 }
 
 impl Draining {
@@ -60,7 +70,7 @@ impl Draining {
         policy: &Policy,
         now: Instant,
     ) -> (Plan, Option<Instant>) {
-        self.step_for(None, desired, table, policy, now)
+        self.step_for(Keys::new(None), desired, table, policy, now)
     }
 
     /// The same for some services only; see [`Plan::of_services`].
@@ -72,65 +82,95 @@ impl Draining {
         policy: &Policy,
         now: Instant,
     ) -> (Plan, Option<Instant>) {
-        self.step_for(Some(keys), desired, table, policy, now)
+        self.step_for(Keys::new(Some(keys)), desired, table, policy, now)
     }
 
     fn step_for(
         &mut self,
-        keys: Option<&BTreeSet<ServiceKey>>,
+        keys: Keys<'_>,
         desired: &Desired,
         table: &Snapshot,
         policy: &Policy,
         now: Instant,
     ) -> (Plan, Option<Instant>) {
-        let expired = |service: &ServiceKey, real_server: &DestinationKey| {
-            self.expiry(service, real_server, policy).is_some_and(|expiry| now >= expiry)
-        };
-        let plan = Plan::with_expiry(keys, desired, table, policy, &expired);
-        let mut since: BTreeMap<_, _> = match keys {
-            None => BTreeMap::new(),
-            Some(keys) => {
-                let others = self.since.iter().filter(|((service, _), _)| !keys.contains(service));
-                others.map(|(real_server, since)| (*real_server, *since)).collect()
-            }
-        };
-        for leaving in plan.leaving().filter(|(service, _)| policy.drain_of(service).is_some()) {
-            since.insert(leaving, self.since.get(&leaving).copied().unwrap_or(now));
-        }
-        self.since = since;
-        (plan, self.next_look(policy, now))
+        let plan = make(keys, desired, table, policy, &self.memory, Some(now));
+        (plan, self.looks(policy, now).into_values().min())
     }
 
     /// The real servers that are being drained, by service, and since when.
     pub fn iter(
         &self,
-    ) -> impl ExactSizeIterator<Item = (&ServiceKey, &DestinationKey, Instant)> + '_ {
-        self.since.iter().map(|((service, real_server), since)| (service, real_server, *since))
+    ) -> impl ExactSizeIterator<Item = (ServiceKey, DestinationKey, Instant)> + use<> {
+        let since = self.memory.lock().leaving.since().clone();
+        since.into_iter().map(|((service, real_server), since)| (service, real_server, since))
+    }
+
+    /// How many real servers are being drained.
+    pub fn len(&self) -> usize {
+        self.memory.lock().leaving.since().len()
+    }
+
+    /// Whether no real server is being drained.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// The services that have such real servers.
     pub fn services(&self) -> BTreeSet<ServiceKey> {
-        self.since.keys().map(|(service, _)| *service).collect()
+        self.memory.lock().leaving.services()
     }
 
-    /// When a real server's time is over; `None` for one that is not being drained, or for ever.
-    fn expiry(
-        &self,
-        service: &ServiceKey,
-        real_server: &DestinationKey,
-        policy: &Policy,
-    ) -> Option<Instant> {
-        let since = self.since.get(&(*service, *real_server))?;
-        since.checked_add(policy.drain_of(service)?.limit(service, real_server))
+    /// Limits of some real servers, in the place of the policy's: a pod's grace period, say, as it is
+    /// known from day to day. They take the place of those that were set before, and concern real
+    /// servers that are being drained already as well.
+    pub fn set_limits(
+        &mut self,
+        limits: impl IntoIterator<Item = ((ServiceKey, DestinationKey), Duration)>,
+    ) {
+        self.memory.lock().leaving.set_limits(limits.into_iter().collect());
     }
 
-    fn next_look(&self, policy: &Policy, now: Instant) -> Option<Instant> {
-        let looks = self.since.keys().filter_map(|(service, real_server)| {
-            let look = now.checked_add(policy.drain_of(service).map(Drain::interval)?);
-            let expiry = self.expiry(service, real_server, policy).filter(|expiry| *expiry > now);
-            look.into_iter().chain(expiry).min()
-        });
-        looks.min()
+    /// What is to be taken away, and is more than the [limit](crate::Limit) allows.
+    pub fn held_back(&self) -> HeldBack {
+        self.memory.lock().guard.held_back()
+    }
+
+    /// How many removals are held back.
+    pub fn held_back_count(&self) -> usize {
+        self.memory.lock().guard.held().len()
+    }
+
+    /// Lets go what is held back and named: once, and whatever else changes meanwhile. Returns the
+    /// services that it concerns.
+    pub fn confirm(&mut self, confirmed: &HeldBack) -> BTreeSet<ServiceKey> {
+        self.memory.lock().guard.confirm(confirmed)
+    }
+
+    /// When to look again at each service with real servers that are being drained.
+    pub(crate) fn looks(&self, policy: &Policy, now: Instant) -> BTreeMap<ServiceKey, Instant> {
+        let known = self.memory.lock();
+        let mut looks = BTreeMap::new();
+        for server in known.leaving.since().keys() {
+            let Some(drain) = policy.drain_of(&server.0) else { continue };
+            let Some(at) = known.leaving.next_look(server, drain, now) else { continue };
+            looks
+                .entry(server.0)
+                .and_modify(|look: &mut Instant| *look = at.min(*look))
+                .or_insert(at);
+        }
+        looks
+    }
+
+    /// When what is held back is within the limit, if only time has to pass for it.
+    pub(crate) fn release(&self, policy: &Policy, now: Instant) -> Option<Instant> {
+        self.memory.lock().guard.release(policy.limit(), now)
+    }
+}
+
+/// A copy with a memory of its own.
+impl Clone for Draining {
+    fn clone(&self) -> Self {
+        Self { memory: self.memory.fork() }
     }
 }
 
@@ -144,7 +184,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Action, RealServer, Scope, VirtualService, model::Kernel, strategy};
+    use crate::{Action, Drain, RealServer, Scope, VirtualService, model::Kernel, strategy};
 
     const LIMIT: Duration = Duration::from_secs(10);
 
@@ -193,7 +233,7 @@ mod tests {
         assert_eq!(plan.to_string(), "- -t 10.0.0.185:80 -> 10.1.0.3:80\n");
         execute(&plan, &mut kernel);
         let (plan, next) = draining.step(&one, &kernel.snapshot(), &policy(), now);
-        assert!(plan.is_empty() && next.is_none() && draining.iter().len() == 0);
+        assert!(plan.is_empty() && next.is_none() && draining.is_empty());
     }
 
     #[test]
@@ -259,7 +299,7 @@ mod tests {
         let (plan, next) = draining.step(&both, &kernel.snapshot(), &policy(), now);
         let line = "~ -t 10.0.0.185:80 -> 10.1.0.3:80 weight 0 -> 1\n";
         assert_eq!((plan.to_string().as_str(), next), (line, None));
-        assert_eq!(draining.iter().len(), 0);
+        assert_eq!(draining.len(), 0);
     }
 
     #[test]
@@ -281,8 +321,8 @@ mod tests {
         let (mut draining, start) = (Draining::new(), Instant::now());
         let none = Desired::new();
         let (plan, _) = draining.step(&none, &kernel.snapshot(), &guard(0), start);
-        assert_eq!((plan.len(), plan.held_back_count()), (0, 2), "both count");
-        let (plan, next) = draining.step(&none, &kernel.snapshot(), &guard(2), start);
+        assert_eq!((plan.len(), plan.held_back_count()), (0, 3), "the service and both");
+        let (plan, next) = draining.step(&none, &kernel.snapshot(), &guard(3), start);
         assert_eq!(
             plan.to_string(),
             "~ -t 10.0.0.185:80 -> 10.1.0.2:80 weight 1 -> 0 (it leaves)\n\
@@ -309,11 +349,13 @@ mod tests {
             assert_eq!(plan.to_string(), expected);
         }
         kernel.set_connections(&service, &second, 0, 0);
-        let (plan, _) = Draining::new().step(&none, &kernel.snapshot(), &guard(0), start);
-        assert_eq!(plan.len(), 1, "after a restart it goes when it is empty: {plan}");
+        let (plan, _) = Draining::new().step(&none, &kernel.snapshot(), &guard(2), start);
+        assert!(plan.is_empty(), "after a restart it counts again: {plan}");
+        let (plan, _) = Draining::new().step(&none, &kernel.snapshot(), &guard(3), start);
+        assert_eq!(plan.len(), 1, "and goes when it is empty: {plan}");
         execute(&plan, &mut kernel);
         let (plan, next) = draining.step(&none, &kernel.snapshot(), &guard(0), start + LIMIT);
-        assert!(plan.is_empty() && next.is_none() && draining.iter().len() == 0);
+        assert!(plan.is_empty() && next.is_none() && draining.is_empty());
     }
 
     proptest! {
@@ -327,9 +369,10 @@ mod tests {
             desired in strategy::desired(),
             restart in 0..8u64,
             services in any::<bool>(),
+            inactive in any::<bool>(),
         ) {
             let mut kernel = kernel;
-            let drain = Drain::for_at_most(LIMIT).udp(true).sctp(true).services(services);
+            let drain = Drain::for_at_most(LIMIT).udp(true).sctp(true).services(services).wait_for_inactive(inactive);
             let policy = Policy::new().scope(Scope::All).drain(drain);
             let mut draining = Draining::new();
             let mut began: BTreeMap<(ServiceKey, DestinationKey), u64> = BTreeMap::new();
@@ -355,7 +398,9 @@ mod tests {
                     for entry in taken {
                         let before = &entry.destination;
                         prop_assert_eq!(before.weight, Weight::ZERO);
-                        if entry.active_connections + entry.inactive_connections > 0 {
+                        if entry.active_connections > 0
+                            || inactive && entry.inactive_connections > 0
+                        {
                             let since = began.get(&(key, before.key)).copied().unwrap_or(0);
                             prop_assert!(seconds >= since + 10);
                         }
@@ -365,7 +410,7 @@ mod tests {
                     }
                 }
                 execute(&plan, &mut kernel);
-                prop_assert_eq!(next.is_some(), draining.iter().len() > 0);
+                prop_assert_eq!(next.is_some(), !draining.is_empty());
                 prop_assert!(next.is_none_or(|next| next > now));
             }
             let (plan, next) =

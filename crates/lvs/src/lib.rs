@@ -32,12 +32,12 @@
 //! fewest changes, in an order in which no service ever is without a real server.
 //!
 //! ```no_run
-//! use lvs::{Desired, Drain, Policy, Scope, client::Client};
+//! use lvs::{Desired, Limit, Policy, Scope, client::Client};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let ipvs = Client::connect()?;
 //! let desired: Desired = std::fs::read_to_string("/etc/ipvsadm.rules")?.parse()?;
-//! let policy = Policy::new().scope(Scope::All).max_deletions(100);
+//! let policy = Policy::new().scope(Scope::All).max_deletions(Limit::percent(50).at_least(10));
 //! let plan = desired.plan(&ipvs, &policy).await?;
 //! print!("{plan}");
 //! plan.apply(&ipvs).await?;
@@ -77,7 +77,7 @@
 //! # Features
 //!
 //! - `tokio`: what needs tokio's timer, such as `Client::watch`. Everything else runs on any runtime,
-//!   and what begins with `blocking_` on none.
+//!   and over a blocking client on none: see [`block_on`].
 //! - `serde`: desired states, plans and ledgers have readable forms. The schema of a desired state is
 //!   that of [`TableDocument`](https://docs.rs/ipvs-table/latest/ipvs_table/struct.TableDocument.html).
 //! - `model`: a model of the kernel's table, for tests without a kernel.
@@ -92,16 +92,26 @@
 
 mod apply;
 mod desired;
+mod drain;
 mod draining;
-mod drive;
 mod encapsulation;
+mod guard;
 mod invalid;
+mod kernel;
+mod leaving;
+mod ledger;
+mod limit;
+mod memory;
 #[cfg(any(test, feature = "model"))]
 pub mod model;
 mod plan;
 mod policy;
+mod port;
 mod real_server;
 mod reconcile;
+mod removal;
+mod schedule;
+mod scope;
 #[cfg(feature = "serde")]
 mod serialize;
 #[cfg(any(test, feature = "proptest"))]
@@ -115,14 +125,20 @@ pub use ipvs_client as client;
 pub use crate::{
     apply::{Applied, ApplyError, Outcome},
     desired::Desired,
+    drain::Drain,
     draining::Draining,
-    drive::{blocking_read_services, read_services},
     encapsulation::Encapsulation,
     invalid::{Invalid, Rule, Violation},
+    ledger::{Ledger, LedgerError},
+    limit::Limit,
     plan::{Action, Change, CommandLines, Diff, Phase, Plan},
-    policy::{Drain, Ledger, Policy, Predicate, Scope},
+    policy::Policy,
+    port::{Port, block_on, is_whole_table_faster, read_services},
     real_server::RealServer,
     reconcile::{Reconciler, Round, Status},
+    removal::{HeldBack, Removal, RemovalKind},
+    schedule::{Ended, Reason, Schedule, Turn},
+    scope::{Predicate, Scope},
     table::Table,
     text::TextError,
     virtual_service::{VirtualService, VirtualServiceBuilder},

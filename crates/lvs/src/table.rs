@@ -5,6 +5,8 @@ use std::fmt;
 use ipvs_client::{Error, Snapshot, packet::Info};
 use ipvs_table::Listing;
 
+use crate::Port;
+
 /// All services with their real servers. It displays as `ipvsadm -L -n` prints it.
 ///
 /// ```text
@@ -36,13 +38,12 @@ impl Table {
     }
 
     /// Reads the table.
-    pub async fn read(client: &ipvs_client::Client) -> Result<Self, Error> {
-        Ok(Self::new(client.info().await?, client.snapshot().await?))
-    }
-
-    /// Reads the table without async.
-    pub fn blocking_read(client: &ipvs_client::blocking::Client) -> Result<Self, Error> {
-        Ok(Self::new(client.info()?, client.snapshot()?))
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be read.
+    pub async fn read(port: &impl Port) -> Result<Self, Error> {
+        Ok(Self::new(port.info().await?, port.snapshot().await?))
     }
 
     /// Whether nothing can be missing: nobody changed a service all the while.

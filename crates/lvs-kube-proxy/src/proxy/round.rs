@@ -395,15 +395,16 @@ impl<N: Node> Rounds<N> {
     fn policy(&self, table: &Snapshot) -> Policy {
         let timing = &self.config.timing;
         // Those that only now begin to leave are not there yet: they are looked at again in time.
-        let leaving = self.draining.iter().map(|(service, real_server, _)| (service, real_server));
+        let leaving: Vec<_> =
+            self.draining.iter().map(|(service, server, _)| (service, server)).collect();
+        let leaving = leaving.iter().map(|(service, server)| (service, server));
         let limits = self.state.drain_limits(leaving, timing.drain_limit);
         let at_once = self.desired.marks_that_leave_at_once();
-        let drain =
-            Drain::for_at_most(timing.unknown_pod_drain()).limit_of(move |service, real_server| {
-                match at_once.contains(service) {
-                    true => Some(Duration::ZERO),
-                    false => limits.get(&(*service, *real_server)).copied(),
-                }
+        let drain = Drain::for_at_most(timing.unknown_pod_drain())
+            .wait_for_inactive(true)
+            .limit_of(move |service, real_server| match at_once.contains(service) {
+                true => Some(Duration::ZERO),
+                false => limits.get(&(*service, *real_server)).copied(),
             });
         let there: usize =
             table.services.values().map(|service| 1 + service.destinations.len()).sum();

@@ -24,9 +24,11 @@ enum Kind {
     /// The real server at this place.
     AddRealServer(Arc<VirtualService>, u32),
     UpdateRealServer(Arc<VirtualService>, Box<Destination>, u32),
-    /// The service, and the settings before and after: they differ in the weight.
+    /// The service, and the settings before and after, which are not the desired ones.
+    KeepWeight(Box<(ServiceKey, Destination, Destination)>),
+    /// The same: they differ in the weight.
     Drain(Box<(ServiceKey, Destination, Destination)>),
-    DeleteRealServer(Arc<VirtualService>, Box<Destination>),
+    DeleteRealServer(Box<(ServiceKey, Destination)>),
 }
 
 /// What a [`Change`] does.
@@ -126,14 +128,33 @@ impl Change {
         Self(Kind::UpdateRealServer(Arc::clone(service), before, index as u32))
     }
 
+    /// The desired settings with the weight that the real server has.
+    pub(super) fn keep_weight(
+        service: &ServiceKey,
+        before: &Destination,
+        wanted: &Destination,
+    ) -> Self {
+        let mut after = wanted.clone();
+        after.weight = before.weight;
+        Self(Kind::KeepWeight(Box::new((*service, before.clone(), after))))
+    }
+
     pub(super) fn drain(service: &ServiceKey, before: &Destination) -> Self {
         let mut after = before.clone();
         after.weight = Weight::ZERO;
         Self(Kind::Drain(Box::new((*service, before.clone(), after))))
     }
 
-    pub(super) fn delete_real_server(service: &Arc<VirtualService>, before: &Destination) -> Self {
-        Self(Kind::DeleteRealServer(Arc::clone(service), Box::new(before.clone())))
+    pub(super) fn delete_real_server(service: &ServiceKey, before: &Destination) -> Self {
+        Self(Kind::DeleteRealServer(Box::new((*service, before.clone()))))
+    }
+
+    /// Whether the settings before and after differ.
+    pub(super) fn makes_a_difference(&self) -> bool {
+        match self.action() {
+            Action::UpdateRealServer { before, after } => before != after,
+            _ => true,
+        }
     }
 
     /// What it does.
@@ -152,8 +173,11 @@ impl Change {
             Kind::UpdateRealServer(service, before, index) => {
                 Action::UpdateRealServer { before, after: &service.destinations()[*index as usize] }
             }
+            Kind::KeepWeight(update) => {
+                Action::UpdateRealServer { before: &update.1, after: &update.2 }
+            }
             Kind::Drain(drain) => Action::DrainRealServer { before: &drain.1, after: &drain.2 },
-            Kind::DeleteRealServer(_, before) => Action::DeleteRealServer { before },
+            Kind::DeleteRealServer(delete) => Action::DeleteRealServer { before: &delete.1 },
         }
     }
 
@@ -161,12 +185,12 @@ impl Change {
     pub fn service(&self) -> &ServiceKey {
         match &self.0 {
             Kind::DeleteService(before, _) => before.key(),
-            Kind::Drain(drain) => &drain.0,
+            Kind::KeepWeight(update) | Kind::Drain(update) => &update.0,
+            Kind::DeleteRealServer(delete) => &delete.0,
             Kind::AddService(service)
             | Kind::UpdateService(_, service)
             | Kind::AddRealServer(service, _)
-            | Kind::UpdateRealServer(service, ..)
-            | Kind::DeleteRealServer(service, _) => service.key(),
+            | Kind::UpdateRealServer(service, ..) => service.key(),
         }
     }
 

@@ -4,12 +4,27 @@ use std::fmt;
 
 use ipvs_table::{CommandLine, DestinationChanges, ServiceChanges};
 
-use super::{Action, Change, Plan};
+use super::{
+    change::{Action, Change},
+    value::Plan,
+};
 
 const GREEN: &str = "\x1b[32m";
 const YELLOW: &str = "\x1b[33m";
 const RED: &str = "\x1b[31m";
 const PLAIN: &str = "\x1b[0m";
+
+impl Plan {
+    /// The same as ipvsadm's command lines, one a line.
+    pub fn command_lines(&self) -> CommandLines<'_> {
+        CommandLines(self)
+    }
+
+    /// Displays it as [`Display`](std::fmt::Display) does, with colours for a terminal if asked for.
+    pub fn diff(&self) -> Diff<'_> {
+        Diff { plan: self, coloured: false }
+    }
+}
 
 /// A plan to be displayed, as [`Plan::diff`] makes it: one line a change, `+` for what is added, `~`
 /// for what is changed, `-` for what is taken away.
@@ -26,11 +41,7 @@ pub struct Diff<'a> {
     coloured: bool,
 }
 
-impl<'a> Diff<'a> {
-    pub(super) fn new(plan: &'a Plan) -> Self {
-        Self { plan, coloured: false }
-    }
-
+impl Diff<'_> {
     /// With colours, by the escape sequences that every terminal knows. Not by default; whether the
     /// output is a terminal, and whether `NO_COLOR` is set, is the caller's to look at.
     #[must_use]
@@ -114,7 +125,7 @@ fn colour(change: &Change) -> &'static str {
 
 /// A plan as ipvsadm's command lines, as [`Plan::command_lines`] makes it.
 #[derive(Clone, Copy, Debug)]
-pub struct CommandLines<'a>(pub(super) &'a Plan);
+pub struct CommandLines<'a>(&'a Plan);
 
 impl fmt::Display for CommandLines<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

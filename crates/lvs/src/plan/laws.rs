@@ -2,15 +2,23 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
 
-use ipvs_client::packet::{Request, ServiceKey, Weight};
+use ipvs_client::{
+    ServiceSnapshot,
+    packet::{Destination, ServiceKey, Weight},
+};
 use proptest::prelude::*;
 
 use crate::{
-    Action, Change, Desired, Drain, Ledger, Phase, Plan, Policy, Scope,
-    apply::{Apply, Failure, Step, Verdict},
-    model::{Errno, Kernel},
+    Action, Applied, ApplyError, Change, Desired, Drain, Ledger, Phase, Plan, Policy, Scope,
+    block_on,
+    model::{Errno, Kernel, Scripted},
     strategy,
 };
 
@@ -63,52 +71,38 @@ fn differences(kernel: &Kernel, desired: &Desired, scope_is_all: bool) -> usize 
     count
 }
 
-/// The kernel's refusal, understood as the client does.
-#[derive(Debug)]
-struct Refusal(Verdict);
-
-impl Failure for Refusal {
-    fn verdict(&self) -> Verdict {
-        self.0
-    }
-}
-
-fn execute(kernel: &mut Kernel, request: &Request) -> Result<(), Refusal> {
-    kernel.execute(request).map_err(|errno| {
-        Refusal(match (errno, request) {
-            (Errno::ESRCH | Errno::EEXIST, _)
-            | (Errno::ENOENT, Request::SetDestination(..) | Request::DeleteDestination(..)) => {
-                Verdict::Meanwhile
-            }
-            _ => Verdict::Refused,
-        })
-    })
-}
-
-/// Carries an apply out on the model, up to so many writes.
-fn run(plan: Plan, kernel: &mut Kernel, mut limit: usize) -> Option<Apply<Refusal>> {
-    let mut apply = Apply::new(plan);
-    loop {
-        match apply.step() {
-            Step::Write(writes) => {
-                let mut outcomes = Vec::new();
-                for write in writes {
-                    if limit == 0 {
-                        return None;
-                    }
-                    limit -= 1;
-                    outcomes.push(execute(kernel, write));
-                }
-                apply.wrote(outcomes);
-            }
-            Step::Read(keys) => {
-                let mut table = kernel.snapshot();
-                table.services.retain(|key, _| keys.contains(key));
-                apply.read(&table);
-            }
-            Step::Done => return Some(apply),
+/// Carries a plan out, up to this many calls; `None` where it was dropped then.
+fn run(plan: Plan, port: &Scripted, calls: usize) -> Option<Result<Applied, ApplyError>> {
+    port.yield_times(1);
+    let mut apply = pin!(plan.apply(port));
+    let mut context = Context::from_waker(Waker::noop());
+    for _ in 0..=calls {
+        if let Poll::Ready(result) = apply.as_mut().poll(&mut context) {
+            return Some(result);
         }
     }
+    None
+}
+
+/// How many services and real servers a desired state takes away, and how many services it leaves
+/// without a usable one, with the weights that do that.
+fn removals(kernel: &Kernel, desired: &Desired) -> usize {
+    let is_usable = |destination: &Destination| destination.weight != Weight::ZERO;
+    let table = kernel.snapshot();
+    let of_service = |found: &ServiceSnapshot| {
+        let Some(wanted) = desired.get(found.entry.service.key()) else {
+            return 1 + found.destinations.len();
+        };
+        let present = found.destinations.iter().map(|entry| &entry.destination);
+        let gone = present.clone().filter(|it| wanted.destination(&it.key).is_none()).count();
+        let had = present.clone().any(is_usable);
+        if !had || wanted.destinations().iter().any(is_usable) {
+            return gone;
+        }
+        let stays = |it: &&Destination| is_usable(it) && wanted.destination(&it.key).is_some();
+        gone + 1 + present.filter(stays).count()
+    };
+    table.services.values().map(of_service).sum()
 }
 
 proptest! {
@@ -228,21 +222,19 @@ proptest! {
         let policy = Policy::new().scope(Scope::All);
         let table = kernel.snapshot();
         let free = Plan::new(&desired, &table, &policy);
-        let deletions = free.phase(Phase::TakeAway).len();
-        let counted = free.phase(Phase::TakeAway).iter().map(|change| match change.action() {
-            Action::DeleteService { real_servers, .. } => 1 + real_servers,
-            _ => 1,
-        });
-        let counted = counted.sum::<usize>();
+        let counted = removals(&kernel, &desired);
         let plan = Plan::new(&desired, &table, &policy.max_deletions(allowed));
         if counted <= allowed {
             prop_assert_eq!(plan, free);
         } else {
             prop_assert_eq!(plan.held_back_count(), counted);
-            prop_assert_eq!(plan.held_back().len(), deletions);
-            prop_assert_eq!(plan.len(), free.len() - deletions);
-            let confirmed: Vec<_> = plan.confirm().changes().cloned().collect();
-            let all: Vec<_> = free.changes().cloned().collect();
+            prop_assert!(plan.phase(Phase::TakeAway).is_empty());
+            prop_assert_eq!(plan.len() + plan.held_back().len(), free.len());
+            let mut port = kernel.clone();
+            plan.requests().for_each(|request| port.execute(&request).unwrap());
+            prop_assert_eq!(removals(&port, &desired), counted);
+            let confirmed: BTreeSet<_> = plan.confirm().changes().map(|it| it.to_string()).collect();
+            let all: BTreeSet<_> = free.changes().map(|it| it.to_string()).collect();
             prop_assert_eq!(confirmed, all);
         }
     }
@@ -320,12 +312,12 @@ proptest! {
         after in 0..30usize,
     ) {
         let policy = Policy::new().scope(Scope::All);
-        let mut kernel = kernel;
         let plan = Plan::new(&desired, &kernel.snapshot(), &policy);
-        run(plan, &mut kernel, after);
-        let plan = Plan::new(&desired, &kernel.snapshot(), &policy);
-        run(plan, &mut kernel, usize::MAX);
-        prop_assert!(agrees(&kernel, &desired));
+        let port = Scripted::new(kernel);
+        run(plan, &port, after);
+        let table = port.kernel().snapshot();
+        block_on(Plan::new(&desired, &table, &policy).apply(&port)).unwrap();
+        prop_assert!(agrees(&port.kernel(), &desired));
     }
 
     /// What another writer did before is no failure, and the desired state is reached.
@@ -336,18 +328,15 @@ proptest! {
         meanwhile in proptest::collection::vec(strategy::request(), 0..12),
     ) {
         let policy = Policy::new().scope(Scope::All);
-        let mut kernel = kernel;
         let plan = Plan::new(&desired, &kernel.snapshot(), &policy);
+        let port = Scripted::new(kernel);
         for request in &meanwhile {
-            let _ = kernel.execute(request);
+            let _ = port.kernel().execute(request);
         }
-        let apply = run(plan, &mut kernel, usize::MAX).unwrap();
-        prop_assert!(apply.failures().is_empty(), "{:?}", apply.failures());
+        block_on(plan.apply(&port)).unwrap();
         // What the plan did not look at may differ still; the next one sees it.
-        let plan = Plan::new(&desired, &kernel.snapshot(), &policy);
-        let apply = run(plan, &mut kernel, usize::MAX).unwrap();
-        prop_assert!(apply.failures().is_empty());
-        prop_assert!(agrees(&kernel, &desired));
+        block_on(desired.apply(&port, &policy)).unwrap();
+        prop_assert!(agrees(&port.kernel(), &desired));
     }
 
     /// What fails in one service holds back draining and taking away there, and nothing elsewhere.
@@ -358,7 +347,6 @@ proptest! {
         bad in 0..20usize,
     ) {
         let policy = Policy::new().scope(Scope::All);
-        let mut kernel = kernel;
         let plan = Plan::new(&desired, &kernel.snapshot(), &policy);
         let early: Vec<_> = plan
             .changes()
@@ -371,25 +359,12 @@ proptest! {
         prop_assume!(!early.is_empty());
         let bad = &early[bad % early.len()];
         let before = kernel.snapshot();
-        let mut apply = Apply::new(plan.clone());
-        loop {
-            match apply.step() {
-                Step::Write(writes) => {
-                    let outcomes: Vec<_> = writes
-                        .iter()
-                        .map(|write| match *write == bad.request() {
-                            true => Err(Refusal(Verdict::Refused)),
-                            false => execute(&mut kernel, write),
-                        })
-                        .collect();
-                    apply.wrote(outcomes);
-                }
-                Step::Read(_) => prop_assert!(false, "nobody else wrote"),
-                Step::Done => break,
-            }
-        }
-        prop_assert_eq!(apply.failures().len(), 1);
-        let after = kernel.snapshot();
+        let port = Scripted::new(kernel);
+        let request = bad.request();
+        port.refuse(move |write| (*write == request).then_some(Errno::EINVAL));
+        let error = block_on(plan.clone().apply(&port)).unwrap_err();
+        prop_assert_eq!(error.applied().unwrap().failed().count(), 1);
+        let after = port.kernel().snapshot();
         let hurt = bad.service();
         for change in plan.changes().filter(|change| change.service() != hurt) {
             let found = after.service(change.service());

@@ -6,7 +6,10 @@ use serde::{
     ser::{SerializeSeq as _, SerializeStruct as _},
 };
 
-use super::{Action, Change, Phase, Plan};
+use super::{
+    change::{Action, Change, Phase},
+    value::Plan,
+};
 
 /// A plan is an object: `changes`, the list of its changes in order, and `held_back`, the list of
 /// what is held back.

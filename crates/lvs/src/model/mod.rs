@@ -18,6 +18,12 @@
 //! assert!(Plan::new(&desired, &kernel.snapshot(), &Policy::new()).is_empty());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! In a [`Mutex`](std::sync::Mutex) it is a [`Port`](crate::Port), so that everything that takes a
+//! client can be tested with it: [`Reconciler::round`](crate::Reconciler::round), say. [`Scripted`]
+//! is one with which things go wrong.
+
+mod scripted;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
@@ -29,6 +35,7 @@ use ipvs_client::{
     },
 };
 
+pub use self::scripted::Scripted;
 use crate::virtual_service::is_reachable;
 
 /// The services of one network namespace, as the kernel keeps them: identity and settings, and the
@@ -144,13 +151,15 @@ impl Kernel {
 
     /// What a snapshot would hold.
     pub fn snapshot(&self) -> Snapshot {
-        let services = self.services.values().map(|(service, destinations)| {
-            let mut service = service.clone();
-            service.flags |= ServiceFlags::HASHED;
-            let destinations = destinations.values().cloned().collect();
-            ServiceSnapshot::new(ServiceEntry::new(service), destinations)
-        });
-        services.collect()
+        self.services.keys().filter_map(|key| self.service_snapshot(key)).collect()
+    }
+
+    fn service_snapshot(&self, key: &ServiceKey) -> Option<ServiceSnapshot> {
+        let (service, destinations) = self.services.get(key)?;
+        let mut service = service.clone();
+        service.flags |= ServiceFlags::HASHED;
+        let destinations = destinations.values().cloned().collect();
+        Some(ServiceSnapshot::new(ServiceEntry::new(service), destinations))
     }
 
     /// Says how many connections a destination has. Returns whether it is there.

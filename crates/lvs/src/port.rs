@@ -1,0 +1,217 @@
+//! What touches the kernel's table, and what stands in for it.
+
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    pin::pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
+
+use ipvs_client::{
+    Client, Error, ErrorKind, ServiceSnapshot, Snapshot, blocking,
+    packet::{DestinationEntry, Info, Request, ServiceEntry, ServiceKey},
+};
+
+/// A way to a table: what everything in this crate reads and writes through.
+///
+/// - [`Client`], the kernel's table, for async programs; and [`blocking::Client`], the same without
+///   async, whose futures are ready at once: see [`block_on`].
+/// - [`model::Kernel`](crate::model::Kernel) in a [`Mutex`](std::sync::Mutex), and
+///   [`model::Scripted`](crate::model::Scripted), which fails where a test says so (feature `model`):
+///   a program is tested without a kernel.
+/// - `Arc`s of these.
+///
+/// It is sealed: others cannot implement it, so that it can grow.
+pub trait Port: sealed::Port {}
+
+impl<T: sealed::Port + ?Sized> Port for T {}
+
+pub(crate) mod sealed {
+    use super::*;
+
+    /// The calls. None of them needs a clock.
+    pub trait Port: Send + Sync {
+        /// The version of IPVS, and the size of its connection table.
+        fn info(&self) -> impl Future<Output = Result<Info, Error>> + Send;
+
+        /// The whole table.
+        fn snapshot(&self) -> impl Future<Output = Result<Snapshot, Error>> + Send;
+
+        /// A service.
+        fn service(
+            &self,
+            key: &ServiceKey,
+        ) -> impl Future<Output = Result<ServiceEntry, Error>> + Send;
+
+        /// A service's real servers.
+        fn destinations(
+            &self,
+            key: &ServiceKey,
+        ) -> impl Future<Output = Result<Vec<DestinationEntry>, Error>> + Send;
+
+        /// Writes, and what came of each.
+        fn batch(&self, writes: &[Request]) -> impl Future<Output = Vec<Result<(), Error>>> + Send;
+
+        /// The time since some moment, to measure how long calls take. A port without a kernel says
+        /// what it pretends.
+        fn clock(&self) -> Duration {
+            static START: OnceLock<Instant> = OnceLock::new();
+            START.get_or_init(Instant::now).elapsed()
+        }
+    }
+}
+
+impl sealed::Port for Client {
+    async fn info(&self) -> Result<Info, Error> {
+        self.info().await
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, Error> {
+        self.snapshot().await
+    }
+
+    async fn service(&self, key: &ServiceKey) -> Result<ServiceEntry, Error> {
+        self.service(key).await
+    }
+
+    async fn destinations(&self, key: &ServiceKey) -> Result<Vec<DestinationEntry>, Error> {
+        self.destinations(key).await
+    }
+
+    async fn batch(&self, writes: &[Request]) -> Vec<Result<(), Error>> {
+        self.batch(writes).await.into_iter().collect()
+    }
+}
+
+impl sealed::Port for blocking::Client {
+    async fn info(&self) -> Result<Info, Error> {
+        self.info()
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, Error> {
+        self.snapshot()
+    }
+
+    async fn service(&self, key: &ServiceKey) -> Result<ServiceEntry, Error> {
+        self.service(key)
+    }
+
+    async fn destinations(&self, key: &ServiceKey) -> Result<Vec<DestinationEntry>, Error> {
+        self.destinations(key)
+    }
+
+    async fn batch(&self, writes: &[Request]) -> Vec<Result<(), Error>> {
+        self.batch(writes).into_iter().collect()
+    }
+}
+
+impl<P: sealed::Port> sealed::Port for Arc<P> {
+    async fn info(&self) -> Result<Info, Error> {
+        P::info(self).await
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, Error> {
+        P::snapshot(self).await
+    }
+
+    async fn service(&self, key: &ServiceKey) -> Result<ServiceEntry, Error> {
+        P::service(self, key).await
+    }
+
+    async fn destinations(&self, key: &ServiceKey) -> Result<Vec<DestinationEntry>, Error> {
+        P::destinations(self, key).await
+    }
+
+    async fn batch(&self, writes: &[Request]) -> Vec<Result<(), Error>> {
+        P::batch(self, writes).await
+    }
+
+    fn clock(&self) -> Duration {
+        P::clock(self)
+    }
+}
+
+/// Above this number of services the whole table is read, since that is faster, whatever its size.
+const MANY: usize = 512;
+/// Up to this number each is read for itself, whatever the table's size.
+const FEW: usize = 64;
+
+/// Whether reading the whole table is faster than reading this number of services, each for itself.
+/// `table` is the table's number of services, if that is known.
+pub fn is_whole_table_faster(services: usize, table: Option<usize>) -> bool {
+    services > MANY || services > FEW && table.is_some_and(|table| services > table / 4)
+}
+
+/// Reads some services, each for itself: those that exist are in the snapshot. It takes no longer for
+/// a large table; of more than 512 services the whole table is read, since that is faster then.
+///
+/// What [`Plan::of_services`](crate::Plan::of_services) compares.
+///
+/// # Errors
+///
+/// Where the table cannot be read. A service that does not exist is no error.
+pub async fn read_services(
+    port: &impl Port,
+    keys: &BTreeSet<ServiceKey>,
+) -> Result<Snapshot, Error> {
+    if is_whole_table_faster(keys.len(), None) {
+        return port.snapshot().await;
+    }
+    let mut services = Vec::with_capacity(keys.len());
+    for key in keys {
+        let Some(entry) = existing(port.service(key).await)? else { continue };
+        if let Some(destinations) = existing(port.destinations(key).await)? {
+            services.push(ServiceSnapshot::new(entry, destinations));
+        }
+    }
+    Ok(services.into_iter().collect())
+}
+
+/// Only what exists.
+fn existing<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == ErrorKind::ServiceNotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Runs a future to its end on this thread: for programs without async. Every call of this crate that
+/// touches the kernel has one name, and is an `async fn`; over a [`blocking::Client`] its future is
+/// ready when it is first polled, so that nothing waits here.
+///
+/// ```no_run
+/// use lvs::{RealServer, VirtualService, block_on, client::blocking::Client};
+///
+/// let ipvs = Client::connect()?;
+/// let web = VirtualService::tcp("10.0.0.185:80".parse()?)
+///     .real_server(RealServer::nat("172.17.0.3:80".parse()?))
+///     .build()?;
+/// block_on(web.apply(&ipvs))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Other futures are polled when they are woken, and the thread sleeps in between. It is no runtime:
+/// a future that needs tokio's timer has to be run by tokio.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let mut future = pin!(future);
+    if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        return output;
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        thread::park();
+    }
+}

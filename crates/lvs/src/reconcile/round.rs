@@ -1,0 +1,184 @@
+//! One round: read, plan, write, and take in how it ended.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use ipvs_client::{Error, Snapshot, packet::ServiceKey};
+
+use super::Reconciler;
+use crate::{
+    Applied, ApplyError, Ended, Plan, Port, Turn,
+    plan::planner::{Keys, make},
+    port::read_services,
+    schedule::later,
+};
+
+/// What a reconciler has done so far.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Status {
+    /// Rounds carried out.
+    pub rounds: u64,
+    /// Those of them that read the whole table.
+    pub whole_rounds: u64,
+    /// Changes made.
+    pub changes: u64,
+    /// Changes that failed, and rounds that failed as a whole.
+    pub failures: u64,
+    /// How many rounds have failed since the last one that did not.
+    pub failed_in_a_row: u32,
+    /// When a round last ended without a failure.
+    pub last_success: Option<Instant>,
+    /// The error of the last round that failed.
+    pub last_error: Option<String>,
+    /// How many services and real servers are to go, and are held back until that is
+    /// [confirmed](Reconciler::confirm); counted as [the limit](crate::Policy::max_deletions) counts
+    /// them.
+    pub held_back: usize,
+    /// How many real servers are being drained.
+    pub draining: usize,
+    /// The last [generation](Reconciler::generation) of which everything is in the kernel: nothing of
+    /// it failed, is held back, or waits for the ledger. Real servers may still be draining.
+    pub in_effect: u64,
+}
+
+/// One round of a [`Reconciler`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Round {
+    /// What it was about, and why.
+    pub turn: Turn,
+    /// The [generation](Reconciler::generation) that it was made from.
+    pub generation: u64,
+    /// What it read, before it wrote: the whole table, or those of the services that existed. `None`
+    /// where it could not be read.
+    pub table: Option<Snapshot>,
+    /// How long it took to read.
+    pub reading: Duration,
+    /// How long it took to plan.
+    pub planning: Duration,
+    /// How long it took to write.
+    pub writing: Duration,
+    /// What it did.
+    pub result: Result<Applied, ApplyError>,
+}
+
+impl Round {
+    /// The services that it was about; `None` where it was the whole table.
+    pub fn services(&self) -> Option<&BTreeSet<ServiceKey>> {
+        self.turn.services()
+    }
+
+    /// What became of each change; `None` where the table could not be read.
+    pub fn applied(&self) -> Option<&Applied> {
+        applied(&self.result)
+    }
+}
+
+impl Turn {
+    /// Reads what the turn is about.
+    ///
+    /// # Errors
+    ///
+    /// Where the table cannot be read.
+    pub async fn read(&self, port: &impl Port) -> Result<Snapshot, Error> {
+        match self.services() {
+            None => port.snapshot().await,
+            Some(keys) => read_services(port, keys).await,
+        }
+    }
+}
+
+impl Reconciler {
+    /// What a round would be about now; `None` if none is due.
+    pub fn turn(&self, now: Instant) -> Option<Turn> {
+        self.schedule.next_of(Some(self.desired.len()), now)
+    }
+
+    /// The plan of a turn, given what it read. It is expected to be applied, and then
+    /// [finished](Self::finish).
+    pub fn plan(&mut self, turn: &Turn, table: &Snapshot, now: Instant) -> Plan {
+        if let (Some(ledger), None) = (self.policy.ledger_mut(), turn.services()) {
+            ledger.settle(&self.desired, table);
+        }
+        self.planned = self.generation;
+        let skipped: BTreeSet<ServiceKey> = turn.skipped().union(&self.claims).copied().collect();
+        let keys = Keys { only: turn.services(), skipped: &skipped, held: &self.held };
+        make(keys, &self.desired, table, &self.policy, &self.draining.memory, Some(now))
+    }
+
+    /// Takes in how a turn ended, at this time.
+    pub fn finish(&mut self, turn: &Turn, result: &Result<Applied, ApplyError>, now: Instant) {
+        let status = &mut self.status;
+        status.rounds += 1;
+        status.whole_rounds += u64::from(turn.services().is_none());
+        let mut ended = Ended::default();
+        let mut failures = 0;
+        if let Some(applied) = applied(result) {
+            status.changes += applied.len() as u64;
+            ended.again.extend(applied.uncertain());
+            for (change, _) in applied.failed() {
+                ended.again.insert(*change.service());
+                failures += 1;
+            }
+        }
+        match result {
+            Ok(_) => {
+                status.failed_in_a_row = 0;
+                status.last_success = Some(now);
+            }
+            Err(error) => {
+                status.failures += failures.max(1);
+                status.failed_in_a_row += 1;
+                status.last_error = Some(error.to_string());
+                ended.failed = error.common().is_some();
+            }
+        }
+        status.draining = self.draining.len();
+        status.held_back = self.draining.held_back_count();
+        ended.looks = self.draining.looks(&self.policy, now);
+        ended.release = self.draining.release(&self.policy, now);
+        let failed = ended.failed;
+        self.schedule.finished(turn, ended, now);
+        let waits = failed || self.status.held_back > 0 || !self.claims.is_empty();
+        if !waits && self.schedule.unfinished().next().is_none() {
+            self.status.in_effect = self.planned;
+        }
+    }
+
+    /// Carries out a round if one is due: reads, plans and writes. `None` if none is.
+    ///
+    /// `now` is what the schedule goes by: [`Instant::now`], or what a test says. A round that is
+    /// dropped half-way stays due.
+    pub async fn round<P: Port>(&mut self, port: &P, now: Instant) -> Option<Round> {
+        let turn = self.turn(now)?;
+        let start = port.clock();
+        let took = || port.clock().saturating_sub(start);
+        let table = turn.read(port).await;
+        let reading = took();
+        let mut planning = Duration::ZERO;
+        let (table, result) = match table {
+            Err(error) => (None, Err(ApplyError::unread(error))),
+            Ok(table) => {
+                let plan = self.plan(&turn, &table, now);
+                planning = took().saturating_sub(reading);
+                (Some(table), plan.apply(port).await)
+            }
+        };
+        let took = took();
+        let writing = took.saturating_sub(reading + planning);
+        // Intervals count from the end, so that a large table is not read without a pause.
+        self.finish(&turn, &result, later(now, took));
+        let generation = self.planned;
+        Some(Round { turn, generation, table, reading, planning, writing, result })
+    }
+}
+
+fn applied(result: &Result<Applied, ApplyError>) -> Option<&Applied> {
+    match result {
+        Ok(applied) => Some(applied),
+        Err(error) => error.applied(),
+    }
+}
