@@ -301,8 +301,8 @@ impl Table {
                         let Added { line, service: first, .. } = first.get();
                         let changes = ServiceChanges::between(first, &service);
                         if !changes.is_empty() {
-                            let what = format_args!("service {}", service.key());
-                            return Err(is_there(what, *line, &changes));
+                            let what = format!("service {}", service.key());
+                            return Err(is_there(&what, *line, &changes));
                         }
                     }
                     Vacant(place) => {
@@ -327,8 +327,8 @@ impl Table {
                         let (line, first) = first.get();
                         let changes = DestinationChanges::between(first, destination);
                         if !changes.is_empty() {
-                            let what = format_args!("real server {key} of {service}");
-                            return Err(is_there(what, *line, &changes));
+                            let what = format!("real server {key} of {service}");
+                            return Err(is_there(&what, *line, &changes));
                         }
                     }
                     Vacant(place) => {
@@ -379,7 +379,7 @@ impl Table {
 }
 
 /// What is added again with the same settings changes nothing. With others it is a mistake.
-fn is_there(what: fmt::Arguments<'_>, line: usize, changes: &dyn fmt::Display) -> String {
+fn is_there(what: &str, line: usize, changes: &dyn fmt::Display) -> String {
     format!("{what} is there already, from line {line}, and differs: {changes}")
 }
 

@@ -133,11 +133,11 @@ impl<'a> Exchange<'a> {
                 .map_err(|error| Error::parse(&operation, error))?,
         };
         // Everything else that a reply says of its request is in the numbers of its header.
-        if let (Request::GetService(key), Reply::Service(entry)) = (self.request, &reply)
-            && entry.service.key() != key
-        {
-            let other = format!("the kernel answered with service {}", entry.service.key());
-            return Err(Error::malformed(operation, &other));
+        if let (Request::GetService(key), Reply::Service(entry)) = (self.request, &reply) {
+            if entry.service.key() != key {
+                let other = format!("the kernel answered with service {}", entry.service.key());
+                return Err(Error::malformed(operation, &other));
+            }
         }
         self.replies += 1;
         if let (Request::DeleteDaemon(role), Reply::Daemon(entry)) = (self.request, &reply) {
