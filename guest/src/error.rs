@@ -77,6 +77,13 @@ pub enum Error {
         /// What helps.
         remedy: String,
     },
+    /// A package of a kernel cannot be used.
+    Package {
+        /// Where it is.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
     /// A signal ended the fetching of a kernel. [`enter`](crate::enter) and [`run`](crate::run) end
     /// as the signal says instead of returning this.
     Interrupted {
@@ -156,6 +163,7 @@ impl Error {
             Self::NoKernel { .. }
             | Self::NoProgram { .. }
             | Self::Fetch { .. }
+            | Self::Package { .. }
             | Self::Interrupted { .. }
             | Self::Cache { .. } => ErrorKind::NoKernel,
             Self::Command { .. } => ErrorKind::Command,
@@ -244,6 +252,9 @@ impl fmt::Display for Error {
                 f,
                 "cannot fetch the package of a kernel: {command} printed:\n{words}\n{remedy}."
             ),
+            Self::Package { path, reason } => {
+                write!(f, "cannot use the package of a kernel {path}: {reason}")
+            }
             Self::Interrupted { signal } => {
                 write!(f, "signal {signal} interrupted the download of a kernel")
             }

@@ -37,6 +37,12 @@ pub struct Options {
     /// Where packages are unpacked. Default: the first of `$XDG_CACHE_HOME/lvs-guest`,
     /// `~/.cache/lvs-guest` and a private directory in `/tmp` that can be made.
     pub cache: Option<PathBuf>,
+    /// A mirror of Debian's archive from which User-Mode Linux is fetched, an address or a directory.
+    /// Default: what apt uses on this machine; where there is no apt, none.
+    pub mirror: Option<String>,
+    /// The public keys of Debian's archive, by which the lists of such a mirror are checked. Default:
+    /// `/usr/share/keyrings/debian-archive-keyring.gpg`.
+    pub keyring: Option<PathBuf>,
 }
 
 /// Which kernel may be used.
@@ -121,6 +127,10 @@ impl Options {
         options.uml = variable("LVS_GUEST_UML").map(PathBuf::from);
         options.uml_modules = variable("LVS_GUEST_UML_MODULES").map(PathBuf::from);
         options.cache = variable("LVS_GUEST_CACHE").map(PathBuf::from);
+        options.keyring = variable("LVS_GUEST_KEYRING").map(PathBuf::from);
+        if let Some(value) = variable("LVS_GUEST_MIRROR") {
+            options.mirror = Some(parse("LVS_GUEST_MIRROR", &value, "an address or a directory")?);
+        }
         Ok(options)
     }
 }
@@ -139,6 +149,8 @@ impl Default for Options {
             uml_modules: None,
             shim: None,
             cache: None,
+            mirror: None,
+            keyring: None,
         }
     }
 }
@@ -299,6 +311,8 @@ mod tests {
             ("LVS_GUEST_UML_MODULES", "/modules"),
             ("LVS_GUEST_SHIM", "0"),
             ("LVS_GUEST_CACHE", "/cache"),
+            ("LVS_GUEST_MIRROR", "http://mirror.example/debian"),
+            ("LVS_GUEST_KEYRING", "/keys"),
         ]);
         let expected = Options {
             choice: Choice::HostShared,
@@ -312,6 +326,8 @@ mod tests {
             uml_modules: Some("/modules".into()),
             shim: Some(false),
             cache: Some("/cache".into()),
+            mirror: Some("http://mirror.example/debian".into()),
+            keyring: Some("/keys".into()),
         };
         assert_eq!(all.unwrap(), expected);
         assert_eq!(options(&[("LVS_GUEST_TIME_LIMIT", "0")]).unwrap().time_limit, None);

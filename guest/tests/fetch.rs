@@ -4,6 +4,8 @@
 
 use std::{
     fs,
+    io::{self, BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
     os::unix::{
         fs::PermissionsExt,
         process::{CommandExt, ExitStatusExt},
@@ -174,6 +176,192 @@ fn a_signal_ends_it_and_leaves_nothing() {
         let left = Command::new("pgrep").arg("-f").arg(&partial).output();
         assert!(left.is_ok_and(|left| left.stdout.is_empty()), "apt is still at work");
     }
+}
+
+/// On a machine without apt, with the packages of Debian's archive itself.
+#[test]
+fn a_mirror_takes_the_place_of_apt() {
+    let Some(address) = mirror_of_apt() else {
+        return println!("not tested: this machine's apt has no source of Debian's archive");
+    };
+    let directory = Scratch::new("mirror");
+    let run = |mirror: &str| {
+        without_apt(&directory.0, mirror)
+            .args(["uml-6.1", "--", "sh", "-c", "uname -r; head -1 /proc/net/ip_vs; exit 7"])
+            .output()
+            .unwrap()
+    };
+    let output = run(&address);
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    let said = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(said.starts_with("6.1.") && said.contains("\nIP Virtual Server"), "{output:?}");
+    let said = errors(&output);
+    assert!(said.contains(&address) && said.contains("fetched in"), "{said}");
+    assert_eq!(names(&directory.0.join("cache")).len(), 2, "the kernel and the lock are left");
+    // What is kept needs no mirror any more.
+    let output = run("/nowhere");
+    assert_eq!((output.status.code(), errors(&output).as_str()), (Some(7), ""), "{output:?}");
+}
+
+#[test]
+fn what_a_mirror_has_is_checked() {
+    let directory = Scratch::new("mirror-checked");
+    let mirror = directory.0.join("mirror");
+    let run = |mirror: &str, variables: &[(&str, &str)]| {
+        let mut command = without_apt(&directory.0, mirror);
+        let output = command.args(["uml-testing", "--", "true"]).envs(variables.iter().copied());
+        let output = output.output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{output:?}");
+        assert_eq!(names(&directory.0.join("cache")), ["lock"], "{output:?}");
+        errors(&output)
+    };
+    let path = mirror.to_str().unwrap();
+    let failure = run("", &[]);
+    assert!(failure.contains("no apt-get") && failure.contains("LVS_GUEST_MIRROR"), "{failure}");
+    let failure = run(path, &[]);
+    assert!(failure.contains("LVS_GUEST_MIRROR") && failure.contains("No such file"), "{failure}");
+
+    // The suite has moved on: what the list that is signed names is taken, and nothing else.
+    let keys = archive(&mirror);
+    let keys = [("LVS_GUEST_KEYRING", keys.to_str().unwrap())];
+    let failure = run(path, &[("LVS_GUEST_KEYRING", "/nowhere")]);
+    for word in ["has no such file", "takes gpgv", "/nowhere", "LVS_GUEST_KEYRING"] {
+        assert!(failure.contains(word), "{word} in {failure}");
+    }
+    let server = Server::start(&mirror);
+    for mirror in [path, &server.address, &format!("{}/", server.address)] {
+        let failure = run(mirror, &keys);
+        assert!(failure.contains("is gone, taking user-mode-linux_9_amd64.deb"), "{failure}");
+        // It has no modules.
+        assert!(failure.contains("no usr/bin/linux.uml"), "{failure}");
+    }
+    let damage = |name: &str, text: &str| {
+        let file = mirror.join(name);
+        let before = fs::read(&file).unwrap();
+        fs::write(&file, text).unwrap();
+        let failure = run(&server.address, &keys);
+        fs::write(&file, before).unwrap();
+        failure
+    };
+    let failure = damage("pool/user-mode-linux_9_amd64.deb", "changed");
+    assert!(failure.contains("_9_amd64.deb: its SHA-256 is "), "{failure}");
+    let failure = damage("dists/testing/main/binary-amd64/Packages.xz", "changed");
+    assert!(failure.contains("Packages.xz: its SHA-256 is "), "{failure}");
+    let release = fs::read_to_string(mirror.join("dists/testing/InRelease")).unwrap();
+    let failure = damage("dists/testing/InRelease", &release.replace("nobody", "others"));
+    assert!(failure.contains("InRelease: its signature is not good"), "{failure}");
+    // One that is known is checked by its own sum.
+    let known = "pool/main/u/user-mode-linux/user-mode-linux_7.2um1_amd64.deb";
+    fs::create_dir_all(mirror.join(known).parent().unwrap()).unwrap();
+    fs::write(mirror.join(known), "changed").unwrap();
+    let failure = run(&server.address, &keys);
+    assert!(failure.contains("_7.2um1_amd64.deb: its SHA-256 is "), "{failure}");
+    assert!(failure.contains("names another mirror"), "{failure}");
+
+    let proxy = [("http_proxy", "http://127.0.0.1:9/")];
+    let failure = run("http://mirror.example/debian", &proxy);
+    assert!(failure.contains("could not be reached"), "{failure}");
+    assert!(failure.contains("goes through the proxy http://127.0.0.1:9/"), "{failure}");
+}
+
+/// cargo guest on a machine without apt, with its files in a directory; the name of a kernel is to follow.
+fn without_apt(directory: &Path, mirror: &str) -> Command {
+    let programs = directory.join("bin");
+    if fs::create_dir(&programs).is_ok() {
+        for name in ["curl", "wget", "gpgv", "sh", "uname", "head", "true"] {
+            let path = Path::new("/usr/bin").join(name);
+            std::os::unix::fs::symlink(path, programs.join(name)).unwrap();
+        }
+    }
+    let mut command = Command::new(PROGRAM);
+    command
+        .args(["--place", "guest", "--kernel"])
+        .env("PATH", programs)
+        .env("LVS_GUEST_CACHE", directory.join("cache"))
+        .env("LVS_GUEST_MIRROR", mirror)
+        .env_remove("LVS_GUEST_UML")
+        .stdin(Stdio::null());
+    command
+}
+
+/// The mirror of Debian's archive that this machine's apt uses.
+fn mirror_of_apt() -> Option<String> {
+    let output = Command::new("apt-get").args(["--print-uris", "update"]).output().ok()?;
+    let said = String::from_utf8(output.stdout).ok()?;
+    let mut addresses = said.lines().filter_map(|line| line.strip_prefix('\'')?.split('\'').next());
+    let suite = addresses.find_map(|address| address.strip_suffix("/dists/bookworm/InRelease"));
+    suite.filter(|address| address.starts_with("http")).map(str::to_owned)
+}
+
+/// An archive as Debian's, signed by a key of its own. Its packages have no kernel. Returns the file of the
+/// public key.
+fn archive(directory: &Path) -> PathBuf {
+    let script = r#"
+        set -e
+        mkdir -p pool dists/testing/main/binary-amd64 tree/DEBIAN keys
+        chmod 700 keys
+        list=dists/testing/main/binary-amd64/Packages
+        for name in user-mode-linux libc6; do
+            printf 'Package: %s\nVersion: 9\nArchitecture: amd64\nMaintainer: nobody\nDescription: x\n' \
+                $name >tree/DEBIAN/control
+            file=pool/${name}_9_amd64.deb
+            dpkg-deb -Zxz --root-owner-group --build tree $file >/dev/null
+            printf 'Package: %s\nFilename: %s\nSize: %s\nSHA256: %s\n\n' $name $file \
+                $(stat -c %s $file) $(sha256sum <$file | cut -d ' ' -f 1) >>$list
+        done
+        xz $list
+        printf 'Origin: nobody\nSuite: testing\nSHA256:\n %s %s main/binary-amd64/Packages.xz\n' \
+            $(sha256sum <$list.xz | cut -d ' ' -f 1) $(stat -c %s $list.xz) >Release
+        export GNUPGHOME=$PWD/keys
+        gpg --batch --quiet --passphrase '' --quick-generate-key nobody ed25519 sign
+        gpg --batch --quiet --export >keys.gpg
+        gpg --batch --quiet --clearsign --output dists/testing/InRelease Release
+        gpgconf --kill all
+    "#;
+    fs::create_dir(directory).unwrap();
+    let output = Command::new("sh").args(["-c", script]).current_dir(directory).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    directory.join("keys.gpg")
+}
+
+/// A server of a directory's files, on the loopback, for as long as the test runs.
+struct Server {
+    address: String,
+}
+
+impl Server {
+    fn start(directory: &Path) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let directory = directory.to_owned();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                // A client that goes away harms nobody.
+                let _ = serve(stream, &directory);
+            }
+        });
+        Self { address }
+    }
+}
+
+fn serve(stream: io::Result<TcpStream>, directory: &Path) -> io::Result<()> {
+    let mut stream = BufReader::new(stream?);
+    let mut request = String::new();
+    stream.read_line(&mut request)?;
+    let mut line = String::new();
+    while stream.read_line(&mut line)? > 2 {
+        line.clear();
+    }
+    let path = request.split(' ').nth(1).unwrap_or_default().trim_start_matches('/');
+    let (status, body) = match fs::read(directory.join(path)) {
+        Ok(body) => ("200 OK", body),
+        Err(_) => ("404 Not Found", b"no such file".to_vec()),
+    };
+    let length = body.len();
+    let head =
+        format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+    stream.get_mut().write_all(head.as_bytes())?;
+    stream.get_mut().write_all(&body)
 }
 
 /// Fetches in a sandbox where that fails, and returns what it says. Nothing is left behind: not in

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// The keys of Debian's archive.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub(super) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// The percentage in one of apt's lines of progress.
 pub(super) fn percent(line: &str) -> Option<f64> {
@@ -41,17 +41,24 @@ pub(super) fn installed_size(descriptions: &str) -> u64 {
     sizes.sum::<u64>() * 1024
 }
 
-/// What helps, as far as apt's words make that certain.
-pub(super) fn remedy(words: &str, proxy: Option<&str>, place: &Path) -> String {
+/// What helps, as far as the words of the program that fetches make that certain.
+pub(super) fn remedy(
+    program: &str,
+    words: &str,
+    proxy: Option<&str>,
+    place: &Path,
+    sources: &str,
+) -> String {
     let says = |texts: &[&str]| texts.iter().any(|text| words.contains(text));
     let by_proxy = match proxy {
         Some(proxy) => format!(
-            "apt goes through the proxy {proxy}, which http_proxy or apt's configuration names: \
+            "{program} goes through the proxy {proxy}, which http_proxy or its configuration names: \
              it must be the right one, and up"
         ),
-        None => "If this machine reaches others through a proxy only, \
-                 http_proxy=http://HOST:PORT names it to apt"
-            .to_owned(),
+        None => format!(
+            "If this machine reaches others through a proxy only, \
+             http_proxy=http://HOST:PORT names it to {program}"
+        ),
     };
     if says(&["No space left", "Disk quota exceeded"]) {
         let place = place.display();
@@ -59,12 +66,12 @@ pub(super) fn remedy(words: &str, proxy: Option<&str>, place: &Path) -> String {
     } else if says(&["407"]) {
         "The proxy asks for a password: http_proxy=http://USER:PASSWORD@HOST:PORT gives it one"
             .to_owned()
-    } else if says(&["resolv"]) {
+    } else if says(&["resolv", "bad address"]) {
         format!("No name server answered: run this again when the network is up. {by_proxy}")
-    } else if says(&["connect", "timed out", "unreachable", "Connection failed"]) {
+    } else if says(&[" connect", "Connection ", "timed out", "unreachable", "Operation too slow"]) {
         format!("The server could not be reached: run this again when it can. {by_proxy}")
     } else {
-        "Run this again when apt can read this machine's sources of packages".to_owned()
+        format!("Run this again when {program} can read {sources}")
     }
 }
 
@@ -171,7 +178,7 @@ mod tests {
             ("407  Proxy Authentication Required", Some("http://p"), vec!["USER:PASSWORD"]),
             ("NO_PUBKEY 0123456789ABCDEF", None, vec!["sources of packages"]),
         ] {
-            let text = remedy(words, proxy, Path::new("/cache"));
+            let text = remedy("apt", words, proxy, Path::new("/cache"), "its sources of packages");
             for remedy in remedies {
                 assert!(text.contains(remedy), "{remedy} in {text}");
             }

@@ -53,7 +53,9 @@ impl<'a> Candidates<'a> {
                 return Some(kernel);
             }
             let here = kernel::uml_here(self.options, kernel).filter(|_| !kernel.is_qemu());
-            let releases = here.as_ref().map_or_else(|| vec![known_release(kernel)], Uml::releases);
+            let releases = here
+                .as_ref()
+                .map_or_else(|| vec![known_release(self.options, kernel)], Uml::releases);
             if !self.may_run(kernel, here.is_some()) || self.meets_the_same(kernel, &releases) {
                 continue;
             }
@@ -74,7 +76,7 @@ impl<'a> Candidates<'a> {
         let cannot_fetch =
             |error: &Error| matches!(error, Error::Fetch { .. } | Error::Cache { .. });
         let may_fetch = FETCHED.contains(&kernel)
-            && (kernel::can_fetch() || self.tried.is_empty())
+            && (kernel::can_fetch(self.options) || self.tried.is_empty())
             && !self.tried.iter().any(|(_, error)| cannot_fetch(error));
         is_here || may_fetch
     }
@@ -154,14 +156,6 @@ impl<'a> Candidates<'a> {
 }
 
 /// How the release of a kernel begins that is not here.
-fn known_release(kernel: Kernel) -> String {
-    match (kernel, cache::system_name().as_str()) {
-        (Kernel::Uml, "debian-11") => Kernel::Uml5_10,
-        (Kernel::Uml, "debian-12") => Kernel::Uml6_1,
-        (Kernel::Uml, "debian-13") => Kernel::Uml6_12,
-        _ => kernel,
-    }
-    .release()
-    .trim_end_matches('.')
-    .to_owned()
+fn known_release(options: &Options, kernel: Kernel) -> String {
+    kernel::release_of(options, kernel).release().trim_end_matches('.').to_owned()
 }

@@ -55,16 +55,16 @@ pub(super) struct Fetch<'a> {
 }
 
 /// What came of a command.
-struct Said {
-    succeeded: bool,
+pub(super) struct Said {
+    pub(super) succeeded: bool,
     output: String,
-    errors: String,
+    pub(super) errors: String,
 }
 
 impl<'a> Fetch<'a> {
     /// Reads the lists of packages of Debian's suites, or without any of the machine's own sources.
     pub(super) fn start(directory: &'a Path, suites: &[&str]) -> Result<Self, Error> {
-        if !kernel::can_fetch() {
+        if !kernel::has_apt() {
             let reason = "there is no apt-get on this machine".to_owned();
             return Err(Error::NoKernel { reason });
         }
@@ -282,7 +282,13 @@ impl<'a> Fetch<'a> {
             Said { errors, .. } => {
                 self.progress.clear();
                 let words = errors.trim_end().to_owned();
-                let remedy = apt::remedy(&words, self.proxy().as_deref(), self.place());
+                let remedy = apt::remedy(
+                    "apt",
+                    &words,
+                    self.proxy().as_deref(),
+                    self.place(),
+                    "this machine's sources of packages",
+                );
                 Err(Error::Fetch { command: name, words, remedy })
             }
         }
@@ -305,8 +311,9 @@ impl<'a> Fetch<'a> {
     }
 }
 
-/// Runs a command that writes to a directory, and hands on each line that it prints as it comes.
-fn listen(
+/// Runs a command that writes to a directory, and hands on each line that it prints as it comes, and an
+/// empty one each half second.
+pub(super) fn listen(
     command: &mut Command,
     directory: &Path,
     signals: &mut Signals,
@@ -358,6 +365,7 @@ fn listen(
             Ok(Some(signal)) => break Err(Error::Interrupted { signal: signal as i32 }),
             Err(error) => break Err(error),
         }
+        line("");
         while let Some(length) = said[0][shown..].iter().position(|&byte| byte == b'\n') {
             line(&String::from_utf8_lossy(&said[0][shown..shown + length]));
             shown += length + 1;
@@ -411,12 +419,12 @@ fn words<'a>(command: &'a str, packages: &'a [String]) -> Vec<&'a str> {
 }
 
 /// How many bytes a directory has room for; any number if that is not known.
-fn free_space(directory: &Path) -> u64 {
+pub(super) fn free_space(directory: &Path) -> u64 {
     statvfs(directory).map_or(u64::MAX, |system| system.blocks_available() * system.fragment_size())
 }
 
 /// What the files below a directory take on the disk.
-fn disk_usage(directory: &Path) -> u64 {
+pub(super) fn disk_usage(directory: &Path) -> u64 {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries
         .filter_map(|entry| Some((entry.metadata().ok()?, entry.path())))

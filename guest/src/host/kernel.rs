@@ -10,6 +10,8 @@ use crate::{
         cache::{self, remove},
         engine::Engine,
         fetch::Fetch,
+        find_program,
+        mirror::Mirror,
         qemu::{self, Machine, Programs},
         uml::Uml,
     },
@@ -67,8 +69,8 @@ pub(super) fn find(options: &Options, kernel: Kernel) -> Result<Engine, Error> {
 
 /// The kernel of User-Mode Linux that is here, and need not be fetched.
 pub(super) fn uml_here(options: &Options, kernel: Kernel) -> Option<Uml> {
-    let installed = || below(Path::new("/")).filter(|_| kernel.suites().is_empty());
-    let kept = || below(&cache::directory(options).ok()?.join(uml_name(kernel)));
+    let installed = || below(Path::new("/")).filter(|_| kernel == Kernel::Uml);
+    let kept = || below(&cache::directory(options).ok()?.join(uml_name(options, kernel)));
     match &options.uml {
         Some(binary) => given(binary, options.uml_modules.as_deref()).ok(),
         None => installed().or_else(kept),
@@ -81,14 +83,35 @@ pub(super) fn has_qemu() -> bool {
 }
 
 /// Whether this machine has what fetches a kernel.
-pub(super) fn can_fetch() -> bool {
-    cfg!(target_arch = "x86_64") && qemu::find_program("apt-get").is_some()
+pub(super) fn can_fetch(options: &Options) -> bool {
+    cfg!(target_arch = "x86_64") && (options.mirror.is_some() || has_apt())
+}
+
+pub(super) fn has_apt() -> bool {
+    find_program("apt-get").is_some()
 }
 
 /// The name of the directory in which a kernel is kept.
-fn uml_name(kernel: Kernel) -> String {
-    let name = kernel.suites().first().map_or_else(cache::system_name, |suite| (*suite).to_owned());
+fn uml_name(options: &Options, kernel: Kernel) -> String {
+    let suites = release_of(options, kernel).suites();
+    let name = suites.first().map_or_else(cache::system_name, |suite| (*suite).to_owned());
     format!("{UML}-{name}")
+}
+
+/// Debian's own kernel that `uml` is, so that one package is kept once: Debian 12's where no apt says what
+/// the distribution has.
+pub(super) fn release_of(options: &Options, kernel: Kernel) -> Kernel {
+    released(kernel, &cache::system_name(), options.mirror.is_some() || !has_apt())
+}
+
+fn released(kernel: Kernel, system: &str, without_apt: bool) -> Kernel {
+    match (kernel, system) {
+        (Kernel::Uml, "debian-11") => Kernel::Uml5_10,
+        (Kernel::Uml, "debian-12") => Kernel::Uml6_1,
+        (Kernel::Uml, "debian-13") => Kernel::Uml6_12,
+        (Kernel::Uml, _) if without_apt => Kernel::Uml6_1,
+        (kernel, _) => kernel,
+    }
 }
 
 fn find_uml(options: &Options, kernel: Kernel) -> Result<Uml, Error> {
@@ -98,12 +121,18 @@ fn find_uml(options: &Options, kernel: Kernel) -> Result<Uml, Error> {
     if let Some(here) = uml_here(options, kernel) {
         return Ok(here);
     }
-    let suites = kernel.suites();
+    let released = release_of(options, kernel);
+    let suites = released.suites();
     let cache = cache::directory(options)?;
-    cache::kept(&cache, &uml_name(kernel), below, |partial| {
-        let library = (!suites.is_empty()).then_some(LIBRARY);
-        let packages = [Some(UML), library].into_iter().flatten().map(str::to_owned).collect();
-        let tree = Fetch::start(partial, suites)?.first_of(&[packages], "")?;
+    cache::kept(&cache, &uml_name(options, kernel), below, |partial| {
+        let tree = match &options.mirror {
+            Some(mirror) => Mirror::new(mirror, partial, options)?.fetch(released)?,
+            None => {
+                let library = (!suites.is_empty()).then_some(LIBRARY);
+                let packages = [Some(UML), library].into_iter().flatten().map(str::to_owned);
+                Fetch::start(partial, suites)?.first_of(&[packages.collect()], "")?
+            }
+        };
         if below(&tree).is_none() {
             let reason = format!("the package {UML} has no {UML_BINARY} or no {UML_MODULES}");
             return Err(Error::NoKernel { reason });
@@ -281,6 +310,15 @@ mod tests {
         linux-image-6.19.14+deb13-cloud-amd64\nlinux-image-5.10.0-46-cloud-amd64\n\
         linux-binary-7.3.4+deb13-cloud-amd64\nlinux-modules-7.3.4+deb13-cloud-amd64\n\
         linux-base-7.3.4+deb13-cloud-amd64\nlinux-binary-6.19.14+deb13-cloud-amd64\nlinux-base\n";
+
+    #[test]
+    fn one_package_has_one_name() {
+        assert_eq!(released(Kernel::Uml, "debian-12", false), Kernel::Uml6_1);
+        assert_eq!(released(Kernel::Uml, "debian-13", true), Kernel::Uml6_12);
+        assert_eq!(released(Kernel::Uml, "ubuntu-24.04", false), Kernel::Uml);
+        assert_eq!(released(Kernel::Uml, "fedora-43", true), Kernel::Uml6_1);
+        assert_eq!(released(Kernel::UmlTesting, "debian-12", true), Kernel::UmlTesting);
+    }
 
     #[test]
     fn the_newest_kernel_has_the_highest_numbers() {

@@ -16,7 +16,7 @@ use nix::unistd::{self, AccessFlags, Uid};
 
 use crate::{
     error::{Context, Error},
-    host::{engine::Lines, initramfs::Initramfs, job::Job},
+    host::{engine::Lines, find_program, initramfs::Initramfs, is_program, job::Job},
     inside,
     modules::Modules,
     options::Options,
@@ -275,20 +275,6 @@ pub(crate) fn launch(
         .spawn()
         .context("start", Path::new(&server).display())?;
     Ok(process::Command::new(program))
-}
-
-/// A program in `PATH` or where administrators have theirs.
-pub(super) fn find_program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let administrators = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path)
-        .chain(administrators)
-        .map(|directory| directory.join(name))
-        .find(|path| is_program(path))
-}
-
-fn is_program(path: &Path) -> bool {
-    path.is_file() && unistd::access(path, AccessFlags::X_OK).is_ok()
 }
 
 /// A number that is another after each boot of this machine.

@@ -17,6 +17,7 @@ use crate::{
 pub(super) struct Here {
     is_root: bool,
     has_apt: bool,
+    can_fetch: bool,
     has_qemu: bool,
     /// User-Mode Linux runs, and QEMU's kernels are those of this architecture.
     is_x86: bool,
@@ -40,7 +41,8 @@ impl Here {
         let uml = Kernel::ALL.into_iter().filter(|kernel| !kernel.is_qemu());
         Self {
             is_root: Uid::effective().is_root(),
-            has_apt: kernel::can_fetch(),
+            has_apt: kernel::has_apt(),
+            can_fetch: kernel::can_fetch(options),
             has_qemu: kernel::has_qemu(),
             is_x86: cfg!(target_arch = "x86_64"),
             has_ipvs: modules.files("ip_vs").is_ok(),
@@ -89,7 +91,7 @@ pub(super) fn of(here: &Here, tried: &[(Kernel, Error)], memory: u32) -> Vec<Str
             }
         }
         let testing = Kernel::UmlTesting;
-        let may_fetch = here.is_x86 && here.has_apt && !cannot_fetch;
+        let may_fetch = here.can_fetch && !cannot_fetch;
         if may_fetch && !was_tried(testing) && release_of(testing).is_none() {
             add(format!("LVS_GUEST_KERNEL={testing} fetches a kernel of 48 MB{}", testing.price()));
         }
@@ -104,6 +106,11 @@ pub(super) fn of(here: &Here, tried: &[(Kernel, Error)], memory: u32) -> Vec<Str
     if !is_the_machines {
         if here.is_x86 && here.has_apt && !here.has_qemu && !cannot_fetch {
             add("apt-get install qemu-system-x86 kmod, as root, and LVS_GUEST_KERNEL=qemu-6.1"
+                .to_owned());
+        }
+        if here.is_x86 && !here.can_fetch {
+            add("LVS_GUEST_MIRROR=http://HOST/debian names a mirror of Debian (or a directory that is \
+                 one): it takes no apt, and no root"
                 .to_owned());
         }
         if let (true, true, Some(cache)) = (here.is_x86, cannot_fetch, &here.cache) {
@@ -150,7 +157,14 @@ mod tests {
     /// Debian as most have it.
     fn debian() -> Here {
         let cache = Some("/cache".into());
-        Here { has_apt: true, is_x86: true, kept: both()[..1].to_vec(), cache, ..Here::default() }
+        Here {
+            has_apt: true,
+            can_fetch: true,
+            is_x86: true,
+            kept: both()[..1].to_vec(),
+            cache,
+            ..Here::default()
+        }
     }
 
     #[test]
@@ -187,10 +201,11 @@ mod tests {
 
     #[test]
     fn without_apt_it_names_what_takes_none() {
-        let here = Here { has_apt: false, kept: Vec::new(), ..debian() };
+        let here = Here { has_apt: false, can_fetch: false, kept: Vec::new(), ..debian() };
         let none = || Error::NoKernel { reason: String::new() };
         let ways = ways(&here, &[(Kernel::Uml, none())]);
         assert!(ways.contains("copied to /cache") && ways.contains("virtual machine"), "{ways}");
+        assert!(ways.contains("LVS_GUEST_MIRROR=http://HOST/debian"), "{ways}");
         assert!(!ways.contains("LVS_GUEST_KERNEL") && !ways.contains("apt-get"), "{ways}");
     }
 
