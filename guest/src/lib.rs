@@ -89,6 +89,12 @@
 //! directory (private, in `/dev/shm` or `$TMPDIR`) carries the command in and the exit status out. The
 //! guest dies with the process that started it.
 //!
+//! Without apt (Fedora, Alpine, Arch, a container) `LVS_GUEST_MIRROR` names a mirror of Debian. `curl` or `wget`
+//! fetches two packages from it, through the proxies that they know. This program knows the packages'
+//! SHA-256 and unpacks them; `uml` is Debian 12's kernel then. Where the mirror has newer packages only, their
+//! sums come from the suite's list, which `gpgv` checks by the archive's keys. A directory that is a
+//! mirror needs nothing but the files of the packages, `pool/...`. What was fetched once needs no network.
+//!
 //! The kernels named `qemu-*` are the ones that Debian makes for virtual machines, and are fetched in
 //! the same way. They are what real machines run, where User-Mode Linux is an architecture of its
 //! own, and there are more versions of them. They boot in three to six seconds, without root, and need
@@ -116,6 +122,8 @@
 //! | `LVS_GUEST_UML_MODULES` | directory that holds its modules by version | `../lib/uml/modules` from the binary |
 //! | `LVS_GUEST_SHIM` | `1` or `0`: with or without the shim for processors with AMX, whatever this one is | where it is needed |
 //! | `LVS_GUEST_CACHE` | where packages are unpacked | `$XDG_CACHE_HOME/lvs-guest`, `~/.cache/lvs-guest`, or one in `/tmp` |
+//! | `LVS_GUEST_MIRROR` | a mirror of Debian's archive for User-Mode Linux, by its address (`http://HOST/debian`) or as a directory: takes the place of apt | apt's own |
+//! | `LVS_GUEST_KEYRING` | the public keys of Debian's archive, for that mirror's lists | `/usr/share/keyrings/debian-archive-keyring.gpg` |
 //! | `LVS_GUEST_SKIP` | `1`: a [`test()`] passes, saying so, where this machine can get no kernel | it fails |
 //!
 //! # Processors
@@ -140,7 +148,7 @@
 //!
 //! # Limits
 //!
-//! All guests run on x86-64 only. A system call under User-Mode Linux costs some 20 microseconds. The
+//! All guests run on x86-64 only. The kernels named `qemu-*` are fetched by apt only. A system call under User-Mode Linux costs some 20 microseconds. The
 //! time limit holds for guests only. Under `uml-5.10` what is not written through cannot be written
 //! at all: there is no layer in memory.
 

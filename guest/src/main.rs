@@ -21,7 +21,8 @@ const USAGE: &str = "cargo guest [OPTIONS] -- COMMAND [ARGUMENTS]...";
 ///
 /// Each option has a variable of the same meaning, LVS_GUEST_TIME_LIMIT and so on, which the
 /// examples and tests read too. LVS_GUEST_UML names a User-Mode Linux binary of your own,
-/// LVS_GUEST_UML_MODULES its modules, LVS_GUEST_CACHE the directory that keeps fetched kernels.
+/// LVS_GUEST_UML_MODULES its modules, LVS_GUEST_CACHE the directory that keeps fetched kernels,
+/// LVS_GUEST_MIRROR a mirror of Debian to fetch from where there is no apt.
 #[derive(Parser)]
 #[command(name = "cargo guest", override_usage = USAGE)]
 struct Arguments {
@@ -31,7 +32,7 @@ struct Arguments {
     place: Option<Choice>,
 
     /// The guest's kernel: uml (this machine's distribution's), uml-5.10, uml-6.1, uml-6.12 (of
-    /// Debian 11, 12, 13), uml-testing (of Debian testing); as root and with QEMU also qemu-5.10,
+    /// Debian 11, 12, 13), uml-testing (of Debian testing); with QEMU also qemu-5.10,
     /// qemu-6.1, qemu-6.12, qemu-backports (the newest of Debian 13's backports), qemu-unstable
     /// [default: the first of uml, uml-testing, qemu-6.1 that runs here]
     #[arg(long, value_name = "KERNEL")]

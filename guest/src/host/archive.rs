@@ -17,7 +17,7 @@ const MAGIC: &[u8] = b"!<arch>\n";
 /// The part of a package that has its files.
 const FILES: &str = "data.tar.xz";
 
-/// A file's SHA-256 in hexadecimal digits.
+/// A file's SHA-256 in hexadecimal digits. The file is at its start again then.
 pub(super) fn sum(file: &mut File) -> io::Result<String> {
     let mut digest = Sha256::new();
     let mut piece = vec![0; 1 << 16];
@@ -28,6 +28,7 @@ pub(super) fn sum(file: &mut File) -> io::Result<String> {
             length => digest.update(&piece[..length]),
         }
     }
+    file.rewind()?;
     Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
