@@ -38,6 +38,7 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("client_refused_values", refused_values),
         client_case("client_timeouts", timeouts),
         client_case("client_daemons", daemons),
+        client_case("client_daemon_on_an_odd_interface", daemon_on_an_odd_interface),
         client_case("client_zero_and_flush", zero_and_flush),
         client_case("client_two_in_one_process", two_in_one_process),
         client_case("client_namespaces_are_apart", namespaces_are_apart),
@@ -444,6 +445,22 @@ async fn daemons(namespace: NetNs, client: Client) -> Outcome {
     let missing = SyncDaemon::new(DaemonRole::MASTER, "nonesuch".parse()?, 0.into());
     let error = client.start_daemon(&missing).await.expect_err("no such interface");
     assert_eq!(error.kind(), ErrorKind::InterfaceNotFound);
+    Ok(())
+}
+
+/// To the kernel a name is bytes: what is not UTF-8 is neither lost nor spoils the list.
+async fn daemon_on_an_odd_interface(namespace: NetNs, client: Client) -> Outcome {
+    const NAME: &str = r"x\xffy";
+    let links = netns_link::Links::connect(&namespace)?;
+    let link = links.create_dummy(NAME).await?.link;
+    links.up(&link).await?;
+    client.start_daemon(&SyncDaemon::new(DaemonRole::MASTER, NAME.parse()?, 7.into())).await?;
+    let entries = client.daemons().await?;
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0].daemon.interface, *NAME);
+    assert_eq!(entries[0].daemon.interface.as_bytes(), b"x\xffy");
+    client.stop_daemon(DaemonRole::MASTER).await?;
+    assert!(client.daemons().await?.is_empty());
     Ok(())
 }
 

@@ -11,6 +11,7 @@ mod bulk_cases;
 mod client_cases;
 mod client_privilege_cases;
 mod cookbook_cases;
+mod fork_cases;
 mod ipvsadm_cases;
 mod kube_proxy_cases;
 #[path = "../crates/lvs-kube-proxy/tests/cases/mod.rs"]
@@ -37,6 +38,7 @@ fn main() {
     let parts = [
         netns_privilege_cases::PARTS,
         client_privilege_cases::PARTS,
+        fork_cases::PARTS,
         lvs_cases::PARTS,
         kube_proxy_cases::PARTS,
     ];
@@ -114,6 +116,7 @@ fn all_cases() -> Vec<Trial> {
     [
         client_cases::cases(),
         client_privilege_cases::cases(),
+        fork_cases::cases(),
         cookbook_cases::cases(),
         bulk_cases::cases(),
         ipvsadm_cases::cases(),

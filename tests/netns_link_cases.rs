@@ -31,6 +31,8 @@ pub(crate) fn cases() -> Vec<Trial> {
         async_case("netns_link_dummy_create_and_delete", link_dummy_create_and_delete),
         async_case("netns_link_of_another_kind_is_left_alone", link_of_another_kind_is_left_alone),
         async_case("netns_link_settings", link_settings),
+        async_case("netns_odd_names_spoil_no_list", odd_names_spoil_no_list),
+        async_case("netns_setting_of_nothing", setting_of_nothing),
         async_case("netns_link_moves_to_a_namespace", link_moves_to_a_namespace),
         async_case("netns_address_add_and_remove_twice", address_add_and_remove_twice),
         async_case("netns_address_reconcile", address_reconcile),
@@ -521,6 +523,53 @@ async fn real_server_arp_and_undo(namespace: NetNs, _: Links) -> Result<(), Fail
     announce.write(&namespace, 1)?;
     arp.undo(&namespace)?;
     assert_eq!(both()?, ("8".to_owned(), "1".to_owned()));
+    Ok(())
+}
+
+/// To the kernel names are bytes: one that is not UTF-8 is listed beside the others, and can be used.
+async fn odd_names_spoil_no_list(namespace: NetNs, links: Links) -> Result<(), Failed> {
+    const ODD: &str = r"x\xffy";
+    let odd = links.create_dummy(ODD).await?.link;
+    let plain = links.create_dummy("plain").await?.link;
+    let devices = namespace.run(|| fs::read("/proc/thread-self/net/dev"))??;
+    assert!(devices.windows(3).any(|bytes| bytes == b"x\xffy"), "the kernel has the byte itself");
+    let names: Vec<_> = links.list().await?.into_iter().map(|link| link.name).collect();
+    assert_eq!(names, ["lo", ODD, "plain"]);
+    assert_eq!(found(&links, ODD).await?, odd);
+
+    let labelled = "10.0.0.1/32".parse::<Address>()?.with_label(r"plain:\xff")?;
+    links.add_address(&plain, labelled).await?;
+    links.add_address(&plain, "10.0.0.2".parse()?).await?;
+    assert_eq!(addresses(&links, &plain).await?, [labelled, "10.0.0.2".parse()?]);
+    assert_eq!(labelled.label().as_deref(), Some(r"plain:\xff"));
+    links.add_address(&odd, "10.0.0.3".parse()?).await?;
+    let listed = links.all_addresses().await?;
+    assert_eq!((listed[&plain.index].len(), listed[&odd.index].len()), (2, 1));
+    assert_eq!(listed[&odd.index][0].ip(), "10.0.0.3".parse::<IpAddr>()?);
+
+    assert_eq!(Setting::rp_filter(ODD)?.read(&namespace)?, "0");
+    assert!(links.delete_dummy(ODD).await?);
+
+    let name = format!(r"netns-{}-\xfe", std::process::id());
+    NetNs::create(&name)?;
+    assert!(NetNs::names()?.contains(&name));
+    NetNs::open(&name)?;
+    NetNs::delete(&name)?;
+    Ok(())
+}
+
+/// A write of no bytes does nothing: an empty value is the end of a line.
+async fn setting_of_nothing(namespace: NetNs, _: Links) -> Result<(), Failed> {
+    let ports = Setting::new("net.ipv4.ip_local_reserved_ports")?;
+    assert_eq!(ports.read(&namespace)?, "");
+    let mut changes = Setting::write_all(&namespace, [(ports.clone(), "8080-8090")])?;
+    assert_eq!(ports.read(&namespace)?, "8080-8090");
+    changes.undo(&namespace)?;
+    assert!(changes.is_empty());
+    assert_eq!(ports.read(&namespace)?, "");
+    ports.write(&namespace, 9090)?;
+    ports.write(&namespace, "")?;
+    assert_eq!(ports.read(&namespace)?, "");
     Ok(())
 }
 

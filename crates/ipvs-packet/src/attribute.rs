@@ -249,9 +249,14 @@ impl<'a> Attribute<'a> {
 
     /// A NUL-terminated string: everything before the first NUL.
     pub(crate) fn string(&self) -> Result<&'a str, ParseError> {
-        let end = self.value.iter().position(|&byte| byte == 0).unwrap_or(self.value.len());
-        std::str::from_utf8(&self.value[..end])
+        std::str::from_utf8(self.bytes_to_nul())
             .map_err(|_| self.error(Problem::Value("must be UTF-8")))
+    }
+
+    /// Everything before the first NUL.
+    pub(crate) fn bytes_to_nul(&self) -> &'a [u8] {
+        let end = self.value.iter().position(|&byte| byte == 0).unwrap_or(self.value.len());
+        &self.value[..end]
     }
 }
 

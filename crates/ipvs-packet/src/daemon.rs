@@ -96,7 +96,8 @@ impl SyncDaemon {
 impl fmt::Display for SyncDaemon {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { role, interface, sync_id, max_length, group, port, ttl } = self;
-        let interface = Quoted(interface.as_str());
+        let interface = interface.to_string();
+        let interface = Quoted(&interface);
         write!(f, "--start-daemon {role} --mcast-interface {interface} --syncid {sync_id}")?;
         if let Some(length) = max_length {
             write!(f, " --sync-maxlen {length}")?;

@@ -159,7 +159,10 @@ impl ServiceKey {
         Self::new(Protocol::SCTP, address)
     }
 
-    /// A service of any protocol. An IPv6 address's flow label and scope are not part of a key.
+    /// A service of any protocol.
+    ///
+    /// Of an IPv6 address only the address and the port are taken: to IPVS it is the same on every link,
+    /// so a zone (`%eth0`, `scope_id`) is dropped here. Text with a zone is refused, and `lvs` refuses both.
     pub const fn new(protocol: Protocol, address: SocketAddr) -> Self {
         Self::Address { protocol, address: address.ip(), port: address.port() }
     }
@@ -343,7 +346,7 @@ pub struct DestinationKey {
 }
 
 impl DestinationKey {
-    /// A destination at an address and port. Flow label and scope are not part of a key.
+    /// A destination at an address and port. A zone is dropped, as in [`ServiceKey::new`].
     pub const fn new(address: SocketAddr) -> Self {
         Self { address: address.ip(), port: address.port() }
     }
@@ -467,6 +470,10 @@ mod tests {
         ] {
             assert!(wrong.parse::<ServiceKey>().is_err(), "{wrong:?}");
         }
+        for zone in ["-t [fe80::1%1]:80", "-u [fe80::1%lo]:80", "--protocol 99 [fe80::1%2]:80"] {
+            let error = zone.parse::<ServiceKey>().unwrap_err();
+            assert!(error.to_string().contains("zone"), "{error}");
+        }
     }
 
     #[test]
@@ -474,6 +481,10 @@ mod tests {
         assert!("172.17.0.3:80".parse::<DestinationKey>().is_ok());
         for wrong in ["172.17.0.3", "[fe80::1%2]:80", ":80", "::1:80"] {
             assert!(wrong.parse::<DestinationKey>().is_err(), "{wrong:?}");
+        }
+        for zone in ["[fe80::1%2]:80", "[fe80::1%eth0]:80"] {
+            let error = zone.parse::<DestinationKey>().unwrap_err();
+            assert!(error.to_string().contains("zone"), "{error}");
         }
     }
 

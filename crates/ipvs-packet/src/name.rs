@@ -14,13 +14,16 @@ const SIZE: usize = 16;
 
 const RULE: &str = "must be 1 to 15 bytes long, without NUL";
 
-/// A NUL-padded C string of 1 to 15 bytes of UTF-8. Its bytes order as its text does.
+/// A NUL-padded C string of 1 to 15 bytes. Its bytes order as its text does.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Name([u8; SIZE]);
 
 impl Name {
     const fn new(name: &str) -> Option<Self> {
-        let bytes = name.as_bytes();
+        Self::from_bytes(name.as_bytes())
+    }
+
+    const fn from_bytes(bytes: &[u8]) -> Option<Self> {
         if bytes.is_empty() || bytes.len() >= SIZE {
             return None;
         }
@@ -42,15 +45,19 @@ impl Name {
         SIZE - u128::from_be_bytes(self.0).trailing_zeros() as usize / 8
     }
 
+    fn as_bytes(&self) -> &[u8] {
+        &self.0[..self.len()]
+    }
+
     fn as_str(&self) -> &str {
-        // Made of a whole `&str` in every constructor.
-        std::str::from_utf8(&self.0[..self.len()]).unwrap_or_default()
+        // Names that have this method are made of a whole `&str`.
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 }
 
 macro_rules! name {
     (
-        $(#[$doc:meta])* $type:ident, $what:literal, also $also:expr, $also_rule:literal;
+        $(#[$doc:meta])* $type:ident, $what:literal;
         $($(#[$const_doc:meta])* $const:ident = $text:literal;)*
     ) => {
         $(#[$doc])*
@@ -75,10 +82,6 @@ macro_rules! name {
             /// If the kernel could not have such a name.
             pub fn new(name: &str) -> Result<Self, InvalidValue> {
                 let inner = Name::new(name).ok_or_else(|| InvalidValue::new($what, name, RULE))?;
-                let also: fn(&str) -> bool = $also;
-                if !also(name) {
-                    return Err(InvalidValue::new($what, name, $also_rule));
-                }
                 Ok(Self(inner))
             }
 
@@ -142,7 +145,7 @@ name! {
     /// The name of a scheduler, which chooses a destination for each new connection. It is the
     /// kernel module `ip_vs_<name>`, which the kernel loads when the name is first used. Any name
     /// is allowed, since schedulers can be added. `IPVS_SVC_ATTR_SCHED_NAME`, `ipvsadm -s`.
-    SchedulerName, "scheduler", also |_| true, "";
+    SchedulerName, "scheduler";
     /// Round robin.
     RR = "rr";
     /// Weighted round robin.
@@ -181,19 +184,127 @@ name! {
 name! {
     /// The name of a persistence engine, which reads the persistence key out of the traffic: the
     /// kernel module `ip_vs_pe_<name>`. `IPVS_SVC_ATTR_PE_NAME`, `ipvsadm --pe`.
-    EngineName, "persistence engine", also |_| true, "";
+    EngineName, "persistence engine";
     /// Persistence by the Call-ID of SIP over UDP.
     SIP = "sip";
 }
 
-name! {
-    /// The name of a network interface. `IPVS_DAEMON_ATTR_MCAST_IFN`,
-    /// `ipvsadm --mcast-interface`.
-    InterfaceName, "interface",
-    also |name| {
-        name != "." && name != ".." && !name.contains(|c: char| matches!(c, '/' | ':') || c.is_ascii_whitespace())
-    },
-    "must not be \".\" or \"..\", and must not contain a slash, a colon or white space";
+/// The name of a network interface, 1 to 15 bytes. `IPVS_DAEMON_ATTR_MCAST_IFN`,
+/// `ipvsadm --mcast-interface`.
+///
+/// To the kernel names are bytes. As text, a byte that is not UTF-8 is `\xff`, and a backslash that would
+/// look like that is `\x5c`: so every name has one text, which reads as the name again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InterfaceName(Name);
+
+impl InterfaceName {
+    /// Takes the text of a name of 1 to 15 bytes.
+    ///
+    /// # Errors
+    /// If the kernel could not have such a name.
+    pub fn new(name: &str) -> Result<Self, InvalidValue> {
+        Self::from_bytes(&bytes_of(name)).map_err(|rule| InvalidValue::new("interface", name, rule))
+    }
+
+    /// The bytes of the name.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    fn from_bytes(name: &[u8]) -> Result<Self, &'static str> {
+        let inner = Name::from_bytes(name).ok_or(RULE)?;
+        let strange =
+            |byte: &u8| matches!(byte, b'/' | b':' | 0x0b | 0xa0) || byte.is_ascii_whitespace();
+        if name == b"." || name == b".." || name.iter().any(strange) {
+            return Err(
+                "must not be \".\" or \"..\", and must not contain a slash, a colon or white space",
+            );
+        }
+        Ok(Self(inner))
+    }
+
+    pub(crate) fn parse(attribute: &Attribute<'_>) -> Result<Self, ParseError> {
+        Self::from_bytes(attribute.bytes_to_nul())
+            .map_err(|rule| attribute.error(Problem::Value(rule)))
+    }
+
+    #[inline]
+    pub(crate) fn put(&self, number: u16, out: &mut impl Sink) {
+        out.put(number, &self.0.0[..=self.0.len()]);
+    }
+}
+
+impl FromStr for InterfaceName {
+    type Err = InvalidValue;
+
+    fn from_str(name: &str) -> Result<Self, InvalidValue> {
+        Self::new(name)
+    }
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&text_of(self.as_bytes()))
+    }
+}
+
+impl fmt::Debug for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&text_of(self.as_bytes()), f)
+    }
+}
+
+impl PartialEq<str> for InterfaceName {
+    fn eq(&self, other: &str) -> bool {
+        text_of(self.as_bytes()) == other
+    }
+}
+
+impl PartialEq<&str> for InterfaceName {
+    fn eq(&self, other: &&str) -> bool {
+        self == *other
+    }
+}
+
+/// The text of a name, in which what is not UTF-8 is escaped.
+fn text_of(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        let valid = chunk.valid();
+        for (at, c) in valid.char_indices() {
+            match escaped(&valid.as_bytes()[at..]) {
+                Some(_) => text.push_str(r"\x5c"),
+                None => text.push(c),
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!(r"\x{byte:02x}"));
+        }
+    }
+    text
+}
+
+/// The name of a text.
+fn bytes_of(text: &str) -> Vec<u8> {
+    let (mut name, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    while let Some((first, behind)) = rest.split_first() {
+        let byte = escaped(rest);
+        name.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &rest[4..] } else { behind };
+    }
+    name
+}
+
+/// The byte that an escape at the start of a text is for: one that is not ASCII, or the backslash.
+fn escaped(text: &[u8]) -> Option<u8> {
+    let [b'\\', b'x', high, low, ..] = *text else { return None };
+    let digit = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    };
+    let byte = digit(high)? * 16 + digit(low)?;
+    (byte >= 0x80 || byte == b'\\').then_some(byte)
 }
 
 /// A word as a shell reads it: in quotes where it would not leave it alone.
@@ -227,8 +338,18 @@ mod tests {
     #[test]
     fn names_of_interfaces_are_the_kernels() {
         assert!(InterfaceName::new("eth0.100@x").is_ok());
-        for wrong in [".", "..", "a/b", "a:b", "a b", "a\tb"] {
+        for wrong in [".", "..", "a/b", "a:b", "a b", "a\tb", r"a\xa0"] {
             assert!(InterfaceName::new(wrong).is_err(), "{wrong:?}");
+        }
+        for (text, bytes) in [
+            ("é", "é".as_bytes()),
+            (r"x\xffy", b"x\xffy"),
+            (r"a\b", br"a\b"),
+            (r"\x5cxff", br"\xff"),
+        ] {
+            let name = InterfaceName::new(text).unwrap();
+            assert_eq!((name.as_bytes(), name.to_string().as_str()), (bytes, text));
+            assert_eq!(InterfaceName::from_bytes(bytes).unwrap(), name);
         }
     }
 

@@ -126,6 +126,8 @@ rules! {
     /// IPv4-mapped IPv6 address.
     VirtualAddress => "virtual-address", "no client's packet is ever for this address: use a unicast \
         one, and for an IPv4-mapped address the IPv4 address itself",
+    /// An address has no zone (`fe80::1%eth0`): to IPVS it is the same on every link.
+    Zone => "zone", "IPVS knows no zones, an address is the same on every link to it: leave the zone out",
     /// Port 0, every port, is served for persistent services only.
     PortZeroNeedsPersistence => "port-zero-needs-persistence", "every port is served for persistent \
         services only: make it persistent or name the port",

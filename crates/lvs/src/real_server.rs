@@ -7,7 +7,10 @@ use ipvs_client::packet::{
     TunnelFlags, TunnelType, Weight,
 };
 
-use crate::{Encapsulation, Rule, Violation, virtual_service::is_reachable};
+use crate::{
+    Encapsulation, Rule, Violation,
+    virtual_service::{is_reachable, zone},
+};
 
 /// A real server of a [`VirtualService`](crate::VirtualService): where it is, how packets reach it,
 /// and its share of them.
@@ -25,6 +28,8 @@ use crate::{Encapsulation, Rule, Violation, virtual_service::is_reachable};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RealServer {
     address: IpAddr,
+    /// Of an IPv6 address, which must have none: 0.
+    zone: u32,
     /// Where `None`, the service's port: direct routing and tunnelling leave ports as they are.
     port: Option<u16>,
     forward: ForwardMethod,
@@ -40,7 +45,8 @@ impl RealServer {
     ///
     /// Port 0 means the port that the client connected to, where the service has more than one.
     pub fn nat(address: SocketAddr) -> Self {
-        Self::new(address.ip(), Some(address.port()), ForwardMethod::MASQUERADE)
+        let server = Self::new(address.ip(), Some(address.port()), ForwardMethod::MASQUERADE);
+        Self { zone: zone(address), ..server }
     }
 
     /// A real server that packets reach unchanged, at its link-layer address, and that replies to
@@ -70,6 +76,7 @@ impl RealServer {
     const fn new(address: IpAddr, port: Option<u16>, forward: ForwardMethod) -> Self {
         Self {
             address,
+            zone: 0,
             port,
             forward,
             weight: Weight::ONE.get(),
@@ -160,6 +167,9 @@ impl RealServer {
         };
 
         let Self { address, forward, .. } = *self;
+        if self.zone != 0 {
+            violation(Rule::Zone, &format_args!("zone %{}", self.zone));
+        }
         if !is_reachable(address) {
             violation(Rule::RealServerAddress, &format_args!("address {address}"));
         }
@@ -253,6 +263,7 @@ impl From<&Destination> for RealServer {
     fn from(destination: &Destination) -> Self {
         Self {
             address: destination.key.address,
+            zone: 0,
             port: Some(destination.key.port),
             forward: destination.forward,
             weight: destination.weight.get(),

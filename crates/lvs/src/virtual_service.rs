@@ -57,19 +57,19 @@ impl VirtualService {
     /// Port 0 is every port, for persistent services. The address must be local on the director for
     /// packets to reach the service: on a dummy link, say.
     pub fn tcp(address: SocketAddr) -> VirtualServiceBuilder {
-        Self::builder(ServiceKey::tcp(address))
+        Self::at(Protocol::TCP, address)
     }
 
     /// Starts a UDP service at an address and port. `ipvsadm -A -u`. Otherwise as
     /// [`tcp`](Self::tcp).
     pub fn udp(address: SocketAddr) -> VirtualServiceBuilder {
-        Self::builder(ServiceKey::udp(address))
+        Self::at(Protocol::UDP, address)
     }
 
     /// Starts an SCTP service at an address and port. `ipvsadm -A --sctp-service`. Otherwise as
     /// [`tcp`](Self::tcp).
     pub fn sctp(address: SocketAddr) -> VirtualServiceBuilder {
-        Self::builder(ServiceKey::sctp(address))
+        Self::at(Protocol::SCTP, address)
     }
 
     /// Starts a service of the IPv4 packets that the firewall marks so, whatever their protocol and
@@ -86,6 +86,18 @@ impl VirtualService {
     /// Starts the service that a key names: `"-t 10.0.0.185:80".parse()?`.
     pub fn builder(key: ServiceKey) -> VirtualServiceBuilder {
         VirtualServiceBuilder::new(Ok(key))
+    }
+
+    fn at(protocol: Protocol, address: SocketAddr) -> VirtualServiceBuilder {
+        let key = ServiceKey::new(protocol, address);
+        VirtualServiceBuilder::new(match zone(address) {
+            0 => Ok(key),
+            zone => Err(Violation::new(
+                format_args!("service {key}"),
+                format_args!("zone %{zone}"),
+                Rule::Zone,
+            )),
+        })
     }
 
     fn marked(mark: u32, family: AddressFamily) -> VirtualServiceBuilder {
@@ -409,6 +421,14 @@ impl From<&Service> for VirtualServiceBuilder {
     }
 }
 
+/// The zone of an IPv6 address; 0 where there is none.
+pub(crate) fn zone(address: SocketAddr) -> u32 {
+    match address {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(address) => address.scope_id(),
+    }
+}
+
 /// Whether packets from somebody else can be for this address.
 pub(crate) fn is_reachable(address: IpAddr) -> bool {
     let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
@@ -483,6 +503,12 @@ mod tests {
         for address in ["127.0.0.1:80", "240.0.0.1:80", "[fe80::1]:80", "[::10.0.0.1]:80"] {
             assert!(VirtualService::tcp(address.parse().unwrap()).build().is_ok(), "{address}");
         }
+        refused(VirtualService::tcp("[fe80::9%3]:80".parse().unwrap()), Rule::Zone);
+        let zoned = RealServer::nat("[fe80::9%3]:80".parse().unwrap());
+        refused(
+            VirtualService::tcp("[fe80::9]:80".parse().unwrap()).real_server(zoned),
+            Rule::Zone,
+        );
         let other = "--protocol 47 10.0.0.185:80".parse().unwrap();
         refused(VirtualService::builder(other), Rule::Protocol);
         refused(VirtualService::firewall_mark(0), Rule::MarkIsZero);

@@ -1,14 +1,18 @@
 use std::{
+    ffi::OsStr,
     fmt, fs,
     hash::{Hash, Hasher},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    os::unix::fs::MetadataExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
     process::{Child, Command},
 };
 
-use netlink_talk::namespace::{self, NotEntered, OWN};
+use netlink_talk::{
+    names,
+    namespace::{self, NotEntered, OWN},
+};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -175,7 +179,8 @@ impl NetNs {
         Self::from_fd(file.into())
     }
 
-    /// The names of the named namespaces, sorted: `ip netns list`.
+    /// The names of the named namespaces, sorted: `ip netns list`. What is not UTF-8 in one is `\xff`, and
+    /// every call that takes a name reads that.
     ///
     /// # Errors
     /// If the directory of `ip netns` cannot be read. Where it does not exist there are no names.
@@ -187,7 +192,7 @@ impl NetNs {
             Err(error) => return Err(failed(error)),
         };
         let mut names = entries
-            .map(|entry| Ok(entry.map_err(failed)?.file_name().to_string_lossy().into_owned()))
+            .map(|entry| Ok(names::to_text(entry.map_err(failed)?.file_name().as_bytes())))
             .collect::<Result<Vec<_>, Error>>()?;
         names.sort_unstable();
         Ok(names)
@@ -305,18 +310,19 @@ impl AsFd for NetNs {
 
 /// The file of a named namespace, if it can be one.
 fn path_of(name: &str) -> Result<PathBuf, Error> {
-    let rule = if name.is_empty() {
+    let bytes = names::from_text(name);
+    let rule = if bytes.is_empty() {
         "it is empty"
-    } else if name == "." || name == ".." {
+    } else if bytes == b"." || bytes == b".." {
         "it is a directory"
-    } else if name.contains('/') {
+    } else if bytes.contains(&b'/') {
         "it has a slash"
-    } else if name.contains('\0') {
+    } else if bytes.contains(&0) {
         "it has a NUL"
-    } else if name.len() > 255 {
+    } else if bytes.len() > 255 {
         "it is longer than 255 bytes"
     } else {
-        return Ok(Path::new(RUN_DIR).join(name));
+        return Ok(Path::new(RUN_DIR).join(OsStr::from_bytes(&bytes)));
     };
     Err(Error::invalid(format_args!("namespace name {name:?}"), rule))
 }

@@ -72,10 +72,11 @@ impl TokioSocket {
             // lost. Which ones is not known: every waiting call fails when the connection closes.
             let driven = future::select(&mut connection, unsolicited.next());
             let mut driven = std::pin::pin!(driven);
-            // In a child of `fork`, whose copy of this task would take the parent's answers, it ends.
+            // In a child of `fork` its copy would take the parent's answers. It does not end either: to
+            // close the socket there would take it off the runtime's epoll, which is the parent's too.
             poll_fn(|context| match owner.check() {
                 Ok(()) => driven.poll_unpin(context).map(drop),
-                Err(_) => Poll::Ready(()),
+                Err(_) => Poll::Pending,
             })
             .await;
         });
