@@ -11,6 +11,7 @@ mod bulk_cases;
 mod client_cases;
 mod client_privilege_cases;
 mod cookbook_cases;
+mod failover_cases;
 mod fork_cases;
 mod ipvsadm_cases;
 mod kube_proxy_cases;
@@ -116,6 +117,7 @@ fn all_cases() -> Vec<Trial> {
     [
         client_cases::cases(),
         client_privilege_cases::cases(),
+        failover_cases::cases(),
         fork_cases::cases(),
         cookbook_cases::cases(),
         bulk_cases::cases(),

@@ -16,8 +16,8 @@ use std::{
 
 use libtest_mimic::{Failed, Trial};
 use netns_link::{
-    Address, DummyLink, Error, ErrorKind, Link, Links, NetNs, RealServerArp, Scope, Setting,
-    blocking, prepare_director, prepare_real_server,
+    Address, DummyLink, Error, ErrorKind, Link, Links, NetNs, RealServerArp, RealServerSetup,
+    Scope, Setting, blocking, prepare_director, prepare_real_server,
 };
 
 /// Every case by its name.
@@ -47,6 +47,8 @@ pub(crate) fn cases() -> Vec<Trial> {
         async_case("netns_settings_are_of_the_namespace", settings_are_of_the_namespace),
         async_case("netns_real_server_arp_and_undo", real_server_arp_and_undo),
         async_case("netns_real_server_setup_and_undo", real_server_setup_and_undo),
+        async_case("netns_real_server_setups_share", real_server_setups_share),
+        async_case("netns_real_server_record_after_a_crash", real_server_record_after_a_crash),
         async_case("netns_real_server_setup_fails_whole", real_server_setup_fails_whole),
         async_case("netns_director_has_exactly_the_vips", director_has_exactly_the_vips),
         async_case("netns_link_loses_its_addresses", link_loses_its_addresses),
@@ -604,6 +606,70 @@ async fn real_server_setup_and_undo(namespace: NetNs, links: Links) -> Result<()
     links.delete_dummy("dummy1").await?;
     setup.undo(&namespace)?;
     assert_eq!(ignore.read(&namespace)?, "0");
+    Ok(())
+}
+
+/// What two setups need, the first to be undone leaves, and the last one takes away.
+async fn real_server_setups_share(namespace: NetNs, links: Links) -> Result<(), Failed> {
+    let (one, two): (IpAddr, IpAddr) = ("10.0.0.1".parse()?, "10.0.0.2".parse()?);
+    let settings = [Setting::arp_ignore("all")?, Setting::arp_announce("all")?];
+    let arp = || settings.each_ref().map(|setting| setting.read(&namespace));
+    let left = |values: [Result<String, Error>; 2]| values.map(Result::unwrap_or_default);
+    // A link of each, a link for both, in either order.
+    for (link_of_one, link_of_two) in [("vip1", "vip2"), ("vip", "vip")] {
+        for first_goes_first in [true, false] {
+            let mut first = prepare_real_server(&namespace, link_of_one, &[one])?;
+            let mut second = prepare_real_server(&namespace, link_of_two, &[two])?;
+            let (goes, stays, ip_left, link_left) = if first_goes_first {
+                (&mut first, &mut second, two, link_of_two)
+            } else {
+                (&mut second, &mut first, one, link_of_one)
+            };
+            goes.undo(&namespace)?;
+            assert_eq!(left(arp()), ["1", "2"], "the other one needs it");
+            let link = found(&links, link_left).await?;
+            assert!(link.up);
+            assert_eq!(addresses(&links, &link).await?, [ip_left.into()]);
+            stays.undo(&namespace)?;
+            assert_eq!(left(arp()), ["0", "0"]);
+            assert!(stays.is_undone());
+            assert_eq!(links.list().await?.len(), 1, "{link_of_one} {first_goes_first}");
+            first.undo(&namespace)?;
+            second.undo(&namespace)?;
+            assert!(first.is_undone() && second.is_undone());
+        }
+    }
+    // A director's address was there before and needs no silence.
+    prepare_director(&namespace, "ipvs0", &["10.0.0.9".parse()?])?;
+    prepare_real_server(&namespace, "vip", &[one])?.undo(&namespace)?;
+    assert_eq!(left(arp()), ["0", "0"]);
+    let other = NetNs::new()?;
+    let mut setup = prepare_real_server(&namespace, "vip", &[one])?;
+    assert_eq!(setup.undo(&other).unwrap_err().kind(), ErrorKind::InvalidInput);
+    setup.undo(&namespace)?;
+    Ok(())
+}
+
+/// All that is left of a process is the text that it stored.
+async fn real_server_record_after_a_crash(namespace: NetNs, links: Links) -> Result<(), Failed> {
+    let vips: [IpAddr; 2] = ["10.0.0.185".parse()?, "fd00::185".parse()?];
+    let record = prepare_real_server(&namespace, "dummy1", &vips)?.to_string();
+    let again = prepare_real_server(&namespace, "dummy1", &vips)?;
+    assert_eq!(Setting::arp_ignore("all")?.read(&namespace)?, "1");
+    let mut setup: RealServerSetup = record.parse()?;
+    setup.undo(&namespace)?;
+    assert_eq!(links.find("dummy1").await?, None);
+    assert_eq!(Setting::arp_ignore("all")?.read(&namespace)?, "0");
+    // Undone twice, and by one who found all there: nothing happens.
+    record.parse::<RealServerSetup>()?.undo(&namespace)?;
+    let mut again = again;
+    again.undo(&namespace)?;
+    // After a reboot the kernel has other links, whatever they are called.
+    let _ = prepare_real_server(&namespace, "dummy1", &vips)?;
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let old = record.replace(boot.trim(), "11111111-2222-3333-4444-555555555555");
+    old.parse::<RealServerSetup>()?.undo(&namespace)?;
+    assert!(links.find("dummy1").await?.is_some());
     Ok(())
 }
 

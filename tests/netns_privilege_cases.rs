@@ -5,8 +5,8 @@ use std::{fs, net::IpAddr, path::Path, process};
 use kernel_tests::Outcome;
 use libtest_mimic::{Failed, Trial};
 use netns_link::{
-    Error, ErrorKind, NetNs, RealServerArp, Route, Setting, blocking::Links, prepare_director,
-    prepare_real_server,
+    Announcer, Error, ErrorKind, NetNs, RealServerArp, Route, Setting, blocking::Links,
+    prepare_director, prepare_real_server,
 };
 use nix::{
     mount::{MsFlags, mount},
@@ -120,7 +120,14 @@ fn with_net_admin() -> Outcome {
     let mut setup = prepare_real_server(&here, "dummy1", &vips)?;
     assert_eq!(Setting::arp_ignore("all")?.read(&here)?, "1");
     // As long as the virtual IPs are there the host must stay silent about them.
-    refused("CAP_SYS_ADMIN", setup.undo(&part::other_namespace()?));
+    let elsewhere = setup.undo(&part::other_namespace()?).unwrap_err();
+    assert_eq!(elsewhere.kind(), ErrorKind::InvalidInput, "{elsewhere}");
+    // An Ethernet link is one on which addresses can be announced.
+    let dummy = Links::connect(&here)?.find("dummy1")?.ok_or("no dummy1")?;
+    refused("CAP_NET_RAW", Announcer::open(&here, &dummy, &vips));
+    let lo = Links::connect(&here)?.find("lo")?.ok_or("no lo")?;
+    let unsupported = Announcer::open(&here, &lo, &vips).unwrap_err();
+    assert!(unsupported.to_string().contains("Ethernet"), "{unsupported}");
     assert_eq!(Setting::arp_ignore("all")?.read(&here)?, "1");
     setup.undo(&here)?;
     assert_eq!(links.find("dummy1")?, None);

@@ -8,8 +8,10 @@
 //!   async on tokio or without a runtime. Makes and deletes dummy links only, so that no other link
 //!   is ever lost by a wrong name.
 //! - [`Setting`]: `sysctl net.…` of a namespace.
-//! - [`prepare_director`], [`prepare_real_server`]: what the two ends of direct routing need, in
-//!   one call, and how it is undone.
+//! - [`prepare_director`], [`Director`], [`prepare_real_server`]: what the two ends of direct routing
+//!   need, in one call, and how it is undone.
+//! - [`announce`], [`Announcer`]: gratuitous ARP and unsolicited neighbour advertisements for an address
+//!   that has moved here.
 //!
 //! ```no_run
 //! use std::net::IpAddr;
@@ -37,7 +39,7 @@
 //! In the caller's own namespace, reading (links, addresses, routes, settings) needs nothing and
 //! changes need CAP_NET_ADMIN, in the user namespace of the network namespace. Making a namespace,
 //! naming one, and entering one that is not the caller's need CAP_SYS_ADMIN, and so do all calls
-//! for such a one, as each begins by entering it.
+//! for such a one, as each begins by entering it. Announcing addresses needs CAP_NET_RAW.
 //!
 //! # Descriptors
 //!
@@ -67,6 +69,7 @@
 #[macro_use]
 mod text_form;
 
+mod announce;
 pub mod blocking;
 mod direct_routing;
 mod error;
@@ -79,7 +82,10 @@ mod settings;
 #[cfg(feature = "tokio")]
 pub use crate::links::Links;
 pub use crate::{
-    direct_routing::{RealServerArp, RealServerSetup, prepare_director, prepare_real_server},
+    announce::{Announcer, announce},
+    direct_routing::{
+        Director, RealServerArp, RealServerSetup, prepare_director, prepare_real_server,
+    },
     error::{Error, ErrorKind, Incomplete},
     links::{Address, Changed, DummyLink, Link, Prefix, Route, RouteProtocol, Scope},
     netns::NetNs,

@@ -261,6 +261,10 @@ impl NetNs {
             .map_err(|error| Error::system(&Operation::StartProcess(program), error))
     }
 
+    pub(crate) fn id(&self) -> namespace::Id {
+        self.id
+    }
+
     fn opened(path: &Path, operation: &Operation, label: String) -> Result<Self, Error> {
         let file = fs::File::open(path).map_err(|error| Error::system(operation, error))?;
         Self::held(file.into(), label)

@@ -225,6 +225,12 @@ impl SettingChanges {
         result
     }
 
+    /// Takes in a change that was made before.
+    pub(crate) fn note(&mut self, setting: Setting, before: &str, after: &str) {
+        let (before, after) = (before.to_owned(), after.to_owned());
+        self.changed.push(Changed { setting, before, after });
+    }
+
     /// Sets a value to at least this.
     pub(crate) fn raise(
         &mut self,

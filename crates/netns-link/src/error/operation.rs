@@ -45,6 +45,10 @@ pub(crate) enum Operation {
         link: String,
         change: LinkChange,
     },
+    /// Announces addresses on a link.
+    Announce {
+        link: String,
+    },
     ListAddresses,
     AddAddress {
         address: Text,
@@ -176,6 +180,14 @@ impl Operation {
             (Self::SetLink { change: LinkChange::Namespace, .. }, Errno::EEXIST) => {
                 (ErrorKind::AlreadyExists, "a link of this name is there already")
             }
+            (Self::Announce { .. }, Errno::EPERM) => (
+                ErrorKind::PermissionDenied,
+                "CAP_NET_RAW in the user namespace of the network namespace is needed",
+            ),
+            (Self::Announce { .. }, Errno::ENODEV | Errno::ENXIO) => {
+                (ErrorKind::NotFound, "the link does not exist (it may have been deleted)")
+            }
+            (Self::Announce { .. }, Errno::ENETDOWN) => (ErrorKind::Other, "the link is down"),
             (_, Errno::EPERM) if self.is_route_netlink() => {
                 (ErrorKind::PermissionDenied, NET_ADMIN)
             }
@@ -314,6 +326,7 @@ impl fmt::Display for Operation {
                 }
                 LinkChange::Namespace => write!(f, "moving link {link} to another namespace"),
             },
+            Self::Announce { link } => write!(f, "announcing addresses on link {link}"),
             Self::ListAddresses => write!(f, "listing addresses"),
             Self::AddAddress { address, link } => {
                 write!(f, "adding address {address} to link {link}")
