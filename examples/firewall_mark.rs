@@ -1,4 +1,4 @@
-//! Two ports in one service: the firewall marks the packets, and IPVS goes by the mark.
+//! Two ports in one service: packets are marked as they come in, and IPVS goes by the mark.
 //!
 //! Ports 80 and 443 of the virtual address are one service. With persistence, a client gets both from
 //! the same pod, as a shop that keeps its sessions in memory wants it.
@@ -7,8 +7,8 @@
 //! cargo run --example firewall_mark
 //! ```
 //!
-//! It needs neither root nor IPVS in the kernel: see the package `guest`. It needs the package
-//! iptables, and a kernel with its tables, which User-Mode Linux 7.2 does not have.
+//! It needs neither root nor IPVS in the kernel: see the package `guest`. It needs tc, of the package
+//! iproute2, which marks on every kernel; iptables does where the kernel has its tables.
 
 use std::{error::Error, net::SocketAddr};
 
@@ -39,14 +39,24 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         }
     }
 
-    heading("The firewall's rule");
+    heading("The mark");
     let (vip, mark) = (scene.vip, arguments.mark);
-    let rule = format!(
-        "-t mangle -A PREROUTING -d {vip} -p tcp -m multiport --dports 80,443 -j MARK --set-mark \
-         {mark}"
+    let mut lines = vec!["tc qdisc add dev docker0 clsact".to_owned()];
+    lines.extend(ports.map(|port| {
+        format!(
+            "tc filter add dev docker0 ingress protocol ip flower dst_ip {vip} ip_proto tcp dst_port \
+             {port} action skbedit mark {mark}"
+        )
+    }));
+    for line in lines {
+        command(&line);
+        testbed::run(scene.host.namespace(), "iproute2", &line.split(' ').collect::<Vec<_>>())?;
+    }
+    println!("A firewall does the same, on kernels that have its tables:");
+    println!(
+        "    iptables -t mangle -A PREROUTING -d {vip} -p tcp -m multiport --dports 80,443 -j MARK \
+         --set-mark {mark}"
     );
-    command(format_args!("iptables {rule}"));
-    testbed::iptables(scene.host.namespace(), &rule)?;
 
     heading("The service of the mark");
     let service = VirtualService::firewall_mark(mark)

@@ -2,6 +2,7 @@
 //! something fails.
 
 use std::{
+    cell::Cell,
     collections::BTreeSet,
     io::{BufRead as _, BufReader, Write as _},
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -384,11 +385,15 @@ async fn reconciler_runs(_namespace: NetNs, client: Client) -> Outcome {
     let mut reconciler =
         Reconciler::new(Policy::new().scope(Scope::All)).resync_every(Duration::from_millis(20));
     let mut errors = Vec::new();
+    let rounds = Cell::new(0);
     let run = reconciler.run(
         &client,
         &mut states,
         |_| Ok(()),
-        |_, round| errors.extend(round.result.as_ref().err().map(ToString::to_string)),
+        |_, round| {
+            rounds.set(rounds.get() + 1);
+            errors.extend(round.result.as_ref().err().map(ToString::to_string));
+        },
     );
     let others = async {
         let wait = async |expected: &[&str]| -> Outcome {
@@ -408,7 +413,11 @@ async fn reconciler_runs(_namespace: NetNs, client: Client) -> Outcome {
         wait(&["172.17.0.3:80 9"]).await?;
         client.flush().await?;
         wait(&["172.17.0.3:80 9"]).await?;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // However slow this machine is.
+        let enough = rounds.get() + 3;
+        while rounds.get() < enough {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         sender.send(state(3)?)?;
         drop(sender);
         Ok::<(), Failed>(())

@@ -337,7 +337,8 @@ async fn settle(reconciler: &mut Reconciler, client: &Client) -> Outcome {
 
 /// No request fails, and both pods answer.
 async fn roll_out_breaks_nothing(persistent: bool) -> Outcome {
-    let drained = Policy::new().drain(drain(Duration::from_millis(400)));
+    // A request takes some hundredths of a second, and more on a machine that is busy.
+    let drained = Policy::new().drain(drain(Duration::from_secs(1)));
     let (answers, failed) = roll_out(persistent, drained, LIMIT).await?;
     println!("requests: {answers:?}, failed: {failed}");
     assert_eq!(failed, 0);
@@ -384,9 +385,11 @@ async fn roll_out(
     reconciler.set(desired(0)?);
     settle(&mut reconciler, client).await?;
     let (over, failed) = (Cell::new(false), Cell::new(0));
-    let ask = async |from: &NetNs| {
+    let requests = [Cell::new(0), Cell::new(0)];
+    let ask = async |from: &NetNs, requests: &Cell<usize>| {
         let mut answers = [0; 2];
         while !over.get() {
+            requests.set(requests.get() + 1);
             match tokio::time::timeout(limit, slow_request(from, named.address)).await {
                 Ok(Ok(pod)) => answers[pod] += 1,
                 _ => failed.set(failed.get() + 1),
@@ -394,24 +397,32 @@ async fn roll_out(
         }
         answers
     };
+    // Both ask eight times, however slow this machine is.
+    let wait = async || {
+        let enough = requests.each_ref().map(|requests| requests.get() + 8);
+        while requests.iter().zip(enough).any(|(requests, enough)| requests.get() < enough) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
     let roll = async {
         let mut outcome = Ok(());
         for pod in [1, 0, 1, 0] {
             // The one that returns within two minutes comes back with its counters; that it had
             // connections harms nobody.
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            wait().await;
             reconciler.set(desired(pod)?);
             outcome = settle(&mut reconciler, client).await;
             if outcome.is_err() {
                 break;
             }
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        wait().await;
         over.set(true);
         outcome
     };
     let (host, container) = (named.host(), named.scene.container.namespace());
-    let (one, two, rolled) = tokio::join!(ask(host), ask(container), roll);
+    let (one, two, rolled) =
+        tokio::join!(ask(host, &requests[0]), ask(container, &requests[1]), roll);
     rolled?;
     let left = client.destinations(&ServiceKey::tcp(named.address)).await?;
     assert_eq!(left.len(), 1, "{left:?}");

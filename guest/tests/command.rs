@@ -107,7 +107,14 @@ fn arguments_and_environment_are_the_same() {
     assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
 
     // All of the environment, and nothing but it: with what says where the package is kept.
-    let places = ["HOME", "XDG_CACHE_HOME", "LVS_GUEST_CACHE", "LVS_GUEST_UML"];
+    let places = [
+        "HOME",
+        "XDG_CACHE_HOME",
+        "LVS_GUEST_CACHE",
+        "LVS_GUEST_KERNEL",
+        "LVS_GUEST_SHIM",
+        "LVS_GUEST_UML",
+    ];
     let mut variables: Vec<(&str, String)> =
         places.iter().filter_map(|name| Some((*name, std::env::var(name).ok()?))).collect();
     variables.extend([("A", "1".to_owned()), ("PATH", "/bin".to_owned())]);
@@ -330,15 +337,8 @@ fn a_panic_of_the_guest_is_reported() {
 #[test]
 fn links_schedulers_and_the_rest_load_by_themselves() {
     // ipvsadm need not be there: what the kernel is asked for is asked for by hand, as root would.
-    let names = [
-        "rtnl-link-dummy",
-        "rtnl-link-veth",
-        "rtnl-link-bridge",
-        "net-pf-10",
-        "br-netfilter",
-        "nlmon",
-        "ipip",
-    ];
+    let names =
+        ["rtnl-link-dummy", "rtnl-link-veth", "rtnl-link-bridge", "br-netfilter", "nlmon", "ipip"];
     let schedulers =
         ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "fo", "ovf", "mh", "sed", "nq"];
     let schedulers = schedulers.map(|scheduler| format!("ip_vs_{scheduler}"));
@@ -346,6 +346,8 @@ fn links_schedulers_and_the_rest_load_by_themselves() {
     for name in names.into_iter().chain(schedulers.iter().map(String::as_str)) {
         script.push_str(&format!("$m -q -- {name} || echo {name} does not load\n"));
     }
+    // IPv6 is built in from Linux 7.1 on, and nothing asks for it.
+    script.push_str("[ -d /proc/sys/net/ipv6 ] || $m -q net-pf-10; ls -d /proc/sys/net/ipv6\n");
     script.push_str("! $m -q -- net-pf-16-proto-16-family-NONE; cut -d' ' -f1 /proc/modules\n");
     script.push_str("ls /sys/class/net");
     let output = shell(&script);
@@ -412,6 +414,7 @@ fn a_user_without_rights_boots_a_guest() {
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
         .env("LVS_GUEST_CACHE", &cache)
+        .envs(std::env::var_os("LVS_GUEST_KERNEL").map(|kernel| ("LVS_GUEST_KERNEL", kernel)))
         .current_dir(&cache)
         .stdin(Stdio::null())
         .uid(65534)
