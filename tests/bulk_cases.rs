@@ -475,10 +475,10 @@ async fn snapshot_beside_a_writer(
     Ok(())
 }
 
-/// How many requests a client has sent.
+/// How many requests a client has sent: the sequence number of the last.
 fn requests(client: &Client) -> Result<usize, Failed> {
     let text = format!("{client:?}");
-    let (_, number) = text.split_once("requests: ").ok_or_else(|| text.clone())?;
+    let (_, number) = text.split_once("sequence: ").ok_or_else(|| text.clone())?;
     let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
     Ok(digits.parse()?)
 }
