@@ -125,7 +125,7 @@ impl<'a> Candidates<'a> {
                 notes.add(&self.subject(*tried, &releases), &error.reason());
             }
         }
-        let words = format!("{kernel} for {first}");
+        let words = format!("{kernel} for {first}, {}", processor::filters());
         if notes.find(&words).is_none() {
             say();
             notes.add(&words, "said");
