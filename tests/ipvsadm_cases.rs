@@ -664,7 +664,7 @@ async fn applies_files(namespace: NetNs, client: Client) -> Outcome {
     assert!(status == 2 && stderr.contains("there is no rule in it"), "{stderr}");
     let listing = printed(&namespace, "--json", "")?;
     let (status, _, stderr) = ours(&namespace, &["--apply", "-"], &listing)?;
-    assert!(status == 2 && stderr.contains("it is a listing"), "{stderr}");
+    assert!(status == 2 && stderr.contains("this is the output of -L --json"), "{stderr}");
 
     // JSON, from the standard input.
     let json = printed(&namespace, "-S --json", "")?;
