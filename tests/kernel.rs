@@ -14,7 +14,7 @@ mod cookbook_cases;
 mod failover_cases;
 mod fork_cases;
 mod ipvsadm_cases;
-mod kube_proxy_cases;
+mod kube_proxy;
 #[path = "../crates/lvs-kube-proxy/tests/cases/mod.rs"]
 mod kube_proxy_table;
 mod lvs_cases;
@@ -41,7 +41,7 @@ fn main() {
         client_privilege_cases::PARTS,
         fork_cases::PARTS,
         lvs_cases::PARTS,
-        kube_proxy_cases::PARTS,
+        kube_proxy::PARTS,
     ];
     part::assume(&parts.concat());
     let mut arguments = Arguments::from_args();
@@ -52,7 +52,7 @@ fn main() {
     let mut guest_cases = client_cases::guest_cases();
     let mut has_kernel = true;
     let mut filter_cases = trouble_cases::filter_cases();
-    filter_cases.extend(kube_proxy_cases::filter_cases());
+    filter_cases.extend(kube_proxy::filter_cases());
     if !arguments.list {
         match guest::Options::from_env().and_then(|options| guest::enter(&options)) {
             Ok(place) => {
@@ -122,7 +122,7 @@ fn all_cases() -> Vec<Trial> {
         cookbook_cases::cases(),
         bulk_cases::cases(),
         ipvsadm_cases::cases(),
-        kube_proxy_cases::cases(),
+        kube_proxy::cases(),
         lvs_cases::cases(),
         nat_cases::cases(),
         netns_link_cases::cases(),

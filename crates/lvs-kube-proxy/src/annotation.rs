@@ -22,16 +22,16 @@ use lvs::client::packet::{SchedulerName, ServiceFlags};
 use crate::{config::GoDuration, object::Labels, settings::Settings};
 
 /// The annotation for the scheduler.
-pub const SCHEDULER: &str = "lvs-kube-proxy/scheduler";
+pub(crate) const SCHEDULER: &str = "lvs-kube-proxy/scheduler";
 /// The annotation for the scheduler's flags.
-pub const SCHEDULER_FLAGS: &str = "lvs-kube-proxy/scheduler-flags";
+pub(crate) const SCHEDULER_FLAGS: &str = "lvs-kube-proxy/scheduler-flags";
 /// The annotation for the forwarding method.
-pub const FORWARDING: &str = "lvs-kube-proxy/forwarding";
+pub(crate) const FORWARDING: &str = "lvs-kube-proxy/forwarding";
 /// The annotation for the weights.
-pub const WEIGHTS: &str = "lvs-kube-proxy/weights";
+pub(crate) const WEIGHTS: &str = "lvs-kube-proxy/weights";
 
 /// The annotation for the longest drain.
-pub const DRAIN_LIMIT: &str = "lvs-kube-proxy/drain-limit";
+pub(crate) const DRAIN_LIMIT: &str = "lvs-kube-proxy/drain-limit";
 
 /// The greatest weight that an annotation can give. Weights are multiplied in some schedulers.
 const MAX_WEIGHT: u32 = 65_535;

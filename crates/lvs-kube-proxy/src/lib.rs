@@ -21,24 +21,19 @@
 //! | a source range that cannot be read | left out | lets nobody in |
 //! | schedulers, forwarding, weights | one scheduler for the node, masquerade, 1 | by [`annotation`]s, for each service |
 //!
-//! The library is the parts of the program, for tests and for those who build another proxy of them.
-//! Their fields follow Kubernetes, so they may change with each minor version.
+//! The library is the program for those who start it in a program of their own: a [`Config`] from flags, a
+//! [source](source::Source) of objects, and [`run`] or a [`Proxy`].
 
 #![forbid(unsafe_code)]
-#![allow(
-    clippy::exhaustive_enums,
-    clippy::exhaustive_structs,
-    reason = "what Kubernetes adds is added here, see above"
-)]
 
-pub mod annotation;
+mod annotation;
 mod config;
 mod failure;
 mod health;
-pub mod manifest;
+mod manifest;
 mod metrics;
 mod node;
-pub mod object;
+mod object;
 mod program;
 mod proxy;
 mod records;
@@ -46,6 +41,8 @@ mod rules;
 mod settings;
 pub mod source;
 mod state;
+#[cfg(test)]
+mod tests;
 mod translate;
 
 pub use crate::{
@@ -54,7 +51,4 @@ pub use crate::{
     node::kernel::LINK,
     program::run,
     proxy::{Proxy, clean_up},
-    settings::{MarkBits, NodePortAddresses, Settings, ThisNode, WithoutLocal},
-    state::{Event, State, Update},
-    translate::{HealthCheck, Target, TargetKind, Translation, translate},
 };

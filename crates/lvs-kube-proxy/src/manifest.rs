@@ -11,7 +11,7 @@ const DEFAULT_NAMESPACE: &str = "default";
 
 /// An object that matters to a service proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Object {
+pub(crate) enum Object {
     /// A Service.
     Service(Service),
     /// An EndpointSlice.
@@ -27,7 +27,7 @@ pub enum Object {
 ///
 /// The text is not YAML, or a field is not of the type that it has in Kubernetes. Nothing of the
 /// text is used then.
-pub fn parse(text: &str) -> Result<Vec<Object>, ManifestError> {
+pub(crate) fn parse(text: &str) -> Result<Vec<Object>, ManifestError> {
     let mut objects = Vec::new();
     for (line, document) in documents(text) {
         parse_document(document, &mut objects).map_err(|error| ManifestError {
@@ -39,7 +39,7 @@ pub fn parse(text: &str) -> Result<Vec<Object>, ManifestError> {
 
 /// Why a manifest cannot be read, with line and column.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ManifestError {
+pub(crate) struct ManifestError {
     reason: String,
 }
 

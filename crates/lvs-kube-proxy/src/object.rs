@@ -29,16 +29,16 @@ pub(crate) const OWN: &str = "lvs-kube-proxy/";
 
 /// Which Service object it is: its namespace and its name. Shown as `shop/web`. Clones are cheap.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectName {
+pub(crate) struct ObjectName {
     /// The namespace.
-    pub namespace: Arc<str>,
+    pub(crate) namespace: Arc<str>,
     /// The name.
-    pub name: Arc<str>,
+    pub(crate) name: Arc<str>,
 }
 
 impl ObjectName {
     /// An object of a namespace.
-    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+    pub(crate) fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
 }
@@ -52,28 +52,28 @@ impl fmt::Display for ObjectName {
 /// What every object has: `metadata`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Metadata {
+pub(crate) struct Metadata {
     /// Its name, unique among the objects of its kind in the namespace.
-    pub name: String,
+    pub(crate) name: String,
     /// Its namespace. Nodes have none.
     #[serde(deserialize_with = "or_default")]
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Labels, by which objects are selected.
     #[serde(deserialize_with = "or_default")]
-    pub labels: Labels,
+    pub(crate) labels: Labels,
     /// Annotations; see [`annotation`](crate::annotation) for those that are read.
     #[serde(deserialize_with = "or_default")]
-    pub annotations: Labels,
+    pub(crate) annotations: Labels,
     /// The version of the object in the API server.
     #[serde(deserialize_with = "or_default")]
-    pub resource_version: String,
+    pub(crate) resource_version: String,
     /// When its deletion was asked for, where it was.
-    pub deletion_timestamp: Option<String>,
+    pub(crate) deletion_timestamp: Option<String>,
 }
 
 impl Metadata {
     /// Namespace and name.
-    pub fn object_name(&self) -> ObjectName {
+    pub(crate) fn object_name(&self) -> ObjectName {
         ObjectName::new(&*self.namespace, &*self.name)
     }
 }
@@ -81,21 +81,21 @@ impl Metadata {
 /// Labels or annotations, by name. Those that no service proxy reads are left out when an object is
 /// read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Labels(Vec<(String, String)>);
+pub(crate) struct Labels(Vec<(String, String)>);
 
 impl Labels {
     /// The value of a label.
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(found, _)| found == name).map(|(_, value)| &**value)
     }
 
     /// Whether there is such a label.
-    pub fn contains(&self, name: &str) -> bool {
+    pub(crate) fn contains(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 
     /// Sets a label.
-    pub fn insert(&mut self, name: impl Into<String>, value: impl Into<String>) {
+    pub(crate) fn insert(&mut self, name: impl Into<String>, value: impl Into<String>) {
         let (name, value) = (name.into(), value.into());
         match self.0.binary_search_by(|(found, _)| found.cmp(&name)) {
             Ok(place) => self.0[place].1 = value,
@@ -154,210 +154,210 @@ fn is_read(label: &str) -> bool {
 /// A Service (`v1`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct Service {
+pub(crate) struct Service {
     /// Name, labels, annotations.
-    pub metadata: Metadata,
+    pub(crate) metadata: Metadata,
     /// What is wanted.
     #[serde(deserialize_with = "or_default")]
-    pub spec: ServiceSpec,
+    pub(crate) spec: ServiceSpec,
     /// What the load balancer's controller has written.
     #[serde(deserialize_with = "or_default")]
-    pub status: ServiceStatus,
+    pub(crate) status: ServiceStatus,
 }
 
 /// `spec` of a [`Service`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct ServiceSpec {
+pub(crate) struct ServiceSpec {
     /// `ClusterIP` (also where it is missing), `NodePort`, `LoadBalancer` or `ExternalName`.
     #[serde(rename = "type")]
-    pub kind: Option<String>,
+    pub(crate) kind: Option<String>,
     /// The service's address in the cluster; `None` for a headless service.
     #[serde(rename = "clusterIP")]
-    pub cluster_ip: Option<String>,
+    pub(crate) cluster_ip: Option<String>,
     /// One address for each family. Where it is empty, [`cluster_ip`](Self::cluster_ip) counts.
     #[serde(rename = "clusterIPs", deserialize_with = "compact")]
-    pub cluster_ips: Vec<String>,
+    pub(crate) cluster_ips: Vec<String>,
     /// The ports, each with a protocol.
     #[serde(deserialize_with = "compact")]
-    pub ports: Vec<ServicePort>,
+    pub(crate) ports: Vec<ServicePort>,
     /// Addresses that lead to a node by other means.
     #[serde(rename = "externalIPs", deserialize_with = "compact")]
-    pub external_ips: Vec<String>,
+    pub(crate) external_ips: Vec<String>,
     /// `Cluster` or `Local`, for traffic to node ports, external and load-balancer addresses.
-    pub external_traffic_policy: Option<String>,
+    pub(crate) external_traffic_policy: Option<String>,
     /// `Cluster` or `Local`, for traffic to the cluster address.
-    pub internal_traffic_policy: Option<String>,
+    pub(crate) internal_traffic_policy: Option<String>,
     /// `None` or `ClientIP`.
-    pub session_affinity: Option<String>,
+    pub(crate) session_affinity: Option<String>,
     /// How long a client keeps its endpoint.
-    pub session_affinity_config: Option<SessionAffinityConfig>,
+    pub(crate) session_affinity_config: Option<SessionAffinityConfig>,
     /// The port on which a load balancer asks for local endpoints; 0 is none.
     #[serde(deserialize_with = "or_default")]
-    pub health_check_node_port: i64,
+    pub(crate) health_check_node_port: i64,
     /// The only clients that load-balancer addresses serve, in CIDR notation; empty is all.
     #[serde(deserialize_with = "compact")]
-    pub load_balancer_source_ranges: Vec<String>,
+    pub(crate) load_balancer_source_ranges: Vec<String>,
 }
 
 /// A port of a [`Service`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct ServicePort {
+pub(crate) struct ServicePort {
     /// Its name, by which slices know it. Missing is empty.
     #[serde(deserialize_with = "or_default")]
-    pub name: String,
+    pub(crate) name: String,
     /// `TCP` (also where it is missing), `UDP` or `SCTP`.
-    pub protocol: Option<String>,
+    pub(crate) protocol: Option<String>,
     /// The port of the service's addresses.
     #[serde(deserialize_with = "or_default")]
-    pub port: i64,
+    pub(crate) port: i64,
     /// The port of the nodes' addresses; 0 is none.
     #[serde(deserialize_with = "or_default")]
-    pub node_port: i64,
+    pub(crate) node_port: i64,
 }
 
 /// `sessionAffinityConfig` of a [`Service`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct SessionAffinityConfig {
+pub(crate) struct SessionAffinityConfig {
     /// For `ClientIP`.
     #[serde(rename = "clientIP")]
-    pub client_ip: Option<ClientIpConfig>,
+    pub(crate) client_ip: Option<ClientIpConfig>,
 }
 
 /// `sessionAffinityConfig.clientIP` of a [`Service`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct ClientIpConfig {
+pub(crate) struct ClientIpConfig {
     /// Seconds, 1 to 86400.
-    pub timeout_seconds: Option<i64>,
+    pub(crate) timeout_seconds: Option<i64>,
 }
 
 /// `status` of a [`Service`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct ServiceStatus {
+pub(crate) struct ServiceStatus {
     /// What the load balancer has.
     #[serde(deserialize_with = "or_default")]
-    pub load_balancer: LoadBalancerStatus,
+    pub(crate) load_balancer: LoadBalancerStatus,
 }
 
 /// `status.loadBalancer` of a [`Service`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct LoadBalancerStatus {
+pub(crate) struct LoadBalancerStatus {
     /// The load balancer's addresses.
     #[serde(deserialize_with = "compact")]
-    pub ingress: Vec<Ingress>,
+    pub(crate) ingress: Vec<Ingress>,
 }
 
 /// An address of a load balancer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Ingress {
+pub(crate) struct Ingress {
     /// The address, unless the load balancer has only a host name.
-    pub ip: Option<String>,
+    pub(crate) ip: Option<String>,
     /// `VIP` (also where it is missing): packets reach the node with this address. `Proxy`: they do
     /// not.
-    pub ip_mode: Option<String>,
+    pub(crate) ip_mode: Option<String>,
 }
 
 /// An EndpointSlice (`discovery.k8s.io/v1` or `v1beta1`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct EndpointSlice {
+pub(crate) struct EndpointSlice {
     /// Name and labels. The label `kubernetes.io/service-name` says whose slice it is.
-    pub metadata: Metadata,
+    pub(crate) metadata: Metadata,
     /// `IPv4`, `IPv6` or `FQDN`.
     #[serde(deserialize_with = "or_default")]
-    pub address_type: String,
+    pub(crate) address_type: String,
     /// The ports of every endpoint in it.
     #[serde(deserialize_with = "compact")]
-    pub ports: Vec<EndpointPort>,
+    pub(crate) ports: Vec<EndpointPort>,
     /// The endpoints.
     #[serde(deserialize_with = "compact")]
-    pub endpoints: Vec<Endpoint>,
+    pub(crate) endpoints: Vec<Endpoint>,
 }
 
 /// A port of an [`EndpointSlice`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct EndpointPort {
+pub(crate) struct EndpointPort {
     /// The name of the service's port. A port without a name (not the empty one) is not used.
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// `TCP` (also where it is missing), `UDP` or `SCTP`.
-    pub protocol: Option<String>,
+    pub(crate) protocol: Option<String>,
     /// The number. A port without a number is not used.
-    pub port: Option<i64>,
+    pub(crate) port: Option<i64>,
 }
 
 /// An endpoint of an [`EndpointSlice`]: most often a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     /// Its addresses, of which the first one counts.
     #[serde(deserialize_with = "compact")]
-    pub addresses: Vec<String>,
+    pub(crate) addresses: Vec<String>,
     /// Whether it takes connections.
     #[serde(deserialize_with = "or_default")]
-    pub conditions: Conditions,
+    pub(crate) conditions: Conditions,
     /// The node that it is on.
-    pub node_name: Option<String>,
+    pub(crate) node_name: Option<String>,
     /// The zone that it is in.
-    pub zone: Option<String>,
+    pub(crate) zone: Option<String>,
     /// For which nodes and zones it is meant.
-    pub hints: Option<Hints>,
+    pub(crate) hints: Option<Hints>,
     /// Labels of its node, in `v1beta1`: `kubernetes.io/hostname` is the node's name where
     /// `nodeName` is not there.
     #[serde(deserialize_with = "or_default")]
-    pub topology: Labels,
+    pub(crate) topology: Labels,
 }
 
 /// `conditions` of an [`Endpoint`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct Conditions {
+pub(crate) struct Conditions {
     /// It takes new connections; missing is yes.
-    pub ready: Option<bool>,
+    pub(crate) ready: Option<bool>,
     /// It answers, though it may be terminating; missing is yes.
-    pub serving: Option<bool>,
+    pub(crate) serving: Option<bool>,
     /// It is ending; missing is no.
-    pub terminating: Option<bool>,
+    pub(crate) terminating: Option<bool>,
 }
 
 /// `hints` of an [`Endpoint`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Hints {
+pub(crate) struct Hints {
     /// The zones whose nodes should use it.
     #[serde(deserialize_with = "compact")]
-    pub for_zones: Vec<Hint>,
+    pub(crate) for_zones: Vec<Hint>,
     /// The nodes that should use it.
     #[serde(deserialize_with = "compact")]
-    pub for_nodes: Vec<Hint>,
+    pub(crate) for_nodes: Vec<Hint>,
 }
 
 /// A zone or a node that an endpoint is meant for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct Hint {
+pub(crate) struct Hint {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// A Node (`v1`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct Node {
+pub(crate) struct Node {
     /// Name and labels.
-    pub metadata: Metadata,
+    pub(crate) metadata: Metadata,
     /// What is wanted.
     #[serde(deserialize_with = "or_default")]
-    pub spec: NodeSpec,
+    pub(crate) spec: NodeSpec,
     /// What the kubelet says.
     #[serde(deserialize_with = "or_default")]
-    pub status: NodeStatus,
+    pub(crate) status: NodeStatus,
 }
 
 impl Node {
@@ -372,41 +372,41 @@ impl Node {
 /// `spec` of a [`Node`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct NodeSpec {
+pub(crate) struct NodeSpec {
     /// The networks of its pods, in CIDR notation.
     #[serde(rename = "podCIDRs", deserialize_with = "compact")]
-    pub pod_cidrs: Vec<String>,
+    pub(crate) pod_cidrs: Vec<String>,
     /// What keeps pods away.
     #[serde(deserialize_with = "compact")]
-    pub taints: Vec<Taint>,
+    pub(crate) taints: Vec<Taint>,
 }
 
 /// A taint of a [`Node`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct Taint {
+pub(crate) struct Taint {
     /// Its name.
-    pub key: String,
+    pub(crate) key: String,
 }
 
 /// `status` of a [`Node`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct NodeStatus {
+pub(crate) struct NodeStatus {
     /// The node's addresses and names.
     #[serde(deserialize_with = "compact")]
-    pub addresses: Vec<NodeAddress>,
+    pub(crate) addresses: Vec<NodeAddress>,
 }
 
 /// An address of a [`Node`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct NodeAddress {
+pub(crate) struct NodeAddress {
     /// `InternalIP`, `ExternalIP`, `Hostname` and others.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub(crate) kind: String,
     /// The address or name.
-    pub address: String,
+    pub(crate) address: String,
 }
 
 /// Takes `null` for a missing value: an API server writes empty lists so.

@@ -6,27 +6,27 @@ use ipnet::IpNet;
 
 /// How services are translated.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The scheduler of services that choose none. `--ipvs-scheduler`, `rr` by default.
-    pub scheduler: String,
+    pub(crate) scheduler: String,
     /// Schedulers that this node's kernel was found not to have: services that choose them get the
     /// default.
-    pub refused_schedulers: BTreeSet<String>,
+    pub(crate) refused_schedulers: BTreeSet<String>,
     /// On which of the node's addresses node ports are served; empty is on all.
     /// `--nodeport-addresses`.
-    pub node_port_addresses: Vec<NodePortAddresses>,
+    pub(crate) node_port_addresses: Vec<NodePortAddresses>,
     /// Whether `spec.externalIPs` counts. Off by default: whoever may write a Service could take
     /// traffic for any address, and Kubernetes itself is going to drop it.
-    pub external_ips: bool,
+    pub(crate) external_ips: bool,
     /// What an address with policy `Local` does when this node has no endpoint.
-    pub without_local: WithoutLocal,
+    pub(crate) without_local: WithoutLocal,
     /// Which firewall marks services get. `--mark-bits`.
-    pub mark_bits: MarkBits,
+    pub(crate) mark_bits: MarkBits,
     /// The networks of the cluster's pods, where they are known. No external or load-balancer address
     /// in them is served: made local, it would be lost to the pod that has it. `--cluster-cidr`.
-    pub pod_networks: Vec<IpNet>,
+    pub(crate) pod_networks: Vec<IpNet>,
     /// The address of the API server. It is served as little, for the same reason.
-    pub api_server: Option<IpAddr>,
+    pub(crate) api_server: Option<IpAddr>,
 }
 
 impl Default for Settings {
@@ -46,7 +46,7 @@ impl Default for Settings {
 
 /// What an address with policy `Local` does when this node has no endpoint of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum WithoutLocal {
+pub(crate) enum WithoutLocal {
     /// It leads to the endpoints of other nodes, as with kube-proxy, if the service can be reached
     /// from outside. Pods of this node reach the address so. Clients outside get answers from an
     /// address that they do not know; a load balancer that heeds the health check sends none.
@@ -66,7 +66,7 @@ pub enum WithoutLocal {
 /// to others. The default leaves out 0x8000 and 0x4000, for which kubelet drops and masquerades, and
 /// 0x2000, for which CNI's portmap masquerades.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MarkBits(NonZeroU32);
+pub(crate) struct MarkBits(NonZeroU32);
 
 impl MarkBits {
     /// A mark that follows from a number.
@@ -101,7 +101,7 @@ impl fmt::Display for MarkBits {
 
 /// An entry of `--nodeport-addresses`. Reads `primary` or a network: `192.0.2.0/24`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NodePortAddresses {
+pub(crate) enum NodePortAddresses {
     /// The node's first address of each family.
     Primary,
     /// The node's addresses in this network. A network of one family leaves the other family as it
@@ -151,23 +151,23 @@ impl fmt::Display for NodePortAddresses {
 
 /// The node that the proxy runs on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ThisNode {
+pub(crate) struct ThisNode {
     /// Its name, by which endpoints say that they are here.
-    pub name: String,
+    pub(crate) name: String,
     /// Its zone: the label `topology.kubernetes.io/zone`.
-    pub zone: Option<String>,
+    pub(crate) zone: Option<String>,
     /// All addresses of its links, but for those that the proxy itself has added.
-    pub addresses: BTreeSet<IpAddr>,
+    pub(crate) addresses: BTreeSet<IpAddr>,
     /// Its addresses as the proxy was told, of each family one at most: they come before those of the
     /// Node. `--node-ip`.
-    pub given: Vec<IpAddr>,
+    pub(crate) given: Vec<IpAddr>,
     /// The addresses by which the cluster knows it, the first of each family.
-    pub primary: Vec<IpAddr>,
+    pub(crate) primary: Vec<IpAddr>,
     /// The networks of its pods, as its Node says.
-    pub pod_networks: Vec<IpNet>,
+    pub(crate) pod_networks: Vec<IpNet>,
     /// The addresses of other nodes, as far as they are known. No external or load-balancer address
     /// that is one of them is served: made local, it would cut this node off from the other one.
-    pub others: BTreeSet<IpAddr>,
+    pub(crate) others: BTreeSet<IpAddr>,
 }
 
 impl ThisNode {

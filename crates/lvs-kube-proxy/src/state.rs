@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use lvs::client::packet::{DestinationKey, Protocol, ServiceKey};
+use lvs::client::packet::{DestinationKey, ServiceKey};
 
 use crate::{
     annotation::SCHEDULER,
@@ -20,7 +20,7 @@ use crate::{
 
 /// What a source says. Events of different objects may come in any order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     /// All Services that there are. Others are gone.
     Services(Vec<Service>),
     /// All EndpointSlices that there are. Others are gone.
@@ -36,27 +36,32 @@ pub enum Event {
     /// A Node is new or has changed: the proxy's own, or another one, whose addresses services then
     /// cannot have.
     Node(Node),
-    /// A Node is gone.
+    /// A Node is gone. An API server says so.
+    #[cfg_attr(
+        not(any(test, feature = "kubernetes")),
+        expect(dead_code, reason = "a file that goes leaves a Node of which nothing is known")
+    )]
     NodeGone(String),
 }
 
 /// What has changed since the last time that it was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Update {
+pub(crate) struct Update {
     /// The virtual services that may have changed, appeared or gone.
-    pub keys: BTreeSet<ServiceKey>,
+    pub(crate) keys: BTreeSet<ServiceKey>,
     /// The Services whose endpoints or addresses may have changed.
-    pub services: BTreeSet<ObjectName>,
+    pub(crate) services: BTreeSet<ObjectName>,
     /// What could not be used and had not been said before.
-    pub notices: Vec<String>,
+    pub(crate) notices: Vec<String>,
     /// When endpoints became what these changes make of them, as their slices say; none of those that
     /// were in the first list.
-    pub triggers: Vec<SystemTime>,
+    pub(crate) triggers: Vec<SystemTime>,
 }
 
 impl Update {
     /// Whether nothing has changed.
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
@@ -70,7 +75,7 @@ type Claim = (ServiceKey, TargetKind, ObjectName);
 /// All objects and what they come to. Holds no socket and no clock; only [`update`](Self::update)
 /// translates, and only what events have touched since.
 #[derive(Clone, Debug)]
-pub struct State {
+pub(crate) struct State {
     node: ThisNode,
     /// The addresses of other nodes.
     others: BTreeMap<String, Vec<IpAddr>>,
@@ -102,7 +107,7 @@ pub struct State {
 
 impl State {
     /// Nothing yet, on a node.
-    pub fn new(node: ThisNode, settings: Settings) -> Self {
+    pub(crate) fn new(node: ThisNode, settings: Settings) -> Self {
         Self {
             node,
             others: BTreeMap::new(),
@@ -124,7 +129,7 @@ impl State {
     }
 
     /// Takes in an event.
-    pub fn apply(&mut self, event: Event) {
+    pub(crate) fn apply(&mut self, event: Event) {
         match event {
             Event::Services(services) => {
                 self.services_are_listed = true;
@@ -155,22 +160,22 @@ impl State {
     }
 
     /// Whether both lists have come: before that, what is missing here may well be wanted.
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.services_are_listed && self.slices_are_listed
     }
 
     /// The node.
-    pub fn node(&self) -> &ThisNode {
+    pub(crate) fn node(&self) -> &ThisNode {
         &self.node
     }
 
     /// The settings.
-    pub fn settings(&self) -> &Settings {
+    pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
     /// Changes the node's addresses: those of all its links but the ones that the proxy has added.
-    pub fn set_node_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+    pub(crate) fn set_node_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
         if self.node.addresses != addresses {
             self.node.addresses = addresses;
             self.touch_all();
@@ -178,7 +183,8 @@ impl State {
     }
 
     /// Changes the settings.
-    pub fn set_settings(&mut self, settings: Settings) {
+    #[cfg(test)]
+    pub(crate) fn set_settings(&mut self, settings: Settings) {
         if self.settings != settings {
             self.settings = settings;
             self.touch_all();
@@ -186,7 +192,7 @@ impl State {
     }
 
     /// Takes in that the kernel lacks a scheduler: the services that choose it get the default.
-    pub fn refuse_scheduler(&mut self, name: String) {
+    pub(crate) fn refuse_scheduler(&mut self, name: String) {
         let chooses = |service: &Service| {
             service.metadata.annotations.get(SCHEDULER).map(str::trim) == Some(name.as_str())
         };
@@ -200,12 +206,12 @@ impl State {
     }
 
     /// Whether events have come that were not translated yet.
-    pub fn is_touched(&self) -> bool {
+    pub(crate) fn is_touched(&self) -> bool {
         !self.touched.is_empty()
     }
 
     /// Translates what events have touched, and says what that changes.
-    pub fn update(&mut self) -> Update {
+    pub(crate) fn update(&mut self) -> Update {
         let mut update = Update {
             services: std::mem::take(&mut self.touched),
             triggers: std::mem::take(&mut self.triggers),
@@ -232,13 +238,14 @@ impl State {
     }
 
     /// The virtual service with this key and whose it is, if one is wanted.
-    pub fn target(&self, key: &ServiceKey) -> Option<(&ObjectName, &Target)> {
+    pub(crate) fn target(&self, key: &ServiceKey) -> Option<(&ObjectName, &Target)> {
         let ((.., name), position) = self.claims_on(key).next()?;
         Some((name, self.translations.get(name)?.targets.get(*position)?))
     }
 
     /// All virtual services that are wanted, by key, each with the name of its Service.
-    pub fn targets(&self) -> impl Iterator<Item = (&ObjectName, &Target)> {
+    #[cfg(test)]
+    pub(crate) fn targets(&self) -> impl Iterator<Item = (&ObjectName, &Target)> {
         let mut before = None;
         self.claims.iter().filter_map(move |((key, _, name), position)| {
             let is_best = before.replace(key) != Some(key);
@@ -249,17 +256,18 @@ impl State {
 
     /// The addresses that must be local to the node for packets to reach IPVS, without those that
     /// it has by itself.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+    #[cfg(test)]
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.addresses.keys().copied().filter(|address| !self.node.addresses.contains(address))
     }
 
     /// Whether this address must be local to the node and is not so by itself.
-    pub fn wants_address(&self, address: &IpAddr) -> bool {
+    pub(crate) fn wants_address(&self, address: &IpAddr) -> bool {
         self.addresses.contains_key(address) && !self.node.addresses.contains(address)
     }
 
     /// The health checks by their ports, each with the name of its service.
-    pub fn health_checks(&self) -> impl Iterator<Item = (&ObjectName, &HealthCheck)> {
+    pub(crate) fn health_checks(&self) -> impl Iterator<Item = (&ObjectName, &HealthCheck)> {
         self.health_ports.values().filter_map(|names| {
             let name = names.first()?;
             Some((name, self.translations.get(name)?.health_check.as_ref()?))
@@ -274,7 +282,7 @@ impl State {
     /// - without either, as long as the endpoint is in a slice: its pod lives, at most for its grace
     ///   period if it is terminating;
     /// - else there is no entry: nothing is known of the pod.
-    pub fn drain_limits<'a>(
+    pub(crate) fn drain_limits<'a>(
         &self,
         leaving: impl IntoIterator<Item = (&'a ServiceKey, &'a DestinationKey)>,
         limit: Option<Duration>,
@@ -301,25 +309,20 @@ impl State {
     }
 
     /// Forgets which endpoints have ended, but for those whose real servers still leave.
-    pub fn forget_ended(&mut self, leaving: &BTreeSet<SocketAddr>) {
+    pub(crate) fn forget_ended(&mut self, leaving: &BTreeSet<SocketAddr>) {
         self.ended.retain(|_, ended| {
             ended.retain(|place| leaving.contains(place));
             !ended.is_empty()
         });
     }
 
-    /// The endpoints of this node that are behind a service.
-    pub fn local_endpoints(&self) -> BTreeSet<(Protocol, SocketAddr)> {
-        self.translations.values().flat_map(|service| &service.local_endpoints).copied().collect()
-    }
-
     /// What a Service comes to by itself.
-    pub fn translation(&self, name: &ObjectName) -> Option<&Translation> {
+    pub(crate) fn translation(&self, name: &ObjectName) -> Option<&Translation> {
         self.translations.get(name)
     }
 
     /// What every Service comes to by itself.
-    pub fn translations(&self) -> impl Iterator<Item = (&ObjectName, &Translation)> {
+    pub(crate) fn translations(&self) -> impl Iterator<Item = (&ObjectName, &Translation)> {
         self.translations.iter()
     }
 

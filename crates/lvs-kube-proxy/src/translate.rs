@@ -27,50 +27,50 @@ const MAX_AFFINITY: i64 = 86_400;
 
 /// What one Service comes to on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Translation {
+pub(crate) struct Translation {
     /// Its virtual services, in the order of cluster address, load balancer, external address, node
     /// port for each of its ports.
-    pub targets: Vec<Target>,
+    pub(crate) targets: Vec<Target>,
     /// Its endpoints on this node, ready or not, by protocol: what they send to their own service
     /// comes back to them and must not have their own address as source.
-    pub local_endpoints: BTreeSet<(Protocol, SocketAddr)>,
+    pub(crate) local_endpoints: BTreeSet<(Protocol, SocketAddr)>,
     /// How long endpoints that leave may keep their connections, where the service says so.
-    pub drain_limit: Option<Duration>,
+    pub(crate) drain_limit: Option<Duration>,
     /// What a load balancer asks this node.
-    pub health_check: Option<HealthCheck>,
+    pub(crate) health_check: Option<HealthCheck>,
     /// Whether the internal policy is `Local` and there is an endpoint, but none here.
-    pub no_local_internal: bool,
+    pub(crate) no_local_internal: bool,
     /// Whether the external policy is `Local` and there is an endpoint, but none here.
-    pub no_local_external: bool,
+    pub(crate) no_local_external: bool,
     /// What could not be used, and why. Each begins with the service's name.
-    pub notices: Vec<String>,
+    pub(crate) notices: Vec<String>,
 }
 
 /// A virtual service, and what it is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub(crate) struct Target {
     /// The virtual service.
-    pub virtual_service: Arc<VirtualService>,
+    pub(crate) virtual_service: Arc<VirtualService>,
     /// Which of the service's addresses it serves.
-    pub kind: TargetKind,
+    pub(crate) kind: TargetKind,
     /// Whether the policy is `Local`: clients from outside keep their address.
-    pub local: bool,
+    pub(crate) local: bool,
     /// The only clients that are served, where not all are.
-    pub source_ranges: Option<Vec<IpNet>>,
+    pub(crate) source_ranges: Option<Vec<IpNet>>,
     /// For a service by firewall mark: the address and port at which it serves the clients inside of
     /// the cluster.
-    pub stands_for: Option<ServiceKey>,
+    pub(crate) stands_for: Option<ServiceKey>,
 }
 
 impl Target {
     /// What identifies its virtual service.
-    pub fn key(&self) -> &ServiceKey {
+    pub(crate) fn key(&self) -> &ServiceKey {
         self.virtual_service.key()
     }
 
     /// The address that must be local for packets to reach IPVS; `None` for a node port, whose
     /// address is the node's own.
-    pub fn address(&self) -> Option<IpAddr> {
+    pub(crate) fn address(&self) -> Option<IpAddr> {
         match self.key() {
             ServiceKey::Address { address, .. } if self.kind != TargetKind::NodePort => {
                 Some(*address)
@@ -83,7 +83,7 @@ impl Target {
 /// Which of a service's addresses it is. Where two services claim the same address and port, the
 /// kind that comes first here has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum TargetKind {
+pub(crate) enum TargetKind {
     /// `spec.clusterIP`, which the cluster itself has given out.
     ClusterIp,
     /// `status.loadBalancer.ingress`.
@@ -107,17 +107,17 @@ impl fmt::Display for TargetKind {
 
 /// What a load balancer learns at a service's `healthCheckNodePort`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HealthCheck {
+pub(crate) struct HealthCheck {
     /// The port, on all addresses of the node.
-    pub port: u16,
+    pub(crate) port: u16,
     /// How many endpoints of this node are ready, each address counted once.
-    pub local_endpoints: usize,
+    pub(crate) local_endpoints: usize,
 }
 
 /// Translates a service. The order of the slices does not matter.
 ///
 /// A service without an address in the cluster, or of type `ExternalName`, comes to nothing.
-pub fn translate<'a>(
+pub(crate) fn translate<'a>(
     service: &Service,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     node: &ThisNode,

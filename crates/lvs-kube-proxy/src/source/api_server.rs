@@ -21,7 +21,7 @@ use kube::{
 };
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
-use super::Source;
+use super::Events;
 use crate::{
     object::{EndpointSlice, Metadata, Node, Service},
     state::Event,
@@ -308,7 +308,7 @@ impl fmt::Debug for ApiServer {
     }
 }
 
-impl Source for ApiServer {
+impl Events for ApiServer {
     async fn next(&mut self) -> Vec<Event> {
         loop {
             if self.watches.is_empty() {

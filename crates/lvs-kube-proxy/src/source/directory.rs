@@ -12,7 +12,7 @@ use futures_util::{FutureExt, StreamExt};
 use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchMask};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Source;
+use super::Events;
 use crate::{
     manifest::{self, Object},
     object::{Metadata, Node, ObjectName},
@@ -314,7 +314,7 @@ impl fmt::Debug for Directory {
     }
 }
 
-impl Source for Directory {
+impl Events for Directory {
     async fn next(&mut self) -> Vec<Event> {
         loop {
             let mut events = Vec::new();

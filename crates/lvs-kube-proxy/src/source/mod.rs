@@ -12,17 +12,22 @@ pub use directory::{Directory, DirectoryError};
 
 use crate::state::Event;
 
-/// Where objects come from: an API server, or a directory of manifests.
+/// Where objects come from: an API server, or a directory of manifests. It is sealed.
+#[allow(private_bounds, reason = "what a source says is the proxy's own affair")]
+pub trait Source: Events {}
+
+impl<T: Events> Source for T {}
+
+/// What a source says.
 ///
 /// It begins with both lists ([`Event::Services`], [`Event::Slices`]) and goes on with what changes.
 /// What goes wrong is its own to log and to try again: the last good objects stay.
-pub trait Source {
+pub(crate) trait Events {
     /// Waits for the next events; there is at least one. May be dropped at any time without losing
     /// any.
     fn next(&mut self) -> impl Future<Output = Vec<Event>>;
 
-    /// Asks for both lists anew. The proxy does so before it carries out what it does not believe:
-    /// that almost everything is gone.
+    /// Asks for both lists again. The proxy does so before a suspiciously large deletion.
     fn relist(&mut self);
 
     /// The address of the server that it asks, if it asks one. No service takes it.

@@ -242,3 +242,13 @@ fn a_dry_run_says_what_comes_and_what_goes() {
     world.settle();
     assert_eq!((world.difference(), world.dry_run()), (String::new(), String::new()));
 }
+
+/// The proxy's own Node goes, which ends it. Another Node's end is nothing to it.
+#[test]
+fn the_node_is_deleted() {
+    let mut world = World::new(NO_RANGES);
+    for (name, is_gone) in [("node-b", false), ("node-a", true)] {
+        world.tell(Event::NodeGone(name.to_owned()));
+        assert_eq!(world.rounds().node_is_gone(), is_gone, "{name}");
+    }
+}

@@ -5,26 +5,26 @@
 //! It takes minutes to build them the first time, so it runs where `LVS_CLUSTER=1` says so:
 //!
 //! ```sh
-//! LVS_CLUSTER=1 cargo test -p lvs-kube-proxy --features kubernetes --test api_server
+//! LVS_CLUSTER=1 cargo test -p lvs-kube-proxy --features kubernetes --lib api_server
 //! ```
-
-#![allow(clippy::unwrap_used, reason = "these are tests")]
-
-mod cases;
-mod control_plane;
 
 use std::{path::Path, time::Duration};
 
-use cases::Case;
-use control_plane::ControlPlane;
-use lvs_kube_proxy::{
-    Event, Settings, State, ThisNode,
-    object::ObjectName,
-    source::{ApiServer, Source},
-};
 use netns_link::NetNs;
 use serde_json::json;
 use tokio::time::timeout;
+
+use super::{
+    cases::{self, Case},
+    control_plane::{self, ControlPlane},
+};
+use crate::{
+    object::ObjectName,
+    settings::{Settings, ThisNode},
+    source::{ApiServer, Events as _},
+    state::{Event, State},
+    translate::Target,
+};
 
 /// Longer than every back-off.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -184,7 +184,7 @@ async fn until(source: &mut ApiServer, state: &mut State, done: impl Fn(&State) 
 }
 
 fn lines(state: &State) -> Vec<String> {
-    let line = |target: &lvs_kube_proxy::Target| {
+    let line = |target: &Target| {
         let servers = target.virtual_service.destinations().iter();
         servers.fold(target.key().to_string(), |line, server| format!("{line} {}", server.key))
     };

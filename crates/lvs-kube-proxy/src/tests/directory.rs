@@ -1,15 +1,16 @@
 //! A directory of manifests, followed.
 
-#![allow(clippy::unwrap_used, reason = "these are tests")]
-
 use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
 
-use lvs_kube_proxy::{
-    Event, Settings, State, ThisNode,
-    source::{Directory, Source},
-};
 use tempfile::TempDir;
 use tokio::time::timeout;
+
+use crate::{
+    settings::{Settings, ThisNode},
+    source::{Directory, Events as _},
+    state::{Event, State},
+    translate::Target,
+};
 
 /// Nothing waits for it when all goes well.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -216,7 +217,7 @@ async fn step(source: &mut Directory, state: &mut State) {
 }
 
 fn table(state: &State) -> Vec<String> {
-    let line = |target: &lvs_kube_proxy::Target| {
+    let line = |target: &Target| {
         let address = target.address().unwrap().to_string();
         let servers = target.virtual_service.destinations().iter();
         servers.fold(address, |line, server| format!("{line} {}", server.key.address))

@@ -1,7 +1,5 @@
 //! What holds for any objects, in any order.
 
-#![allow(clippy::unwrap_used, reason = "these are tests")]
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -9,15 +7,17 @@ use std::{
 };
 
 use lvs::client::packet::DestinationKey;
-use lvs_kube_proxy::{
-    Event, Settings, State, ThisNode,
+use proptest::{collection::vec, option, prelude::*, sample::select};
+
+use crate::{
     manifest::{self, Object},
     object::{
         Conditions, Endpoint, EndpointPort, EndpointSlice, Hint, Hints, Ingress,
         LoadBalancerStatus, Metadata, Service, ServicePort, ServiceSpec, ServiceStatus,
     },
+    settings::{Settings, ThisNode},
+    state::{Event, State},
 };
-use proptest::{collection::vec, option, prelude::*, sample::select};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
