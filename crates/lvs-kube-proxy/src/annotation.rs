@@ -75,7 +75,7 @@ impl Choice {
 
         let mut scheduler = settings.scheduler.clone();
         if let Some(name) = value(SCHEDULER) {
-            if SchedulerName::new(name).is_err() {
+            if !is_scheduler_name(name) {
                 wrong(SCHEDULER, name, "is not the name of a scheduler");
             } else if settings.refused_schedulers.contains(name) {
                 wrong(SCHEDULER, name, "is not a scheduler of this node's kernel");
@@ -179,6 +179,12 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty())
 }
 
+/// Whether a text can be the name of a scheduler: what the kernel's module loader would be asked for.
+pub(crate) fn is_scheduler_name(text: &str) -> bool {
+    let is_of_modules = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    SchedulerName::new(text).is_ok() && !text.is_empty() && text.chars().all(is_of_modules)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,6 +216,9 @@ mod tests {
         assert_eq!(read(&[(SCHEDULER, "mh"), (SCHEDULER_FLAGS, "")]).0.flags.bits(), 0);
         wrong(SCHEDULER, "");
         wrong(SCHEDULER, "a-name-of-16-byt");
+        for text in ["wrr, rr", "a b", "a\nb", "rr;", "r\u{e9}"] {
+            wrong(SCHEDULER, text);
+        }
         wrong(SCHEDULER_FLAGS, "sh-port");
         wrong(SCHEDULER_FLAGS, "fast");
     }

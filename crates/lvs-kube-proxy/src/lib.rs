@@ -1,25 +1,24 @@
 //! A service proxy for Kubernetes on IPVS, the kernel's load balancer: what kube-proxy's IPVS mode
 //! does, on the crate [`lvs`].
 //!
-//! The way from objects to virtual services is pure: [`translate`] turns one Service and its
-//! EndpointSlices into virtual services, and [`State`] keeps what all of them come to, one event at
-//! a time.
+//! What objects say becomes what should be on the node, as a value; a plan lies between that and what is
+//! there, and is carried out in phases. ARCHITECTURE.md has the map.
 //!
 //! # What differs from kube-proxy
 //!
 //! | case | kube-proxy | here |
 //! |---|---|---|
-//! | external IPs | always served | served if [`Settings::external_ips`] is on |
+//! | external IPs | always served | served with `--external-ips` |
 //! | a loopback, link-local or multicast address as external or load-balancer address | served | refused, with a notice |
 //! | an external or load-balancer address of a pod, of the API server, or of another node where Nodes are watched | served: it is made local here, and this node cannot reach the other one any more | refused, with a notice |
 //! | two services that claim one address and port | each takes it from the other in every run | the cluster address comes first, then load-balancer addresses, external ones, node ports; then the name. The other one is a notice |
-//! | policy `Local` without an endpoint here | endpoints of other nodes | with nftables and known pods those for clients inside, and clients outside are refused; else the same: [`WithoutLocal`] |
+//! | policy `Local` without an endpoint here | endpoints of other nodes | with nftables and known pods those for clients inside, and clients outside are refused; else the same: `--without-local` |
 //! | a weight that somebody has changed | stays | is repaired |
 //! | services and addresses that others have made | deleted | left alone |
 //! | an endpoint that leaves, with TCP connections | keeps them without a limit | keeps them until its pod has ended |
 //! | the node gets another address | the process ends | it is taken over |
 //! | a source range that cannot be read | left out | lets nobody in |
-//! | schedulers, forwarding, weights | one scheduler for the node, masquerade, 1 | by [`annotation`]s, for each service |
+//! | schedulers, forwarding, weights | one scheduler for the node, masquerade, 1 | by annotations, for each service |
 //!
 //! The library is the program for those who start it in a program of their own: a [`Config`] from flags, a
 //! [source](source::Source) of objects, and [`run`] or a [`Proxy`].

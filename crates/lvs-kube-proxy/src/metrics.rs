@@ -88,13 +88,6 @@ pub(crate) struct Counts {
     pub(crate) no_local_external: usize,
 }
 
-impl Counts {
-    /// The services and real servers that are wanted.
-    pub(crate) fn total(&self) -> usize {
-        self.virtual_services + self.real_servers
-    }
-}
-
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::default();

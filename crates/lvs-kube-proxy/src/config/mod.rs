@@ -25,7 +25,10 @@ use self::{
     flags::Flags,
     values::{BindAddress, DetectLocal, VipMode},
 };
-use crate::settings::{MarkBits, NodePortAddresses, WithoutLocal};
+use crate::{
+    annotation::is_scheduler_name,
+    settings::{MarkBits, NodePortAddresses, WithoutLocal},
+};
 
 /// How long a real server may keep its TCP connections when nothing is known of its pod.
 const UNKNOWN_POD_DRAIN: Duration = Duration::from_secs(60);
@@ -244,6 +247,12 @@ impl Config {
                 ConfigError::new("--hostname-override", format!("read the host's name: {error}"))
             })?,
         };
+        let scheduler = flags.ipvs_scheduler.filter(|name| !name.is_empty());
+        let scheduler = scheduler.unwrap_or_else(|| "rr".to_owned());
+        if !is_scheduler_name(&scheduler) {
+            let reason = format!("{scheduler:?} is not the name of a scheduler");
+            return Err(ConfigError::new("--ipvs-scheduler", reason));
+        }
         // In kube-proxy's file 0 is the default.
         let sync_period = flags.ipvs_sync_period.map(|period| period.0);
         let sync_period = sync_period.filter(|period| !period.is_zero());
@@ -275,7 +284,7 @@ impl Config {
                 addresses: flags.node_ip.into_iter().filter(|ip| !ip.is_unspecified()).collect(),
             },
             services: ServiceConfig {
-                scheduler: flags.ipvs_scheduler.unwrap_or_else(|| "rr".to_owned()),
+                scheduler,
                 node_port_addresses: flags.nodeport_addresses,
                 external_ips: flags.external_ips,
                 without_local: flags.without_local,
@@ -387,6 +396,15 @@ mod tests {
         assert_eq!(config.listen.metrics, Some("127.0.0.1:10249".parse().unwrap()));
         assert!(!config.ownership.has_routes && config.services.scheduler == "rr");
         assert_eq!(config.task, Task::Run);
+    }
+
+    #[test]
+    fn a_scheduler_has_a_name() {
+        for name in ["wrr, rr", "a b", "a\nb", "ipvs-scheduler-x", "rr;"] {
+            let error = config(&["--ipvs-scheduler", name]).unwrap_err().to_string();
+            assert!(error.contains("is not the name of a scheduler"), "{error}");
+        }
+        assert_eq!(config(&["--ipvs-scheduler="]).unwrap().services.scheduler, "rr");
     }
 
     #[test]

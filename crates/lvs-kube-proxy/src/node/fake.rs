@@ -263,7 +263,7 @@ impl Node for FakeNode {
     }
 
     async fn write_table(&mut self, plan: Plan) -> Written {
-        let mut written = Written { held_back: plan.held_back_count(), ..Written::default() };
+        let mut written = Written::default();
         let mut failed = BTreeSet::new();
         let changes: Vec<Change> = plan.changes().cloned().collect();
         for change in changes {

@@ -135,8 +135,6 @@ pub(crate) struct NodePresent {
 pub(crate) struct Written {
     pub(crate) done: Vec<Change>,
     pub(crate) refused: Vec<Refused>,
-    /// How many services and real servers were not taken away.
-    pub(crate) held_back: usize,
     /// What ended it.
     pub(crate) common: Option<Failure>,
 }

@@ -1,9 +1,20 @@
 //! What guards against a source that has lost its objects.
 
-use lvs::Policy;
+use std::time::Duration;
+
+use lvs::Limit;
 
 /// This number of deletions needs no fresh lists, whatever part of the table it is.
 const UNCONFIRMED_DELETIONS: usize = 20;
+/// The part of the table, in percent, of which the deletion in one interval needs fresh lists.
+const LARGE_PART: u8 = 50;
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// What may go without being confirmed, counted over all rounds: services and real servers that are
+/// deleted, and services that are left without a usable one.
+pub(crate) fn limit() -> Limit {
+    Limit::percent(LARGE_PART).at_least(UNCONFIRMED_DELETIONS).per(INTERVAL)
+}
 
 /// Large deletions wait until fresh lists confirm them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,7 +24,7 @@ pub(crate) enum Guard {
     Up,
     /// They were, and lists were asked for; which of them have come.
     Asked { services: bool, slices: bool },
-    /// Fresh lists have come, so what is due to be deleted is deleted.
+    /// Fresh lists have come: of what was held back, what is still due goes in the next round.
     Down,
 }
 
@@ -33,25 +44,14 @@ impl Guard {
         }
     }
 
-    /// After a round that held something back, or nothing. A whole round that holds back nothing has
-    /// done all that was confirmed.
+    /// After a round, when this is held back: what was confirmed is done, and more than that is
+    /// confirmed for itself.
     #[must_use]
-    pub(crate) fn after(self, held_back: usize, is_whole: bool) -> Self {
+    pub(crate) fn after(self, held_back: usize) -> Self {
         match self {
-            Self::Up if held_back > 0 => Self::Asked { services: false, slices: false },
-            _ if held_back == 0 && is_whole => Self::Up,
-            other => other,
-        }
-    }
-
-    /// The policy with the limit: half of what is there or was wanted before, of which there are `size`
-    /// services and real servers.
-    pub(crate) fn limited(self, policy: Policy, size: usize) -> Policy {
-        match self {
-            Self::Down => policy,
-            Self::Up | Self::Asked { .. } => {
-                policy.max_deletions(UNCONFIRMED_DELETIONS.max(size / 2))
-            }
+            Self::Asked { .. } if held_back > 0 => self,
+            _ if held_back > 0 => Self::Asked { services: false, slices: false },
+            _ => Self::Up,
         }
     }
 }
@@ -63,19 +63,19 @@ mod tests {
     #[test]
     fn both_lists_confirm() {
         let up = Guard::default();
-        assert_eq!(up.after(0, true).heard(true).heard(false), Guard::Up);
-        let asked = up.after(30, false);
+        assert_eq!(up.after(0).heard(true).heard(false), Guard::Up);
+        let asked = up.after(30);
         assert_eq!(asked, Guard::Asked { services: false, slices: false });
         // One list twice is not both.
         assert_ne!(asked.heard(true).heard(true), Guard::Down);
         // It is asked once, and what is held back meanwhile does not begin it again.
         let half = asked.heard(false);
-        assert_eq!(half.after(40, true), half);
+        assert_eq!(half.after(40), half);
         assert_eq!(half.heard(true), Guard::Down);
-        assert_eq!(half.heard(true).after(0, true), Guard::Up);
-        // A part of the table says nothing about the rest.
-        assert_eq!(half.heard(true).after(0, false), Guard::Down);
+        assert_eq!(half.heard(true).after(0), Guard::Up);
+        // What fresh lists take away besides is asked for again.
+        assert_eq!(half.heard(true).after(5), asked);
         // Nothing is held back any more, as it is wanted again.
-        assert_eq!(half.after(0, true), Guard::Up);
+        assert_eq!(half.after(0), Guard::Up);
     }
 }

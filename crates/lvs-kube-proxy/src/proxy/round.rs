@@ -18,7 +18,7 @@ use lvs::{
 
 use super::{
     checks::Checks,
-    guard::Guard,
+    guard::{self, Guard},
     journal::{Journal, LOG_LIMIT, log_failures},
 };
 use crate::{
@@ -209,9 +209,13 @@ impl<N: Node> Rounds<N> {
             progress.has_failed |= self.listen();
             self.look_at_rules().await;
         }
+        if self.guard == Guard::Down {
+            let held_back = self.draining.held_back();
+            self.draining.confirm(&held_back);
+        }
         let extent = self.extent(is_whole, now);
         let mut table = self.read_table(&extent).await?;
-        let policy = self.policy(&table);
+        let policy = self.policy();
         let (table_plan, look) = self.plan_table(&extent, &table, &policy, now, false);
         let claims = self.pending.clone();
         let mut plan = NodePlan::between(
@@ -241,7 +245,7 @@ impl<N: Node> Rounds<N> {
         self.read_node().await?;
         self.translate();
         let table = self.read_table(&Extent::Whole).await?;
-        let policy = self.policy(&table);
+        let policy = self.policy();
         let (table, _) = self.plan_table(&Extent::Whole, &table, &policy, now, false);
         let plan = NodePlan::between(
             &self.present,
@@ -392,7 +396,7 @@ impl<N: Node> Rounds<N> {
         self.desired.rules.as_ref().is_some_and(crate::rules::RuleSet::has_failed)
     }
 
-    fn policy(&self, table: &Snapshot) -> Policy {
+    fn policy(&self) -> Policy {
         let timing = &self.config.timing;
         // Those that only now begin to leave are not there yet: they are looked at again in time.
         let leaving: Vec<_> =
@@ -406,10 +410,7 @@ impl<N: Node> Rounds<N> {
                 true => Some(Duration::ZERO),
                 false => limits.get(&(*service, *real_server)).copied(),
             });
-        let there: usize =
-            table.services.values().map(|service| 1 + service.destinations.len()).sum();
-        let policy = Policy::new().scope(self.records.scope()).drain(drain);
-        self.guard.limited(policy, there.max(self.counts.total()))
+        Policy::new().scope(self.records.scope()).drain(drain).max_deletions(guard::limit())
     }
 
     /// Carries out a phase of a plan. What is refused there costs nothing but itself.
@@ -570,7 +571,8 @@ impl<N: Node> Rounds<N> {
         if let Some(failure) = written.common {
             return Err(failure);
         }
-        progress.held_back = written.held_back;
+        // Whatever this round was about: an address may be that of a service that is held back.
+        progress.held_back = self.draining.held_back_count();
         // Translated again, with the default in their place, which is then written at once.
         lacking.into_iter().for_each(|name| self.state.refuse_scheduler(name));
         Ok(())
@@ -611,7 +613,7 @@ impl<N: Node> Rounds<N> {
     fn finish(&mut self, is_whole: bool, progress: &Progress) -> Result<Round, Failure> {
         let held_back = progress.held_back;
         self.health.metrics.changed(ChangeKind::Address, progress.addresses);
-        let guard = self.guard.after(held_back, is_whole);
+        let guard = self.guard.after(held_back);
         let relist = guard != self.guard && matches!(guard, Guard::Asked { .. });
         self.guard = guard;
         if relist {
@@ -620,7 +622,7 @@ impl<N: Node> Rounds<N> {
                  fresh lists confirm it"
             );
         }
-        if is_whole && held_back == 0 {
+        if is_whole {
             self.journal.end_of_whole_round();
         }
         let mut is_partial = progress.has_failed;

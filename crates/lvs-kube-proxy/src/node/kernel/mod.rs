@@ -411,12 +411,7 @@ fn written(applied: &Applied) -> Written {
         lacks_scheduler: error.kind() == ErrorKind::SchedulerNotFound,
         reason: error.to_string(),
     });
-    Written {
-        done: applied.done().cloned().collect(),
-        refused: refused.collect(),
-        held_back: applied.held_back_count(),
-        common: None,
-    }
+    Written { done: applied.done().cloned().collect(), refused: refused.collect(), common: None }
 }
 
 /// Whether a kernel's release is this one or a later one.

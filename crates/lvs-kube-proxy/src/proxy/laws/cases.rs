@@ -80,6 +80,40 @@ fn an_empty_list_is_not_obeyed_before_it_is_confirmed() {
     assert_eq!(world.node.present().addresses.len(), 1, "somebody else's");
 }
 
+/// Each service has one endpoint, with a connection, and all are lost at once: no service is left without a
+/// usable one. What else changes meanwhile lets none of it go.
+#[test]
+fn lost_endpoints_are_held_back_over_many_rounds() {
+    let mut world = World::new(NO_RANGES);
+    let text = |number: u8, scheduler: &str| {
+        let name =
+            format!("{{name: s{number}, annotations: {{lvs-kube-proxy/scheduler: {scheduler}}}}}");
+        let spec = format!("clusterIP: 10.96.0.{number}, ports: [{{port: 80}}]");
+        service("NAME", &spec).replace("{name: NAME}", &name)
+    };
+    for number in 1..=60 {
+        world.apply(&(text(number, "rr") + &slice(&format!("s{number}"), &["10.42.0.1"])));
+    }
+    round(&mut world, true);
+    for number in 1..=60 {
+        world.connect(number, 1);
+    }
+    assert_eq!(usable(&world), (60, 60));
+    world.tell(Event::Slices(Vec::new()));
+    assert!(round(&mut world, false).relist);
+    for number in 1..=60 {
+        world.apply(&text(number, "lc"));
+        assert!(!round(&mut world, number % 7 == 0).relist);
+    }
+    assert_eq!(usable(&world), (60, 60));
+    assert!(world.table().matches("-s lc").count() == 60, "{}", world.table());
+    // Lists that confirm it.
+    world.tell(Event::Services(world.services()));
+    world.tell(Event::Slices(Vec::new()));
+    round(&mut world, true);
+    assert_eq!(usable(&world), (60, 0));
+}
+
 /// While deletions are held back, restricted services keep their rules, also after a restart.
 #[test]
 fn what_is_held_back_keeps_its_rules() {

@@ -214,6 +214,10 @@ impl World {
         }
     }
 
+    pub(super) fn services(&self) -> Vec<Service> {
+        self.services.values().cloned().collect()
+    }
+
     pub(super) fn set_service(&mut self, number: usize, form: Option<Form>) {
         match form {
             Some(form) => self.apply(&form.text(number)),
@@ -319,8 +323,10 @@ impl World {
     /// A real server gets connections, which do not end.
     pub(super) fn connect(&mut self, number: usize, server: u8) {
         let key = format!("-t 10.96.0.{number}:80").parse().unwrap();
-        let server = format!("10.42.0.{server}:80").parse().unwrap();
-        self.node.present_mut().table.set_connections(&key, &server, 1, 0);
+        for port in [80, 8080] {
+            let server = format!("10.42.0.{server}:{port}").parse().unwrap();
+            self.node.present_mut().table.set_connections(&key, &server, 1, 0);
+        }
     }
 
     /// Rounds, and lists where they are asked for, until nothing is to be done any more.
