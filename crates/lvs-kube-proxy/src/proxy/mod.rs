@@ -1,5 +1,6 @@
 //! The proxy itself: what a source says, brought to the node and kept there.
 
+mod carry_out;
 mod checks;
 mod guard;
 mod journal;
