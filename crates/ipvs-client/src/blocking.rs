@@ -232,6 +232,11 @@ impl Client {
         self.turn()?.flush()
     }
 
+    /// Carries out one write: see [`Client::execute`](crate::Client::execute).
+    pub fn execute(&self, write: &Request) -> Result<(), Error> {
+        self.batch(std::slice::from_ref(write)).into_result()
+    }
+
     /// Carries out many writes in few system calls: see [`Client::batch`](crate::Client::batch).
     pub fn batch(&self, writes: &[Request]) -> BatchOutcomes {
         self.batch_with(writes, BatchOptions::new())

@@ -385,6 +385,16 @@ impl Client {
         self.turn().await?.flush()
     }
 
+    /// Carries out one write, whichever it is: a [batch](Self::batch) of one.
+    ///
+    /// # Errors
+    ///
+    /// Those of the method for that command, and [`Invalid`](crate::ErrorKind::Invalid) for a request
+    /// that only reads.
+    pub async fn execute(&self, write: &Request) -> Result<(), Error> {
+        self.batch(std::slice::from_ref(write)).await.into_result()
+    }
+
     /// Carries out many writes in few system calls: up to 128 in one datagram, of which only those
     /// that fail are answered, and the last. Returns the outcome of each, in order. All are tried,
     /// in order, whatever happened to earlier ones; [`batch_with`](Self::batch_with) has other ways.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use ipvs_packet::{EngineName, Protocol};
+use ipvs_packet::{DestinationKey, EngineName, Protocol, ServiceKey};
 
 /// One entry of the kernel's connection table: a line of /proc/net/ip_vs_conn, as
 /// `ipvsadm -L -n -c` shows it.
@@ -69,6 +69,26 @@ impl Connection {
             }
         };
         NonZeroU32::new(u32::from_be_bytes([a, b, c, d]))
+    }
+
+    /// Whether it is one of this real server in this service, templates included: to list or count the
+    /// connections of one real server, filter the table by it. A service on port 0 has the connections
+    /// to every port of its address that no other service has. Of a firewall mark, only templates
+    /// name the service; for connections the real server alone decides.
+    pub fn is_of(&self, service: &ServiceKey, real_server: &DestinationKey) -> bool {
+        let at = self.destination;
+        let is_port = |port: u16, key: u16| port == key || port == 0 || key == 0;
+        if at.ip() != real_server.address || !is_port(at.port(), real_server.port) {
+            return false;
+        }
+        match *service {
+            ServiceKey::Address { protocol, address, port } => {
+                self.protocol == protocol
+                    && self.virtual_address.ip() == address
+                    && is_port(self.virtual_address.port(), port)
+            }
+            ServiceKey::Mark { mark, .. } => self.mark().is_none_or(|found| found == mark),
+        }
     }
 
     /// Reads a line of /proc/net/ip_vs_conn, without its end.
@@ -386,6 +406,28 @@ mod tests {
         assert_eq!((connection.engine.clone(), connection.origin), (None, None));
         assert!(!connection.is_template());
         assert_eq!(connection.mark(), None);
+    }
+
+    #[test]
+    fn connections_of_one_real_server() {
+        let connection = one("TCP AC110005 B9C4 0A0000B9 0050 AC110004 0050 ESTABLISHED     899");
+        let template = one("IP  AC110005 0000 00000007 0000 AC110004 0050 NONE            300");
+        let is_of = |connection: &Connection, service: &str, server: &str| {
+            connection.is_of(&service.parse().unwrap(), &server.parse().unwrap())
+        };
+        for (service, server, expected) in [
+            ("-t 10.0.0.185:80", "172.17.0.4:80", true),
+            ("-t 10.0.0.185:0", "172.17.0.4:0", true),
+            ("-f 7", "172.17.0.4:80", true),
+            ("-u 10.0.0.185:80", "172.17.0.4:80", false),
+            ("-t 10.0.0.185:81", "172.17.0.4:80", false),
+            ("-t 10.0.0.185:80", "172.17.0.4:81", false),
+            ("-t 10.0.0.185:80", "172.17.0.3:80", false),
+        ] {
+            assert_eq!(is_of(&connection, service, server), expected, "{service} {server}");
+        }
+        assert!(is_of(&template, "-f 7", "172.17.0.4:80"));
+        assert!(!is_of(&template, "-f 8", "172.17.0.4:80"));
     }
 
     #[test]
