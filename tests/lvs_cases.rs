@@ -13,7 +13,7 @@ use std::{
 use ipvs_client::{
     Client, Snapshot, blocking,
     packet::{
-        Destination, DestinationEntry, ForwardMethod, Service, ServiceFlags, ServiceKey,
+        Destination, DestinationEntry, ForwardMethod, Request, Service, ServiceFlags, ServiceKey,
         Statistics, Tunnel, TunnelFlags, Weight,
     },
 };
@@ -63,6 +63,7 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("lvs_blocking_twin", blocking_twin),
         client_case("lvs_reconciler_runs", reconciler_runs),
         client_case("lvs_reconciler_tries_again", reconciler_tries_again),
+        client_case("lvs_reconciler_keeps_its_promises", reconciler_keeps_its_promises),
     ]
 }
 
@@ -428,6 +429,68 @@ async fn reconciler_runs(_namespace: NetNs, client: Client) -> Outcome {
     assert!(errors.is_empty(), "{errors:?}");
     let status = reconciler.status();
     assert!(status.changes < 8 && status.rounds > status.changes, "{status:?}");
+    Ok(())
+}
+
+/// What is held back stays so whatever a round is about, a confirmation is for what it names, nothing
+/// is written before its claim is stored, and who keeps undoing it is named.
+async fn reconciler_keeps_its_promises(_namespace: NetNs, client: Client) -> Outcome {
+    let service = |host: u8, servers: &[(u8, u32)]| {
+        let servers = servers.iter().map(|(server, weight)| {
+            RealServer::nat(([172, 17, host, *server], 80).into()).weight(*weight)
+        });
+        VirtualService::tcp((IpAddr::from([10, 96, 0, host]), 80).into())
+            .real_servers(servers)
+            .build()
+    };
+    let all = |servers: &[(u8, u32)]| {
+        (1..=30).map(|host| service(host, servers)).collect::<Result<Vec<_>, _>>()
+    };
+    let there = async || -> Result<(usize, usize), Failed> {
+        let table = client.snapshot().await?;
+        let servers = table.services.values().map(|service| service.destinations.len()).sum();
+        Ok((table.services.len(), servers))
+    };
+    let policy = Policy::new().scope(Scope::Ledger(Ledger::new())).max_deletions(10);
+    let mut reconciler = Reconciler::new(policy);
+    let now = Instant::now();
+    let (two, one) = (&[(1, 1), (2, 1)][..], &[(1, 1)][..]);
+    reconciler.set(all(two)?.into_iter().collect::<Result<_, _>>()?);
+    reconciler.round(&client, now).await.ok_or("it is due")?.result?;
+    assert_eq!(there().await?, (0, 0), "its claim is not stored");
+    assert!(reconciler.store(|_| Ok(()))?);
+    reconciler.round(&client, now).await.ok_or("it is due")?.result?;
+    assert_eq!(there().await?, (30, 60));
+
+    reconciler.set(all(one)?.into_iter().collect::<Result<_, _>>()?);
+    reconciler.round(&client, now).await.ok_or("it is due")?.result?;
+    for host in 1..=30 {
+        reconciler.insert(service(host, &[(1, 2)])?);
+        let applied = reconciler.round(&client, now).await.ok_or("it is due")?.result?;
+        assert_eq!(applied.len(), 1, "the weight");
+    }
+    assert_eq!((there().await?, reconciler.status().held_back), ((30, 60), 30));
+    // An empty source, while the real servers that it leaves have weight 0.
+    reconciler.set(all(&[(1, 0), (2, 0)])?.into_iter().collect::<Result<_, _>>()?);
+    reconciler.round(&client, now).await.ok_or("it is due")?.result?;
+    let table = client.snapshot().await?;
+    let servers = table.services.values().flat_map(|service| &service.destinations);
+    assert!(servers.map(|entry| entry.destination.weight.get()).all(|weight| weight > 0));
+    reconciler.set(Desired::new());
+    reconciler.round(&client, now).await.ok_or("it is due")?.result?;
+    assert_eq!((there().await?, reconciler.status().held_back), ((30, 60), 90));
+
+    let some = reconciler.held_back().filter(|it| it.service < key("-t 10.96.0.10:80"));
+    reconciler.confirm(&some);
+    reconciler.insert(service(30, two)?);
+    reconciler.round(&client, now).await.ok_or("it is due")?.result?;
+    assert_eq!((there().await?, reconciler.status().held_back), ((21, 42), 60));
+    client.execute(&Request::DeleteService(key("-t 10.96.0.30:80"))).await?;
+    reconciler.resync();
+    reconciler.round(&client, now).await.ok_or("it is due")?.result?;
+    assert_eq!(there().await?, (21, 42), "it is back");
+    let undone: Vec<_> = reconciler.undone().map(|undone| undone.service).collect();
+    assert_eq!(undone, [key("-t 10.96.0.30:80"); 3], "the service and its real servers");
     Ok(())
 }
 

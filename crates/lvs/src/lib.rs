@@ -135,7 +135,7 @@ pub use crate::{
     policy::Policy,
     port::{Port, block_on, is_whole_table_faster, read_services},
     real_server::RealServer,
-    reconcile::{Reconciler, Round, Status},
+    reconcile::{Metric, Reconciler, Round, Status, Undone},
     removal::{HeldBack, Removal, RemovalKind},
     schedule::{Ended, Reason, Schedule, Turn},
     scope::{Predicate, Scope},

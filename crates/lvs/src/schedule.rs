@@ -213,6 +213,10 @@ impl Schedule {
         self.changed.keys().chain(self.retries.keys())
     }
 
+    pub(crate) fn is_unfinished(&self, key: &ServiceKey) -> bool {
+        self.changed.contains_key(key) || self.retries.contains_key(key)
+    }
+
     /// Whether nothing is due but the next resync.
     pub(crate) fn is_idle(&self) -> bool {
         matches!(self.whole, Whole::At(_))

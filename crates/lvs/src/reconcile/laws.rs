@@ -504,3 +504,25 @@ fn real_servers_of_another_program_stay() {
     round(&mut reconciler, &port, now);
     assert_eq!(table(&port), (1, 1, 1), "the service stays for the other one");
 }
+
+#[test]
+fn what_others_undo_is_named() {
+    let start = Instant::now();
+    let (mut reconciler, port) = settled(Policy::new(), services(2, TWO), start);
+    reconciler.insert(service(0, &[(1, 3)]));
+    round(&mut reconciler, &port, start);
+    assert_eq!((reconciler.undone().count(), reconciler.status().repairs), (0, 0));
+    for number in 1..=3 {
+        let other = service(1, &[(1, 1), (2, 7)]).destinations()[1].clone();
+        port.kernel().execute(&Request::SetDestination(key(1), other)).unwrap();
+        round(&mut reconciler, &port, start + number * 30 * SECOND);
+    }
+    let undone: Vec<_> = reconciler.undone().collect();
+    assert_eq!(undone.len(), 1);
+    assert_eq!((undone[0].service, undone[0].times), (key(1), 3));
+    assert_eq!(undone[0].real_server, Some("10.1.1.2:80".parse().unwrap()));
+    assert_eq!(undone[0].last - undone[0].first, 60 * SECOND);
+    let metrics = reconciler.status().metrics();
+    let repairs = metrics.filter(|metric| metric.name.contains("repairs"));
+    assert_eq!(repairs.map(|metric| metric.value).sum::<u64>(), 3);
+}

@@ -2,11 +2,15 @@
 
 #[cfg(test)]
 mod laws;
+mod metrics;
+#[cfg(test)]
+mod promises;
 mod round;
 #[cfg(feature = "tokio")]
 mod run;
 #[cfg(test)]
 mod tests;
+mod undone;
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +22,12 @@ use std::{
 use ipvs_client::packet::{DestinationKey, ServiceKey};
 use ipvs_table::{Pair, pairs};
 
-pub use self::round::{Round, Status};
+use self::undone::Repairs;
+pub use self::{
+    metrics::Metric,
+    round::{Round, Status},
+    undone::Undone,
+};
 use crate::{Desired, Drain, Draining, HeldBack, Ledger, Policy, Schedule, Scope, VirtualService};
 
 /// Keeps a desired state in effect, round by round: a desired state, a [policy](Policy), a memory, and
@@ -103,6 +112,7 @@ pub struct Reconciler {
     generation: u64,
     /// The generation that the last plan was made from.
     planned: u64,
+    repairs: Repairs,
     status: Status,
 }
 
@@ -121,6 +131,7 @@ impl Reconciler {
             claims: BTreeSet::new(),
             generation: 0,
             planned: 0,
+            repairs: Repairs::default(),
             status: Status::default(),
         }
     }
@@ -187,7 +198,11 @@ impl Reconciler {
     /// Claims what is desired of these services.
     fn claim(&mut self, keys: impl IntoIterator<Item = ServiceKey>) {
         let Some(ledger) = self.policy.ledger_mut() else { return };
-        for key in keys.into_iter().filter(|key| self.desired.get(key).is_some()) {
+        for key in keys {
+            if self.desired.get(&key).is_none() {
+                self.claims.remove(&key);
+                continue;
+            }
             ledger.insert(key);
             if !self.stored.as_ref().is_some_and(|stored| stored.contains(&key)) {
                 self.claims.insert(key);
@@ -333,6 +348,12 @@ impl Reconciler {
     /// What was done so far.
     pub fn status(&self) -> &Status {
         &self.status
+    }
+
+    /// What was as desired and another program changed or deleted, in order of the services: the sign
+    /// of a program that keeps undoing this one.
+    pub fn undone(&self) -> impl Iterator<Item = &Undone> + '_ {
+        self.repairs.iter()
     }
 
     /// When the next round is due: now or later. `None` before there is a desired state.

@@ -9,7 +9,7 @@ use ipvs_client::{Error, Snapshot, packet::ServiceKey};
 
 use super::Reconciler;
 use crate::{
-    Applied, ApplyError, Ended, Plan, Port, Turn,
+    Action, Applied, ApplyError, Ended, Plan, Port, Turn,
     plan::planner::{Keys, make},
     port::read_services,
     schedule::later,
@@ -25,6 +25,8 @@ pub struct Status {
     pub whole_rounds: u64,
     /// Changes made.
     pub changes: u64,
+    /// Those of them that made [undone](Reconciler::undone) what another program did.
+    pub repairs: u64,
     /// Changes that failed, and rounds that failed as a whole.
     pub failures: u64,
     /// How many rounds have failed since the last one that did not.
@@ -111,6 +113,7 @@ impl Reconciler {
 
     /// Takes in how a turn ended, at this time.
     pub fn finish(&mut self, turn: &Turn, result: &Result<Applied, ApplyError>, now: Instant) {
+        self.note_repairs(result, now);
         let status = &mut self.status;
         status.rounds += 1;
         status.whole_rounds += u64::from(turn.services().is_none());
@@ -145,6 +148,25 @@ impl Reconciler {
         let waits = failed || self.status.held_back > 0 || !self.claims.is_empty();
         if !waits && self.schedule.unfinished().next().is_none() {
             self.status.in_effect = self.planned;
+        }
+    }
+
+    /// What was added or changed though nothing new was desired was as desired once. The first round
+    /// finds the table as it was before.
+    fn note_repairs(&mut self, result: &Result<Applied, ApplyError>, now: Instant) {
+        let Some(applied) = applied(result).filter(|_| self.status.whole_rounds > 0) else {
+            return;
+        };
+        for change in applied.done().filter(|change| !self.schedule.is_unfinished(change.service()))
+        {
+            if let Action::AddService { .. }
+            | Action::UpdateService { .. }
+            | Action::AddRealServer { .. }
+            | Action::UpdateRealServer { .. } = change.action()
+            {
+                self.status.repairs += 1;
+                self.repairs.add(*change.service(), change.real_server().copied(), now);
+            }
         }
     }
 
