@@ -114,7 +114,7 @@
 //! |---|---|---|
 //! | `LVS_GUEST_PLACE` | `any`; `host`: this kernel or fail; `host-shared`: this kernel without namespaces of its own, **touching the machine's own table**; `guest`: always a guest | `any` |
 //! | `LVS_GUEST_KERNEL` | the guest's kernel: `uml` (this machine's distribution's); `uml-5.10`, `uml-6.1`, `uml-6.12` and `qemu-5.10`, `qemu-6.1`, `qemu-6.12` (of Debian 11, 12, 13); or what is the newest when it is fetched: `uml-testing`, `qemu-backports` (to Debian 13), `qemu-unstable`. It is never replaced by another | the first that runs here, of `uml`, `uml-testing`, `qemu-6.1` |
-//! | `LVS_GUEST_TIME_LIMIT` | seconds until a guest is ended, 0 for no limit | 600 |
+//! | `LVS_GUEST_TIME_LIMIT` | seconds until a guest is ended, 0 for no limit; while others have the processor does not count, up to three times the limit | 600 |
 //! | `LVS_GUEST_MEMORY` | the guest's memory in MiB, at least 32, in QEMU 128 | 512 |
 //! | `LVS_GUEST_VERBOSE` | `1` shows the guest's kernel log on standard error | `0` |
 //! | `LVS_GUEST_WRITE` | further directories to be written straight through, separated by `:` | |

@@ -573,3 +573,16 @@ impl Drop for Alone {
         let _ = fs::remove_file(&self.0);
     }
 }
+
+#[test]
+fn a_guest_starts_where_temporary_directories_are_noexec() {
+    if !Uid::effective().is_root() {
+        return eprintln!("not tested: mounting takes root");
+    }
+    let script = "mount -t tmpfs -o noexec none /tmp && mount -t tmpfs -o noexec none /dev/shm && \
+                  exec \"$0\" --place guest -- sh -c 'exit 7'";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_lvs-guest")]);
+    let output = command.env_remove("TMPDIR").stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+}

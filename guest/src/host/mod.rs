@@ -21,6 +21,7 @@ mod processor;
 mod progress;
 mod qemu;
 mod shim;
+mod starved;
 mod streams;
 mod terminal;
 mod traffic;
