@@ -92,7 +92,9 @@ impl Announcer {
     /// [`ErrorKind::Unsupported`] if it has no Ethernet address, as `lo`.
     pub fn open(namespace: &NetNs, link: &Link, addresses: &[IpAddr]) -> Result<Self, Error> {
         let operation = Operation::Announce { link: link.name.clone() };
-        let Ok(hardware) = <[u8; 6]>::try_from(&link.hardware_address[..]) else {
+        let hardware = <[u8; 6]>::try_from(&link.hardware_address[..]);
+        // That of `lo` is all zeros.
+        let Some(hardware) = hardware.ok().filter(|address| *address != [0; 6]) else {
             let text = "it has no Ethernet address, so nobody on it asks for one";
             return Err(Error::new(ErrorKind::Unsupported, operation, text));
         };
