@@ -320,7 +320,7 @@ fn a_kernel_without_a_module_is_passed_over() {
     assert_eq!(packages.starts(), 0);
 }
 
-/// The name of this machine's distribution in the names of directories of packages.
+/// The release of Debian whose kernel is this machine's distribution's.
 fn distribution() -> String {
     let text = fs::read_to_string("/etc/os-release").unwrap();
     let value = |key: &str| {
@@ -328,7 +328,13 @@ fn distribution() -> String {
         let found = lines.find(|(name, _)| *name == key);
         found.map_or("unknown", |(_, value)| value.trim_matches('"')).to_owned()
     };
-    format!("{}-{}", value("ID"), value("VERSION_ID"))
+    let name = match format!("{}-{}", value("ID"), value("VERSION_ID")).as_str() {
+        "debian-11" => "bullseye",
+        "debian-13" => "trixie",
+        // Elsewhere, without apt, it is that of Debian 12.
+        _ => "bookworm",
+    };
+    name.to_owned()
 }
 
 fn advice(failure: &str) -> &str {

@@ -56,7 +56,10 @@ impl<'a> Candidates<'a> {
             let releases = here
                 .as_ref()
                 .map_or_else(|| vec![known_release(self.options, kernel)], Uml::releases);
-            if !self.may_run(kernel, here.is_some()) || self.meets_the_same(kernel, &releases) {
+            if self.is_the_same(kernel)
+                || !self.may_run(kernel, here.is_some())
+                || self.meets_the_same(kernel, &releases)
+            {
                 continue;
             }
             match self.known_bad(kernel, &releases) {
@@ -65,6 +68,12 @@ impl<'a> Candidates<'a> {
             }
         }
         None
+    }
+
+    /// Whether it is one that was tried, by another name.
+    fn is_the_same(&self, kernel: Kernel) -> bool {
+        let release_of = |kernel| kernel::release_of(self.options, kernel);
+        self.tried.iter().any(|(tried, _)| release_of(*tried) == release_of(kernel))
     }
 
     /// Whether trying a kernel that was not named costs nothing in vain.
