@@ -200,7 +200,8 @@ mod tests {
     fn wrong(name: &str, value: &str) {
         let (choice, notices) = read(&[(name, value)]);
         assert_eq!(notices.len(), 1, "{notices:?}");
-        assert!(notices[0].contains(name) && notices[0].contains(value), "{notices:?}");
+        let shown = format!("{value:?}");
+        assert!(notices[0].contains(name) && notices[0].contains(&shown), "{notices:?}");
         let (default, none) = read(&[]);
         assert_eq!(none, [""; 0]);
         assert_eq!(format!("{choice:?}"), format!("{default:?}"));
