@@ -226,6 +226,12 @@ impl Schedule {
             && self.unfinished().next().is_none()
     }
 
+    /// The looks at drains. One at a service that failed waits for its retry: nothing is taken away
+    /// before that succeeds.
+    fn looks(&self) -> impl Iterator<Item = (&ServiceKey, &Instant)> + '_ {
+        self.looks.iter().filter(|(key, _)| !self.retries.contains_key(key))
+    }
+
     /// When the next round is due: now or later. `None` before there is anything to do.
     pub fn due(&self, now: Instant) -> Option<Instant> {
         let whole = match self.whole {
@@ -235,7 +241,7 @@ impl Schedule {
         };
         let changed = (!self.changed.is_empty()).then_some(now);
         let retries = self.retries.values().map(|retry| retry.at);
-        let looks = self.looks.values().copied();
+        let looks = self.looks().map(|(_, at)| *at);
         let single = [changed, self.release].into_iter().flatten();
         let due = single.chain(retries).chain(looks).fold(whole, Instant::min);
         Some(due.max(now).max(self.not_before.unwrap_or(now)))
@@ -253,7 +259,7 @@ impl Schedule {
             reasons.insert(Reason::Event);
         }
         let due_retries = self.retries.iter().filter(|(_, retry)| retry.at <= now);
-        let due_looks = self.looks.iter().filter(|(_, at)| **at <= now);
+        let due_looks = self.looks().filter(|(_, at)| **at <= now);
         for (key, reason) in due_retries
             .map(|(key, _)| (key, Reason::Retry))
             .chain(due_looks.map(|(key, _)| (key, Reason::Drain)))
@@ -305,8 +311,14 @@ impl Schedule {
         }
         self.changed.retain(|key, asked| *asked > turn.asked || !turn.covers(key));
         self.looks.retain(|key, _| !turn.covers(key));
-        self.looks.extend(ended.looks);
-        self.release = ended.release;
+        for (key, at) in ended.looks {
+            // What this round was not about is looked at no later than it would have been.
+            self.looks.entry(key).and_modify(|look| *look = at.min(*look)).or_insert(at);
+        }
+        // What a look at the whole table left is in its back-off.
+        let is_left = |at: &Instant| turn.services.is_none() && *at <= now;
+        let left = ended.release.filter(is_left).map(|_| later(now, self.longest_retry));
+        self.release = left.or(ended.release);
         let mut retries = std::mem::take(&mut self.retries);
         for key in ended.again {
             let times = retries.get(&key).map_or(0, |retry| retry.times).saturating_add(1);
