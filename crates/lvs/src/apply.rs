@@ -109,14 +109,17 @@ impl Applied {
         self.plan.draining()
     }
 
-    /// Takes what was begun and what is gone into the plan's memory.
+    /// Takes what was begun, what is gone and what is new into the plan's memory.
     fn remember(&self) {
         let mut known = self.plan.memory.lock();
         for (change, outcome) in self.outcomes() {
+            let service = change.service();
             if !matches!(outcome, Outcome::Done | Outcome::Already) {
+                if let Action::DrainRealServer { before, .. } = change.action() {
+                    known.leaving.not_begun(service, &before.key);
+                }
                 continue;
             }
-            let service = change.service();
             match change.action() {
                 Action::DeleteService { .. } => known.guard.gone(service, None),
                 Action::DeleteRealServer { before } => {
@@ -125,9 +128,8 @@ impl Applied {
                 Action::DrainRealServer { after, .. } | Action::UpdateRealServer { after, .. } => {
                     known.guard.begun(service, &after.key);
                 }
-                Action::AddService { .. }
-                | Action::UpdateService { .. }
-                | Action::AddRealServer { .. } => {}
+                Action::AddService { .. } | Action::AddRealServer { .. } => known.guard.added(),
+                Action::UpdateService { .. } => {}
             }
         }
     }

@@ -74,6 +74,11 @@ impl Guard {
         self.size = Some(size.saturating_sub(counted));
     }
 
+    /// A service or a real server was added.
+    pub(crate) fn added(&mut self) {
+        self.size = self.size.map(|size| size + 1);
+    }
+
     pub(crate) fn knows_size(&self) -> bool {
         self.size.is_some()
     }
@@ -236,7 +241,8 @@ impl Guard {
             .take_while(|removal| removal.service == *service)
             .filter(|removal| real_server.is_none() || removal.real_server.as_ref() == real_server)
             .collect();
-        for removal in gone.iter().chain([&Removal::usable(*service)]) {
+        // That the service has no usable one stays counted while others of it are to go.
+        for removal in &gone {
             self.counted.remove(removal);
         }
     }

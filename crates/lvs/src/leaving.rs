@@ -16,6 +16,8 @@ pub(crate) type Server = (ServiceKey, DestinationKey);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Leaving {
     since: BTreeMap<Server, Instant>,
+    /// Those, and those that are desired again and have no weight yet.
+    without_weight: BTreeSet<Server>,
     limits: BTreeMap<Server, Duration>,
 }
 
@@ -24,8 +26,14 @@ impl Leaving {
         &self.since
     }
 
-    pub(crate) fn contains(&self, service: &ServiceKey, server: &DestinationKey) -> bool {
-        self.since.contains_key(&(*service, *server))
+    /// Whether a real server lost its weight here, and has not got it back.
+    pub(crate) fn took_weight(&self, service: &ServiceKey, server: &DestinationKey) -> bool {
+        self.without_weight.contains(&(*service, *server))
+    }
+
+    /// Its weight could not be taken: its time begins when it is.
+    pub(crate) fn not_begun(&mut self, service: &ServiceKey, server: &DestinationKey) {
+        self.since.remove(&(*service, *server));
     }
 
     pub(crate) fn services(&self) -> BTreeSet<ServiceKey> {
@@ -79,10 +87,12 @@ impl Leaving {
     }
 
     /// Remembers those that leave, of the services that a plan covers: those of `leaving`, and those
-    /// of which `stays` says that their deletion is held back.
+    /// of which `stays` says that their deletion is held back. Those that are `returning` are desired
+    /// again.
     pub(crate) fn remember(
         &mut self,
         leaving: impl Iterator<Item = Server>,
+        returning: &BTreeSet<Server>,
         covers: impl Fn(&ServiceKey) -> bool,
         stays: impl Fn(&Server) -> bool,
         now: Instant,
@@ -91,6 +101,8 @@ impl Leaving {
         let still =
             |server: &Server| !covers(&server.0) || leaving.contains(server) || stays(server);
         self.since.retain(|server, _| still(server));
+        self.without_weight.retain(|server| still(server) || returning.contains(server));
+        self.without_weight.extend(&leaving);
         for server in leaving {
             self.since.entry(server).or_insert(now);
         }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     Desired, Drain, Policy, VirtualService,
     guard::{Due, Group},
-    leaving::Leaving,
+    leaving::{Leaving, Server},
     memory::Memory,
     removal::{Removal, RemovalKind},
 };
@@ -118,7 +118,7 @@ pub(crate) fn make(
             }
         }
     }
-    let Planner { mut plan, deletions, groups, .. } = planner;
+    let Planner { mut plan, deletions, groups, returning, .. } = planner;
     let covers = |key: &ServiceKey| keys.contains(key) && !table.uncertain.contains(key);
     let due = Due { groups: &groups, waiting: &plan.waiting, covers: &covers };
     let verdicts = known.guard.judge(policy.limit(), &due, now);
@@ -138,6 +138,7 @@ pub(crate) fn make(
         let leaving = plan.leaving().filter(|(service, _)| policy.drain_of(service).is_some());
         known.leaving.remember(
             leaving,
+            &returning,
             covers,
             |(service, server)| guard.holds(service, server),
             now,
@@ -160,6 +161,8 @@ struct Planner<'a> {
     deletions: Vec<Deletion>,
     /// What each deletion takes away.
     groups: Vec<Group>,
+    /// Real servers that were drained, and are desired again.
+    returning: BTreeSet<Server>,
 }
 
 impl<'a> Planner<'a> {
@@ -184,8 +187,8 @@ impl<'a> Planner<'a> {
             memory: Memory::default(),
             now,
         };
-        let (deletions, groups) = (Vec::new(), Vec::new());
-        Self { keys, table, policy, leaving, now, plan, deletions, groups }
+        let (deletions, groups, returning) = (Vec::new(), Vec::new(), BTreeSet::new());
+        Self { keys, table, policy, leaving, now, plan, deletions, groups, returning }
     }
 
     fn put(&mut self, phase: Phase, change: Change) {
@@ -306,7 +309,7 @@ impl<'a> Planner<'a> {
         let key = service.key();
         let kept = before.weight != wanted.weight
             && self.policy.keeps_weight(key, &before.key)
-            && !self.leaving.contains(key, &before.key);
+            && !self.leaving.took_weight(key, &before.key);
         if kept {
             let change = Change::keep_weight(key, before, wanted);
             if change.makes_a_difference() {
@@ -320,6 +323,9 @@ impl<'a> Planner<'a> {
                 self.delete(Phase::Drain, change, vec![Removal::weight(*key, before.key)]);
             } else {
                 self.put(Phase::RealServers, change);
+            }
+            if self.leaving.took_weight(key, &before.key) {
+                self.returning.insert((*key, before.key));
             }
         }
         is_usable(wanted)
@@ -359,17 +365,22 @@ impl<'a> Planner<'a> {
             self.delete(Phase::TakeAway, Change::delete_service(present), removals);
             return;
         }
+        let without_weight: Vec<Removal> = removals
+            .into_iter()
+            .filter(|removal| {
+                let server = removal.real_server.and_then(|server| present.destination(&server));
+                server.is_none_or(|entry| !is_usable(&entry.destination))
+            })
+            .collect();
         for (number, before) in begins.into_iter().enumerate() {
-            let mut removals = vec![Removal::real_server(*key, before.key)];
+            let mut group = vec![Removal::real_server(*key, before.key)];
             if number == 0 {
-                removals.push(Removal::service(*key));
+                // The service goes with all that have no weight to lose.
+                group.extend(&without_weight);
             }
-            self.delete(Phase::Drain, Change::drain(key, before), removals);
+            self.delete(Phase::Drain, Change::drain(key, before), group);
         }
-        self.plan.waiting.extend(removals.into_iter().filter(|removal| {
-            let server = removal.real_server.and_then(|server| present.destination(&server));
-            server.is_none_or(|entry| !is_usable(&entry.destination))
-        }));
+        self.plan.waiting.extend(without_weight);
     }
 
     /// A real server that its service should not have. Returns whether it stays, and is usable.

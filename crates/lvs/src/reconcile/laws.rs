@@ -12,10 +12,10 @@ use crate::{
     model::{Errno, Kernel, Scripted},
 };
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
 /// Service `number` with these real servers, and their weights.
-fn service(number: u8, real_servers: &[(u8, u32)]) -> VirtualService {
+pub(super) fn service(number: u8, real_servers: &[(u8, u32)]) -> VirtualService {
     let at = |host, port| std::net::SocketAddr::from(([10, 0, 1, host], port));
     let real_servers = real_servers.iter().map(|(host, weight)| {
         let at = ([10, 1, number, *host], 80);
@@ -24,16 +24,16 @@ fn service(number: u8, real_servers: &[(u8, u32)]) -> VirtualService {
     VirtualService::tcp(at(number, 80)).real_servers(real_servers).build().unwrap()
 }
 
-fn key(number: u8) -> ServiceKey {
+pub(super) fn key(number: u8) -> ServiceKey {
     *service(number, &[]).key()
 }
 
-fn services(count: u8, real_servers: &[(u8, u32)]) -> Desired {
+pub(super) fn services(count: u8, real_servers: &[(u8, u32)]) -> Desired {
     (0..count).map(|number| service(number, real_servers)).collect::<Result<_, _>>().unwrap()
 }
 
 /// A reconciler that has brought a table to this state.
-fn settled(policy: Policy, desired: Desired, now: Instant) -> (Reconciler, Scripted) {
+pub(super) fn settled(policy: Policy, desired: Desired, now: Instant) -> (Reconciler, Scripted) {
     let port = Scripted::new(Kernel::new());
     let mut reconciler = Reconciler::new(policy);
     reconciler.set(desired);
@@ -42,24 +42,24 @@ fn settled(policy: Policy, desired: Desired, now: Instant) -> (Reconciler, Scrip
     (reconciler, port)
 }
 
-fn round(reconciler: &mut Reconciler, port: &Scripted, now: Instant) -> Option<usize> {
+pub(super) fn round(reconciler: &mut Reconciler, port: &Scripted, now: Instant) -> Option<usize> {
     let round = block_on(reconciler.round(port, now))?;
     Some(round.applied().map_or(0, crate::Applied::len))
 }
 
 /// How many services and real servers there are, and how many of these have a weight.
-fn table(port: &Scripted) -> (usize, usize, usize) {
+pub(super) fn table(port: &Scripted) -> (usize, usize, usize) {
     let table = port.kernel().snapshot();
     let servers = || table.services.values().flat_map(|service| &service.destinations);
     let usable = servers().filter(|entry| entry.destination.weight.get() > 0).count();
     (table.services.len(), servers().count(), usable)
 }
 
-fn guarded(limit: impl Into<Limit>) -> Policy {
+pub(super) fn guarded(limit: impl Into<Limit>) -> Policy {
     Policy::new().scope(Scope::All).max_deletions(limit)
 }
 
-const TWO: &[(u8, u32)] = &[(1, 1), (2, 1)];
+pub(super) const TWO: &[(u8, u32)] = &[(1, 1), (2, 1)];
 
 /// Before: after an unrelated change of each service, all 100 deletions were done, and nothing was
 /// confirmed.

@@ -4,6 +4,8 @@
 mod laws;
 mod metrics;
 #[cfg(test)]
+mod neighbours;
+#[cfg(test)]
 mod promises;
 mod round;
 #[cfg(feature = "tokio")]
@@ -105,6 +107,8 @@ pub struct Reconciler {
     schedule: Schedule,
     /// Services that are not to be added yet.
     held: BTreeSet<ServiceKey>,
+    /// Those of them that are desired and were not there.
+    absent: BTreeSet<ServiceKey>,
     /// The ledger as it was stored last.
     stored: Option<Ledger>,
     /// Services whose claim is not stored.
@@ -128,6 +132,7 @@ impl Reconciler {
             draining: Draining::new(),
             schedule: Schedule::new(),
             held: BTreeSet::new(),
+            absent: BTreeSet::new(),
             claims: BTreeSet::new(),
             generation: 0,
             planned: 0,
@@ -195,7 +200,7 @@ impl Reconciler {
         self.schedule.changed(keys);
     }
 
-    /// Claims what is desired of these services.
+    /// Claims what is desired of these services, and forgets claims that are not needed any more.
     fn claim(&mut self, keys: impl IntoIterator<Item = ServiceKey>) {
         let Some(ledger) = self.policy.ledger_mut() else { return };
         for key in keys {
@@ -248,11 +253,13 @@ impl Reconciler {
 
     /// Takes in that a ledger was stored, such that it is there after a crash.
     pub fn stored(&mut self, ledger: Ledger) {
-        let written = |key: &ServiceKey| ledger.contains(key);
-        let (now, later): (BTreeSet<_>, BTreeSet<_>) =
-            std::mem::take(&mut self.claims).into_iter().partition(written);
-        self.claims = later;
+        let has_ledger = self.policy.ledger().is_some();
+        let is_claim = |key: &&ServiceKey| has_ledger && !ledger.contains(key);
+        // What was stored may be older than what was claimed and stored before.
+        let claims: BTreeSet<ServiceKey> = self.desired.keys().filter(is_claim).copied().collect();
+        let old = std::mem::replace(&mut self.claims, claims);
         self.stored = Some(ledger);
+        let now: Vec<ServiceKey> = old.difference(&self.claims).copied().collect();
         if !now.is_empty() {
             self.schedule.changed(now);
         }
@@ -325,6 +332,7 @@ impl Reconciler {
     pub fn is_settled(&self) -> bool {
         self.schedule.is_idle()
             && self.claims.is_empty()
+            && self.absent.is_empty()
             && self.draining.is_empty()
             && self.draining.held_back_count() == 0
     }

@@ -42,7 +42,7 @@ pub struct Status {
     /// How many real servers are being drained.
     pub draining: usize,
     /// The last [generation](Reconciler::generation) of which everything is in the kernel: nothing of
-    /// it failed, is held back, or waits for the ledger. Real servers may still be draining.
+    /// it failed, is held back or on hold, or waits for the ledger. Real servers may still be draining.
     pub in_effect: u64,
 }
 
@@ -106,6 +106,12 @@ impl Reconciler {
             ledger.settle(&self.desired, table);
         }
         self.planned = self.generation;
+        let covers = |key: &ServiceKey| turn.services().is_none_or(|keys| keys.contains(key));
+        self.absent.retain(|key| !covers(key));
+        let is_absent = |key: &&ServiceKey| {
+            covers(key) && self.desired.get(key).is_some() && !table.services.contains_key(*key)
+        };
+        self.absent.extend(self.held.iter().filter(is_absent));
         let skipped: BTreeSet<ServiceKey> = turn.skipped().union(&self.claims).copied().collect();
         let keys = Keys { only: turn.services(), skipped: &skipped, held: &self.held };
         make(keys, &self.desired, table, &self.policy, &self.draining.memory, Some(now))
@@ -145,7 +151,10 @@ impl Reconciler {
         ended.release = self.draining.release(&self.policy, now);
         let failed = ended.failed;
         self.schedule.finished(turn, ended, now);
-        let waits = failed || self.status.held_back > 0 || !self.claims.is_empty();
+        let waits = failed
+            || self.status.held_back > 0
+            || !self.claims.is_empty()
+            || !self.absent.is_empty();
         if !waits && self.schedule.unfinished().next().is_none() {
             self.status.in_effect = self.planned;
         }
