@@ -11,7 +11,7 @@
 //! - [`setting`]: reading, writing and restoring the files in /proc/sys.
 //! - [`names`]: names that are bytes to the kernel, as text.
 //!
-//! It is the layer under `ipvs-client`, `netns-link` and `lvs-kube-proxy`, which are what programs use.
+//! It is the layer under `ipvs-client` and `netns-link`, which are what programs use.
 //! Its API follows theirs.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
