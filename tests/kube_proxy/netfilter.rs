@@ -1,6 +1,7 @@
 //! What nftables add.
 
 use std::{
+    fs,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -9,7 +10,7 @@ use ipvs_client::Client;
 use kernel_tests::{Outcome, needing};
 use libtest_mimic::{Failed, Trial};
 use lvs::VirtualService;
-use lvs_kube_proxy::{LINK, clean_up};
+use lvs_kube_proxy::{LINK, Proxy, clean_up};
 use netns_link::{Address, Links, NetNs};
 use tempfile::TempDir;
 use testbed::{Container, Family, tcp_exchange};
@@ -17,7 +18,7 @@ use tokio::time::sleep;
 
 use super::{
     NFT, Node, client_cases, config, has_nft, lines, link_addresses, raw_get, service, slice,
-    until, whole_cases, with_proxy, write,
+    source, until, whole_cases, with_proxy, write,
 };
 use crate::scene::LIMIT;
 
@@ -27,6 +28,7 @@ pub(super) fn cases() -> Vec<Trial> {
         excluded_networks,
         no_service_before_its_rules,
         rules_changed_by_others,
+        rules_outlive_their_proxy,
     ]);
     cases.into_iter().map(|case| needing(NFT, case)).collect()
 }
@@ -352,6 +354,39 @@ async fn rules_changed_by_others(namespace: NetNs, client: Client) -> Outcome {
         Ok(())
     };
     with_proxy(&namespace, &directory, &words, story).await
+}
+
+/// A restricted service that nobody wants any more and that the proxy may not delete, as it has no ledger:
+/// after a restart it is in the table still, and so are its rules. What nft lists is what was written.
+async fn rules_outlive_their_proxy(namespace: NetNs, client: Client) -> Outcome {
+    if !has_nft(&namespace) {
+        return Ok(());
+    }
+    let directory = TempDir::new()?;
+    let spec = "type: LoadBalancer, clusterIP: 10.96.0.2, ports: [{port: 80}], \
+                loadBalancerSourceRanges: [192.0.2.0/24, 192.0.3.1/32]";
+    let lb = service("lb", spec) + "status: {loadBalancer: {ingress: [{ip: 203.0.113.50}]}}\n";
+    write(&directory, "lb.yaml", &lb)?;
+    testbed::run(&namespace, "iproute2", &["ip", "link", "set", "lo", "up"])?;
+    let mut proxy = Proxy::new(source(&directory)?, config(&[])?, &namespace).await?;
+    proxy.once().await?;
+    assert_eq!(proxy.dry_run().await?, "");
+    drop(proxy);
+    fs::remove_file(directory.path().join("lb.yaml"))?;
+    for _ in 0..2 {
+        let mut proxy = Proxy::new(source(&directory)?, config(&[])?, &namespace).await?;
+        proxy.once().await?;
+        until(&client, &["TCP 10.96.0.2:80 rr ->", "TCP 203.0.113.50:80 rr ->"]).await?;
+        let list = |set: &str| {
+            let command = format!("list set inet lvs-kube-proxy {set}");
+            testbed::run(&namespace, "nftables", &["nft", &command])
+        };
+        let (restricted, allowed) = (list("restricted-ip")?, list("allowed-ip-tcp")?);
+        assert!(restricted.contains("203.0.113.50 . tcp . 80"), "{restricted}");
+        assert!(allowed.contains("203.0.113.50 . 80 . 192.0.2.0/24"), "{allowed}");
+        assert!(allowed.contains("203.0.113.50 . 80 . 192.0.3.1"), "{allowed}");
+    }
+    Ok(())
 }
 
 /// Whether a TCP connection comes about.

@@ -1,7 +1,8 @@
 //! What is in the sets, read from what `nft list table` prints.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
+use ipnet::IpNet;
 use lvs::client::packet::AddressFamily;
 
 use super::elements::{Element, Set};
@@ -28,15 +29,27 @@ pub(super) fn elements(text: &str) -> BTreeSet<Element> {
     elements
 }
 
-/// An element in the proxy's spelling: nft writes marks with leading zeros.
+/// An element in the proxy's spelling: nft writes marks with leading zeros, and a network of one address
+/// without its length.
 fn normal(set: Set, words: &[&str]) -> String {
     let mut text = words.join(" ");
-    if set == Set::Inside
-        && let Some((place, mark)) = text.rsplit_once(" : ")
-        && let Some(digits) = mark.strip_prefix("0x")
-        && let Ok(mark) = u32::from_str_radix(digits, 16)
-    {
-        text = format!("{place} : {mark:#x}");
+    match set {
+        Set::Inside => {
+            if let Some((place, mark)) = text.rsplit_once(" : ")
+                && let Some(digits) = mark.strip_prefix("0x")
+                && let Ok(mark) = u32::from_str_radix(digits, 16)
+            {
+                text = format!("{place} : {mark:#x}");
+            }
+        }
+        Set::Allowed(_) => {
+            if let Some((place, client)) = text.rsplit_once(" . ")
+                && let Ok(client) = client.parse::<IpAddr>()
+            {
+                text = format!("{place} . {}", IpNet::from(client));
+            }
+        }
+        _ => {}
     }
     text
 }
@@ -67,7 +80,7 @@ table inet lvs-kube-proxy {
 
 	map inside-ip {
 		type ipv4_addr . inet_proto . inet_service : mark
-		elements = { 203.0.113.50 . tcp . 80 : 0x100a0b0c }
+		elements = { 203.0.113.50 . tcp . 80 : 0x000a0b0c }
 	}
 
 	chain prerouting {
@@ -77,9 +90,9 @@ table inet lvs-kube-proxy {
         let found: Vec<String> = elements(text).iter().map(ToString::to_string).collect();
         let expected = [
             "hairpin-ip { 10.42.1.5 . 10.42.1.5 }",
-            "allowed-ip-tcp { 203.0.113.50 . 80 . 192.0.2.1 }",
+            "allowed-ip-tcp { 203.0.113.50 . 80 . 192.0.2.1/32 }",
             "allowed-ip-tcp { 203.0.113.50 . 80 . 198.51.100.0/24 }",
-            "inside-ip { 203.0.113.50 . tcp . 80 : 0x100a0b0c }",
+            "inside-ip { 203.0.113.50 . tcp . 80 : 0xa0b0c }",
         ];
         assert_eq!(found, expected);
         assert!(elements("").is_empty() && elements("set services-ip {").is_empty());

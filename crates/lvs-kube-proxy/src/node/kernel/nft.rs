@@ -37,7 +37,8 @@ pub(super) fn write(namespace: &NetNs, text: &str) -> io::Result<()> {
 
 /// The table, as nft prints it; nothing if it is not there.
 pub(super) fn list(namespace: &NetNs) -> io::Result<String> {
-    let words: Vec<_> = ["-n", "list", "table"].into_iter().chain(TABLE.split(' ')).collect();
+    // With protocols by name and ports by number, which is how nft prints them by default.
+    let words: Vec<_> = ["list", "table"].into_iter().chain(TABLE.split(' ')).collect();
     match nft(namespace, &words, "") {
         Err(error) if error.to_string().contains("No such file or directory") => Ok(String::new()),
         result => result,
