@@ -11,6 +11,7 @@ mod bulk_cases;
 mod client_cases;
 mod client_privilege_cases;
 mod cookbook_cases;
+mod director_cases;
 mod failover_cases;
 mod fork_cases;
 mod ipvsadm_cases;
@@ -121,6 +122,7 @@ fn all_cases() -> Vec<Trial> {
         fork_cases::cases(),
         cookbook_cases::cases(),
         bulk_cases::cases(),
+        director_cases::cases(),
         ipvsadm_cases::cases(),
         kube_proxy::cases(),
         lvs_cases::cases(),
