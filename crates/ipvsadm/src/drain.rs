@@ -9,7 +9,7 @@ use std::{
 
 use ipvs_table::{ServiceSnapshot, Snapshot};
 use lvs::{
-    Action, Change, Desired, Drain, Draining, Policy, Scope, block_on,
+    Action, Change, Desired, Drain, Policy, Reconciler, Scope, block_on,
     client::{
         Error, ErrorKind, Sysctl,
         blocking::Client,
@@ -36,7 +36,7 @@ pub(crate) fn table(
     console: &Console<'_>,
 ) -> Result<(), Failure> {
     let look = || Ok(Some((desired.clone(), client.snapshot()?)));
-    until_done(client, policy, None, console, look)
+    until_settled(client, Reconciler::new(policy.clone()), console, look)
 }
 
 /// `-d` and `-D`: a real server, or a service with all of its real servers.
@@ -75,7 +75,7 @@ pub(crate) fn one(
         };
         Ok(Some((desired, found.into_iter().collect())))
     };
-    until_done(client, &policy, Some(&BTreeSet::from([key])), console, look)
+    until_settled(client, Reconciler::new(policy), console, look)
 }
 
 fn name(service: &ServiceKey, server: Option<&DestinationKey>) -> String {
@@ -94,32 +94,35 @@ fn look_at(client: &Client, key: &ServiceKey) -> Result<Option<ServiceSnapshot>,
     }
 }
 
-/// Makes the table as it should be, step by step, until nothing is being drained any more. Each look
-/// returns what should be and what is, or `None` to end. What was begun is finished also where
-/// nobody reads about it.
-fn until_done(
+/// Carries out the reconciler's rounds until nothing is left that leaves. Each look returns what should
+/// be and what is, or `None` to end. What was begun is finished also where nobody reads about it.
+fn until_settled(
     client: &Client,
-    policy: &Policy,
-    keys: Option<&BTreeSet<ServiceKey>>,
+    mut reconciler: Reconciler,
     console: &Console<'_>,
     mut look: impl FnMut() -> Result<Option<(Desired, Snapshot)>, Failure>,
 ) -> Result<(), Failure> {
-    let (mut draining, mut report) = (Draining::new(), Report::new(console));
+    let mut report = Report::new(console);
     while let Some((desired, table)) = look()? {
+        reconciler.set(desired);
         let now = Instant::now();
-        let (plan, next) = match keys {
-            None => draining.step(&desired, &table, policy, now),
-            Some(keys) => draining.step_of_services(keys, &desired, &table, policy, now),
-        };
-        let applied = report.of(block_on(plan.apply(client)))?;
-        warn(client, &table, applied.done(), console);
-        let gone: Vec<_> = applied.done().filter_map(deleted).collect();
-        let is_gone = |key: &ServiceKey, at: &DestinationKey| {
-            gone.iter().any(|(service, server)| service == key && server.is_none_or(|it| it == *at))
-        };
-        let mut left = draining.iter().filter(|(service, server, _)| !is_gone(service, server));
-        let Some(next) = next.filter(|_| left.next().is_some()) else { break };
-        thread::sleep(next.saturating_duration_since(now));
+        if let Some(turn) = reconciler.turn(now) {
+            let result = block_on(reconciler.plan(&turn, &table, now).apply(client));
+            reconciler.finish(&turn, &result, Instant::now());
+            let applied = report.of(result)?;
+            warn(client, &table, applied.done(), console);
+            // What this round deleted needs no further look.
+            let gone: Vec<_> = applied.done().filter_map(deleted).collect();
+            let is_gone = |key: &ServiceKey, at: &DestinationKey| {
+                gone.iter().any(|(it, server)| it == key && server.is_none_or(|it| it == *at))
+            };
+            let mut draining = reconciler.draining().iter();
+            if applied.uncertain().is_empty() && draining.all(|(key, at, _)| is_gone(&key, &at)) {
+                break;
+            }
+        }
+        let Some(due) = reconciler.due(now) else { break };
+        thread::sleep(due.saturating_duration_since(Instant::now()));
     }
     report.end()
 }
