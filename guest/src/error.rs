@@ -1,6 +1,6 @@
 use std::{error, fmt, io, path::PathBuf, time::Duration};
 
-use crate::{cause::Cause, options::Kernel};
+use crate::{architecture::Architecture, cause::Cause, options::Kernel};
 
 /// Why a process could not be put on a kernel that has IPVS, or did not end there by itself.
 ///
@@ -242,12 +242,22 @@ impl fmt::Display for Error {
                 f.write_str("\nAny of these helps:")?;
                 ways.iter().try_for_each(|way| write!(f, "\n  - {way}"))
             }
-            Self::NoProgram { program } => write!(
-                f,
-                "{program} is not installed, and the kernels named qemu-* need it: install QEMU and \
-                 kmod once, as root (Debian: apt-get install qemu-system-x86 kmod). To run them takes \
-                 no root. The kernels named uml* need no installed program"
-            ),
+            Self::NoProgram { program } => {
+                write!(
+                    f,
+                    "{program} is not installed, and the kernels named qemu-* need it: install QEMU \
+                     and kmod once, as root"
+                )?;
+                let architecture = Architecture::here();
+                if let Some(Architecture { qemu_package, .. }) = architecture {
+                    write!(f, " (Debian: apt-get install {qemu_package} kmod)")?;
+                }
+                f.write_str(". To run them takes no root")?;
+                if Architecture::has_uml_here() {
+                    f.write_str(". The kernels named uml* need no installed program")?;
+                }
+                Ok(())
+            }
             Self::Fetch { command, words, remedy } => write!(
                 f,
                 "cannot fetch the package of a kernel: {command} printed:\n{words}\n{remedy}."

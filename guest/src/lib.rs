@@ -98,7 +98,8 @@
 //! The kernels named `qemu-*` are the ones that Debian makes for virtual machines, and are fetched in
 //! the same way. They are what real machines run, where User-Mode Linux is an architecture of its
 //! own, and there are more versions of them. They boot in three to six seconds, without root, and need
-//! QEMU, which is not fetched: `apt-get install qemu-system-x86 kmod`. QEMU translates instructions, so
+//! QEMU, which is not fetched: `apt-get install qemu-system-x86 kmod`, on arm64 `qemu-system-arm` and
+//! `kmod`. QEMU translates instructions, so
 //! programs run some ten times slower. KVM is used where the user may use it (Debian's group `kvm`) and it
 //! works; if it hangs or dies, it is given up after five seconds, until the machine's next boot.
 //!
@@ -128,7 +129,11 @@
 //!
 //! # Processors
 //!
-//! Any x86-64 will do. User-Mode Linux before 6.13 does not know the registers of AMX (Intel's Sapphire
+//! Any x86-64 will do. For arm64 (aarch64) there is no User-Mode Linux: there, the first choice is root and
+//! `modprobe ip_vs`, on this machine's own kernel, and the second is Debian's arm64 kernel in QEMU
+//! (`qemu-6.1` where none is named).
+//!
+//! On x86-64, User-Mode Linux before 6.13 does not know the registers of AMX (Intel's Sapphire
 //! Rapids and what followed it) and panics at boot there. It gets a shim then: a library of 3 KB, carried by this
 //! program and preloaded into the kernel, that takes care of those registers.
 //!
@@ -148,7 +153,8 @@
 //!
 //! # Limits
 //!
-//! All guests run on x86-64 only. The kernels named `qemu-*` are fetched by apt only. A system call under User-Mode Linux costs some 20 microseconds. The
+//! Guests run on x86-64 and arm64 only. The kernels named `uml*` run on x86-64 only; those named `qemu-*` are
+//! fetched by apt only. A system call under User-Mode Linux costs some 20 microseconds. The
 //! time limit holds for guests only. Under `uml-5.10` what is not written through cannot be written
 //! at all: there is no layer in memory.
 
@@ -156,6 +162,7 @@
 #![deny(unsafe_code)]
 #![allow(clippy::test_attr_in_doctest, reason = "tests/harness.rs runs the example of the page")]
 
+mod architecture;
 mod cause;
 mod error;
 mod feed;

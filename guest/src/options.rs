@@ -62,7 +62,8 @@ pub enum Choice {
     Guest,
 }
 
-/// A guest's kernel.
+/// A guest's kernel. Those in QEMU are of this machine's architecture; User-Mode Linux is there for x86-64
+/// only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kernel {

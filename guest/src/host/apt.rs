@@ -115,7 +115,7 @@ fn security_mirror(addresses: &str) -> Option<&str> {
 
 /// apt's configuration. It is a file, since a list cannot be emptied on apt's command line. All that
 /// apt writes goes below one directory; sources and keys are the machine's own.
-pub(super) fn configuration(directory: &Path) -> String {
+pub(super) fn configuration(directory: &Path, architecture: &str) -> String {
     let directory = directory.display();
     format!(
         r#"#clear APT::Update;
@@ -129,8 +129,8 @@ Dir::Cache "{directory}";
 Dir::Cache::archives "{directory}/archives";
 Dir::Cache::pkgcache "";
 Dir::Cache::srcpkgcache "";
-APT::Architecture "amd64";
-APT::Architectures {{ "amd64"; }};
+APT::Architecture "{architecture}";
+APT::Architectures {{ "{architecture}"; }};
 APT::Sandbox::User "root";
 APT::Update::Error-Mode "any";
 Acquire::Languages {{ "none"; }};
@@ -158,6 +158,14 @@ mod tests {
         assert_eq!(download_size(addresses), 42);
         let descriptions = "Package: a\nInstalled-Size: 2\nSize: 9\n\nInstalled-Size: 3\n";
         assert_eq!(installed_size(descriptions), 5 * 1024);
+    }
+
+    #[test]
+    fn packages_are_of_one_architecture() {
+        let text = configuration(Path::new("/x"), "arm64");
+        assert!(text.contains("APT::Architecture \"arm64\";\n"), "{text}");
+        assert!(text.contains("APT::Architectures { \"arm64\"; };\n"), "{text}");
+        assert!(!text.contains("amd64"), "{text}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Which kernels are tried, one after the other, and what came of each.
 
 use crate::{
+    architecture::Architecture,
     cause::Cause,
     error::{Error, ErrorKind},
     host::{cache, kernel, notes::Notes, processor, shim, uml::Uml, ways},
@@ -79,7 +80,11 @@ impl<'a> Candidates<'a> {
     /// Whether trying a kernel that was not named costs nothing in vain.
     fn may_run(&self, kernel: Kernel, is_here: bool) -> bool {
         if kernel.is_qemu() {
-            return kernel::has_qemu();
+            // Where it is all that there is, its error says what it lacks.
+            return kernel::has_qemu() || !Architecture::has_uml_here();
+        }
+        if !Architecture::has_uml_here() {
+            return false;
         }
         // What the first fetch met, the next one meets.
         let cannot_fetch =

@@ -21,6 +21,7 @@ use nix::{
 };
 
 use crate::{
+    architecture::Architecture,
     error::{Context, Error},
     host::{
         apt, kernel,
@@ -204,8 +205,9 @@ impl<'a> Fetch<'a> {
 
     /// Writes apt's configuration, and its sources if they are not the machine's own.
     fn configure(&mut self, suites: &[&str]) -> Result<(), Error> {
+        let architecture = Architecture::needed()?;
         self.write("status", "")?;
-        let configuration = apt::configuration(self.directory);
+        let configuration = apt::configuration(self.directory, architecture.debian);
         self.write("apt.conf", &configuration)?;
         if suites.is_empty() {
             return Ok(());

@@ -161,6 +161,11 @@ mod tests {
             \tlibnone.so => not found\n\t/lib64/ld-linux-x86-64.so.2 (0x00007f9f15c48000)\n";
         let paths: Vec<PathBuf> = listed(list).collect();
         assert_eq!(paths, [Path::new("/lib/x86_64-linux-gnu/libc.so.6")]);
+        let arm64 = list
+            .replace("x86_64-linux-gnu", "aarch64-linux-gnu")
+            .replace("/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1");
+        let paths: Vec<PathBuf> = listed(&arm64).collect();
+        assert_eq!(paths, [Path::new("/lib/aarch64-linux-gnu/libc.so.6")]);
     }
 
     #[test]

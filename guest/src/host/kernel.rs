@@ -5,6 +5,7 @@ use std::{fs, io, os::unix::fs::symlink, path::Path};
 use nix::unistd::{self, AccessFlags};
 
 use crate::{
+    architecture::Architecture,
     error::{Context, Error},
     host::{
         cache::{self, remove},
@@ -25,11 +26,8 @@ const UML_BINARY: &str = "usr/bin/linux.uml";
 const UML_MODULES: &str = "usr/lib/uml/modules";
 /// The C library that a kernel of another release is linked with.
 const LIBRARY: &str = "libc6";
-/// How the packages of kernels are named, around the kernel's release: those for virtual machines,
-/// and those for any machine, which alone have 9p.
+/// How the names of the packages of kernels begin, before the kernel's release.
 const IMAGE: &str = "linux-image-";
-const CLOUD: &str = "-cloud-amd64";
-const GENERIC: &str = "-amd64";
 /// How the names of all its packages begin.
 const PACKAGES: &str = "linux-";
 /// The packages that have the kernel and its modules, where the image has not.
@@ -56,12 +54,11 @@ const NO_DEVICES: [&str; 12] = [
 
 /// A kernel from this machine or from the cache, or else fetched.
 pub(super) fn find(options: &Options, kernel: Kernel) -> Result<Engine, Error> {
-    if !cfg!(target_arch = "x86_64") {
-        let reason = "the guests' kernels run on x86-64 only".to_owned();
-        return Err(Error::NoKernel { reason });
-    }
     if kernel.is_qemu() {
         find_machine(options, kernel).map(Engine::Qemu)
+    } else if !Architecture::has_uml_here() {
+        let reason = "User-Mode Linux runs on x86-64 only".to_owned();
+        Err(Error::NoKernel { reason })
     } else {
         find_uml(options, kernel).map(Engine::Uml)
     }
@@ -82,9 +79,9 @@ pub(super) fn has_qemu() -> bool {
     Programs::find().is_ok()
 }
 
-/// Whether this machine has what fetches a kernel.
+/// Whether this machine has what fetches User-Mode Linux.
 pub(super) fn can_fetch(options: &Options) -> bool {
-    cfg!(target_arch = "x86_64") && (options.mirror.is_some() || has_apt())
+    Architecture::has_uml_here() && (options.mirror.is_some() || has_apt())
 }
 
 pub(super) fn has_apt() -> bool {
@@ -143,9 +140,10 @@ fn find_uml(options: &Options, kernel: Kernel) -> Result<Uml, Error> {
 
 fn find_machine(options: &Options, kernel: Kernel) -> Result<Machine, Error> {
     let programs = Programs::find()?;
-    let (flavour, name) = match programs.files() {
-        Files::NineP => (GENERIC, format!("linux-{kernel}-generic")),
-        _ => (CLOUD, format!("linux-{kernel}")),
+    let flavour = programs.flavour();
+    let name = match programs.files() {
+        Files::NineP => format!("linux-{kernel}-generic"),
+        _ => format!("linux-{kernel}"),
     };
     let cache = cache::directory(options)?;
     let machine = |tree: &Path| {
@@ -161,7 +159,7 @@ fn find_machine(options: &Options, kernel: Kernel) -> Result<Machine, Error> {
     };
     cache::kept(&cache, &name, machine, |partial| {
         let mut fetch = Fetch::start(partial, kernel.suites())?.trimmed(remove_drivers);
-        let sets = image_packages(&mut fetch, kernel, flavour)?;
+        let sets = image_packages(&mut fetch, kernel, &flavour)?;
         let (suites, release) = (kernel.suites().join(" and "), kernel.release());
         let none = format!("Debian's {suites} has no whole kernel {IMAGE}{release}*{flavour}");
         let tree = fetch.first_of(&sets, &none)?;
@@ -303,6 +301,9 @@ fn use_own_library(tree: &Path) -> Result<(), Error> {
 mod tests {
     use super::*;
 
+    const CLOUD: &str = "-cloud-amd64";
+    const GENERIC: &str = "-amd64";
+
     const NAMES: &str = "linux-image-6.12.90+deb13.1-cloud-amd64\nlinux-image-6.12-cloud-amd64\n\
         linux-image-6.12.117+deb13-cloud-amd64\nlinux-image-cloud-amd64\n\
         linux-image-6.12.118+deb13-amd64\nlinux-image-6.12.119+deb13-rt-amd64\nlinux-image-7.3.4+deb13-cloud-amd64-dbg\n\
@@ -331,6 +332,13 @@ mod tests {
         assert_eq!(images("5.10."), names(&["5.10.0-46"]));
         assert_eq!(images("")[..2], names(&["7.3.4+deb13", "6.19.14+deb13"]));
         assert_eq!(images("6.17."), names(&[]));
+        let arm64 = NAMES.replace("amd64", "arm64");
+        assert_eq!(
+            super::images(&arm64, "6.12.", "-cloud-arm64")[0],
+            "linux-image-6.12.117+deb13-cloud-arm64"
+        );
+        assert_eq!(super::images(&arm64, "6.12.", "-arm64"), ["linux-image-6.12.118+deb13-arm64"]);
+        assert!(super::images(&arm64, "6.12.", GENERIC).is_empty());
     }
 
     #[test]
@@ -364,7 +372,7 @@ mod tests {
     #[test]
     fn a_kernel_that_is_not_there_is_named() {
         let options = Options { uml: Some("/no/such/linux.uml".into()), ..Options::default() };
-        if cfg!(target_arch = "x86_64") {
+        if Architecture::has_uml_here() {
             assert!(
                 find(&options, Kernel::Uml).unwrap_err().to_string().contains("/no/such/linux.uml")
             );

@@ -15,6 +15,7 @@ use std::{
 use nix::unistd::{self, AccessFlags, Uid};
 
 use crate::{
+    architecture::Architecture,
     error::{Context, Error},
     host::{engine::Lines, find_program, initramfs::Initramfs, is_program, job::Job},
     inside,
@@ -28,7 +29,6 @@ pub(crate) const LEAST_MEMORY: u32 = 128;
 /// How long a guest may take until it speaks under KVM: it takes a second where KVM works.
 pub(crate) const KVM_PATIENCE: Duration = Duration::from_secs(5);
 
-const PROGRAM: &str = "qemu-system-x86_64";
 const DEPMOD: &str = "depmod";
 /// In Debian 12 it is part of QEMU, afterwards a package of its own.
 const FILE_SERVERS: [&str; 2] = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"];
@@ -61,6 +61,7 @@ pub(crate) struct Machine {
 /// The programs that run a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Programs {
+    architecture: &'static Architecture,
     qemu: PathBuf,
     /// Without one QEMU serves this machine's files itself.
     file_server: Option<PathBuf>,
@@ -81,11 +82,20 @@ impl Programs {
     /// Only root can use the server of files: the layer over the files opens them in a way that is the
     /// right of their owners, and QEMU alone asks again in another way if that is refused.
     pub(crate) fn find() -> Result<Self, Error> {
-        let qemu = find_program(PROGRAM).ok_or(Error::NoProgram { program: PROGRAM })?;
+        let architecture = Architecture::needed()?;
+        let program = architecture.qemu;
+        let qemu = find_program(program).ok_or(Error::NoProgram { program })?;
         find_program(DEPMOD).ok_or(Error::NoProgram { program: DEPMOD })?;
         let mut servers = FILE_SERVERS.iter().map(PathBuf::from);
         let file_server = servers.find(|path| Uid::effective().is_root() && is_program(path));
-        Ok(Self { qemu, file_server })
+        Ok(Self { architecture, qemu, file_server })
+    }
+
+    /// The end of the name of the packages of kernels that they run: those for virtual machines, and
+    /// those for any machine, which alone have 9p.
+    pub(crate) fn flavour(&self) -> String {
+        let cloud = if self.files() == Files::NineP { "" } else { "-cloud" };
+        format!("{cloud}-{}", self.architecture.debian)
     }
 
     /// How a guest sees this machine's files.
@@ -180,6 +190,7 @@ impl Machine {
             Accelerator::Tcg => ("tcg", "max"),
         };
         let job_text = job.display();
+        let Architecture { machine, console, parameters, .. } = self.programs.architecture;
         let loudness = if options.verbose { "printk.time=1" } else { "quiet" };
         let mut arguments: Vec<OsString> = Vec::new();
         let mut add = |name: &str, value: String| {
@@ -192,7 +203,7 @@ impl Machine {
         let memory = options.memory;
         add("-m", format!("{memory}M"));
         if self.files() == Files::NineP {
-            add("-machine", "q35".to_owned());
+            add("-machine", (*machine).to_owned());
             // Read only, and as this user may write: the guest shows of the latter what is asked for.
             for (tag, rights) in [(inside::TAG, ",readonly=on"), (inside::WRITABLE_TAG, "")] {
                 let served = "path=/,security_model=none,multidevs=remap";
@@ -200,7 +211,7 @@ impl Machine {
                 add("-device", format!("virtio-9p-pci,fsdev={tag},mount_tag={tag}"));
             }
         } else {
-            add("-machine", "q35,memory-backend=memory".to_owned());
+            add("-machine", format!("{machine},memory-backend=memory"));
             // The server of files works in the guest's memory.
             add("-object", format!("memory-backend-memfd,id=memory,size={memory}M,share=on"));
             add("-chardev", format!("socket,id=files,path={job_text}/{SOCKET}"));
@@ -213,8 +224,8 @@ impl Machine {
         add(
             "-append",
             format!(
-                "rdinit={} {}={job_text} {}={} console=ttyS0 panic=-1 mitigations=off \
-                 initcall_blacklist={SKIPPED} {loudness}",
+                "rdinit={} {}={job_text} {}={} console={console} panic=-1 mitigations=off \
+                 initcall_blacklist={SKIPPED} {loudness}{parameters}",
                 inside::FIRST_STAGE,
                 inside::JOB,
                 inside::FILES,
@@ -280,4 +291,69 @@ pub(crate) fn launch(
 /// A number that is another after each boot of this machine.
 fn boot_number() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::architecture::{ARM64, X86_64};
+
+    /// A kernel, and programs that run it for root, with a server of files, or for anybody.
+    fn machine(architecture: &'static Architecture, is_root: bool) -> Machine {
+        let qemu = Path::new("/usr/bin").join(architecture.qemu);
+        let file_server = is_root.then(|| FILE_SERVERS[0].into());
+        Machine {
+            kernel: "/boot/vmlinuz".into(),
+            release: "6.1.0".into(),
+            modules: "/lib/modules".into(),
+            cache: "/cache".into(),
+            programs: Programs { architecture, qemu, file_server },
+        }
+    }
+
+    /// The values of an argument of QEMU's.
+    fn values(machine: &Machine, accelerator: Accelerator, name: &str) -> Vec<String> {
+        let line = || File::open("/dev/null").unwrap().into();
+        let lines = Lines { output: line(), errors: line(), control: line(), input: None };
+        let options = Options::default();
+        let arguments = machine.arguments(Path::new("/job"), &options, &lines, accelerator);
+        let arguments: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
+        let pairs = arguments.windows(2).filter(|pair| pair[0] == name);
+        pairs.map(|pair| pair[1].clone().into_owned()).collect()
+    }
+
+    #[test]
+    fn each_processor_has_its_words() {
+        for (architecture, board, console) in
+            [(&X86_64, "q35", "console=ttyS0"), (&ARM64, "virt", "console=ttyAMA0")]
+        {
+            let (root, user) = (machine(architecture, true), machine(architecture, false));
+            let shared = format!("{board},memory-backend=memory");
+            assert_eq!(values(&root, Accelerator::Tcg, "-machine"), [shared]);
+            assert_eq!(values(&user, Accelerator::Tcg, "-machine"), [board]);
+            assert_eq!(values(&user, Accelerator::Tcg, "-cpu"), ["max"]);
+            assert_eq!(values(&user, Accelerator::Kvm, "-cpu"), ["host"]);
+            let append = values(&user, Accelerator::Tcg, "-append").join("\n");
+            assert_eq!(append.split(' ').filter(|word| word.starts_with("console=")).count(), 1);
+            assert!(append.split(' ').any(|word| word == console), "{append}");
+        }
+        let has_nopauth = |architecture| {
+            let append = values(&machine(architecture, false), Accelerator::Tcg, "-append");
+            append[0].ends_with(" arm64.nopauth")
+        };
+        assert!(has_nopauth(&ARM64) && !has_nopauth(&X86_64));
+    }
+
+    #[test]
+    fn each_processor_has_kernels_of_its_own() {
+        for (architecture, root, user) in
+            [(&X86_64, "-cloud-amd64", "-amd64"), (&ARM64, "-cloud-arm64", "-arm64")]
+        {
+            assert_eq!(machine(architecture, true).programs.flavour(), root);
+            assert_eq!(machine(architecture, false).programs.flavour(), user);
+        }
+        assert_eq!((X86_64.qemu, ARM64.qemu), ("qemu-system-x86_64", "qemu-system-aarch64"));
+    }
 }

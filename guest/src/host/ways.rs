@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use nix::unistd::Uid;
 
 use crate::{
+    architecture::Architecture,
     cause::Cause,
     error::Error,
     host::{cache, engine::Engine, kernel, shim},
@@ -19,8 +20,8 @@ pub(super) struct Here {
     has_apt: bool,
     can_fetch: bool,
     has_qemu: bool,
-    /// User-Mode Linux runs, and QEMU's kernels are those of this architecture.
-    is_x86: bool,
+    /// This machine's kind of processor, if guests run there.
+    architecture: Option<&'static Architecture>,
     /// The running kernel's modules have IPVS.
     has_ipvs: bool,
     /// Kernels that need not be fetched, and their releases.
@@ -44,7 +45,7 @@ impl Here {
             has_apt: kernel::has_apt(),
             can_fetch: kernel::can_fetch(options),
             has_qemu: kernel::has_qemu(),
-            is_x86: cfg!(target_arch = "x86_64"),
+            architecture: Architecture::here(),
             has_ipvs: modules.files("ip_vs").is_ok(),
             kept: uml.filter_map(kept).collect(),
             cache: cache::directory(options).ok(),
@@ -67,7 +68,10 @@ pub(super) fn meets_the_same(tried: &[(Kernel, Error)], releases: &[String]) -> 
 pub(super) fn of(here: &Here, tried: &[(Kernel, Error)], memory: u32) -> Vec<String> {
     let was_tried = |kernel: Kernel| tried.iter().any(|(tried, _)| *tried == kernel);
     let failed = |is: fn(&Error) -> bool| tried.iter().any(|(_, error)| is(error));
-    let cannot_fetch = failed(|error| error.kind() == crate::ErrorKind::NoKernel);
+    let has_uml = here.architecture.is_some_and(|architecture| architecture.has_uml);
+    let cannot_fetch = failed(|error| {
+        error.kind() == crate::ErrorKind::NoKernel && !matches!(error, Error::NoProgram { .. })
+    });
     let cause = tried.iter().find_map(|(_, error)| match error {
         Error::Crash { cause, .. } => *cause,
         _ => None,
@@ -76,6 +80,10 @@ pub(super) fn of(here: &Here, tried: &[(Kernel, Error)], memory: u32) -> Vec<Str
     let is_the_machines = cause.is_some_and(Cause::is_the_machines);
     let mut ways = Vec::new();
     let mut add = |way: String| ways.push(way);
+    // Where no User-Mode Linux is, what takes neither QEMU nor its time comes first.
+    if !has_uml {
+        add(own_kernel(here));
+    }
     if let (true, Some(cause)) = (is_the_machines, cause) {
         cause.ways(memory).into_iter().for_each(&mut add);
     } else {
@@ -99,21 +107,23 @@ pub(super) fn of(here: &Here, tried: &[(Kernel, Error)], memory: u32) -> Vec<Str
             add("LVS_GUEST_KERNEL=qemu-6.1 runs Debian's kernel in QEMU, which is here".to_owned());
         }
     }
-    if here.has_ipvs {
-        let who = if here.is_root { "modprobe ip_vs" } else { "root, and modprobe ip_vs" };
-        add(format!("{who}: this machine's own kernel has IPVS as a module, and is used then"));
+    if has_uml && here.has_ipvs {
+        add(own_kernel(here));
     }
     if !is_the_machines {
-        if here.is_x86 && here.has_apt && !here.has_qemu && !cannot_fetch {
-            add("apt-get install qemu-system-x86 kmod, as root, and LVS_GUEST_KERNEL=qemu-6.1"
-                .to_owned());
+        if let (Some(Architecture { qemu_package, .. }), true, false, false) =
+            (here.architecture, here.has_apt, here.has_qemu, cannot_fetch)
+        {
+            add(format!(
+                "apt-get install {qemu_package} kmod, as root, and LVS_GUEST_KERNEL=qemu-6.1"
+            ));
         }
-        if here.is_x86 && !here.can_fetch {
+        if has_uml && !here.can_fetch {
             add("LVS_GUEST_MIRROR=http://HOST/debian names a mirror of Debian (or a directory that is \
                  one): it takes no apt, and no root"
                 .to_owned());
         }
-        if let (true, true, Some(cache)) = (here.is_x86, cannot_fetch, &here.cache) {
+        if let (true, true, Some(cache)) = (has_uml, cannot_fetch, &here.cache) {
             add(format!(
                 "~/.cache/lvs-guest of a machine where a guest starts, copied to {}: it takes \
                  neither network nor apt then",
@@ -123,21 +133,35 @@ pub(super) fn of(here: &Here, tried: &[(Kernel, Error)], memory: u32) -> Vec<Str
         if let Some(cause) = cause.or(is_unfit.then_some(Cause::Registers)) {
             cause.ways(memory).into_iter().for_each(&mut add);
         }
-        if !here.is_x86 || !here.has_apt {
+        if !has_uml || !here.has_apt {
             add("x86-64 Debian or Ubuntu, also in a virtual machine: apt fetches a kernel there, \
                  without root"
                 .to_owned());
         }
     }
-    if !here.has_ipvs {
-        add("root on a machine whose own kernel has IPVS (modprobe ip_vs)".to_owned());
+    if has_uml && !here.has_ipvs {
+        add(own_kernel(here));
     }
     ways
+}
+
+/// What it takes to do without a guest.
+fn own_kernel(here: &Here) -> String {
+    match (here.has_ipvs, here.is_root) {
+        (true, true) => "modprobe ip_vs",
+        (true, false) => "root, and modprobe ip_vs",
+        (false, _) => {
+            return "root on a machine whose own kernel has IPVS (modprobe ip_vs)".to_owned();
+        }
+    }
+    .to_owned()
+        + ": this machine's own kernel has IPVS as a module, and is used then"
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::architecture::{ARM64, X86_64};
 
     fn crash(cause: Option<Cause>) -> Error {
         Error::Crash { cause, end: String::new(), log: String::new() }
@@ -160,7 +184,7 @@ mod tests {
         Here {
             has_apt: true,
             can_fetch: true,
-            is_x86: true,
+            architecture: Some(&X86_64),
             kept: both()[..1].to_vec(),
             cache,
             ..Here::default()
@@ -232,8 +256,35 @@ mod tests {
         assert!(ways(&user, &tried).contains("root, and modprobe ip_vs: this machine's own"));
         assert!(ways(&root, &tried).contains("\nmodprobe ip_vs: this machine's own"));
         assert!(ways(&root, &tried).contains("SYS_PTRACE"));
-        let arm = Here { is_x86: false, kept: Vec::new(), ..root };
-        let none = Error::NoKernel { reason: String::new() };
-        assert!(ways(&arm, &[(Kernel::Uml, none)]).starts_with("modprobe ip_vs: this"));
+    }
+
+    #[test]
+    fn on_arm64_this_machines_own_kernel_comes_first_and_then_qemu() {
+        let user = Here {
+            architecture: Some(&ARM64),
+            can_fetch: false,
+            has_ipvs: true,
+            kept: Vec::new(),
+            ..debian()
+        };
+        let no_qemu = || [(Kernel::Qemu6_1, Error::NoProgram { program: ARM64.qemu })];
+        let words = ways(&user, &no_qemu());
+        let lines: Vec<_> = words.lines().collect();
+        assert!(lines[0].starts_with("root, and modprobe ip_vs: this machine's own"), "{words}");
+        assert!(lines[1].starts_with("apt-get install qemu-system-arm kmod, as root"), "{words}");
+        assert!(lines[2].starts_with("x86-64 Debian or Ubuntu") && lines.len() == 3, "{words}");
+        let root = Here { is_root: true, ..user.clone() };
+        assert!(ways(&root, &no_qemu()).starts_with("modprobe ip_vs: this machine's own"));
+        let without = Here { has_ipvs: false, ..user.clone() };
+        assert!(ways(&without, &no_qemu()).starts_with("root on a machine whose own kernel has"));
+        // A kernel that was named, and that is none of this processor's.
+        let none = [(Kernel::Uml, Error::NoKernel { reason: String::new() })];
+        let here = Here { has_qemu: true, ..user };
+        let words = ways(&here, &none);
+        assert!(words.contains("\nLVS_GUEST_KERNEL=qemu-6.1 runs Debian's kernel"), "{words}");
+        assert!(!words.contains("uml"), "{words}");
+        // Another processor, on which nothing of this runs.
+        let other = Here { architecture: None, ..here };
+        assert!(ways(&other, &none).starts_with("root, and modprobe ip_vs"));
     }
 }
