@@ -62,7 +62,8 @@
 //! The guest has a `/dev`, `/proc`, `/run`, `/sys` and `/tmp` of its own, which do not show this
 //! machine's files. There are two exceptions below `/dev/shm`, `/run` and `/tmp`: the directories of
 //! the program and of `PATH` and similar variables can be read, and a directory that any other
-//! variable names (`TMPDIR`, `XDG_RUNTIME_DIR`) exists, empty and writable.
+//! variable names (`TMPDIR`, `XDG_RUNTIME_DIR`) exists, empty and writable. Where a command fails, its
+//! arguments that name files hidden so are named on standard error.
 //!
 //! The network has nothing but `lo`. There is one CPU. Kernel modules load by themselves. The guest
 //! ends when the command ends, even if it left processes behind.

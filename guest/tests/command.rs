@@ -260,6 +260,31 @@ fn a_program_that_the_guest_cannot_start_is_told_from_one_that_is_not_there() {
 }
 
 #[test]
+fn a_script_that_the_guest_does_not_see_is_named_when_it_fails() {
+    let directory = tempfile::tempdir_in("/tmp").unwrap();
+    let script = directory.path().join("x.sh");
+    fs::write(&script, "exit 3").unwrap();
+    let output = guest().arg("sh").arg(&script).output().unwrap();
+    assert!(!output.status.success() && output.status.code() != Some(3), "{output:?}");
+    let (path, place) = (script.display(), directory.path().display());
+    let words = format!(
+        "guest: the command failed, and the guest does not see {path}, which this machine has: it has a \
+         /tmp of its own. --write {place} or"
+    );
+    assert!(errors(&output).contains(&words), "{output:?}");
+    // What the hint says helps.
+    let output = guest_with(&["--write", directory.path().to_str().unwrap()])
+        .arg("sh")
+        .arg(&script)
+        .output()
+        .unwrap();
+    assert_eq!((output.status.code(), errors(&output).as_str()), (Some(3), ""));
+    // A command that does without it fails in its own words, and one that succeeds says nothing.
+    let output = guest().arg("echo").arg(&script).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
 fn standard_input_is_passed_on() {
     let bytes: Vec<u8> = (0..300_000u32).map(|n| (n.wrapping_mul(n) >> 3) as u8).collect();
     let directory = Scratch::new("input");

@@ -142,6 +142,7 @@ impl Run<'_> {
         let mut signals = Signals::block()?;
         let job = Job::create(&base)?;
         let visible = Visible::new(options, self.command, &helper)?;
+        let hint = visible.hint(self.command);
         job.put(&Order {
             write: visible.write,
             show: visible.show,
@@ -241,6 +242,10 @@ impl Run<'_> {
             });
         };
         let lost = report.bytes().saturating_sub(output.count() + errors.count());
+        drop(traffic);
+        if let (order::End::Exit(1..), Some(hint)) = (&report.end, hint) {
+            eprintln!("guest: {hint}");
+        }
         match report.end {
             order::End::Failed(words) => Err(Error::Init { words }),
             order::End::NotRun(errno) => Err(Error::Command {

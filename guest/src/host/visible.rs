@@ -1,8 +1,10 @@
 //! Which of this machine's directories a guest sees where it has its own, and which it writes to.
 
 use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -61,6 +63,54 @@ impl Visible {
         visible.make.sort();
         visible.make.dedup();
         Ok(visible)
+    }
+
+    /// What a command that failed may have missed: the arguments that name what is on this machine and not
+    /// in the guest, in words.
+    pub(super) fn hint(&self, command: &Command) -> Option<String> {
+        let mut hidden: Vec<_> = command
+            .arguments
+            .iter()
+            .filter_map(|argument| self.hidden_by(argument, &command.directory))
+            .collect();
+        hidden.sort();
+        hidden.dedup();
+        let (first, _) = hidden.first()?;
+        let directory = first.parent().unwrap_or(first);
+        let names: Vec<_> = hidden.iter().map(|(path, _)| path.display().to_string()).collect();
+        let own: BTreeSet<_> = hidden.iter().map(|(_, own)| *own).collect();
+        let own: Vec<_> = own.into_iter().collect();
+        let is_one = hidden.iter().all(|(path, _)| path.parent() == Some(directory));
+        let way = if is_one && !is_system(directory) {
+            let directory = directory.display();
+            format!("--write {directory} or LVS_GUEST_WRITE={directory} shows that directory to it")
+        } else {
+            "It sees copies in the working directory".to_owned()
+        };
+        Some(format!(
+            "the command failed, and the guest does not see {}, which this machine has: it has a {} of \
+             its own. {way}",
+            names.join(", "),
+            own.join(" and a "),
+        ))
+    }
+
+    /// The path that an argument names (`FILE`, `--name=FILE`) if it is there and the guest does not show
+    /// it, and the guest's own directory that hides it.
+    fn hidden_by(&self, argument: &OsStr, directory: &Path) -> Option<(PathBuf, &'static str)> {
+        let bytes = argument.as_bytes();
+        let value = bytes.iter().position(|&byte| byte == b'=').map(|at| &bytes[at + 1..]);
+        let names = [Some(bytes), value].into_iter().flatten().filter(|name| !name.is_empty());
+        let named = names.map(|name| directory.join(OsStr::from_bytes(name)));
+        let path = named.into_iter().find(|path| path.exists())?;
+        // Where links lead, too: it takes all of them.
+        let hidden = with_target(&path).into_iter().find(|path| {
+            let shown = self.write.iter().chain(&self.show).any(|shown| path.starts_with(shown));
+            is_hidden(path) && !shown && !self.show_files.contains(path)
+        })?;
+        let mut own = [SHARED_MEMORY].into_iter().chain(OWN_DIRECTORIES);
+        let own = own.find(|own| hidden.starts_with(own))?;
+        Some((hidden, own))
     }
 
     fn show_program(&mut self, path: PathBuf) {
@@ -150,6 +200,53 @@ mod tests {
         for path in ["/home", "/home/me", "/usr/src/app", "/tmp", "/tmp/x", "/dev/shm/x", "/root"] {
             assert!(!is_system(Path::new(path)), "{path}");
         }
+    }
+
+    #[test]
+    fn a_failed_command_is_told_which_arguments_are_hidden() {
+        let directory = tempfile::tempdir_in("/tmp").unwrap();
+        let (script, other) = (directory.path().join("x.sh"), directory.path().join("y"));
+        fs::write(&script, "").unwrap();
+        fs::write(&other, "").unwrap();
+        let link = std::env::current_dir().unwrap().join(format!("link-{}", std::process::id()));
+        std::os::unix::fs::symlink(&script, &link).unwrap();
+        let visible = Visible::default();
+        let hint = |visible: &Visible, arguments: &[&str]| {
+            let arguments = arguments.iter().map(|argument| (*argument).into()).collect();
+            let mut command = Command::here("sh".into(), "sh".into(), arguments).unwrap();
+            command.directory = "/".into();
+            visible.hint(&command)
+        };
+        let (path, place) = (script.to_str().unwrap(), directory.path().display());
+        let words = hint(&visible, &["-e", path]).unwrap();
+        assert!(words.contains(&format!("does not see {path}, which")), "{words}");
+        let way = format!("--write {place} or LVS_GUEST_WRITE={place} shows that");
+        assert!(words.contains(&format!("a /tmp of its own. {way}")), "{words}");
+        // By another name.
+        for argument in [&format!("--file={path}"), &path[1..], link.to_str().unwrap()] {
+            assert_eq!(hint(&visible, &[argument]).as_ref(), Some(&words), "{argument}");
+        }
+        let both = hint(&visible, &[path, other.to_str().unwrap()]).unwrap();
+        assert!(both.contains(&format!("{path}, {}", other.display())), "{both}");
+        // What cannot be shown by an option.
+        let elsewhere = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+        let words = hint(&visible, &[path, elsewhere.path().to_str().unwrap()]).unwrap();
+        assert!(
+            words.ends_with(
+                "a /dev/shm and a /tmp of its own. It sees copies in the working directory"
+            ),
+            "{words}"
+        );
+        // Nothing that is not there, that the guest has, or that is shown.
+        for argument in ["/tmp/no/such/file", "/etc/passwd", "/tmp", "/dev/null", "/proc/self", ""]
+        {
+            assert_eq!(hint(&visible, &[argument]), None, "{argument}");
+        }
+        let shown = Visible { show: vec![directory.path().to_owned()], ..Visible::default() };
+        assert_eq!(hint(&shown, &[path]), None);
+        let written = Visible { write: vec!["/tmp".into()], ..Visible::default() };
+        assert_eq!(hint(&written, &[path]), None);
+        fs::remove_file(&link).unwrap();
     }
 
     #[test]
