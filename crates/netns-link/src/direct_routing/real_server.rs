@@ -122,8 +122,7 @@ impl RealServerSetup {
             return Ok(());
         }
         if self.namespace != namespace.id() {
-            let object =
-                format_args!("undoing a real server's setup in network namespace {namespace}");
+            let object = format!("undoing a real server's setup in network namespace {namespace}");
             return Err(Error::invalid(object, "it was made in another network namespace"));
         }
         let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
