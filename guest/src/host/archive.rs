@@ -134,7 +134,8 @@ mod tests {
 
     #[test]
     fn what_is_no_package_is_refused() {
-        let path = std::env::temp_dir().join(format!("guest-archive-test-{}", std::process::id()));
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("package");
         let part = |name: &str, length: &str| format!("{name:<16}{:<32}{length:<10}`\n", "");
         for bytes in [
             String::new(),
@@ -146,12 +147,11 @@ mod tests {
         ] {
             fs::write(&path, &bytes).unwrap();
             let mut file = File::open(&path).unwrap();
-            assert!(unpack(&mut file, Path::new("/nowhere")).is_err(), "{bytes}");
+            assert!(unpack(&mut file, &directory.path().join("tree")).is_err(), "{bytes}");
         }
         fs::write(&path, "abc").unwrap();
         let mut file = File::open(&path).unwrap();
         let known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(sum(&mut file).unwrap(), known);
-        fs::remove_file(&path).unwrap();
     }
 }
