@@ -24,7 +24,10 @@ use ipnet::IpNet;
 use lvs::client::packet::ServiceKey;
 
 pub(crate) use self::elements::Element;
-use self::{elements::Elements, ruleset::ruleset};
+use self::{
+    elements::{Elements, Set},
+    ruleset::ruleset,
+};
 use crate::{
     config::LinkName,
     state::{State, Update},
@@ -131,7 +134,12 @@ impl RuleSet {
     pub(crate) fn plan_from(&self, listed: &BTreeSet<Element>) -> RulePlan {
         let wanted = &self.elements.wanted;
         let added = wanted.keys().filter(|element| !listed.contains(element));
-        let removed = listed.iter().filter(|element| !wanted.contains_key(element));
+        // The ranges are no service's: they are written with the table, and stay.
+        let is_range = |element: &Element| {
+            element.set == Set::Addresses && ruleset::ranges(&self.rules).contains(&element.text)
+        };
+        let removed =
+            listed.iter().filter(|element| !wanted.contains_key(element) && !is_range(element));
         RulePlan {
             is_whole: false,
             added: added.cloned().collect(),

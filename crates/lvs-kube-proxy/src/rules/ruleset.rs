@@ -104,6 +104,11 @@ fn restrictions() -> String {
     text
 }
 
+/// The service ranges as elements of a set: without overlaps, which sets do not take.
+pub(super) fn ranges(rules: &Rules) -> Vec<String> {
+    IpNet::aggregate(&rules.ranges).iter().map(|range| range.trunc().to_string()).collect()
+}
+
 fn write_set(
     text: &mut String,
     set: Set,
@@ -112,10 +117,7 @@ fn write_set(
     elements: &Elements,
 ) {
     let ranges: Vec<_> = match set {
-        // Without overlaps, which sets do not take.
-        Set::Addresses => {
-            IpNet::aggregate(&rules.ranges).iter().map(|range| range.trunc().to_string()).collect()
-        }
+        Set::Addresses => ranges(rules),
         _ => Vec::new(),
     };
     let is_fit = |range: &&String| range.contains(':') == (family == AddressFamily::Ipv6);
