@@ -41,13 +41,15 @@
 //! - What is stored ([`Pool::state`]) and read back ([`Pool::restore`]) leaves the service as it was, but
 //!   for slow starts, which are over, and damping, which is forgotten.
 //!
-//! # What it leaves to others
+//! # Where reports come from
 //!
-//! The checks themselves.
+//! From whoever looks: with the feature `checks` from the module `check`, which asks the members themselves.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "checks")]
+pub mod check;
 mod event;
 #[cfg(test)]
 mod laws;
