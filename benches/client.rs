@@ -27,8 +27,8 @@ use benches::Counting;
 use ipvs_client::{
     Client, blocking,
     packet::{
-        Command as IpvsCommand, Destination, DestinationKey, Request, SchedulerName, Service,
-        ServiceKey, Weight,
+        CommandNumber, Destination, DestinationKey, Request, SchedulerName, Service, ServiceKey,
+        Weight,
     },
     table::{self, Rules},
 };
@@ -277,7 +277,7 @@ impl Bare {
         let mut bare = Self { socket, family: 16, buffer: Vec::with_capacity(64 * 1024) };
         let payload = [&9u16.to_ne_bytes()[..], &2u16.to_ne_bytes(), b"IPVS\0\0\0\0"].concat();
         let mut message = Vec::new();
-        bare.append(&mut message, &Request::Other { command: IpvsCommand(3), payload }, 0);
+        bare.append(&mut message, &Request::Other { command: CommandNumber(3), payload }, 0);
         bare.send(&message);
         bare.receive();
         bare.family = NlasIterator::new(&bare.buffer[20..])

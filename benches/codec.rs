@@ -13,7 +13,7 @@ use std::{
 
 use criterion::{Criterion, Throughput};
 use ipvs_packet::{
-    Command, Destination, DestinationEntry, FAMILY_VERSION, ForwardMethod, Reply, Request,
+    CommandNumber, Destination, DestinationEntry, FAMILY_VERSION, ForwardMethod, Reply, Request,
     SchedulerName, Service, ServiceEntry, ServiceKey, Weight,
 };
 use netlink_packet_core::NLM_F_MULTIPART;
@@ -112,7 +112,7 @@ fn append(
     messages: &mut Vec<u8>,
     family: u16,
     flags: u16,
-    command: Command,
+    command: CommandNumber,
     payload: usize,
 ) -> &mut [u8] {
     let start = messages.len();
@@ -399,7 +399,9 @@ fn messages(mut dump: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 fn ours(dump: &[u8]) -> usize {
     let list: Vec<Reply> = messages(dump)
-        .map(|message| Reply::parse(Command(message[16]), &message[20..], None).expect("a reply"))
+        .map(|message| {
+            Reply::parse(CommandNumber(message[16]), &message[20..], None).expect("a reply")
+        })
         .collect();
     black_box(list).len()
 }

@@ -110,7 +110,7 @@ async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
 
     heading("The service again, with direct-routed real servers");
     command(format_args!("ipvsadm -D {}", by_nat.key()));
-    by_nat.remove(&ipvs).await?;
+    by_nat.delete(&ipvs).await?;
     let direct = VirtualService::tcp(address)
         .scheduler(&options.scheduler)
         .real_servers(
@@ -140,7 +140,7 @@ async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
 
     heading("Everything away again");
     command(format_args!("ipvsadm -D {}", direct.key()));
-    direct.remove(&ipvs).await?;
+    direct.delete(&ipvs).await?;
     command("ip link del dummy0");
     host.links().delete_dummy("dummy0").await?;
     for pod in &pods {

@@ -99,7 +99,7 @@ async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
 
     heading("Everything away again");
     command(format_args!("ipvsadm -D {}", service.key()));
-    service.remove(&ipvs).await?;
+    service.delete(&ipvs).await?;
     command("ip link del dummy0");
     host.links().delete_dummy("dummy0").await?;
     Ok(())

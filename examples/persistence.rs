@@ -61,7 +61,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         }
         // The next one begins without its connections and templates.
         command(format_args!("ipvsadm -D {}", service.key()));
-        service.remove(&scene.ipvs).await?;
+        service.delete(&scene.ipvs).await?;
         Ok::<_, Box<dyn Error>>(pods)
     };
 

@@ -127,7 +127,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         }
         // While there is the service, so that the pods hear of it.
         drop(held);
-        service.remove(&scene.ipvs).await?;
+        service.delete(&scene.ipvs).await?;
     }
     Ok(())
 }

@@ -77,7 +77,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             return Err(format!("{} pods answered instead of {expected}", answers.len()).into());
         }
         command(format_args!("ipvsadm -D {}", service.key()));
-        service.remove(&scene.ipvs).await?;
+        service.delete(&scene.ipvs).await?;
     }
     Ok(())
 }

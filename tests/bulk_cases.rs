@@ -13,8 +13,8 @@ use std::{
 use ipvs_client::{
     BatchOptions, Client, ErrorKind, Socket, blocking,
     packet::{
-        Command, DaemonRole, Destination, DestinationKey, EngineName, Reply, Request, Service,
-        ServiceKey, SyncDaemon, Weight,
+        CommandNumber, DaemonRole, Destination, DestinationKey, EngineName, Reply, Request,
+        Service, ServiceKey, SyncDaemon, Weight,
     },
 };
 use kernel_tests::{Outcome, client_case, key};
@@ -574,7 +574,7 @@ fn message(family: u16, sequence: u32, flags: u16, request: &Request) -> Result<
 /// The number of the family IPVS.
 fn family(socket: &NetlinkSocket) -> Result<u16, Failed> {
     let payload = [&9u16.to_ne_bytes()[..], &2u16.to_ne_bytes(), b"IPVS\0\0\0\0"].concat();
-    let request = Request::Other { command: Command(3), payload };
+    let request = Request::Other { command: CommandNumber(3), payload };
     socket.send_to(&message(16, 1, 1, &request)?, &SocketAddr::new(0, 0), 0)?;
     let (answer, _) = socket.recv_from_full()?;
     let mut attributes = NlasIterator::new(&answer[20..]).flatten();
@@ -588,7 +588,7 @@ fn destinations_in(datagram: &[u8]) -> Result<Vec<DestinationKey>, Failed> {
     let mut keys = Vec::new();
     while let Some(length) = rest.first_chunk::<4>() {
         let length = u32::from_ne_bytes(*length) as usize;
-        match Reply::parse(Command(rest[16]), &rest[20..length], None)? {
+        match Reply::parse(CommandNumber(rest[16]), &rest[20..length], None)? {
             Reply::Destination(entry) => keys.push(entry.destination.key),
             other => return Err(format!("not a destination: {other:?}").into()),
         }

@@ -544,7 +544,7 @@ async fn blocking_twin(namespace: NetNs, client: Client) -> Outcome {
     );
     let keys = BTreeSet::from([*service.key()]);
     assert_eq!(lvs::block_on(lvs::read_services(&twin, &keys))?, client.snapshot().await?);
-    assert!(lvs::block_on(service.remove(&twin))? && !lvs::block_on(service.remove(&twin))?);
+    assert!(lvs::block_on(service.delete(&twin))? && !lvs::block_on(service.delete(&twin))?);
     Ok(())
 }
 

@@ -76,8 +76,8 @@ async fn apply_twice_writes_nothing(family: Family) -> Outcome {
     // Neither does traffic make a difference.
     scene.fetch(scene.host.namespace(), 4).await?;
     assert!(service.apply(&scene.client).await?.is_empty());
-    assert!(service.remove(&scene.client).await?);
-    assert!(!service.remove(&scene.client).await?);
+    assert!(service.delete(&scene.client).await?);
+    assert!(!service.delete(&scene.client).await?);
     assert!(scene.client.services().await?.is_empty());
     Ok(())
 }

@@ -247,8 +247,8 @@ async fn address_add_and_remove_twice(_: NetNs, links: Links) -> Result<(), Fail
     assert!(links.add_address(&dummy, "10.1.0.1/32".parse()?).await?);
     for text in ["10.0.0.185/32", "10.1.0.1/24", "10.1.0.1/32", "fd00::185/128", "fd01::1/64"] {
         let address = text.parse::<Address>()?;
-        assert!(links.remove_address(&dummy, address).await?, "{text}");
-        assert!(!links.remove_address(&dummy, address).await?, "{text} again");
+        assert!(links.delete_address(&dummy, address).await?, "{text}");
+        assert!(!links.delete_address(&dummy, address).await?, "{text} again");
     }
     assert_eq!(addresses(&links, &dummy).await?, []);
     Ok(())
@@ -288,13 +288,13 @@ async fn address_reconcile_1000(_: NetNs, links: Links) -> Result<(), Failed> {
     };
     assert_eq!(links.set_addresses(&dummy, &range(1)).await?.added.len(), 1000);
     let changed = links.set_addresses(&dummy, &range(501)).await?;
-    assert_eq!((changed.added.len(), changed.removed.len()), (500, 500));
+    assert_eq!((changed.added.len(), changed.deleted.len()), (500, 500));
     assert_eq!(addresses(&links, &dummy).await?, range(501));
     // Those that are not named stay, and what is so already is no error.
     let changed = links.change_addresses(&dummy, &range(1)[..502], &range(1001)[..600]).await?;
-    assert_eq!((changed.added.len(), changed.removed.len()), (500, 500));
+    assert_eq!((changed.added.len(), changed.deleted.len()), (500, 500));
     assert_eq!(links.addresses(&dummy).await?.len(), 1000);
-    assert_eq!(links.set_addresses(&dummy, &[]).await?.removed.len(), 1000);
+    assert_eq!(links.set_addresses(&dummy, &[]).await?.deleted.len(), 1000);
     Ok(())
 }
 
@@ -337,7 +337,7 @@ async fn link_gone_in_the_middle(_: NetNs, links: Links) -> Result<(), Failed> {
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
         assert!(error.to_string().contains("ipvs0"), "{error}");
     }
-    assert!(!links.remove_address(&gone, address).await?);
+    assert!(!links.delete_address(&gone, address).await?);
     assert_eq!(links.addresses(&gone).await?, []);
     Ok(())
 }
@@ -379,7 +379,7 @@ async fn listing_while_it_changes(namespace: NetNs, links: Links) -> Result<(), 
                 let first = "10.9.9.9".parse()?;
                 while !done.load(Ordering::Relaxed) {
                     links.add_address(&dummy, first).await?;
-                    links.remove_address(&dummy, first).await?;
+                    links.delete_address(&dummy, first).await?;
                 }
                 Ok::<_, Failed>(())
             })
@@ -423,7 +423,7 @@ fn blocking_by_many_threads() -> Result<(), Failed> {
                         assert!(links.add_address(dummy, own)?);
                         let listed: BTreeSet<_> = links.addresses(dummy)?.into_iter().collect();
                         assert!(listed.contains(&own) && listed.is_superset(stay));
-                        assert!(links.remove_address(dummy, own)?);
+                        assert!(links.delete_address(dummy, own)?);
                         assert_eq!(links.find("no-such-link")?, None);
                     }
                     Ok(())
@@ -798,7 +798,7 @@ async fn address_properties(_: NetNs, links: Links) -> Result<(), Failed> {
     assert!(error.to_string().contains("another prefix length"), "{error}");
     // To remove one, its properties do not matter.
     for address in ["10.0.0.3/32", "fd00::2/128", "10.0.0.5/24 scope link label other"] {
-        assert!(links.remove_address(&dummy, address.parse()?).await?, "{address}");
+        assert!(links.delete_address(&dummy, address.parse()?).await?, "{address}");
     }
     Ok(())
 }
@@ -847,7 +847,7 @@ async fn address_deprecated_is_no_source(namespace: NetNs, links: Links) -> Resu
     assert_eq!(source()?, vip.ip(), "which is what `deprecated` is for");
     links.replace_address(&uplink, vip.nodad().deprecated()).await?;
     assert_eq!(source()?, own.ip());
-    links.remove_address(&uplink, vip).await?;
+    links.delete_address(&uplink, vip).await?;
     links.add_address(&uplink, vip.nodad().deprecated()).await?;
     assert_eq!(source()?, own.ip());
     Ok(())
@@ -868,7 +868,7 @@ async fn address_properties_reconcile(_: NetNs, links: Links) -> Result<(), Fail
         "fd00::1/128 preferred_lft 0 nodad noprefixroute",
     ])?;
     let changed = links.set_addresses(&dummy, &other).await?;
-    assert_eq!((&*changed.added, &*changed.removed), (&[][..], &[][..]));
+    assert_eq!((&*changed.added, &*changed.deleted), (&[][..], &[][..]));
     let mut of_changed: Vec<_> = changed.changed.iter().map(Address::ip).collect();
     of_changed.sort_unstable();
     assert_eq!(of_changed, [other[0].ip(), other[1].ip(), other[3].ip()]);
@@ -904,7 +904,7 @@ async fn address_beside_5000(_: NetNs, links: Links) -> Result<(), Failed> {
         let again = start.elapsed() - new;
         assert_eq!(links.addresses(&mine).await?, [vip]);
         let listed = start.elapsed() - again - new;
-        assert!(links.remove_address(&mine, vip).await?);
+        assert!(links.delete_address(&mine, vip).await?);
         eprintln!("{vip} beside 5000: added in {new:?}, again in {again:?}, listed in {listed:?}");
     }
     assert_eq!(links.addresses(&other).await?.len(), 5000);
@@ -991,7 +991,7 @@ async fn changes_before_a_failure_come_back(namespace: NetNs, links: Links) -> R
     let failed = links.set_addresses(&dummy, &wanted).await.unwrap_err();
     assert_eq!(failed.error.kind(), ErrorKind::Ipv6Disabled, "{failed}");
     assert_eq!(failed.done.added, [wanted[0], wanted[2]]);
-    assert_eq!(failed.done.removed, ["10.0.0.1".parse()?]);
+    assert_eq!(failed.done.deleted, ["10.0.0.1".parse()?]);
     Ok(())
 }
 

@@ -75,7 +75,7 @@ fn without_capabilities() -> Outcome {
     refused("CAP_NET_ADMIN", links.set_mtu(&lo, 2000));
     refused("CAP_NET_ADMIN", links.create_dummy("ipvs0"));
     refused("CAP_NET_ADMIN", links.add_address(&lo, vip.into()));
-    refused("CAP_NET_ADMIN", links.remove_address(&lo, vip.into()));
+    refused("CAP_NET_ADMIN", links.delete_address(&lo, vip.into()));
     refused("CAP_NET_ADMIN", links.set_addresses(&lo, &[vip.into()]).map_err(Error::from));
     refused("CAP_NET_ADMIN", links.add_route(&lo, Route::local(vip.into())));
     refused("CAP_NET_ADMIN", prepare_director(&here, "ipvs0", &[vip]));

@@ -51,7 +51,7 @@ async fn address_not_local() -> Outcome {
     let scene = nat_scene().await?;
     let client = scene.container.namespace();
     let dummy = scene.host.links().find("dummy0").await?.ok_or("no dummy0")?;
-    scene.host.links().remove_address(&dummy, Address::host(scene.address.ip())).await?;
+    scene.host.links().delete_address(&dummy, Address::host(scene.address.ip())).await?;
     fails(&scene, client).await?;
     scene.host.links().add_address(&dummy, Address::host(scene.address.ip())).await?;
     works(&scene, client).await

@@ -114,7 +114,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     if arguments.file.is_none() {
         println!("(somebody deletes a service)");
         let service = desired.iter().next().ok_or("the example has services")?;
-        block_on(service.remove(&ipvs))?;
+        block_on(service.delete(&ipvs))?;
     }
     let mut reconciler = Reconciler::new(policy).resync_every(Duration::from_secs(1));
     reconciler.set(desired);

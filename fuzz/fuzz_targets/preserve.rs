@@ -1,12 +1,12 @@
 //! What is read is read again as the same after it was written. The first byte is the command.
 #![no_main]
 
-use ipvs_packet::{Command, Reply, Request};
+use ipvs_packet::{CommandNumber, Reply, Request};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     if let [command, payload @ ..] = data {
-        let command = Command(*command);
+        let command = CommandNumber(*command);
         if let Ok(request) = Request::parse(command, payload) {
             assert_eq!(Request::parse(command, &request.to_bytes()), Ok(request));
         }

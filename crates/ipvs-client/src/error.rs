@@ -494,7 +494,7 @@ pub(crate) mod errno {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "these are tests")]
 
-    use ipvs_packet::{Command, Reply, ServiceKey};
+    use ipvs_packet::{CommandNumber, Reply, ServiceKey};
 
     use super::*;
 
@@ -507,7 +507,7 @@ mod tests {
         assert_eq!(error.to_string(), text);
         assert_eq!(format!("{error:?}"), text);
 
-        let cause = Reply::parse(Command::NEW_SERVICE, &[1], None).unwrap_err();
+        let cause = Reply::parse(CommandNumber::NEW_SERVICE, &[1], None).unwrap_err();
         let error = Error::parse(Operation(&Request::ListServices), cause);
         let debug = format!("{error:?}");
         let cause = std::error::Error::source(&error).unwrap().to_string();

@@ -11,11 +11,11 @@ pub const FAMILY_VERSION: u8 = 1;
 /// are.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(clippy::exhaustive_structs, reason = "a number, whatever it means")]
-pub struct Command(pub u8);
+pub struct CommandNumber(pub u8);
 
 macro_rules! commands {
     ($($(#[$doc:meta])* $name:ident = $number:literal;)*) => {
-        impl Command {
+        impl CommandNumber {
             $($(#[$doc])* pub const $name: Self = Self($number);)*
 
             /// The name in `linux/ip_vs.h` without `IPVS_CMD_`; `None` for an unknown number.
@@ -68,7 +68,7 @@ commands! {
     FLUSH = 17;
 }
 
-impl fmt::Display for Command {
+impl fmt::Display for CommandNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {
             Some(name) => f.write_str(name),
@@ -77,7 +77,7 @@ impl fmt::Display for Command {
     }
 }
 
-impl fmt::Debug for Command {
+impl fmt::Debug for CommandNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Command, number};
+use crate::{CommandNumber, number};
 
 /// Why a message could not be read: the command, the attribute, its offset, and what is wrong with
 /// it.
@@ -10,7 +10,7 @@ use crate::{Command, number};
 /// Its `Debug` is its text, for `fn main() -> Result`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ParseError {
-    command: Option<Command>,
+    command: Option<CommandNumber>,
     space: Space,
     number: Option<u16>,
     offset: usize,
@@ -22,13 +22,13 @@ impl ParseError {
         Self { command: None, space, number, offset, problem }
     }
 
-    pub(crate) fn of_command(mut self, command: Command) -> Self {
+    pub(crate) fn of_command(mut self, command: CommandNumber) -> Self {
         self.command = Some(command);
         self
     }
 
     /// The command number in the message's generic netlink header.
-    pub fn command(&self) -> Option<Command> {
+    pub fn command(&self) -> Option<CommandNumber> {
         self.command
     }
 

@@ -183,7 +183,7 @@ pub mod strategy;
 pub use crate::netlink_packet::Message;
 pub use crate::{
     attribute::{Level, UnknownAttributes},
-    command::{Command, FAMILY_NAME, FAMILY_VERSION},
+    command::{CommandNumber, FAMILY_NAME, FAMILY_VERSION},
     daemon::{DaemonEntry, DaemonRole, SyncDaemon, SyncId},
     destination::{
         Destination, DestinationEntry, ForwardMethod, Thresholds, Tunnel, TunnelFlags, TunnelType,

@@ -1,9 +1,9 @@
 //! Whole messages: what user space sends and what the kernel answers, by command.
 
 use crate::{
-    AddressFamily, Command, DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey,
-    Info, Level, ParseError, Service, ServiceEntry, ServiceKey, SyncDaemon, Timeouts,
-    UnknownAttributes,
+    AddressFamily, CommandNumber, DaemonEntry, DaemonRole, Destination, DestinationEntry,
+    DestinationKey, Info, Level, ParseError, Service, ServiceEntry, ServiceKey, SyncDaemon,
+    Timeouts, UnknownAttributes,
     attribute::{Attribute, Length, Reader, Sink, Writer},
     error::Space,
     number::message::{DAEMON, DEST, SERVICE},
@@ -60,7 +60,7 @@ pub enum Request {
     /// Any other command, with its attributes as they are.
     Other {
         /// The command number.
-        command: Command,
+        command: CommandNumber,
         /// What follows the generic netlink header.
         payload: Vec<u8>,
     },
@@ -68,24 +68,24 @@ pub enum Request {
 
 impl Request {
     /// The command number.
-    pub const fn command(&self) -> Command {
+    pub const fn command(&self) -> CommandNumber {
         match self {
-            Self::NewService(_) => Command::NEW_SERVICE,
-            Self::SetService(_) => Command::SET_SERVICE,
-            Self::DeleteService(_) => Command::DEL_SERVICE,
-            Self::GetService(_) | Self::ListServices => Command::GET_SERVICE,
-            Self::NewDestination(..) => Command::NEW_DEST,
-            Self::SetDestination(..) => Command::SET_DEST,
-            Self::DeleteDestination(..) => Command::DEL_DEST,
-            Self::ListDestinations(_) => Command::GET_DEST,
-            Self::NewDaemon(_) => Command::NEW_DAEMON,
-            Self::DeleteDaemon(_) => Command::DEL_DAEMON,
-            Self::ListDaemons => Command::GET_DAEMON,
-            Self::SetTimeouts(_) => Command::SET_CONFIG,
-            Self::GetTimeouts => Command::GET_CONFIG,
-            Self::GetInfo => Command::GET_INFO,
-            Self::Zero(_) => Command::ZERO,
-            Self::Flush => Command::FLUSH,
+            Self::NewService(_) => CommandNumber::NEW_SERVICE,
+            Self::SetService(_) => CommandNumber::SET_SERVICE,
+            Self::DeleteService(_) => CommandNumber::DEL_SERVICE,
+            Self::GetService(_) | Self::ListServices => CommandNumber::GET_SERVICE,
+            Self::NewDestination(..) => CommandNumber::NEW_DEST,
+            Self::SetDestination(..) => CommandNumber::SET_DEST,
+            Self::DeleteDestination(..) => CommandNumber::DEL_DEST,
+            Self::ListDestinations(_) => CommandNumber::GET_DEST,
+            Self::NewDaemon(_) => CommandNumber::NEW_DAEMON,
+            Self::DeleteDaemon(_) => CommandNumber::DEL_DAEMON,
+            Self::ListDaemons => CommandNumber::GET_DAEMON,
+            Self::SetTimeouts(_) => CommandNumber::SET_CONFIG,
+            Self::GetTimeouts => CommandNumber::GET_CONFIG,
+            Self::GetInfo => CommandNumber::GET_INFO,
+            Self::Zero(_) => CommandNumber::ZERO,
+            Self::Flush => CommandNumber::FLUSH,
             Self::Other { command, .. } => *command,
         }
     }
@@ -108,17 +108,17 @@ impl Request {
     ///
     /// # Errors
     /// If the payload is not what the kernel would take for this command.
-    pub fn parse(command: Command, payload: &[u8]) -> Result<Self, ParseError> {
+    pub fn parse(command: CommandNumber, payload: &[u8]) -> Result<Self, ParseError> {
         Self::parse_payload(command, payload).map_err(|error| error.of_command(command))
     }
 
-    fn parse_payload(command: Command, payload: &[u8]) -> Result<Self, ParseError> {
+    fn parse_payload(command: CommandNumber, payload: &[u8]) -> Result<Self, ParseError> {
         let mut reader = Reader::new(payload, 0, Space::Message);
-        if command == Command::SET_CONFIG {
+        if command == CommandNumber::SET_CONFIG {
             let ignored = &mut UnknownAttributes::new();
             return Timeouts::parse(reader, ignored).map(Self::SetTimeouts);
         }
-        if command.name().is_none() || command == Command::SET_INFO {
+        if command.name().is_none() || command == CommandNumber::SET_INFO {
             return Ok(Self::Other { command, payload: payload.to_vec() });
         }
         let mut nests = Nests::default();
@@ -137,35 +137,35 @@ impl Request {
         };
         let daemon = || nests.daemon.ok_or_else(|| reader.missing(DAEMON));
         Ok(match command {
-            Command::NEW_SERVICE => Self::NewService(full_service()?),
-            Command::SET_SERVICE => Self::SetService(full_service()?),
-            Command::DEL_SERVICE => Self::DeleteService(service_key()?),
-            Command::GET_SERVICE if nests.service.is_none() => Self::ListServices,
-            Command::GET_SERVICE => Self::GetService(service_key()?),
-            Command::NEW_DEST => {
+            CommandNumber::NEW_SERVICE => Self::NewService(full_service()?),
+            CommandNumber::SET_SERVICE => Self::SetService(full_service()?),
+            CommandNumber::DEL_SERVICE => Self::DeleteService(service_key()?),
+            CommandNumber::GET_SERVICE if nests.service.is_none() => Self::ListServices,
+            CommandNumber::GET_SERVICE => Self::GetService(service_key()?),
+            CommandNumber::NEW_DEST => {
                 let key = service_key()?;
                 Self::NewDestination(key, full_destination(key.family())?)
             }
-            Command::SET_DEST => {
+            CommandNumber::SET_DEST => {
                 let key = service_key()?;
                 Self::SetDestination(key, full_destination(key.family())?)
             }
-            Command::DEL_DEST => {
+            CommandNumber::DEL_DEST => {
                 let key = service_key()?;
                 let destination = DestinationKey::parse(&destination()?, Some(key.family()))?;
                 Self::DeleteDestination(key, destination)
             }
-            Command::GET_DEST => Self::ListDestinations(service_key()?),
-            Command::NEW_DAEMON => {
+            CommandNumber::GET_DEST => Self::ListDestinations(service_key()?),
+            CommandNumber::NEW_DAEMON => {
                 Self::NewDaemon(DaemonEntry::parse(&daemon()?, UnknownAttributes::new())?.daemon)
             }
-            Command::DEL_DAEMON => Self::DeleteDaemon(DaemonRole::parse(&daemon()?)?),
-            Command::GET_DAEMON => Self::ListDaemons,
-            Command::GET_CONFIG => Self::GetTimeouts,
-            Command::GET_INFO => Self::GetInfo,
-            Command::ZERO if nests.service.is_none() => Self::Zero(None),
-            Command::ZERO => Self::Zero(Some(service_key()?)),
-            Command::FLUSH => Self::Flush,
+            CommandNumber::DEL_DAEMON => Self::DeleteDaemon(DaemonRole::parse(&daemon()?)?),
+            CommandNumber::GET_DAEMON => Self::ListDaemons,
+            CommandNumber::GET_CONFIG => Self::GetTimeouts,
+            CommandNumber::GET_INFO => Self::GetInfo,
+            CommandNumber::ZERO if nests.service.is_none() => Self::Zero(None),
+            CommandNumber::ZERO => Self::Zero(Some(service_key()?)),
+            CommandNumber::FLUSH => Self::Flush,
             _ => Self::Other { command, payload: payload.to_vec() },
         })
     }
@@ -248,7 +248,7 @@ pub enum Reply {
     /// Any other command, with its attributes as they are.
     Other {
         /// The command number.
-        command: Command,
+        command: CommandNumber,
         /// What follows the generic netlink header.
         payload: Vec<u8>,
     },
@@ -256,13 +256,13 @@ pub enum Reply {
 
 impl Reply {
     /// The command number.
-    pub const fn command(&self) -> Command {
+    pub const fn command(&self) -> CommandNumber {
         match self {
-            Self::Service(_) => Command::NEW_SERVICE,
-            Self::Destination(_) => Command::NEW_DEST,
-            Self::Daemon(_) => Command::NEW_DAEMON,
-            Self::Timeouts(..) => Command::SET_CONFIG,
-            Self::Info(..) => Command::SET_INFO,
+            Self::Service(_) => CommandNumber::NEW_SERVICE,
+            Self::Destination(_) => CommandNumber::NEW_DEST,
+            Self::Daemon(_) => CommandNumber::NEW_DAEMON,
+            Self::Timeouts(..) => CommandNumber::SET_CONFIG,
+            Self::Info(..) => CommandNumber::SET_INFO,
             Self::Other { command, .. } => *command,
         }
     }
@@ -275,7 +275,7 @@ impl Reply {
     /// # Errors
     /// If the payload is not what a kernel sends for this command.
     pub fn parse(
-        command: Command,
+        command: CommandNumber,
         payload: &[u8],
         service_family: Option<AddressFamily>,
     ) -> Result<Self, ParseError> {
@@ -284,28 +284,30 @@ impl Reply {
     }
 
     fn parse_payload(
-        command: Command,
+        command: CommandNumber,
         payload: &[u8],
         service_family: Option<AddressFamily>,
     ) -> Result<Self, ParseError> {
         let mut unknown = UnknownAttributes::new();
         let reader = Reader::new(payload, 0, Space::Message);
         Ok(match command {
-            Command::NEW_SERVICE => {
+            CommandNumber::NEW_SERVICE => {
                 let nest = only_nest(reader, SERVICE, Level::ServiceMessage, &mut unknown)?;
                 Self::Service(ServiceEntry::parse(&nest, unknown)?)
             }
-            Command::NEW_DEST => {
+            CommandNumber::NEW_DEST => {
                 let nest = only_nest(reader, DEST, Level::DestinationMessage, &mut unknown)?;
                 Self::Destination(DestinationEntry::parse(&nest, service_family, unknown)?)
             }
-            Command::NEW_DAEMON => {
+            CommandNumber::NEW_DAEMON => {
                 let nest = only_nest(reader, DAEMON, Level::DaemonMessage, &mut unknown)?;
                 Self::Daemon(DaemonEntry::parse(&nest, unknown)?)
             }
-            Command::SET_CONFIG => Self::Timeouts(Timeouts::parse(reader, &mut unknown)?, unknown),
+            CommandNumber::SET_CONFIG => {
+                Self::Timeouts(Timeouts::parse(reader, &mut unknown)?, unknown)
+            }
             // Numbers 1 and 2 are not the SERVICE and DEST nests here.
-            Command::SET_INFO => {
+            CommandNumber::SET_INFO => {
                 let reader = Reader::new(payload, 0, Space::Info);
                 Self::Info(Info::parse(reader, &mut unknown)?, unknown)
             }
@@ -463,20 +465,20 @@ mod tests {
     }
 
     fn service(payload: &[u8]) -> ServiceEntry {
-        match Reply::parse(Command::NEW_SERVICE, payload, None) {
+        match Reply::parse(CommandNumber::NEW_SERVICE, payload, None) {
             Ok(Reply::Service(entry)) => entry,
             other => panic!("{other:?}"),
         }
     }
 
     fn destination_entry(parts: &[Vec<u8>], family: Option<AddressFamily>) -> DestinationEntry {
-        match Reply::parse(Command::NEW_DEST, &attribute(2, &parts.concat()), family) {
+        match Reply::parse(CommandNumber::NEW_DEST, &attribute(2, &parts.concat()), family) {
             Ok(Reply::Destination(entry)) => entry,
             other => panic!("{other:?}"),
         }
     }
 
-    fn refusal(command: Command, payload: &[u8]) -> String {
+    fn refusal(command: CommandNumber, payload: &[u8]) -> String {
         Reply::parse(command, payload, None).unwrap_err().to_string()
     }
 
@@ -547,9 +549,9 @@ mod tests {
         let nest = [vec![u16(1, 10), u32(5, 0)], settings()].concat().concat();
         let nest = attribute(1, &nest);
         // The mask of settings() is no IPv6 prefix.
-        assert!(Reply::parse(Command::NEW_SERVICE, &nest, None).is_err());
+        assert!(Reply::parse(CommandNumber::NEW_SERVICE, &nest, None).is_err());
         assert_eq!(
-            Request::parse(Command::DEL_SERVICE, &nest).unwrap(),
+            Request::parse(CommandNumber::DEL_SERVICE, &nest).unwrap(),
             Request::DeleteService("-t [::]:0".parse().unwrap())
         );
     }
@@ -565,7 +567,7 @@ mod tests {
         let netmask = service(&with(64)).service.netmask();
         assert_eq!(netmask, Netmask::Ipv6(Ipv6Prefix::new(64).unwrap()));
         for wrong in [0, 129, 256 + 64] {
-            let text = refusal(Command::NEW_SERVICE, &with(wrong));
+            let text = refusal(CommandNumber::NEW_SERVICE, &with(wrong));
             assert!(text.contains("IPVS_SVC_ATTR_NETMASK"), "{text}");
         }
     }
@@ -593,7 +595,7 @@ mod tests {
         assert_eq!(entry.destination.tunnel, Tunnel::IPIP);
         assert_eq!(entry.active_connections, 0);
         // Without the family, the address says nothing.
-        let text = refusal(Command::NEW_DEST, &attribute(2, &destination().concat()));
+        let text = refusal(CommandNumber::NEW_DEST, &attribute(2, &destination().concat()));
         assert!(text.contains("IPVS_DEST_ATTR_ADDR_FAMILY at byte"), "{text}");
         // Family 0 says the same as none.
         let parts = [destination(), vec![u16(11, 0)]].concat();
@@ -612,7 +614,7 @@ mod tests {
     #[test]
     fn weights_are_not_negative() {
         let parts = [destination(), vec![u32(4, 1 << 31), u16(11, 2)]].concat();
-        let text = refusal(Command::NEW_DEST, &attribute(2, &parts.concat()));
+        let text = refusal(CommandNumber::NEW_DEST, &attribute(2, &parts.concat()));
         assert!(text.contains("IPVS_DEST_ATTR_WEIGHT"), "{text}");
     }
 
@@ -627,7 +629,7 @@ mod tests {
             attribute(8, &[0]),
         ];
         let read = |parts: &[Vec<u8>]| {
-            Reply::parse(Command::NEW_DAEMON, &attribute(3, &parts.concat()), None)
+            Reply::parse(CommandNumber::NEW_DAEMON, &attribute(3, &parts.concat()), None)
         };
         let Ok(Reply::Daemon(entry)) = read(&daemon) else { panic!("{:?}", read(&daemon)) };
         // The kernel keeps any number.
@@ -666,7 +668,7 @@ mod tests {
     #[test]
     fn unknown_commands_are_data() {
         for (number, payload) in [(0, &[][..]), (18, &[1, 2, 3]), (255, &[0xff; 9])] {
-            let (command, payload) = (Command(number), payload.to_vec());
+            let (command, payload) = (CommandNumber(number), payload.to_vec());
             let expected = Reply::Other { command, payload: payload.clone() };
             assert_eq!(Reply::parse(command, &payload, None), Ok(expected));
             let expected = Request::Other { command, payload: payload.clone() };
@@ -677,7 +679,8 @@ mod tests {
     #[test]
     fn info_has_numbers_of_its_own() {
         let payload = [u32(1, 0x01_0201), u32(2, 4096)].concat();
-        let Ok(Reply::Info(info, unknown)) = Reply::parse(Command::SET_INFO, &payload, None) else {
+        let Ok(Reply::Info(info, unknown)) = Reply::parse(CommandNumber::SET_INFO, &payload, None)
+        else {
             panic!("no info");
         };
         assert_eq!(
@@ -689,7 +692,7 @@ mod tests {
 
     #[test]
     fn timeouts_may_be_left_out() {
-        let reply = Reply::parse(Command::SET_CONFIG, &u32(6, 300), None);
+        let reply = Reply::parse(CommandNumber::SET_CONFIG, &u32(6, 300), None);
         let timeouts = Timeouts { udp: 300, ..Timeouts::default() };
         assert_eq!(reply, Ok(Reply::Timeouts(timeouts, UnknownAttributes::new())));
     }
@@ -700,27 +703,27 @@ mod tests {
         short[2] = u16(8, 1);
         let payload = attribute(1, &[key(), short].concat().concat());
         assert_eq!(
-            refusal(Command::NEW_SERVICE, &payload),
+            refusal(CommandNumber::NEW_SERVICE, &payload),
             "IPVS message NEW_SERVICE: IPVS_SVC_ATTR_TIMEOUT at byte 56: too short: 2 bytes where 4 \
              are needed"
         );
         assert_eq!(
-            refusal(Command::NEW_SERVICE, &attribute(1, &settings().concat())),
+            refusal(CommandNumber::NEW_SERVICE, &attribute(1, &settings().concat())),
             "IPVS message NEW_SERVICE: IPVS_SVC_ATTR_AF at byte 40: missing"
         );
         assert_eq!(
-            refusal(Command::NEW_DEST, &[]),
+            refusal(CommandNumber::NEW_DEST, &[]),
             "IPVS message NEW_DEST: IPVS_CMD_ATTR_DEST at byte 0: missing"
         );
         assert_eq!(
-            refusal(Command::SET_INFO, &[9]),
+            refusal(CommandNumber::SET_INFO, &[9]),
             "IPVS message SET_INFO: info attribute at byte 0: truncated: 4 bytes are needed and 1 are left"
         );
         let mut long = service_nest();
         long[..2].copy_from_slice(&u16::MAX.to_ne_bytes());
-        assert!(refusal(Command::NEW_SERVICE, &long).contains("truncated: 65535 bytes"));
-        let error = Reply::parse(Command::NEW_SERVICE, &payload, None).unwrap_err();
-        assert_eq!(error.command(), Some(Command::NEW_SERVICE));
+        assert!(refusal(CommandNumber::NEW_SERVICE, &long).contains("truncated: 65535 bytes"));
+        let error = Reply::parse(CommandNumber::NEW_SERVICE, &payload, None).unwrap_err();
+        assert_eq!(error.command(), Some(CommandNumber::NEW_SERVICE));
         assert_eq!(error.attribute(), Some(8));
         assert_eq!(error.attribute_name(), Some("IPVS_SVC_ATTR_TIMEOUT"));
         assert_eq!(error.offset(), 56);
@@ -740,7 +743,7 @@ mod tests {
     fn more_unknown_than_fits_is_refused() {
         let unknown = attribute(13, &[0; 16 * 1024]);
         let payload = attribute(1, &[key(), settings(), vec![unknown]].concat().concat());
-        let text = refusal(Command::NEW_SERVICE, &payload);
+        let text = refusal(CommandNumber::NEW_SERVICE, &payload);
         assert!(text.contains("16 KiB"), "{text}");
     }
 }

@@ -3,7 +3,7 @@
 use netlink_packet_core::{DecodeError, Emitable, ParseableParametrized};
 use netlink_packet_generic::{GenlFamily, GenlHeader};
 
-use crate::{Command, FAMILY_NAME, FAMILY_VERSION, ParseError, Reply, Request};
+use crate::{CommandNumber, FAMILY_NAME, FAMILY_VERSION, ParseError, Reply, Request};
 
 /// The payload of a `GenlMessage` on a netlink-proto connection, which wants one type for what it
 /// sends and what it receives (feature `netlink-packet`).
@@ -68,7 +68,7 @@ impl GenlFamily for Message {
 /// known.
 impl ParseableParametrized<[u8], GenlHeader> for Message {
     fn parse_with_param(payload: &[u8], header: GenlHeader) -> Result<Self, DecodeError> {
-        Ok(Reply::parse(Command(header.cmd), payload, None)?.into())
+        Ok(Reply::parse(CommandNumber(header.cmd), payload, None)?.into())
     }
 }
 
@@ -99,7 +99,7 @@ mod tests {
     fn requests_are_sent() {
         let request = Request::DeleteService("-t 10.0.0.185:80".parse().unwrap());
         let bytes = bytes(request.clone().into());
-        assert_eq!(bytes[..4], [Command::DEL_SERVICE.0, FAMILY_VERSION, 0, 0]);
+        assert_eq!(bytes[..4], [CommandNumber::DEL_SERVICE.0, FAMILY_VERSION, 0, 0]);
         assert_eq!(bytes[4..], request.to_bytes());
     }
 

@@ -97,7 +97,7 @@ mod tests {
     use std::{collections::HashMap, fs};
 
     use super::*;
-    use crate::{Command, DaemonRole, ForwardMethod, ServiceFlags, TunnelFlags, TunnelType};
+    use crate::{CommandNumber, DaemonRole, ForwardMethod, ServiceFlags, TunnelFlags, TunnelType};
 
     const HEADER: &str = "/usr/include/linux/ip_vs.h";
 
@@ -153,7 +153,7 @@ mod tests {
     fn are_those_of_the_header() {
         let Some(header) = header() else { return };
         let constants = constants(&header);
-        let commands = (1..=Command::FLUSH.0).map(Command);
+        let commands = (1..=CommandNumber::FLUSH.0).map(CommandNumber);
         let commands = commands.map(|command| {
             let name = command.name().expect("no gap");
             (format!("IPVS_CMD_{name}"), u32::from(command.0))
@@ -209,7 +209,7 @@ mod tests {
             ("IPVS_DEST_ATTR_MAX", destination::ALL.len()),
             ("IPVS_DAEMON_ATTR_MAX", daemon::ALL.len()),
             ("IPVS_STATS_ATTR_MAX", statistics::ALL.len()),
-            ("IPVS_CMD_MAX", usize::from(Command::FLUSH.0)),
+            ("IPVS_CMD_MAX", usize::from(CommandNumber::FLUSH.0)),
         ];
         let constants = constants(&header);
         for (name, count) in known {

@@ -8,10 +8,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use crate::{
-    AddressFamily, Command, DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey,
-    EngineName, ForwardMethod, Info, InterfaceName, Level, Netmask, Protocol, Reply, Request,
-    SchedulerName, Service, ServiceEntry, ServiceFlags, ServiceKey, Statistics, SyncDaemon, SyncId,
-    Thresholds, Timeouts, Tunnel, TunnelFlags, TunnelType, UnknownAttributes, Version, Weight,
+    AddressFamily, CommandNumber, DaemonEntry, DaemonRole, Destination, DestinationEntry,
+    DestinationKey, EngineName, ForwardMethod, Info, InterfaceName, Level, Netmask, Protocol,
+    Reply, Request, SchedulerName, Service, ServiceEntry, ServiceFlags, ServiceKey, Statistics,
+    SyncDaemon, SyncId, Thresholds, Timeouts, Tunnel, TunnelFlags, TunnelType, UnknownAttributes,
+    Version, Weight,
 };
 
 /// An address of either family.
@@ -365,9 +366,9 @@ pub fn reply() -> BoxedStrategy<Reply> {
     .boxed()
 }
 
-fn unknown_command() -> BoxedStrategy<Command> {
+fn unknown_command() -> BoxedStrategy<CommandNumber> {
     any::<u8>()
-        .prop_map(Command)
+        .prop_map(CommandNumber)
         .prop_filter("a command without a name", |command| command.name().is_none())
         .boxed()
 }

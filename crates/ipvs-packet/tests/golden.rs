@@ -7,7 +7,7 @@
 use std::{num::NonZeroU16, path::Path, sync::LazyLock};
 
 use ipvs_packet::{
-    Command, DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey,
+    CommandNumber, DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey,
     FAMILY_VERSION, ForwardMethod, InterfaceName, Netmask, Reply, Request, Service, ServiceEntry,
     ServiceFlags, ServiceKey, SyncDaemon, SyncId, Thresholds, Timeouts, Tunnel, TunnelFlags,
     TunnelType, UnknownAttributes, Version, Weight,
@@ -86,10 +86,10 @@ fn golden() -> &'static [Golden] {
 /// part must be there, or else the difference is no longer one.
 fn corrected(golden: &Golden, captured: &Message) -> Vec<u8> {
     let payload = &captured.payload;
-    match Command(captured.command) {
+    match CommandNumber(captured.command) {
         // ipvsadm fills in a whole service (an empty scheduler, no flags, the default netmask) where
         // the kernel reads its key alone.
-        Command::NEW_DEST | Command::SET_DEST => {
+        CommandNumber::NEW_DEST | CommandNumber::SET_DEST => {
             let mut payload = without(payload, 1, SERVICE_SETTINGS);
             // After an IPv4 address stand the last bytes of the service's IPv6 address.
             if golden.line == "-a -t [2001:db8::1]:80 -r 172.17.0.3:80 -i" {
@@ -100,15 +100,15 @@ fn corrected(golden: &Golden, captured: &Message) -> Vec<u8> {
             payload
         }
         // Here it fills in a whole destination as well.
-        Command::DEL_DEST => {
+        CommandNumber::DEL_DEST => {
             without(&without(payload, 1, SERVICE_SETTINGS), 2, DESTINATION_SETTINGS)
         }
-        Command::DEL_SERVICE => without(payload, 1, SERVICE_SETTINGS),
-        Command::GET_SERVICE | Command::ZERO if !payload.is_empty() => {
+        CommandNumber::DEL_SERVICE => without(payload, 1, SERVICE_SETTINGS),
+        CommandNumber::GET_SERVICE | CommandNumber::ZERO if !payload.is_empty() => {
             without(payload, 1, SERVICE_SETTINGS)
         }
         // The kernel reads the role alone; ipvsadm adds an empty interface and sync id 0.
-        Command::DEL_DAEMON => without(payload, 3, DAEMON_SETTINGS),
+        CommandNumber::DEL_DAEMON => without(payload, 3, DAEMON_SETTINGS),
         _ => payload.clone(),
     }
 }
@@ -121,7 +121,7 @@ fn replies_are_read_as_what_was_set() {
         let requests = state.requests(&golden.line);
         let mut expected = requests.iter().flat_map(|request| state.replies(request));
         for captured in golden.messages.iter().filter(|message| !message.is_request) {
-            let command = Command(captured.command);
+            let command = CommandNumber(captured.command);
             // Without the service's family, for the kernel tells each destination's.
             let reply = Reply::parse(command, &captured.payload, None).unwrap();
             match (expected.next(), &reply) {
@@ -148,11 +148,11 @@ fn replies_are_read_as_what_was_set() {
         assert_eq!(expected.next(), None, "{}", golden.name);
     }
     for command in [
-        Command::NEW_SERVICE,
-        Command::NEW_DEST,
-        Command::NEW_DAEMON,
-        Command::SET_CONFIG,
-        Command::SET_INFO,
+        CommandNumber::NEW_SERVICE,
+        CommandNumber::NEW_DEST,
+        CommandNumber::NEW_DAEMON,
+        CommandNumber::SET_CONFIG,
+        CommandNumber::SET_INFO,
     ] {
         assert_ne!(seen[usize::from(command.0)], 0, "no capture of {command}");
     }
@@ -178,10 +178,10 @@ fn every_kernel_is_sent_the_same() {
 /// again as the same.
 #[test]
 fn every_damage_is_safe() {
-    let mut distinct: Vec<(bool, Command, &[u8])> = golden()
+    let mut distinct: Vec<(bool, CommandNumber, &[u8])> = golden()
         .iter()
         .flat_map(|golden| &golden.messages)
-        .map(|message| (message.is_request, Command(message.command), &message.payload[..]))
+        .map(|message| (message.is_request, CommandNumber(message.command), &message.payload[..]))
         .collect();
     distinct.sort();
     distinct.dedup();
@@ -202,7 +202,7 @@ fn every_damage_is_safe() {
     }
 }
 
-fn preserve(is_request: bool, command: Command, payload: &[u8]) {
+fn preserve(is_request: bool, command: CommandNumber, payload: &[u8]) {
     if is_request {
         if let Ok(request) = Request::parse(command, payload) {
             assert_eq!(Request::parse(command, &request.to_bytes()), Ok(request), "{payload:?}");

@@ -1,9 +1,9 @@
 //! The laws of the crate: values survive, bytes are safe, text forms survive.
 
 use ipvs_packet::{
-    AddressFamily, Command, DaemonRole, DestinationKey, EngineName, ForwardMethod, InterfaceName,
-    Netmask, Protocol, Reply, Request, SchedulerName, ServiceKey, SyncId, Timeouts, TunnelType,
-    Version, Weight, strategy,
+    AddressFamily, CommandNumber, DaemonRole, DestinationKey, EngineName, ForwardMethod,
+    InterfaceName, Netmask, Protocol, Reply, Request, SchedulerName, ServiceKey, SyncId, Timeouts,
+    TunnelType, Version, Weight, strategy,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -26,7 +26,7 @@ macro_rules! bytes {
 }
 
 /// What is read is read again as the same, if it can be read at all.
-fn preserve(command: Command, payload: &[u8]) -> Result<(), TestCaseError> {
+fn preserve(command: CommandNumber, payload: &[u8]) -> Result<(), TestCaseError> {
     if let Ok(request) = Request::parse(command, payload) {
         prop_assert_eq!(Request::parse(command, &bytes!(request)), Ok(request));
     }
@@ -51,7 +51,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_safe(command in 0..20u8, payload in vec(any::<u8>(), 0..400)) {
-        preserve(Command(command), &payload)?;
+        preserve(CommandNumber(command), &payload)?;
     }
 
     #[test]

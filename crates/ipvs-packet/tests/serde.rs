@@ -9,10 +9,10 @@ mod common;
 use std::fmt::Debug;
 
 use ipvs_packet::{
-    AddressFamily, Command, DaemonEntry, DaemonRole, Destination, DestinationEntry, ForwardMethod,
-    Info, InterfaceName, Level, Netmask, Protocol, Reply, SchedulerName, Service, ServiceEntry,
-    ServiceFlags, Statistics, SyncDaemon, SyncId, Thresholds, Timeouts, Tunnel, TunnelFlags,
-    Version, Weight, strategy,
+    AddressFamily, CommandNumber, DaemonEntry, DaemonRole, Destination, DestinationEntry,
+    ForwardMethod, Info, InterfaceName, Level, Netmask, Protocol, Reply, SchedulerName, Service,
+    ServiceEntry, ServiceFlags, Statistics, SyncDaemon, SyncId, Thresholds, Timeouts, Tunnel,
+    TunnelFlags, Version, Weight, strategy,
 };
 use proptest::{collection::vec, prelude::*, sample::Index};
 use serde::{Serialize, de::DeserializeOwned};
@@ -45,7 +45,7 @@ fn reported_survives(reply: &Reply) -> Result<(), TestCaseError> {
 
 /// A reply as a kernel could send it: its command and its payload. All of the fields that a number
 /// can be in have any number, and at each level there are attributes that nobody knows.
-fn reported() -> impl Strategy<Value = (Command, Vec<u8>)> {
+fn reported() -> impl Strategy<Value = (CommandNumber, Vec<u8>)> {
     let numbers = || vec(prop_oneof![Just(0), 0..512u32, any::<u32>()], 12);
     let family = || any::<bool>();
     let unknown = |known: &'static [u16]| {
@@ -118,11 +118,15 @@ fn reported() -> impl Strategy<Value = (Command, Vec<u8>)> {
     let timeouts = numbers().prop_map(|n| [u32(4, n[0]), u32(5, n[1]), u32(6, n[2])].concat());
     let info = numbers().prop_map(|n| [u32(1, n[0]), u32(2, n[1])].concat());
     prop_oneof![
-        (Just(Command::NEW_SERVICE), service.prop_map(|it| attribute(1, &it)), unknown(&[1])),
-        (Just(Command::NEW_DEST), destination.prop_map(|it| attribute(2, &it)), unknown(&[2])),
-        (Just(Command::NEW_DAEMON), daemon.prop_map(|it| attribute(3, &it)), unknown(&[3])),
-        (Just(Command::SET_CONFIG), timeouts, unknown(&[4, 5, 6])),
-        (Just(Command::SET_INFO), info, unknown(&[1, 2])),
+        (Just(CommandNumber::NEW_SERVICE), service.prop_map(|it| attribute(1, &it)), unknown(&[1])),
+        (
+            Just(CommandNumber::NEW_DEST),
+            destination.prop_map(|it| attribute(2, &it)),
+            unknown(&[2])
+        ),
+        (Just(CommandNumber::NEW_DAEMON), daemon.prop_map(|it| attribute(3, &it)), unknown(&[3])),
+        (Just(CommandNumber::SET_CONFIG), timeouts, unknown(&[4, 5, 6])),
+        (Just(CommandNumber::SET_INFO), info, unknown(&[1, 2])),
     ]
     .prop_map(|(command, known, unknown)| (command, [known, unknown].concat()))
 }
@@ -351,7 +355,7 @@ fn settings() {
 fn what_kernels_alone_make() {
     let read = |command, payload: Vec<u8>| Reply::parse(command, &payload, None).unwrap();
     let daemon = [u32(1, 1), attribute(2, b"eth0\0"), u32(3, 300)].concat();
-    let Reply::Daemon(entry) = read(Command::NEW_DAEMON, attribute(3, &daemon)) else {
+    let Reply::Daemon(entry) = read(CommandNumber::NEW_DAEMON, attribute(3, &daemon)) else {
         panic!("no daemon");
     };
     looks_like(&entry.daemon.sync_id, &json!(300));
@@ -368,7 +372,8 @@ fn what_kernels_alone_make() {
         u16(11, 2),
         attribute(13, &[1]),
     ];
-    let Reply::Destination(entry) = read(Command::NEW_DEST, attribute(2, &destination.concat()))
+    let Reply::Destination(entry) =
+        read(CommandNumber::NEW_DEST, attribute(2, &destination.concat()))
     else {
         panic!("no destination");
     };

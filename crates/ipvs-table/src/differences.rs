@@ -38,7 +38,7 @@ impl Differences {
                     differences.changes.push(TableChange::ServiceAdded(new.clone()));
                 }
                 Pair::Before(old) => {
-                    differences.changes.push(TableChange::ServiceRemoved(old.clone()));
+                    differences.changes.push(TableChange::ServiceDeleted(old.clone()));
                 }
                 Pair::Both(old, new) => differences.compare_services(pair.is_changed(), old, new),
             }
@@ -68,7 +68,7 @@ impl Differences {
                 }
                 Pair::Before(old) => {
                     let destination = old.clone();
-                    self.changes.push(TableChange::DestinationRemoved { service, destination });
+                    self.changes.push(TableChange::DestinationDeleted { service, destination });
                 }
                 Pair::Both(old, new) => {
                     if pair.is_changed() {
@@ -119,7 +119,7 @@ pub enum TableChange {
     /// It is there, and was not before; with its destinations.
     ServiceAdded(ServiceSnapshot),
     /// It was there, and is gone; with the destinations that it had.
-    ServiceRemoved(ServiceSnapshot),
+    ServiceDeleted(ServiceSnapshot),
     /// Its settings are others.
     ServiceChanged {
         /// As it was.
@@ -135,7 +135,7 @@ pub enum TableChange {
         destination: DestinationEntry,
     },
     /// A destination went from a service that is still there.
-    DestinationRemoved {
+    DestinationDeleted {
         /// The service.
         service: ServiceKey,
         /// The destination as it was.
@@ -156,12 +156,12 @@ impl TableChange {
     /// The service that it is about.
     pub fn service(&self) -> &ServiceKey {
         match self {
-            Self::ServiceAdded(service) | Self::ServiceRemoved(service) => {
+            Self::ServiceAdded(service) | Self::ServiceDeleted(service) => {
                 service.entry.service.key()
             }
             Self::ServiceChanged { after, .. } => after.key(),
             Self::DestinationAdded { service, .. }
-            | Self::DestinationRemoved { service, .. }
+            | Self::DestinationDeleted { service, .. }
             | Self::DestinationChanged { service, .. } => service,
         }
     }
@@ -174,7 +174,7 @@ impl fmt::Display for TableChange {
         let service = self.service();
         match self {
             Self::ServiceAdded(_) => write!(f, "service {service} added"),
-            Self::ServiceRemoved(_) => write!(f, "service {service} removed"),
+            Self::ServiceDeleted(_) => write!(f, "service {service} removed"),
             Self::ServiceChanged { before, after } => {
                 let changes = ServiceChanges::between(before, after);
                 write!(f, "service {service} changed: {changes}")
@@ -182,7 +182,7 @@ impl fmt::Display for TableChange {
             Self::DestinationAdded { destination, .. } => {
                 write!(f, "destination {} of {service} added", destination.destination.key)
             }
-            Self::DestinationRemoved { destination, .. } => {
+            Self::DestinationDeleted { destination, .. } => {
                 write!(f, "destination {} of {service} removed", destination.destination.key)
             }
             Self::DestinationChanged { before, after, .. } => {

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use ipvs_packet::{Command as Number, Request};
+use ipvs_packet::{CommandNumber, Request};
 use ipvs_table::Command;
 
 #[path = "../../ipvs-packet/tests/support/mod.rs"]
@@ -24,7 +24,8 @@ fn command_lines_ask_for_what_ipvsadm_asks() {
         let request = golden.line.parse::<Command>().unwrap().request();
         // It asks for the version first, and after a list of services for their destinations.
         let sent = golden.messages.iter().filter(|message| message.is_request);
-        let mut sent = sent.map(|it| Request::parse(Number(it.command), &it.payload).unwrap());
+        let mut sent =
+            sent.map(|it| Request::parse(CommandNumber(it.command), &it.payload).unwrap());
         let sent = sent.find(|request| *request != Request::GetInfo);
         match request {
             Some(Request::GetService(_)) => {

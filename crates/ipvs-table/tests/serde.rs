@@ -113,7 +113,7 @@ fn differences() {
             "service_changed",
             "destination_changed",
             "destination_added",
-            "service_removed",
+            "service_deleted",
             "service_added"
         ]
     );

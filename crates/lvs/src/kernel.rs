@@ -99,7 +99,7 @@ impl VirtualService {
     /// # Errors
     ///
     /// Where it cannot be deleted.
-    pub async fn remove(&self, port: &impl Port) -> Result<bool, Error> {
+    pub async fn delete(&self, port: &impl Port) -> Result<bool, Error> {
         let outcomes = port.batch(&[Request::DeleteService(*self.key())]).await;
         match outcomes.into_iter().collect::<Result<(), Error>>() {
             Ok(()) => Ok(true),

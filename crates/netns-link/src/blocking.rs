@@ -151,12 +151,12 @@ impl Links {
     }
 
     /// Removes an address from a link; returns whether it was there:
-    /// [`Links::remove_address`](crate::Links::remove_address).
+    /// [`Links::delete_address`](crate::Links::delete_address).
     ///
     /// # Errors
     /// As there.
-    pub fn remove_address(&self, link: &Link, address: Address) -> Result<bool, Error> {
-        at_once(self.links.remove_address(link, address))
+    pub fn delete_address(&self, link: &Link, address: Address) -> Result<bool, Error> {
+        at_once(self.links.delete_address(link, address))
     }
 
     /// Gives a link exactly these addresses: [`Links::set_addresses`](crate::Links::set_addresses).
@@ -180,9 +180,9 @@ impl Links {
         &self,
         link: &Link,
         added: &[Address],
-        removed: &[Address],
+        deleted: &[Address],
     ) -> Result<Changed, Incomplete<Changed>> {
-        at_once(self.links.change_addresses(link, added, removed))
+        at_once(self.links.change_addresses(link, added, deleted))
     }
 
     /// The addresses of all links, by the links' indices:

@@ -1,6 +1,6 @@
 //! One request and its answers: the rules of netlink, without I/O.
 
-use ipvs_packet::{AddressFamily, Command, Reply, Request};
+use ipvs_packet::{AddressFamily, CommandNumber, Reply, Request};
 use netlink_packet_core::{
     ErrorMessage, NLM_F_DUMP, NLM_F_DUMP_INTR, NetlinkMessage, NetlinkPayload,
 };
@@ -118,7 +118,7 @@ impl<'a> Exchange<'a> {
         let Some((header, payload)) = answer.split_at_checked(GENL_HEADER) else {
             return Err(Error::malformed(operation, "the answer has no generic netlink header"));
         };
-        let command = Command(header[0]);
+        let command = CommandNumber(header[0]);
         let expected = expected_reply(self.barrier.as_ref().unwrap_or(self.request));
         if expected.is_some_and(|expected| expected != command) {
             return Err(Error::malformed(
@@ -180,13 +180,13 @@ impl<'a> Exchange<'a> {
 }
 
 /// The command number of the replies to a request; `None` where there are none, or any.
-const fn expected_reply(request: &Request) -> Option<Command> {
+const fn expected_reply(request: &Request) -> Option<CommandNumber> {
     match request {
-        Request::GetService(_) | Request::ListServices => Some(Command::NEW_SERVICE),
-        Request::ListDestinations(_) => Some(Command::NEW_DEST),
-        Request::ListDaemons => Some(Command::NEW_DAEMON),
-        Request::GetTimeouts => Some(Command::SET_CONFIG),
-        Request::GetInfo => Some(Command::SET_INFO),
+        Request::GetService(_) | Request::ListServices => Some(CommandNumber::NEW_SERVICE),
+        Request::ListDestinations(_) => Some(CommandNumber::NEW_DEST),
+        Request::ListDaemons => Some(CommandNumber::NEW_DAEMON),
+        Request::GetTimeouts => Some(CommandNumber::SET_CONFIG),
+        Request::GetInfo => Some(CommandNumber::SET_INFO),
         _ => None,
     }
 }

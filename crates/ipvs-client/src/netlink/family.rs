@@ -1,7 +1,7 @@
 //! The number that the kernel gave to the family IPVS, which is another one each time that ip_vs is
 //! loaded.
 
-use ipvs_packet::{Command, FAMILY_NAME, Reply, Request};
+use ipvs_packet::{CommandNumber, FAMILY_NAME, Reply, Request};
 use netlink_packet_core::NlasIterator;
 
 use crate::Error;
@@ -24,7 +24,7 @@ pub(super) fn request() -> Request {
     payload.extend_from_slice(&CTRL_ATTR_FAMILY_NAME.to_ne_bytes());
     payload.extend_from_slice(name);
     payload.resize(usize::from(length).next_multiple_of(4), 0);
-    Request::Other { command: Command(CTRL_CMD_GETFAMILY), payload }
+    Request::Other { command: CommandNumber(CTRL_CMD_GETFAMILY), payload }
 }
 
 /// The number in the controller's answer.

@@ -43,7 +43,7 @@ use std::{
 };
 
 use ipvs_packet::{
-    Command, DaemonEntry, DaemonRole, Destination, DestinationEntry, EngineName, Info, Reply,
+    CommandNumber, DaemonEntry, DaemonRole, Destination, DestinationEntry, EngineName, Info, Reply,
     Request, Service, ServiceEntry, ServiceKey, SyncDaemon, UnknownAttributes, Version,
 };
 use ipvs_table::{ServiceSnapshot, Snapshot};
@@ -155,7 +155,7 @@ fn requests(datagram: &[u8]) -> Vec<Sent> {
     while let Some(length) = rest.first_chunk::<4>() {
         let length = u32::from_ne_bytes(*length) as usize;
         let half = |at: usize| u16::from_ne_bytes(rest[at..at + 2].try_into().unwrap());
-        let (family, command, payload) = (half(4), Command(rest[16]), &rest[20..length]);
+        let (family, command, payload) = (half(4), CommandNumber(rest[16]), &rest[20..length]);
         let request = match family {
             CONTROL_FAMILY => Request::Other { command, payload: payload.to_vec() },
             _ => Request::parse(command, payload).unwrap(),

@@ -353,7 +353,7 @@ fn requests_as_command_lines() {
     assert_eq!(line(Request::GetInfo), "ipvsadm -L -n");
     let key = "-t 10.0.0.1:80".parse().unwrap();
     assert_eq!(line(Request::ListDestinations(key)), "ipvsadm -L -t 10.0.0.1:80 -n");
-    let other = Request::Other { command: ipvs_packet::Command(99), payload: Vec::new() };
+    let other = Request::Other { command: ipvs_packet::CommandNumber(99), payload: Vec::new() };
     assert_eq!(line(other), "# command 99");
     let mut odd = Service::new(key);
     odd.scheduler = "it's".parse().unwrap();

@@ -156,7 +156,7 @@ impl Director {
     /// that another one takes over from. What is gone already is no error.
     ///
     /// # Errors
-    /// As [`Links::delete_dummy`] and [`Links::remove_address`].
+    /// As [`Links::delete_dummy`] and [`Links::delete_address`].
     pub fn remove(&self, namespace: &NetNs, vips: &[IpAddr]) -> Result<(), Error> {
         let links = Links::connect(namespace)?;
         links.delete_dummy(&self.dummy)?;

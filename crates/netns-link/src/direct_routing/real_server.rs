@@ -196,7 +196,7 @@ impl RealServerSetup {
             return Ok(());
         };
         let mut result = Ok(());
-        self.added.retain(|address| match links.remove_address(&now, *address) {
+        self.added.retain(|address| match links.delete_address(&now, *address) {
             Ok(_) => false,
             Err(error) => {
                 result = std::mem::replace(&mut result, Ok(())).and(Err(error));

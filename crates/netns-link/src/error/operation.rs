@@ -58,7 +58,7 @@ pub(crate) enum Operation {
         address: Text,
         link: String,
     },
-    RemoveAddress {
+    DeleteAddress {
         address: Text,
         link: String,
     },
@@ -261,7 +261,7 @@ impl Operation {
         match self {
             Self::AddAddress { address, .. }
             | Self::ReplaceAddress { address, .. }
-            | Self::RemoveAddress { address, .. }
+            | Self::DeleteAddress { address, .. }
             | Self::FindAddress { address, .. } => Some(address.ip),
             Self::AddRoute { route, .. }
             | Self::ReplaceRoute { route, .. }
@@ -274,7 +274,7 @@ impl Operation {
         match self {
             Self::AddAddress { link, .. }
             | Self::ReplaceAddress { link, .. }
-            | Self::RemoveAddress { link, .. }
+            | Self::DeleteAddress { link, .. }
             | Self::FindAddress { link, .. }
             | Self::AddRoute { link, .. }
             | Self::ReplaceRoute { link, .. }
@@ -334,8 +334,8 @@ impl fmt::Display for Operation {
             Self::ReplaceAddress { address, link } => {
                 write!(f, "changing address {address} of link {link}")
             }
-            Self::RemoveAddress { address, link } => {
-                write!(f, "removing address {address} from link {link}")
+            Self::DeleteAddress { address, link } => {
+                write!(f, "deleting address {address} from link {link}")
             }
             Self::FindAddress { address, link } => {
                 write!(f, "looking up address {address} of link {link}")

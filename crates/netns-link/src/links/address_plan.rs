@@ -16,13 +16,13 @@ use crate::error::Error;
 pub(crate) enum Edit {
     /// Add what is missing.
     Add(Address),
-    /// Remove what is not wanted.
-    Remove(Address),
+    /// Delete what is not wanted.
+    Delete(Address),
     /// Give what is there other properties.
     Change(Address),
-    /// Add again what was removed because the kernel does not change its properties.
+    /// Add again what was deleted because the kernel does not change its properties.
     Renew(Address),
-    /// Add again what the kernel may have removed together with another address.
+    /// Add again what the kernel may have deleted together with another address.
     Restore(Address),
 }
 
@@ -30,7 +30,7 @@ impl Edit {
     pub(crate) fn address(&self) -> Address {
         match self {
             Self::Add(address)
-            | Self::Remove(address)
+            | Self::Delete(address)
             | Self::Change(address)
             | Self::Renew(address)
             | Self::Restore(address) => *address,
@@ -41,7 +41,7 @@ impl Edit {
     pub(crate) fn is_done(&self, error: &Error) -> bool {
         let done = match self {
             Self::Add(_) | Self::Renew(_) | Self::Restore(_) => Errno::EEXIST,
-            Self::Remove(_) => Errno::EADDRNOTAVAIL,
+            Self::Delete(_) => Errno::EADDRNOTAVAIL,
             Self::Change(_) => return false,
         };
         error.number() == Some(done)
@@ -105,9 +105,9 @@ pub(crate) fn plan(present: &[Present], wanted: &[Address]) -> Result<Vec<Edit>,
 
     Ok(first
         .into_iter()
-        .map(Edit::Remove)
+        .map(Edit::Delete)
         .chain(added)
-        .chain(last.into_iter().map(Edit::Remove))
+        .chain(last.into_iter().map(Edit::Delete))
         .chain(restored.map(|address| Edit::Restore(**address)))
         .chain(changed)
         .collect())
@@ -143,7 +143,7 @@ mod tests {
                 Edit::Add(address) | Edit::Renew(address) | Edit::Restore(address) => {
                     self.add(*address);
                 }
-                Edit::Remove(address) => self.remove(*address),
+                Edit::Delete(address) => self.remove(*address),
                 Edit::Change(address) => self.change(*address),
             }
         }
@@ -284,14 +284,14 @@ mod tests {
     #[test]
     fn link_local_stays() {
         let edits = plan(&[present("fe80::1/64"), present("10.0.0.1/32")], &[]).unwrap();
-        assert_eq!(edits, [Edit::Remove("10.0.0.1".parse().unwrap())]);
+        assert_eq!(edits, [Edit::Delete("10.0.0.1".parse().unwrap())]);
     }
 
     #[test]
     fn ipv6_with_another_length_goes_first() {
         let (old, new) = ("fd00::1/64", "fd00::1/128".parse().unwrap());
         let edits = plan(&[present(old)], &[new]).unwrap();
-        assert_eq!(edits, [Edit::Remove(old.parse().unwrap()), Edit::Add(new)]);
+        assert_eq!(edits, [Edit::Delete(old.parse().unwrap()), Edit::Add(new)]);
         let error = plan(&[], &[old.parse().unwrap(), new]).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::InvalidInput);
     }

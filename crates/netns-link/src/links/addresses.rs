@@ -77,8 +77,8 @@ impl Links {
     ///
     /// # Errors
     /// If a capability is missing.
-    pub async fn remove_address(&self, link: &Link, address: Address) -> Result<bool, Error> {
-        let edit = Edit::Remove(address);
+    pub async fn delete_address(&self, link: &Link, address: Address) -> Result<bool, Error> {
+        let edit = Edit::Delete(address);
         match self.netlink.change(change(link, edit)).await {
             Ok(()) => Ok(true),
             Err(error) if edit.is_done(&error) || error.number() == Some(Errno::ENODEV) => {
@@ -92,9 +92,9 @@ impl Links {
     ///
     /// An address that is there and has the wanted properties is not touched. Lifetimes and metrics
     /// are changed in place, and in IPv6 `noprefixroute` too. A limited lifetime starts again with
-    /// each call. An IPv4 address is removed and added again if a scope, a label or `noprefixroute`
+    /// each call. An IPv4 address is deleted and added again if a scope, a label or `noprefixroute`
     /// is wanted that it does not have. `nodad` matters only for addresses that are added.
-    /// Link-local IPv6 addresses, which the kernel makes for itself, are never removed.
+    /// Link-local IPv6 addresses, which the kernel makes for itself, are never deleted.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`](crate::ErrorKind) if an IPv6 address is given with two prefix
@@ -111,9 +111,9 @@ impl Links {
         self.carry_out(link, &edits).await
     }
 
-    /// Adds addresses to a link and removes others, in batches, and leaves all that are not named as they
+    /// Adds addresses to a link and deletes others, in batches, and leaves all that are not named as they
     /// are. Added ones come first; one that is there already keeps its properties, and it is no error
-    /// if one to be removed is gone.
+    /// if one to be deleted is gone.
     ///
     /// # Errors
     /// As [`add_address`](Links::add_address). If a change is refused the others are made all the
@@ -122,11 +122,11 @@ impl Links {
         &self,
         link: &Link,
         added: &[Address],
-        removed: &[Address],
+        deleted: &[Address],
     ) -> Result<Changed, Incomplete<Changed>> {
         let added = added.iter().copied().map(Edit::Add);
-        let removed = removed.iter().copied().map(Edit::Remove);
-        self.carry_out(link, &added.chain(removed).collect::<Vec<_>>()).await
+        let deleted = deleted.iter().copied().map(Edit::Delete);
+        self.carry_out(link, &added.chain(deleted).collect::<Vec<_>>()).await
     }
 
     async fn carry_out(&self, link: &Link, edits: &[Edit]) -> Result<Changed, Incomplete<Changed>> {
@@ -239,13 +239,13 @@ pub struct Changed {
     /// What was there with other properties.
     pub changed: Vec<Address>,
     /// What was there and not wanted.
-    pub removed: Vec<Address>,
+    pub deleted: Vec<Address>,
 }
 
 impl Changed {
     /// Whether nothing was changed.
     pub fn is_empty(&self) -> bool {
-        self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
+        self.added.is_empty() && self.changed.is_empty() && self.deleted.is_empty()
     }
 
     /// Takes in an edit that was made.
@@ -253,10 +253,10 @@ impl Changed {
         match edit {
             Edit::Add(address) => self.added.push(address),
             Edit::Change(address) => self.changed.push(address),
-            Edit::Remove(address) => self.removed.push(address),
+            Edit::Delete(address) => self.deleted.push(address),
             Edit::Renew(address) => {
-                // It was removed for that.
-                self.removed.retain(|removed| removed.key() != address.key());
+                // It was deleted for that.
+                self.deleted.retain(|deleted| deleted.key() != address.key());
                 self.changed.push(address);
             }
             Edit::Restore(_) => {}
@@ -278,8 +278,8 @@ fn change(link: &Link, edit: Edit) -> Change {
             request: RouteNetlinkMessage::NewAddress(message),
             flags: NLM_F_CREATE | NLM_F_REPLACE,
         },
-        Edit::Remove(_) => Change {
-            operation: Operation::RemoveAddress { address, link: link_name },
+        Edit::Delete(_) => Change {
+            operation: Operation::DeleteAddress { address, link: link_name },
             request: RouteNetlinkMessage::DelAddress(of.key_message(link.index)),
             // Not NLM_F_EXCL, whose bit means NLM_F_BULK here.
             flags: 0,

@@ -141,7 +141,7 @@ fn an_address_that_is_there_is_not_looked_for_in_lists() {
 fn what_an_address_costs() {
     let (links, script) = links([answered(vec![error(None)]), answered(vec![error(None)])]);
     assert!(links.add_address(&dummy(), address("10.0.0.1")).unwrap());
-    assert!(links.remove_address(&dummy(), address("10.0.0.1")).unwrap());
+    assert!(links.delete_address(&dummy(), address("10.0.0.1")).unwrap());
     assert_eq!(asked(&script), [("NEWADDR", false), ("DELADDR", false)]);
 }
 
