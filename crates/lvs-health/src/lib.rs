@@ -50,6 +50,8 @@
 
 #[cfg(feature = "checks")]
 pub mod check;
+#[cfg(feature = "checks")]
+mod checker;
 mod event;
 #[cfg(test)]
 mod laws;

@@ -29,7 +29,7 @@ const LONGEST_HEADER: usize = 64 << 10;
 
 /// An HTTP request and what its answer has to be. Redirects are answers like others and are not
 /// followed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Http {
@@ -186,7 +186,7 @@ fn refused(error: &hyper::Error) -> Failure {
 }
 
 /// A set of HTTP statuses: `200-299,301`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Statuses(Vec<RangeInclusive<u16>>);
 
 /// A text that is no set of statuses.

@@ -33,7 +33,7 @@ mod http;
 mod limit;
 #[cfg(feature = "http")]
 mod pattern;
-mod seconds;
+pub(crate) mod seconds;
 mod way;
 
 use std::{
@@ -53,9 +53,10 @@ pub use self::{
     pattern::{InvalidPattern, Pattern},
 };
 use self::{limit::Limit, way::Way};
+pub use crate::checker::{Checker, Limits, News, Pace, Report, Wanted};
 
 /// One check: what is asked, of whom, from where, and for how long.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Check {
@@ -88,7 +89,7 @@ pub struct Check {
 }
 
 /// The address that a [`Check`] asks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum To {
@@ -103,7 +104,7 @@ pub enum To {
 }
 
 /// What a [`Check`] asks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Kind {
@@ -189,6 +190,13 @@ impl Check {
             )));
         }
         Ok(address)
+    }
+}
+
+impl Kind {
+    /// Whether it needs to know the virtual address, which then is a part of what is asked.
+    pub(crate) fn tells_the_service(&self) -> bool {
+        false
     }
 }
 

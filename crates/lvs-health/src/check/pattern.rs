@@ -1,6 +1,11 @@
 //! A pattern in an answer.
 
-use std::{error::Error, fmt, str::FromStr};
+use std::{
+    error::Error,
+    fmt,
+    hash::{Hash, Hasher},
+    str::FromStr,
+};
 
 use regex::bytes::Regex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -49,6 +54,12 @@ impl PartialEq for Pattern {
 }
 
 impl Eq for Pattern {}
+
+impl Hash for Pattern {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
 
 impl fmt::Display for InvalidPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
