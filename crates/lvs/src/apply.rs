@@ -128,7 +128,9 @@ impl Applied {
                 Action::DrainRealServer { after, .. } | Action::UpdateRealServer { after, .. } => {
                     known.guard.begun(service, &after.key);
                 }
-                Action::AddService { .. } | Action::AddRealServer { .. } => known.guard.added(),
+                Action::AddService { .. } | Action::AddRealServer { .. } => {
+                    known.guard.added(self.plan.now());
+                }
                 Action::UpdateService { .. } => {}
             }
         }
@@ -305,7 +307,8 @@ pub(crate) struct Apply {
 }
 
 impl Apply {
-    pub(crate) fn new(plan: Plan) -> Self {
+    pub(crate) fn new(mut plan: Plan) -> Self {
+        plan.begin();
         Self {
             again: plan.uncertain().clone(),
             plan,

@@ -137,12 +137,12 @@ impl Draining {
 
     /// How many removals are held back.
     pub fn held_back_count(&self) -> usize {
-        self.memory.lock().guard.held().len()
+        self.memory.lock().guard.held_back_count()
     }
 
-    /// Lets go what is held back and named: once, and whatever else changes meanwhile. Returns the
-    /// services that it concerns.
-    pub fn confirm(&mut self, confirmed: &HeldBack) -> BTreeSet<ServiceKey> {
+    /// Lets go what is held back and named: once, and whatever else changes meanwhile. Returns what is
+    /// named and stays all the same, since it goes only with its service, and that is not named.
+    pub fn confirm(&mut self, confirmed: &HeldBack) -> HeldBack {
         self.memory.lock().guard.confirm(confirmed)
     }
 

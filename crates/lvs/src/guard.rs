@@ -22,10 +22,26 @@ use crate::{
 pub(crate) struct Guard {
     window: Vec<Spent>,
     counted: BTreeMap<Removal, Counted>,
-    held: BTreeSet<Removal>,
+    /// What is held back, and the removal that it goes with: that of its service, or that its service is
+    /// left without a usable real server.
+    held: BTreeMap<Removal, Option<Removal>>,
     confirmed: BTreeSet<Removal>,
     /// How many services and real servers there are, without those that are counted.
     size: Option<usize>,
+    journal: Option<Journal>,
+}
+
+/// What a ledger says of the window, so that it holds over a restart.
+#[derive(Clone, Debug, Default)]
+struct Journal {
+    /// How many removals the one that is stored speaks of: no more are let go.
+    stored: usize,
+    /// How many it should speak of.
+    wanted: usize,
+    /// The services with removals that wait for it.
+    waiting: BTreeSet<ServiceKey>,
+    /// What was let go before the restart: it counts from the first look at the clock.
+    before: usize,
 }
 
 /// What one plan let go.
@@ -34,19 +50,38 @@ struct Spent {
     /// `None` is without a clock, and never over.
     at: Option<Instant>,
     removals: usize,
-    /// How many of them are services and real servers that the table then lacks.
-    objects: usize,
+    /// How large the table was: before removals, and after something was added.
+    size: usize,
 }
 
 /// A removal that was let go.
 #[derive(Clone, Copy, Debug)]
 struct Counted {
-    /// When, if that was by the limit and not by a confirmation.
-    at: Option<Option<Instant>>,
+    by: By,
     /// It begins with a drain.
     drains: bool,
     /// Whether it was carried out is not known.
     open: bool,
+}
+
+/// Why a removal was let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// It was within the limit, at this time.
+    Limit(Option<Instant>),
+    Confirmation,
+    /// There was no limit.
+    Nothing,
+}
+
+/// What becomes of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Goes,
+    /// It is more than the limit allows.
+    HeldBack,
+    /// It is let go when the ledger that says so is stored.
+    Waits,
 }
 
 /// What a plan would take away.
@@ -75,8 +110,48 @@ impl Guard {
     }
 
     /// A service or a real server was added.
-    pub(crate) fn added(&mut self) {
-        self.size = self.size.map(|size| size + 1);
+    pub(crate) fn added(&mut self, now: Option<Instant>) {
+        let Some(size) = &mut self.size else { return };
+        *size += 1;
+        match self.window.last_mut().filter(|spent| spent.at == now) {
+            Some(spent) => spent.size = spent.size.max(*size),
+            None => self.window.push(Spent { at: now, removals: 0, size: *size }),
+        }
+    }
+
+    /// There is a ledger, and the one that is stored speaks of this many removals. Nothing is let go that
+    /// it does not speak of.
+    pub(crate) fn set_stored(&mut self, stored: Option<usize>) {
+        self.journal = stored.map(|stored| {
+            let journal = self.journal.take();
+            Journal { stored, ..journal.unwrap_or_default() }
+        });
+    }
+
+    /// Before a restart this many removals were let go, nobody knows when.
+    pub(crate) fn set_before(&mut self, before: usize) {
+        self.journal = Some(Journal { stored: before, before, ..Journal::default() });
+    }
+
+    /// How many removals the ledger should speak of.
+    pub(crate) fn wanted(&mut self, limit: Option<&Limit>, now: Instant) -> usize {
+        let used = limit.map_or(0, |limit| self.used(limit, Some(now)));
+        let before = self.journal.as_ref().filter(|_| limit.is_some());
+        before.map_or(used, |journal| match journal.waiting.is_empty() {
+            true => used + journal.before,
+            false => journal.wanted.max(used),
+        })
+    }
+
+    /// Whether removals wait for the ledger.
+    pub(crate) fn waits(&self) -> bool {
+        self.journal.as_ref().is_some_and(|journal| !journal.waiting.is_empty())
+    }
+
+    /// The services with removals that wait for a ledger, if this one speaks of them.
+    pub(crate) fn waited_for(&self, stored: usize) -> BTreeSet<ServiceKey> {
+        let journal = self.journal.as_ref().filter(|journal| journal.wanted <= stored);
+        journal.map(|journal| journal.waiting.clone()).unwrap_or_default()
     }
 
     pub(crate) fn knows_size(&self) -> bool {
@@ -89,42 +164,48 @@ impl Guard {
         limit: Option<&Limit>,
         due: &Due<'_>,
         now: Option<Instant>,
-    ) -> Vec<bool> {
+    ) -> Vec<Verdict> {
         self.forget(due);
         let Some(limit) = limit else {
-            due.groups.iter().flat_map(|group| &group.removals).for_each(|removal| {
-                self.held.remove(removal);
-            });
-            return vec![true; due.groups.len()];
+            for group in due.groups {
+                self.let_go(group, By::Nothing);
+            }
+            return vec![Verdict::Goes; due.groups.len()];
         };
         self.count_back(due);
         let is_new = |removal: &&Removal| !self.is_free(removal);
         let new: Vec<&Removal> =
             due.groups.iter().flat_map(|group| &group.removals).filter(is_new).collect();
-        let others = self.held.iter().filter(|removal| !(due.covers)(&removal.service));
+        let others = self.held.keys().filter(|removal| !(due.covers)(&removal.service));
         let others = others.filter(is_new).count();
-        let spent = Spent {
-            at: now,
-            removals: new.len(),
-            objects: new.iter().filter(|removal| removal.kind.is_object()).count(),
-        };
+        let spent = Spent { at: now, removals: new.len(), size: self.size.unwrap_or(0) };
         let used = self.used(limit, now);
-        let fits = spent.removals == 0 || self.allows(limit, used, spent.removals + others);
+        let fits = spent.removals == 0 || self.allows(limit, &self.window, spent.removals + others);
+        let sum = used + spent.removals;
+        let is_unstored =
+            |journal: &Journal| spent.removals > 0 && now.is_some() && sum > journal.stored;
+        let verdict = match self.journal.as_mut().filter(|_| fits) {
+            _ if !fits => Verdict::HeldBack,
+            Some(journal) if is_unstored(journal) => {
+                let others = if journal.waiting.is_empty() { 0 } else { journal.wanted };
+                journal.wanted = sum.max(others);
+                Verdict::Waits
+            }
+            _ => Verdict::Goes,
+        };
         let mut verdicts = Vec::with_capacity(due.groups.len());
         for group in due.groups {
-            let goes = fits || group.removals.iter().all(|removal| self.is_free(removal));
-            for removal in &group.removals {
-                if goes {
-                    self.count(removal, group.drains, now);
-                } else if !self.counted.contains_key(removal) {
-                    self.held.insert(*removal);
-                }
+            let is_free = group.removals.iter().all(|removal| self.is_free(removal));
+            let verdict = if is_free { Verdict::Goes } else { verdict };
+            match verdict {
+                Verdict::Goes => self.let_go(group, By::Limit(now)),
+                Verdict::HeldBack => self.hold_back(group),
+                Verdict::Waits => self.wait(group),
             }
-            verdicts.push(goes);
+            verdicts.push(verdict);
         }
-        if fits && spent.removals > 0 {
+        if verdict == Verdict::Goes && spent.removals > 0 {
             self.window.push(spent);
-            self.size = self.size.map(|size| size.saturating_sub(spent.objects));
         }
         verdicts
     }
@@ -133,14 +214,56 @@ impl Guard {
         self.counted.contains_key(removal) || self.confirmed.contains(removal)
     }
 
-    fn count(&mut self, removal: &Removal, drains: bool, now: Option<Instant>) {
-        self.held.remove(removal);
-        let at = (!self.confirmed.remove(removal)).then_some(now);
-        self.counted.entry(*removal).or_insert(Counted { at, drains, open: true });
+    /// A group is let go. What was counted is not counted again.
+    fn let_go(&mut self, group: &Group, by: By) {
+        for removal in &group.removals {
+            self.held.remove(removal);
+            let was_confirmed = self.confirmed.remove(removal);
+            // Only what is deleted later has to be known without a limit.
+            if by == By::Nothing && !group.drains || self.counted.contains_key(removal) {
+                continue;
+            }
+            let by = if was_confirmed { By::Confirmation } else { by };
+            self.counted.insert(*removal, Counted { by, drains: group.drains, open: true });
+            let is_object = usize::from(removal.kind.is_object());
+            self.size = self.size.map(|size| size.saturating_sub(is_object));
+            if by == By::Confirmation {
+                // What was confirmed is no part of the table of which a part may go.
+                for spent in &mut self.window {
+                    spent.size = spent.size.saturating_sub(is_object);
+                }
+            }
+        }
+    }
+
+    /// Takes in that a plan with what was held back is carried out.
+    pub(crate) fn let_go_confirmed(&mut self, group: &Group) {
+        self.let_go(group, By::Confirmation);
+    }
+
+    fn hold_back(&mut self, group: &Group) {
+        let with = group.removals.iter().find(|removal| removal.kind.is_of_service()).copied();
+        for removal in &group.removals {
+            if !self.counted.contains_key(removal) {
+                self.held.insert(*removal, with.filter(|with| with != removal));
+            }
+        }
+    }
+
+    fn wait(&mut self, group: &Group) {
+        for removal in &group.removals {
+            self.held.remove(removal);
+            if let Some(journal) = &mut self.journal {
+                journal.waiting.insert(removal.service);
+            }
+        }
     }
 
     /// Forgets what is not due any more.
     fn forget(&mut self, due: &Due<'_>) {
+        if let Some(journal) = &mut self.journal {
+            journal.waiting.retain(|service| !(due.covers)(service));
+        }
         if self.counted.is_empty() && self.held.is_empty() && self.confirmed.is_empty() {
             return;
         }
@@ -148,7 +271,7 @@ impl Guard {
         let still: BTreeSet<&Removal> = groups.chain(due.waiting).collect();
         let stays = |removal: &Removal| still.contains(removal) || !(due.covers)(&removal.service);
         self.counted.retain(|removal, _| stays(removal));
-        self.held.retain(stays);
+        self.held.retain(|removal, _| stays(removal));
         self.confirmed.retain(stays);
     }
 
@@ -161,63 +284,63 @@ impl Guard {
                     continue;
                 }
                 self.counted.remove(removal);
-                let Some(at) = counted.at else {
-                    self.confirmed.insert(*removal);
-                    continue;
-                };
                 let is_object = usize::from(removal.kind.is_object());
+                self.size = self.size.map(|size| size + is_object);
+                let at = match counted.by {
+                    By::Limit(at) => at,
+                    By::Confirmation => {
+                        self.confirmed.insert(*removal);
+                        continue;
+                    }
+                    By::Nothing => continue,
+                };
                 let entry =
                     self.window.iter_mut().find(|spent| spent.at == at && spent.removals > 0);
                 if let Some(spent) = entry {
                     spent.removals -= 1;
-                    spent.objects = spent.objects.saturating_sub(is_object);
-                    self.size = self.size.map(|size| size + is_object);
                 }
             }
         }
     }
 
     /// What was counted in the interval before now.
-    fn used(&mut self, limit: &Limit, now: Option<Instant>) -> Spent {
+    fn used(&mut self, limit: &Limit, now: Option<Instant>) -> usize {
+        if let (Some(journal), Some(_)) = (&mut self.journal, now) {
+            let removals = std::mem::take(&mut journal.before);
+            self.window.push(Spent { at: now, removals, size: 0 });
+        }
         let is_over = |spent: &Spent| match (spent.at, now) {
             (Some(at), Some(now)) => {
                 at.checked_add(limit.interval()).is_some_and(|over| over <= now)
             }
             _ => false,
         };
-        self.window.retain(|spent| spent.removals > 0 && !is_over(spent));
-        self.window.iter().fold(Spent::default(), |sum, spent| Spent {
-            at: None,
-            removals: sum.removals + spent.removals,
-            objects: sum.objects + spent.objects,
-        })
+        self.window.retain(|spent| (spent.removals > 0 || spent.size > 0) && !is_over(spent));
+        self.window.iter().map(|spent| spent.removals).sum()
     }
 
-    /// Whether this many more may go.
-    fn allows(&self, limit: &Limit, used: Spent, removals: usize) -> bool {
-        let size = self.size.unwrap_or(0) + used.objects;
-        used.removals + removals <= limit.of(size)
+    /// Whether this many more may go, after these. A part is one of the largest table in that time: what
+    /// a source that flaps adds again makes it no larger.
+    fn allows(&self, limit: &Limit, window: &[Spent], removals: usize) -> bool {
+        let used: usize = window.iter().map(|spent| spent.removals).sum();
+        let sizes = window.iter().map(|spent| spent.size);
+        let size = sizes.fold(self.size.unwrap_or(0), usize::max);
+        used + removals <= limit.of(size)
     }
 
     /// When what is held back is within the limit, if only time has to pass for it.
     pub(crate) fn release(&mut self, limit: Option<&Limit>, now: Instant) -> Option<Instant> {
         let limit = limit.filter(|_| !self.held.is_empty())?;
-        let held = self.held.iter().filter(|removal| !self.is_free(removal)).count();
-        let mut used = self.used(limit, Some(now));
-        if self.allows(limit, used, held) {
+        let held = self.held.keys().filter(|removal| !self.is_free(removal)).count();
+        self.used(limit, Some(now));
+        if self.allows(limit, &self.window, held) {
             return Some(now);
         }
-        let mut window: Vec<(Instant, Spent)> =
-            self.window.iter().filter_map(|spent| Some((spent.at?, *spent))).collect();
-        window.sort_unstable_by_key(|(at, _)| *at);
-        for (at, spent) in window {
-            used.removals -= spent.removals;
-            used.objects -= spent.objects;
-            if self.allows(limit, used, held) {
-                return at.checked_add(limit.interval());
-            }
-        }
-        None
+        let mut window = self.window.clone();
+        window.sort_unstable_by_key(|spent| spent.at);
+        (1..=window.len())
+            .find(|over| self.allows(limit, &window[*over..], held))
+            .and_then(|over| window[over - 1].at?.checked_add(limit.interval()))
     }
 
     /// Takes in that a drain has begun, or that a real server has lost its weight.
@@ -247,25 +370,46 @@ impl Guard {
         }
     }
 
-    /// Whether a real server leaves, and its deletion or that of its service is held back.
+    /// Whether a real server leaves, and its deletion or that of its service is held back or waits.
     pub(crate) fn holds(&self, service: &ServiceKey, real_server: &DestinationKey) -> bool {
-        self.held.contains(&Removal::service(*service))
-            || self.held.contains(&Removal::real_server(*service, *real_server))
+        let journal = self.journal.as_ref();
+        journal.is_some_and(|journal| journal.waiting.contains(service))
+            || self.held.contains_key(&Removal::service(*service))
+            || self.held.contains_key(&Removal::real_server(*service, *real_server))
     }
 
     pub(crate) fn held_back(&self) -> HeldBack {
-        HeldBack(self.held.clone())
+        HeldBack(self.held.keys().copied().collect())
     }
 
-    pub(crate) fn held(&self) -> &BTreeSet<Removal> {
-        &self.held
+    pub(crate) fn held_back_count(&self) -> usize {
+        self.held.len()
     }
 
-    /// Lets go what is held back and named. Returns the services that it concerns.
-    pub(crate) fn confirm(&mut self, confirmed: &HeldBack) -> BTreeSet<ServiceKey> {
-        let named: Vec<Removal> = confirmed.0.intersection(&self.held).copied().collect();
-        let services = named.iter().map(|removal| removal.service).collect();
-        self.confirmed.extend(named);
-        services
+    pub(crate) fn is_held_back(&self, removal: &Removal) -> bool {
+        self.held.contains_key(removal)
+    }
+
+    /// Lets go what is held back and named, a service with all that goes with it. Returns what was named
+    /// and stays, since its service is not named.
+    pub(crate) fn confirm(&mut self, confirmed: &HeldBack) -> HeldBack {
+        let named = |removal: &Removal| confirmed.0.contains(removal);
+        let of_service = |removal: &Removal| {
+            [Removal::service(removal.service), Removal::usable(removal.service)]
+                .iter()
+                .any(|service| self.held.contains_key(service) && named(service))
+        };
+        let mut stays = BTreeSet::new();
+        for (removal, with) in &self.held {
+            if of_service(removal) {
+                self.confirmed.insert(*removal);
+            } else if named(removal) {
+                match with {
+                    Some(with) if !self.confirmed.contains(with) => stays.insert(*removal),
+                    _ => self.confirmed.insert(*removal),
+                };
+            }
+        }
+        HeldBack(stays)
     }
 }

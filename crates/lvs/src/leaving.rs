@@ -31,6 +31,12 @@ impl Leaving {
         self.without_weight.contains(&(*service, *server))
     }
 
+    /// It leaves from now on.
+    pub(crate) fn begin(&mut self, server: Server, now: Instant) {
+        self.since.entry(server).or_insert(now);
+        self.without_weight.insert(server);
+    }
+
     /// Its weight could not be taken: its time begins when it is.
     pub(crate) fn not_begun(&mut self, service: &ServiceKey, server: &DestinationKey) {
         self.since.remove(&(*service, *server));

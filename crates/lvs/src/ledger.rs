@@ -11,7 +11,9 @@ const HEADER: &str = "lvs-ledger ";
 /// How it ends; the number of lines between follows.
 const END: &str = "end ";
 /// The version that is written, and the newest one of which every line is known.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// How the line of version 2 begins: how many removals a limit has let go lately.
+const TAKEN: &str = "taken ";
 
 /// The services that the caller has made. The caller stores it, so that it knows after a restart what
 /// it may delete.
@@ -29,7 +31,8 @@ const VERSION: u32 = 1;
 ///
 /// # As text
 ///
-/// A header with the version, one key a line, and an end mark with the number of lines. A text that
+/// A header with the version, one key a line, how many removals a limit [has let go](Self::taken) if there
+/// were any, and an end mark with the number of lines. A text that
 /// was cut anywhere, an empty one included, is refused: it does not read as another ledger. Lines
 /// that a later version added are kept, and written again.
 ///
@@ -48,8 +51,10 @@ const VERSION: u32 = 1;
 /// Clones are cheap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger {
+    /// Of the unknown lines.
     version: u32,
     services: Arc<BTreeSet<ServiceKey>>,
+    taken: usize,
     /// Lines of a later version.
     unknown: Arc<[String]>,
 }
@@ -68,7 +73,7 @@ pub enum LedgerError {
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { version: VERSION, services: Arc::default(), unknown: Arc::new([]) }
+        Self { version: VERSION, services: Arc::default(), taken: 0, unknown: Arc::new([]) }
     }
 }
 
@@ -92,14 +97,26 @@ impl Ledger {
         !self.contains(&service) && Arc::make_mut(&mut self.services).insert(service)
     }
 
+    /// How many removals the [limit](crate::Limit) of a [`Reconciler`](crate::Reconciler) has let go
+    /// lately: they count after a restart, too.
+    pub fn taken(&self) -> usize {
+        self.taken
+    }
+
+    pub(crate) fn set_taken(&mut self, taken: usize) {
+        self.taken = taken;
+    }
+
     /// Takes in what another ledger holds. Returns whether that changed it.
     pub fn merge(&mut self, other: &Self) -> bool {
         if self.unknown.is_empty() && !other.unknown.is_empty() {
             self.unknown = Arc::clone(&other.unknown);
             self.version = self.version.max(other.version);
         }
+        let taken = self.taken;
+        self.taken = taken.max(other.taken);
         if other.iter().all(|key| self.contains(key)) {
-            return false;
+            return taken != self.taken;
         }
         Arc::make_mut(&mut self.services).extend(other.iter());
         true
@@ -138,10 +155,18 @@ impl FromIterator<ServiceKey> for Ledger {
 
 impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{HEADER}{}", self.version)?;
+        let takes = usize::from(self.taken > 0);
+        let version = match self.unknown.is_empty() {
+            true => 1 + takes as u32,
+            false => self.version,
+        };
+        writeln!(f, "{HEADER}{version}")?;
         self.iter().try_for_each(|key| writeln!(f, "{key}"))?;
+        if takes > 0 {
+            writeln!(f, "{TAKEN}{}", self.taken)?;
+        }
         self.unknown.iter().try_for_each(|line| writeln!(f, "{line}"))?;
-        writeln!(f, "{END}{}", self.services.len() + self.unknown.len())
+        writeln!(f, "{END}{}", self.services.len() + takes + self.unknown.len())
     }
 }
 
@@ -151,8 +176,8 @@ impl FromStr for Ledger {
     fn from_str(text: &str) -> Result<Self, LedgerError> {
         // The last line has an end, too: without it the text may have been cut.
         let mut lines: Vec<&str> = text.split('\n').collect();
-        let version = lines[0].strip_prefix(HEADER).and_then(|version| version.parse().ok());
-        let version: u32 = match version {
+        let version = lines[0].strip_prefix(HEADER).and_then(number);
+        let version = match version {
             Some(0) => return Err(LedgerError::Header),
             Some(version) if lines.len() > 1 => version,
             Some(_) => return Err(LedgerError::Cut),
@@ -164,22 +189,32 @@ impl FromStr for Ledger {
         let (Some(""), Some(end)) = (lines.pop(), lines.pop()) else {
             return Err(LedgerError::Cut);
         };
-        let count = end.strip_prefix(END).and_then(|count| count.parse().ok());
+        let count = end.strip_prefix(END).and_then(number::<usize>);
         if lines.is_empty() || count != Some(lines.len() - 1) {
             return Err(LedgerError::Cut);
         }
-        let (mut services, mut unknown) = (BTreeSet::new(), Vec::new());
+        let (mut services, mut taken, mut unknown) = (BTreeSet::new(), 0, Vec::new());
         for (index, line) in lines.iter().enumerate().skip(1) {
+            let of_taken = line.strip_prefix(TAKEN).filter(|_| version > 1);
             match line.parse() {
                 Ok(key) => {
                     services.insert(key);
+                }
+                Err(_) if of_taken.and_then(number::<usize>).is_some() => {
+                    taken = of_taken.and_then(number).unwrap_or(taken);
                 }
                 Err(_) if version > VERSION => unknown.push((*line).to_owned()),
                 Err(_) => return Err(LedgerError::Line(index + 1)),
             }
         }
-        Ok(Self { version, services: Arc::new(services), unknown: unknown.into() })
+        let version = if unknown.is_empty() { VERSION } else { version };
+        Ok(Self { version, services: Arc::new(services), taken, unknown: unknown.into() })
     }
+}
+
+/// A number as it is written: no sign, no zeros before it.
+fn number<N: FromStr + ToString>(text: &str) -> Option<N> {
+    text.parse().ok().filter(|number: &N| number.to_string() == text)
 }
 
 impl fmt::Display for LedgerError {
@@ -210,8 +245,10 @@ mod tests {
         #[test]
         fn a_cut_ledger_is_refused(
             keys in proptest::collection::btree_set(strategy::service_key(), 0..7),
+            taken in 0..200usize,
         ) {
-            let ledger: Ledger = keys.into_iter().collect();
+            let mut ledger: Ledger = keys.into_iter().collect();
+            ledger.set_taken(taken);
             let text = ledger.to_string();
             prop_assert_eq!(text.parse::<Ledger>(), Ok(ledger));
             for cut in 0..text.len() {
@@ -222,13 +259,18 @@ mod tests {
 
     #[test]
     fn lines_of_a_later_version_are_kept() {
-        let text = "lvs-ledger 2\n-t 10.0.0.185:80\nowner somebody\nend 2\n";
+        let text = "lvs-ledger 3\n-t 10.0.0.185:80\nowner somebody\nend 2\n";
         let mut ledger: Ledger = text.parse().unwrap();
         assert_eq!(ledger.to_string(), text);
         ledger.insert("-f 1".parse().unwrap());
         assert!(ledger.to_string().contains("\nowner somebody\nend 3\n"));
-        let now = text.replace("ledger 2", "ledger 1");
+        let now = text.replace("ledger 3", "ledger 1");
         assert_eq!(now.parse::<Ledger>(), Err(LedgerError::Line(3)));
+        // No number but as it is written.
+        for text in ["lvs-ledger +1\nend 0\n", "lvs-ledger 01\nend 0\n"] {
+            assert_eq!(text.parse::<Ledger>(), Err(LedgerError::Header), "{text}");
+        }
+        assert_eq!("lvs-ledger 1\nend +0\n".parse::<Ledger>(), Err(LedgerError::Cut));
         // What was written before there was a header.
         assert_eq!("-t 10.0.0.185:80\n".parse::<Ledger>(), Err(LedgerError::Header));
         assert_eq!("lvs-ledger 0\nend 0\n".parse::<Ledger>(), Err(LedgerError::Header));

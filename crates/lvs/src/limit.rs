@@ -8,6 +8,8 @@ use std::time::Duration;
 /// each desired service that is left without a usable real server (one with a weight). A real server
 /// counts when it begins to be drained, and not again when it is deleted.
 ///
+/// With a [`Ledger`](crate::Ledger), a restart of the program does not begin the interval again.
+///
 /// More than that is held back, all of it, until it is confirmed, or until there is less of it: it
 /// guards against a source that is empty or half read. Adding and changing go on meanwhile.
 ///
@@ -38,7 +40,8 @@ impl Limit {
     }
 
     /// This part of the table's services and real servers in any minute: of those that the policy may
-    /// take away, as they were at the beginning of the minute. 100 and more is all of them.
+    /// take away, when they were the most in that minute; those whose removal was confirmed do not count.
+    /// 100 and more is all of them.
     pub fn percent(percent: u8) -> Self {
         Self { percent: percent.min(100), number: 0, interval: Self::INTERVAL }
     }

@@ -38,6 +38,11 @@ impl RemovalKind {
     pub(crate) fn is_object(self) -> bool {
         matches!(self, Self::Service | Self::RealServer)
     }
+
+    /// Whether it is about a service, and not about a single real server.
+    pub(crate) fn is_of_service(self) -> bool {
+        matches!(self, Self::Service | Self::Usable)
+    }
 }
 
 impl Removal {
@@ -96,12 +101,19 @@ impl HeldBack {
         self.0.is_empty()
     }
 
+    /// The services that it is about.
+    pub fn services(&self) -> BTreeSet<ServiceKey> {
+        self.0.iter().map(|removal| removal.service).collect()
+    }
+
     /// The removals, in order of their services.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Removal> + '_ {
         self.0.iter()
     }
 
-    /// Those of which a function says so: to confirm a part.
+    /// Those of which a function says so: to confirm a part. A service that is confirmed goes with all of
+    /// its real servers, named or not; real servers go without it only where they are drained or deleted
+    /// apart from it.
     #[must_use]
     pub fn filter(&self, keep: impl Fn(&Removal) -> bool) -> Self {
         Self(self.0.iter().filter(|removal| keep(removal)).copied().collect())

@@ -56,16 +56,32 @@ impl<'de> Deserialize<'de> for RealServer {
     }
 }
 
-/// A list of keys: `["-t 10.0.0.185:80"]`.
+/// A list of keys: `["-t 10.0.0.185:80"]`. Where a limit has let removals go lately, their number is the
+/// last one in it.
 impl Serialize for Ledger {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.iter())
+        let taken = (self.taken() > 0).then(|| Entry::Taken(self.taken()));
+        serializer.collect_seq(self.iter().map(|key| Entry::Service(*key)).chain(taken))
     }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    Service(ServiceKey),
+    Taken(usize),
 }
 
 impl<'de> Deserialize<'de> for Ledger {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Vec::<ServiceKey>::deserialize(deserializer)?.into_iter().collect())
+        let mut ledger = Self::new();
+        for entry in Vec::<Entry>::deserialize(deserializer)? {
+            match entry {
+                Entry::Service(key) => drop(ledger.insert(key)),
+                Entry::Taken(taken) => ledger.set_taken(taken),
+            }
+        }
+        Ok(ledger)
     }
 }
 

@@ -10,11 +10,11 @@ use ipvs_table::{Pair, pairs};
 
 use super::{
     change::{Action, Change, Phase},
-    value::Plan,
+    value::{Held, Plan},
 };
 use crate::{
     Desired, Drain, Policy, VirtualService,
-    guard::{Due, Group},
+    guard::{Due, Group, Verdict},
     leaving::{Leaving, Server},
     memory::Memory,
     removal::{Removal, RemovalKind},
@@ -122,17 +122,18 @@ pub(crate) fn make(
     let covers = |key: &ServiceKey| keys.contains(key) && !table.uncertain.contains(key);
     let due = Due { groups: &groups, waiting: &plan.waiting, covers: &covers };
     let verdicts = known.guard.judge(policy.limit(), &due, now);
-    for ((goes, (phase, change)), group) in verdicts.into_iter().zip(deletions).zip(&groups) {
-        if goes {
-            plan.phases[phase as usize].push(change);
-        } else {
-            let held = known.guard.held();
-            plan.held_back_count +=
-                group.removals.iter().filter(|removal| held.contains(removal)).count();
-            plan.held_back.push((phase, change));
+    for ((verdict, (phase, change)), group) in verdicts.into_iter().zip(deletions).zip(groups) {
+        match verdict {
+            Verdict::Goes => plan.phases[phase as usize].push(change),
+            Verdict::HeldBack => {
+                let is_held = |removal: &&Removal| known.guard.is_held_back(removal);
+                plan.held_back_count += group.removals.iter().filter(is_held).count();
+                plan.held_back.push(Held { phase, change, group });
+            }
+            Verdict::Waits => {}
         }
     }
-    plan.held_back.sort_by_key(|(phase, _)| *phase);
+    plan.held_back.sort_by_key(|held| held.phase);
     if let Some(now) = now {
         let guard = &known.guard;
         let leaving = plan.leaving().filter(|(service, _)| policy.drain_of(service).is_some());
@@ -178,6 +179,7 @@ impl<'a> Planner<'a> {
             phases: Default::default(),
             held_back: Vec::new(),
             held_back_count: 0,
+            confirmed: Vec::new(),
             uncertain: BTreeSet::new(),
             waiting: Vec::new(),
             skipped: keys.skipped.clone(),

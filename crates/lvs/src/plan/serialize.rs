@@ -22,7 +22,7 @@ impl Serialize for Plan {
         let mut plan = serializer.serialize_struct("Plan", 2)?;
         plan.serialize_field("changes", &Changes(self))?;
         let held_back: Vec<_> =
-            self.held_back.iter().map(|(phase, change)| Entry::new(*phase, change)).collect();
+            self.held_back.iter().map(|held| Entry::new(held.phase, &held.change)).collect();
         plan.serialize_field("held_back", &held_back)?;
         plan.end()
     }

@@ -5,7 +5,12 @@ use std::{collections::BTreeSet, time::Instant};
 use ipvs_client::packet::{DestinationKey, Request, ServiceKey};
 
 use super::change::{Action, Change, Phase};
-use crate::{Desired, Policy, memory::Memory, removal::Removal};
+use crate::{
+    Desired, Policy,
+    guard::Group,
+    memory::Memory,
+    removal::{Removal, RemovalKind},
+};
 
 /// The changes that bring a table to the desired state: the fewest, in an order that keeps every
 /// service usable.
@@ -55,10 +60,12 @@ use crate::{Desired, Policy, memory::Memory, removal::Removal};
 pub struct Plan {
     /// By [`Phase`].
     pub(super) phases: [Vec<Change>; 4],
-    pub(super) held_back: Vec<(Phase, Change)>,
+    pub(super) held_back: Vec<Held>,
     /// How many removals these are.
     pub(super) held_back_count: usize,
     pub(super) uncertain: BTreeSet<ServiceKey>,
+    /// What was held back and is confirmed.
+    pub(super) confirmed: Vec<Group>,
     /// What is being drained and has to wait, or goes with its service.
     pub(super) waiting: Vec<Removal>,
     /// Services that are neither compared nor written.
@@ -70,6 +77,21 @@ pub struct Plan {
     pub(super) policy: Policy,
     pub(crate) memory: Memory,
     pub(super) now: Option<Instant>,
+}
+
+/// A change that is held back, and what it takes away.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) phase: Phase,
+    pub(super) change: Change,
+    pub(super) group: Group,
+}
+
+/// Two are equal when their changes are.
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        (self.phase, &self.change) == (other.phase, &other.change)
+    }
 }
 
 impl Plan {
@@ -100,7 +122,7 @@ impl Plan {
 
     /// What is not done because it is [more than allowed](Policy::max_deletions), in order.
     pub fn held_back(&self) -> impl ExactSizeIterator<Item = &Change> + '_ {
-        self.held_back.iter().map(|(_, change)| change)
+        self.held_back.iter().map(|held| &held.change)
     }
 
     /// How many services and real servers are held back, as the [limit](Policy::max_deletions) counts
@@ -109,19 +131,36 @@ impl Plan {
         self.held_back_count
     }
 
-    /// The same plan with what was held back.
+    /// The same plan with what was held back. What made the plan takes the confirmation in when it is
+    /// applied: none of it is held back or counted then, and what begins to be drained is looked at.
     #[must_use]
     pub fn confirm(mut self) -> Self {
-        self.memory = self.memory.fork();
-        let mut known = self.memory.lock();
-        let held_back = known.guard.held_back();
-        known.guard.confirm(&held_back);
-        drop(known);
-        for (phase, change) in std::mem::take(&mut self.held_back) {
-            self.phases[phase as usize].push(change);
+        for held in std::mem::take(&mut self.held_back) {
+            self.phases[held.phase as usize].push(held.change);
+            self.confirmed.push(held.group);
         }
         self.held_back_count = 0;
         self
+    }
+
+    /// Takes into the memory that it is carried out.
+    pub(crate) fn begin(&mut self) {
+        let mut known = self.memory.lock();
+        let known = &mut *known;
+        for group in self.confirmed.drain(..) {
+            known.guard.let_go_confirmed(&group);
+            let Some(now) = self.now.filter(|_| group.drains) else { continue };
+            for removal in group.removals.iter().filter(|it| it.kind == RemovalKind::RealServer) {
+                if let Some(server) = removal.real_server {
+                    known.leaving.begin((removal.service, server), now);
+                }
+            }
+        }
+    }
+
+    /// When it was made.
+    pub(crate) fn now(&self) -> Option<Instant> {
+        self.now
     }
 
     /// The services of which nothing is drained or taken away because the snapshot is not sure of
@@ -166,7 +205,7 @@ impl Plan {
             phase.extend(changes);
         }
         self.held_back.extend(other.held_back);
-        self.held_back.sort_by_key(|(phase, _)| *phase);
+        self.held_back.sort_by_key(|held| held.phase);
         self.held_back_count += other.held_back_count;
         self.waiting.extend(other.waiting);
         self.uncertain = other.uncertain;

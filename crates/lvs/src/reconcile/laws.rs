@@ -109,48 +109,6 @@ fn what_is_held_back_is_not_done_by_a_look_at_a_drain() {
     assert_eq!(reconciler.status().held_back, 70 + 138);
 }
 
-/// Before: removed 3 at a time with a limit of 3, all 60 were gone and nothing was ever held back.
-#[test]
-fn a_limit_is_over_time() {
-    let start = Instant::now();
-    let (mut reconciler, port) = settled(guarded(3), services(60, &[]), start);
-    let mut now = start;
-    for number in 0..60 {
-        reconciler.remove(&key(number));
-        if number % 3 == 2 {
-            now += SECOND;
-            round(&mut reconciler, &port, now);
-        }
-    }
-    assert_eq!((table(&port).0, reconciler.status().held_back), (57, 57));
-    // A few that are within the limit later go then.
-    let (mut reconciler, port) = settled(guarded(3), services(60, &[]), start);
-    for (number, left) in [(0, 59), (1, 58), (2, 57), (3, 57)] {
-        reconciler.remove(&key(number));
-        round(&mut reconciler, &port, start + u32::from(number) * SECOND);
-        assert_eq!(table(&port).0, left);
-    }
-    assert_eq!(reconciler.status().held_back, 1);
-    let due = reconciler.due(start + 40 * SECOND).unwrap();
-    assert!(due <= start + 60 * SECOND);
-    round(&mut reconciler, &port, start + 60 * SECOND);
-    assert_eq!((table(&port).0, reconciler.status().held_back), (56, 0));
-}
-
-/// Before: a relative limit did not exist, and none was over the table.
-#[test]
-fn a_part_of_the_table_is_of_what_there_was() {
-    let now = Instant::now();
-    let (mut reconciler, port) = settled(guarded(Limit::percent(50)), services(100, &[]), now);
-    for number in 0..100 {
-        reconciler.remove(&key(number));
-        round(&mut reconciler, &port, now + SECOND);
-        reconciler.resync();
-        round(&mut reconciler, &port, now + SECOND);
-    }
-    assert_eq!((table(&port).0, reconciler.status().held_back), (50, 50));
-}
-
 /// Before: an empty source deleted 50 services with 100 real servers of weight 0 past a limit of 3.
 #[test]
 fn weight_0_counts_unless_it_was_counted() {

@@ -2,6 +2,8 @@
 
 #[cfg(test)]
 mod laws;
+#[cfg(test)]
+mod limits;
 mod metrics;
 #[cfg(test)]
 mod neighbours;
@@ -125,11 +127,15 @@ impl Reconciler {
     ///
     /// By default the whole table is read every 30 seconds.
     pub fn new(policy: Policy) -> Self {
+        let draining = Draining::new();
+        if let Some(ledger) = policy.ledger() {
+            draining.memory.lock().guard.set_before(ledger.taken());
+        }
         Self {
             desired: Desired::new(),
             stored: policy.ledger().cloned(),
             policy,
-            draining: Draining::new(),
+            draining,
             schedule: Schedule::new(),
             held: BTreeSet::new(),
             absent: BTreeSet::new(),
@@ -246,7 +252,9 @@ impl Reconciler {
 
     /// The ledger, if it is another one than was [stored](Self::stored) last. It is to be stored
     /// before a round, so that what that round adds is found after a crash; until then, services that
-    /// are claimed for the first time are left out. After a round it may have become smaller.
+    /// are claimed for the first time are left out, and with a [limit](crate::Limit) nothing is taken away
+    /// that the ledger [does not count](Ledger::taken): a program that is started again and again takes
+    /// away no more than one that runs on. After a round it may have become smaller.
     pub fn unstored(&self) -> Option<&Ledger> {
         self.policy.ledger().filter(|ledger| self.stored.as_ref() != Some(ledger))
     }
@@ -258,8 +266,9 @@ impl Reconciler {
         // What was stored may be older than what was claimed and stored before.
         let claims: BTreeSet<ServiceKey> = self.desired.keys().filter(is_claim).copied().collect();
         let old = std::mem::replace(&mut self.claims, claims);
+        let mut now: BTreeSet<ServiceKey> = old.difference(&self.claims).copied().collect();
+        now.extend(self.draining.memory.lock().guard.waited_for(ledger.taken()));
         self.stored = Some(ledger);
-        let now: Vec<ServiceKey> = old.difference(&self.claims).copied().collect();
         if !now.is_empty() {
             self.schedule.changed(now);
         }
@@ -307,9 +316,14 @@ impl Reconciler {
     /// Lets go what is [held back](Self::held_back) and named: once. What is held back besides, or
     /// comes later, is not confirmed; and a change of anything else takes nothing of it back. What is
     /// named and is no longer to be taken away is forgotten.
-    pub fn confirm(&mut self, confirmed: &HeldBack) {
-        let services = self.draining.confirm(confirmed);
-        self.schedule.changed(services);
+    ///
+    /// A service that is named goes with all its real servers. Returns what is named and stays held back
+    /// all the same: real servers that go only with their service, where that is not named.
+    pub fn confirm(&mut self, confirmed: &HeldBack) -> HeldBack {
+        let held_back = self.held_back();
+        let stays = self.draining.confirm(confirmed);
+        self.schedule.changed(held_back.filter(|it| confirmed.0.contains(it)).services());
+        stays
     }
 
     /// Takes everything away that is desired now or in the [scope](Scope), draining it all, whatever
@@ -335,6 +349,7 @@ impl Reconciler {
             && self.absent.is_empty()
             && self.draining.is_empty()
             && self.draining.held_back_count() == 0
+            && !self.draining.memory.lock().guard.waits()
     }
 
     /// The desired state.

@@ -13,13 +13,13 @@ use std::{
 
 use ipvs_client::{
     Snapshot,
-    packet::{DestinationKey, Request, ServiceKey, Weight},
+    packet::{DestinationEntry, DestinationKey, Request, ServiceKey, Weight},
 };
 use proptest::{collection::vec, prelude::*};
 
 use super::Reconciler;
 use crate::{
-    Desired, Drain, Ledger, Limit, Policy, RealServer, Scope, VirtualService, block_on,
+    Desired, Drain, Ledger, Limit, Policy, RealServer, Removal, Scope, VirtualService, block_on,
     model::{Errno, Kernel, Scripted},
 };
 
@@ -100,12 +100,14 @@ struct Program {
     disk: String,
     store_fails: bool,
     now: Instant,
-    /// Whether something was confirmed, so that the limit says nothing.
-    confirmed: bool,
+    /// What was confirmed: the limit says nothing of it.
+    confirmed: BTreeSet<Removal>,
     /// What was taken away, and when.
     taken: Vec<(Instant, usize)>,
     /// What was taken away by a drain or a weight of 0, so that its deletion is not another one.
     drained: BTreeSet<(ServiceKey, DestinationKey)>,
+    /// Services that are drained as a whole: they count when that begins, with what has no weight.
+    drained_services: BTreeSet<ServiceKey>,
 }
 
 impl Program {
@@ -131,9 +133,10 @@ impl Program {
             disk: Ledger::new().to_string(),
             store_fails: false,
             now: Instant::now(),
-            confirmed: false,
+            confirmed: BTreeSet::new(),
             taken: Vec::new(),
             drained: BTreeSet::new(),
+            drained_services: BTreeSet::new(),
         }
     }
 
@@ -175,7 +178,21 @@ impl Program {
         let mut taken = 0;
         for (key, service) in &before.services {
             let found = after.service(key);
-            taken += usize::from(found.is_none());
+            let is_gone = found.is_none() && !self.drained_services.remove(key);
+            taken += self.counts(is_gone, Removal::service(*key));
+            let is_wanted = self.reconciler.desired().get(key).is_some();
+            let begins = |entry: &DestinationEntry| {
+                let now = found.and_then(|found| found.destination(&entry.destination.key));
+                let is_usable = |entry: &DestinationEntry| entry.destination.weight != Weight::ZERO;
+                is_usable(entry) && now.is_some_and(|now| !is_usable(now))
+            };
+            let is_drained = !is_wanted && service.destinations.iter().any(begins);
+            if is_drained {
+                let is_new = self.drained_services.insert(*key);
+                taken += self.counts(is_new, Removal::service(*key));
+            } else if is_wanted {
+                self.drained_services.remove(key);
+            }
             for entry in &service.destinations {
                 let at = (*key, entry.destination.key);
                 let had_weight = entry.destination.weight != Weight::ZERO;
@@ -186,12 +203,18 @@ impl Program {
                     .get(key)
                     .is_some_and(|wanted| wanted.destination(&at.1).is_some());
                 match now {
-                    None => taken += usize::from(!self.drained.remove(&at)),
+                    None => {
+                        let is_new = !self.drained.remove(&at);
+                        taken += self.counts(is_new, Removal::real_server(at.0, at.1));
+                    }
                     Some(now)
-                        if had_weight && now.destination.weight == Weight::ZERO && !is_desired =>
+                        if now.destination.weight == Weight::ZERO
+                            && !is_desired
+                            && (had_weight || is_drained) =>
                     {
                         // A drain begins.
-                        taken += usize::from(self.drained.insert(at));
+                        let is_new = self.drained.insert(at);
+                        taken += self.counts(is_new, Removal::real_server(at.0, at.1));
                     }
                     Some(now) if now.destination.weight != Weight::ZERO => {
                         self.drained.remove(&at);
@@ -203,13 +226,18 @@ impl Program {
                 service.destinations.iter().any(|entry| entry.destination.weight != Weight::ZERO)
             };
             let is_desired = self.reconciler.desired().get(key).is_some();
-            if is_desired && is_usable(service) && found.is_some_and(|found| !is_usable(found)) {
-                taken += 1;
-            }
+            let is_left =
+                is_desired && is_usable(service) && found.is_some_and(|found| !is_usable(found));
+            taken += self.counts(is_left, Removal::usable(*key));
         }
         if taken > 0 {
             self.taken.push((self.now, taken));
         }
+    }
+
+    /// Whether something was taken away that was not confirmed.
+    fn counts(&mut self, is_taken: bool, removal: Removal) -> usize {
+        usize::from(is_taken && !self.confirmed.remove(&removal))
     }
 
     fn happens(&mut self, event: Event) {
@@ -239,8 +267,9 @@ impl Program {
             Event::StoreFails(fails) => self.store_fails = fails,
             Event::Confirm => {
                 let held_back = self.reconciler.held_back();
-                self.confirmed |= !held_back.is_empty();
-                self.reconciler.confirm(&held_back);
+                self.confirmed.extend(held_back.iter());
+                let stays = self.reconciler.confirm(&held_back);
+                assert!(stays.is_empty());
             }
             Event::Refuse(number) => self.port.refuse(move |request| {
                 let is_of = match request {
@@ -263,8 +292,6 @@ impl Program {
                 let desired = self.reconciler.desired().clone();
                 self.reconciler = Reconciler::new((self.policy)(self.disk.parse().unwrap()));
                 self.reconciler.set(desired);
-                // Another process counts from the beginning.
-                (self.taken, self.drained, self.confirmed) = Default::default();
             }
             Event::Connections(number, host, count) => {
                 let at = std::net::SocketAddr::from(([10, 1, number, host + 1], 80));
@@ -288,7 +315,7 @@ impl Program {
                 found
             );
         }
-        if self.limited && !self.confirmed {
+        if self.limited {
             for (at, _) in &self.taken {
                 let window =
                     self.taken.iter().filter(|(other, _)| *other >= *at && *other < *at + INTERVAL);

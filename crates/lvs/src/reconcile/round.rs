@@ -9,7 +9,7 @@ use ipvs_client::{Error, Snapshot, packet::ServiceKey};
 
 use super::Reconciler;
 use crate::{
-    Action, Applied, ApplyError, Ended, Plan, Port, Turn,
+    Action, Applied, ApplyError, Ended, Ledger, Plan, Port, Turn,
     plan::planner::{Keys, make},
     port::read_services,
     schedule::later,
@@ -106,6 +106,8 @@ impl Reconciler {
             ledger.settle(&self.desired, table);
         }
         self.planned = self.generation;
+        let stored = self.policy.ledger().and(self.policy.limit()).and(self.stored.as_ref());
+        self.draining.memory.lock().guard.set_stored(stored.map(Ledger::taken));
         let covers = |key: &ServiceKey| turn.services().is_none_or(|keys| keys.contains(key));
         self.absent.retain(|key| !covers(key));
         let is_absent = |key: &&ServiceKey| {
@@ -114,12 +116,26 @@ impl Reconciler {
         self.absent.extend(self.held.iter().filter(is_absent));
         let skipped: BTreeSet<ServiceKey> = turn.skipped().union(&self.claims).copied().collect();
         let keys = Keys { only: turn.services(), skipped: &skipped, held: &self.held };
-        make(keys, &self.desired, table, &self.policy, &self.draining.memory, Some(now))
+        let plan = make(keys, &self.desired, table, &self.policy, &self.draining.memory, Some(now));
+        self.note_taken(turn, now);
+        plan
+    }
+
+    /// Has the ledger say how much was let go, and how much waits for it to say so.
+    fn note_taken(&mut self, turn: &Turn, now: Instant) {
+        let wanted = self.draining.memory.lock().guard.wanted(self.policy.limit(), now);
+        if let Some(ledger) = self.policy.ledger_mut() {
+            // What is over is forgotten with the next look at the whole table, to store it less often.
+            if wanted > ledger.taken() || turn.services().is_none() {
+                ledger.set_taken(wanted);
+            }
+        }
     }
 
     /// Takes in how a turn ended, at this time.
     pub fn finish(&mut self, turn: &Turn, result: &Result<Applied, ApplyError>, now: Instant) {
         self.note_repairs(result, now);
+        self.note_taken(turn, now);
         let status = &mut self.status;
         status.rounds += 1;
         status.whole_rounds += u64::from(turn.services().is_none());
@@ -154,6 +170,7 @@ impl Reconciler {
         let waits = failed
             || self.status.held_back > 0
             || !self.claims.is_empty()
+            || self.draining.memory.lock().guard.waits()
             || !self.absent.is_empty();
         if !waits && self.schedule.unfinished().next().is_none() {
             self.status.in_effect = self.planned;

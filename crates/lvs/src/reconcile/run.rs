@@ -32,7 +32,9 @@ impl Reconciler {
     /// fn store(ledger: &Ledger) -> io::Result<()> {
     ///     fs::write("/var/lib/balancer/ledger.new", ledger.to_string())?;
     ///     fs::File::open("/var/lib/balancer/ledger.new")?.sync_all()?;
-    ///     fs::rename("/var/lib/balancer/ledger.new", "/var/lib/balancer/ledger")
+    ///     fs::rename("/var/lib/balancer/ledger.new", "/var/lib/balancer/ledger")?;
+    ///     // The new name is on the disk when its directory is.
+    ///     fs::File::open("/var/lib/balancer")?.sync_all()
     /// }
     ///
     /// # async fn example(
