@@ -24,7 +24,6 @@ pub(crate) enum Step {
     Table,
     Conntrack,
     Listen,
-    Node,
 }
 
 impl Failure {
@@ -55,7 +54,6 @@ impl Step {
             Self::Table => "ipvs",
             Self::Conntrack => "conntrack",
             Self::Listen => "listen",
-            Self::Node => "node",
         }
     }
 }

@@ -25,7 +25,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{metrics::Metrics, object::ObjectName, translate::HealthCheck};
+use crate::{metrics::Metrics, object::ObjectName, source::Contact, translate::HealthCheck};
 
 /// The longest that one connection is kept.
 const CONNECTION: Duration = Duration::from_secs(60);
@@ -48,6 +48,8 @@ struct Known {
     waiting: Option<SystemTime>,
     node_is_eligible: bool,
     checks: BTreeMap<u16, (ObjectName, HealthCheck)>,
+    /// How it stands with the server that is asked, if one is.
+    contact: Option<Contact>,
 }
 
 impl Health {
@@ -61,6 +63,7 @@ impl Health {
                 waiting: None,
                 node_is_eligible: true,
                 checks: BTreeMap::new(),
+                contact: None,
             }),
         }
     }
@@ -76,6 +79,11 @@ impl Health {
             known.last_success = Some(SystemTime::now());
             known.waiting = None;
         });
+    }
+
+    /// Says from now on how it stands with a server.
+    pub(crate) fn follow(&self, contact: Option<Contact>) {
+        self.with(|known| known.contact = contact);
     }
 
     pub(crate) fn set_node_is_eligible(&self, eligible: bool) {
@@ -97,19 +105,9 @@ impl Health {
 
     fn answer(&self, path: &str, has_metrics: bool) -> Response<Full<Bytes>> {
         match path {
-            "/healthz" | "/livez" => {
-                let (updated, eligible) =
-                    self.with(|known| (known.last_success, known.node_is_eligible));
-                let good = self.is_live() && (path == "/livez" || eligible);
-                let time = |time| humantime::format_rfc3339_seconds(time).to_string();
-                let updated = time(updated.unwrap_or(SystemTime::UNIX_EPOCH));
-                let current = time(SystemTime::now());
-                let text = format!(
-                    r#"{{"lastUpdated": "{updated}", "currentTime": "{current}", "nodeEligible": {eligible}}}"#
-                );
-                response(good, "application/json", text)
-            }
-            "/metrics" if has_metrics => match self.metrics.text() {
+            "/healthz" => self.healthz(),
+            "/livez" => self.livez(),
+            "/metrics" if has_metrics => match self.metrics_text() {
                 Ok(text) => {
                     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
                     response(true, kind, text)
@@ -119,6 +117,48 @@ impl Health {
             "/proxyMode" if has_metrics => response(true, "text/plain", "ipvs".to_owned()),
             _ => not_found(),
         }
+    }
+
+    fn metrics_text(&self) -> Result<String, std::fmt::Error> {
+        let contact = self.with(|known| known.contact.clone());
+        self.metrics.text(contact.as_ref().map(Contact::metrics).as_ref())
+    }
+
+    /// As kube-proxy 1.36 has it, with how it stands with the API server.
+    fn healthz(&self) -> Response<Full<Bytes>> {
+        let (eligible, good) = (self.with(|known| known.node_is_eligible), self.is_live());
+        let (updated, now) = self.times(good);
+        let family = format!(r#"{{"lastUpdated": "{updated}", "healthy": {good}}}"#);
+        let server = self.with(|known| known.contact.as_ref().map(Contact::known));
+        let server = server.map_or_else(String::new, |known| {
+            let quoted = |time: SystemTime| format!("\"{}\"", shown(time));
+            let or_null = |time: Option<SystemTime>| time.map_or("null".to_owned(), quoted);
+            let (heard, failing) = (or_null(known.heard), or_null(known.failing));
+            format!(r#", "apiServer": {{"lastHeard": {heard}, "failingSince": {failing}}}"#)
+        });
+        let text = format!(
+            r#"{{"lastUpdated": "{updated}", "currentTime": "{now}", "nodeEligible": {eligible}, "healthy": {good}, "status": {{"IPv4": {family}, "IPv6": {family}}}{server}}}"#
+        );
+        let response = response(good && eligible, "application/json", text);
+        self.metrics.asked_for_health(response.status().as_u16());
+        response
+    }
+
+    fn livez(&self) -> Response<Full<Bytes>> {
+        let good = self.is_live();
+        let (updated, now) = self.times(good);
+        let text =
+            format!(r#"{{"lastUpdated": "{updated}", "currentTime": "{now}", "healthy": {good}}}"#);
+        let response = response(good, "application/json", text);
+        self.metrics.asked_for_life(response.status().as_u16());
+        response
+    }
+
+    /// When all was as it should be, which is now while it is, and what time it is.
+    fn times(&self, good: bool) -> (String, String) {
+        let now = SystemTime::now();
+        let last = self.with(|known| known.last_success).unwrap_or(SystemTime::UNIX_EPOCH);
+        (shown(if good { now } else { last }), shown(now))
     }
 
     /// What a load balancer learns, on any path.
@@ -232,6 +272,10 @@ impl Drop for Listener {
     }
 }
 
+fn shown(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
 /// A text in JSON.
 fn json(text: &str) -> String {
     let escaped = text.chars().map(|c| match c {
@@ -272,6 +316,54 @@ mod tests {
             let with = if path == "/" { 404 } else { 200 };
             assert_eq!(health.answer(path, true).status().as_u16(), with, "{path}");
         }
+    }
+
+    /// What stands in for the body of a response.
+    fn body(response: Response<Full<Bytes>>) -> serde_json::Value {
+        use http_body_util::BodyExt;
+        let body = futures_util::FutureExt::now_or_never(response.into_body().collect());
+        serde_json::from_slice(&body.unwrap().unwrap().to_bytes()).unwrap()
+    }
+
+    #[test]
+    fn health_is_told_as_kube_proxy_does() {
+        let health = Health::new(Duration::from_secs(30));
+        let found = body(health.answer("/healthz", false));
+        assert_eq!(found["healthy"], true);
+        assert_eq!(found["nodeEligible"], true);
+        assert_eq!(found["lastUpdated"], found["currentTime"], "it is well now");
+        for family in ["IPv4", "IPv6"] {
+            assert_eq!(found["status"][family]["healthy"], true);
+            assert_eq!(found["status"][family]["lastUpdated"], found["lastUpdated"]);
+        }
+        assert!(found.get("apiServer").is_none());
+
+        // A server that has said something an hour ago, and fails since.
+        let contact = Contact::new("api:6443");
+        let hour = Duration::from_secs(3600);
+        let begin = SystemTime::UNIX_EPOCH + hour;
+        contact.asked("GET", Some(200), Duration::ZERO, begin);
+        contact.asked("GET", None, Duration::ZERO, begin + hour);
+        contact.asked("GET", Some(401), Duration::ZERO, begin + hour * 2);
+        health.follow(Some(contact));
+        let found = body(health.answer("/healthz", false));
+        assert_eq!(found["apiServer"]["lastHeard"], "1970-01-01T01:00:00Z");
+        assert_eq!(found["apiServer"]["failingSince"], "1970-01-01T02:00:00Z");
+        let text = health.metrics_text().unwrap();
+        for line in [
+            "lvs_kube_proxy_api_server_last_heard_timestamp_seconds 3600.0",
+            "lvs_kube_proxy_api_server_failing_since_timestamp_seconds 7200.0",
+            r#"rest_client_requests_total{code="401",host="api:6443",method="GET"} 1"#,
+            r#"kubeproxy_proxy_healthz_total{code="200"} 2"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        assert_eq!(text.matches("# EOF").count(), 1);
+
+        health.set_node_is_eligible(false);
+        assert_eq!(health.answer("/healthz", false).status().as_u16(), 503);
+        let found = health.answer("/livez", false);
+        assert_eq!((found.status().as_u16(), &body(found)["healthy"]), (200, &true.into()));
     }
 
     #[test]

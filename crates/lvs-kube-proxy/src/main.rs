@@ -9,7 +9,12 @@
 use std::process::ExitCode;
 
 use lvs_kube_proxy::Config;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 fn main() -> ExitCode {
     let config = match Config::from_command_line(std::env::args_os()) {
@@ -21,11 +26,16 @@ fn main() -> ExitCode {
         3..=4 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .init();
+    // What other crates log of an API server that fails, this one says once and in words.
+    let others = ["kube", "kube_client", "kube_runtime", "hyper", "hyper_util", "rustls", "tower"];
+    let of_others = if config.verbosity() < 5 { LevelFilter::OFF } else { level };
+    let filter = Targets::new().with_default(level);
+    let filter = filter.with_targets(others.map(|target| (target, of_others)));
+    let (text, json) = match config.logs_json() {
+        false => (Some(fmt::layer().with_writer(std::io::stderr).with_target(false)), None),
+        true => (None, Some(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr))),
+    };
+    tracing_subscriber::registry().with(filter).with(text).with(json).init();
     config.unused().iter().for_each(|text| tracing::warn!("{text}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {

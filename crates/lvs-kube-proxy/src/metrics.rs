@@ -8,7 +8,10 @@ use std::{
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::{
+        EncodeLabelSet, EncodeLabelValue,
+        text::{encode_eof, encode_registry},
+    },
     metrics::{
         counter::Counter,
         family::Family,
@@ -45,6 +48,13 @@ pub(crate) struct Metrics {
     errors: Family<AtStep, Counter>,
     held_back: Gauge,
     failing: Gauge,
+    healthz: Family<Code, Counter>,
+    livez: Family<Code, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Code {
+    code: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -168,6 +178,16 @@ impl Metrics {
                 "lvs_kube_proxy_failing_changes",
                 "Changes that the kernel refuses, and that are tried again",
             ),
+            healthz: registered(
+                &mut registry,
+                "kubeproxy_proxy_healthz",
+                "Answers to /healthz, by status code",
+            ),
+            livez: registered(
+                &mut registry,
+                "kubeproxy_proxy_livez",
+                "Answers to /livez, by status code",
+            ),
             registry,
         }
     }
@@ -216,10 +236,22 @@ impl Metrics {
         self.errors.get_or_create(&AtStep { step }).inc();
     }
 
-    /// The text that a scrape gets.
-    pub(crate) fn text(&self) -> Result<String, fmt::Error> {
+    pub(crate) fn asked_for_health(&self, code: u16) {
+        self.healthz.get_or_create(&Code { code }).inc();
+    }
+
+    pub(crate) fn asked_for_life(&self, code: u16) {
+        self.livez.get_or_create(&Code { code }).inc();
+    }
+
+    /// The text that a scrape gets: with what is in another registry.
+    pub(crate) fn text(&self, more: Option<&Registry>) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        encode_registry(&mut text, &self.registry)?;
+        if let Some(more) = more {
+            encode_registry(&mut text, more)?;
+        }
+        encode_eof(&mut text)?;
         Ok(text)
     }
 }

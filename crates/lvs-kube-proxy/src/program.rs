@@ -24,7 +24,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// What the program ends with: a required resource is unavailable, or the Node was deleted.
+/// What the program ends with: a required resource is unavailable.
 pub async fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let here = NetNs::current()?;
     match config.task {

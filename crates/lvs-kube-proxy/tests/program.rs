@@ -32,6 +32,19 @@ fn what_is_lacking_is_said_and_tried_again() {
     assert_eq!(end(&mut child), Some(0));
 }
 
+/// Each line is an object, for what collects logs.
+#[test]
+fn logs_in_json() {
+    let directory = TempDir::new().unwrap();
+    let Some(mut command) = program(directory.path()) else { return };
+    let mut child = command.arg("--logging-format=json").stderr(Stdio::piped()).spawn().unwrap();
+    let line = BufReader::new(child.stderr.take().unwrap()).lines().next().unwrap().unwrap();
+    assert_eq!(end(&mut child), Some(0));
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["level"], "ERROR", "{line}");
+    assert!(line["message"].as_str().unwrap().contains("the next attempt is in"), "{line}");
+}
+
 #[test]
 fn once_is_once() {
     let directory = TempDir::new().unwrap();

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 use clap::{ArgAction, Parser};
 use ipnet::IpNet;
 
-use super::values::{BindAddress, DetectLocal, GoDuration, LinkName, VipMode};
+use super::values::{BindAddress, DetectLocal, GoDuration, LinkName, LogFormat, VipMode};
 use crate::settings::{MarkBits, NodePortAddresses, WithoutLocal, network};
 
 /// A service proxy for Kubernetes on IPVS. Flags that kube-proxy has mean the same.
@@ -172,6 +172,10 @@ pub(super) struct Flags {
     /// Makes the node's settings (net.ipv4.vs and forwarding), and ends
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = ArgAction::Set, value_name = "BOOL")]
     pub(super) init_only: bool,
+
+    /// How the lines of the log are written [default: text]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(super) logging_format: Option<LogFormat>,
 
     /// Log level: 0-2 info, 3-4 debug, 5 and more trace
     #[arg(short, long, default_value_t = 2, value_name = "LEVEL")]

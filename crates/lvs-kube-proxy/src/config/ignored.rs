@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 /// Flags of kube-proxy's that are taken and have no effect, and whether each has a value.
-const UNUSED: [(&str, bool); 36] = [
+const UNUSED: [(&str, bool); 35] = [
     ("--add_dir_header", false),
     ("--alsologtostderr", false),
     ("--config-sync-period", true),
@@ -23,7 +23,6 @@ const UNUSED: [(&str, bool); 36] = [
     ("--kube-api-content-type", true),
     ("--kube-api-qps", true),
     ("--log-flush-frequency", true),
-    ("--logging-format", true),
     ("--log_backtrace_at", true),
     ("--log_dir", true),
     ("--log_file", true),

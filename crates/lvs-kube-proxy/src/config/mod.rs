@@ -23,7 +23,7 @@ pub(crate) use self::values::{GoDuration, LinkName};
 use self::{
     file::ConfigFile,
     flags::Flags,
-    values::{BindAddress, DetectLocal, VipMode},
+    values::{BindAddress, DetectLocal, LogFormat, VipMode},
 };
 use crate::{
     annotation::is_scheduler_name,
@@ -48,6 +48,7 @@ pub struct Config {
     /// What is set and has no effect in this proxy.
     pub(crate) unused: Vec<String>,
     verbosity: u8,
+    logs_json: bool,
 }
 
 /// What the program is to do.
@@ -199,6 +200,11 @@ impl Config {
         self.verbosity
     }
 
+    /// Whether each line of the log is an object in JSON: `--logging-format=json`.
+    pub fn logs_json(&self) -> bool {
+        self.logs_json
+    }
+
     fn new(flags: Flags, unused: Vec<String>) -> Result<Self, ConfigError> {
         match flags.proxy_mode.as_deref() {
             None | Some("ipvs" | "") => {}
@@ -318,6 +324,7 @@ impl Config {
             },
             unused,
             verbosity: flags.v,
+            logs_json: flags.logging_format == Some(LogFormat::Json),
         })
     }
 }

@@ -21,6 +21,23 @@ pub(super) enum VipMode {
     Addresses,
 }
 
+/// How the lines of the log are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// As text.
+    Text,
+    /// As an object in JSON each.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        <Self as ValueEnum>::from_str(text, false)
+    }
+}
+
 /// By what the pods of the cluster are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DetectLocal {

@@ -66,7 +66,6 @@ pub(crate) struct Rounds<N: Node> {
     /// Whether what an earlier proxy left in the rules is known.
     has_adopted: bool,
     has_looked_at_forwarding: bool,
-    node_is_gone: bool,
     node_has_moved: bool,
 }
 
@@ -114,7 +113,6 @@ impl<N: Node> Rounds<N> {
             knows_node: false,
             has_adopted: false,
             has_looked_at_forwarding: false,
-            node_is_gone: false,
             node_has_moved: false,
             config,
         }
@@ -156,11 +154,6 @@ impl<N: Node> Rounds<N> {
         self.look
     }
 
-    /// Whether the proxy's Node was deleted.
-    pub(crate) fn node_is_gone(&self) -> bool {
-        self.node_is_gone
-    }
-
     /// Whether the Node has other addresses since this was asked last, so that everything has to be
     /// looked at.
     pub(crate) fn take_node_has_moved(&mut self) -> bool {
@@ -175,7 +168,7 @@ impl<N: Node> Rounds<N> {
                     self.health.set_node_is_eligible(!node.is_leaving());
                 }
                 Event::NodeGone(name) if *name == self.state.node().name => {
-                    self.node_is_gone = true;
+                    tracing::warn!("the Node {name} was deleted: what it said last stays in use");
                 }
                 Event::Services(_) => self.guard = self.guard.heard(true),
                 Event::Slices(_) => self.guard = self.guard.heard(false),

@@ -54,6 +54,7 @@ impl<'n, S: Source> Proxy<'n, S> {
         let records = kernel.open_ledger(&config.ownership)?;
         kernel.open_rules(rules(&config, &config.ownership.ranges));
         let rounds = rounds(kernel, config.clone(), source.server(), records).await?;
+        rounds.health().follow(source.contact());
         Ok(Self { source, config, rounds, is_settled: false })
     }
 
@@ -61,8 +62,8 @@ impl<'n, S: Source> Proxy<'n, S> {
     ///
     /// # Errors
     ///
-    /// The proxy's Node was deleted, or, with `--bind-address-hard-fail`, health or metrics cannot be
-    /// served. All else is logged and tried again.
+    /// With `--bind-address-hard-fail`, health or metrics cannot be served. All else is logged and tried
+    /// again.
     pub async fn run(&mut self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
         if self.rounds.listen() && self.config.listen.hard_fail {
             let reason = "health or metrics cannot be served, and --bind-address-hard-fail is set";
@@ -77,10 +78,6 @@ impl<'n, S: Source> Proxy<'n, S> {
                 () = &mut stop => return Ok(()),
                 events = self.source.next() => {
                     self.rounds.take_in(events);
-                    if self.rounds.node_is_gone() {
-                        let name = &self.rounds.state().node().name;
-                        return Err(Failure::new(Step::Node, format!("the Node {name} was deleted")));
-                    }
                     if self.rounds.take_node_has_moved() {
                         rhythm.whole_at(Instant::now());
                     }

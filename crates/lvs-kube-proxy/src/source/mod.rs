@@ -2,6 +2,7 @@
 
 #[cfg(feature = "kubernetes")]
 mod api_server;
+mod contact;
 mod directory;
 
 use std::{future::Future, net::IpAddr};
@@ -10,6 +11,7 @@ use std::{future::Future, net::IpAddr};
 pub use api_server::{ApiServer, ApiServerError};
 pub use directory::{Directory, DirectoryError};
 
+pub(crate) use self::contact::Contact;
 use crate::state::Event;
 
 /// Where objects come from: an API server, or a directory of manifests. It is sealed.
@@ -32,6 +34,11 @@ pub(crate) trait Events {
 
     /// The address of the server that it asks, if it asks one. No service takes it.
     fn server(&self) -> Option<IpAddr> {
+        None
+    }
+
+    /// How it stands with that server.
+    fn contact(&self) -> Option<Contact> {
         None
     }
 }
