@@ -165,6 +165,8 @@
 
 mod architecture;
 mod cause;
+#[doc = include_str!("design.md")]
+pub mod design {}
 mod error;
 mod feed;
 mod host;

@@ -84,6 +84,8 @@
 
 pub mod blocking;
 mod client;
+#[doc = include_str!("design.md")]
+pub mod design {}
 mod error;
 mod netlink;
 mod proc;

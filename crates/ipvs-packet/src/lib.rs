@@ -161,6 +161,8 @@
 mod attribute;
 mod command;
 mod daemon;
+#[doc = include_str!("design.md")]
+pub mod design {}
 mod destination;
 mod error;
 mod key;

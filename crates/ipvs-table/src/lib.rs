@@ -42,6 +42,8 @@ mod changes;
 mod command;
 mod comparison;
 mod connection;
+#[doc = include_str!("design.md")]
+pub mod design {}
 mod differences;
 #[cfg(feature = "serde")]
 mod document;

@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+#[doc = include_str!("design.md")]
+pub mod design {}
 mod drain;
 mod failure;
 mod help;

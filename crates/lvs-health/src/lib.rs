@@ -52,6 +52,8 @@
 pub mod check;
 #[cfg(feature = "checks")]
 mod checker;
+#[doc = include_str!("design.md")]
+pub mod design {}
 mod event;
 #[cfg(test)]
 mod laws;

@@ -2,7 +2,7 @@
 //! does, on the crate [`lvs`].
 //!
 //! What objects say becomes what should be on the node, as a value; a plan lies between that and what is
-//! there, and is carried out in phases. ARCHITECTURE.md has the map.
+//! there, and is carried out in phases. The page [`design`] has the road of an event.
 //!
 //! # What differs from kube-proxy
 //!
@@ -27,6 +27,8 @@
 
 mod annotation;
 mod config;
+#[doc = include_str!("design.md")]
+pub mod design {}
 mod failure;
 mod health;
 mod manifest;

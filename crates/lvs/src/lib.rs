@@ -91,6 +91,8 @@
 )]
 
 mod apply;
+#[doc = include_str!("design.md")]
+pub mod design {}
 mod desired;
 mod drain;
 mod draining;

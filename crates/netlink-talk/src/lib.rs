@@ -17,6 +17,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod answers;
+#[doc = include_str!("design.md")]
+pub mod design {}
 mod inbox;
 mod message;
 pub mod names;

@@ -66,6 +66,8 @@
     )
 )]
 
+#[doc = include_str!("design.md")]
+pub mod design {}
 #[macro_use]
 mod text_form;
 
