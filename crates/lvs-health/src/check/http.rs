@@ -1,15 +1,6 @@
 //! An HTTP request and its answer.
 
-use std::{
-    error::Error,
-    fmt,
-    future::{Future, poll_fn},
-    net::SocketAddr,
-    ops::RangeInclusive,
-    pin::pin,
-    str::FromStr,
-    task::Poll,
-};
+use std::{error::Error, fmt, net::SocketAddr, ops::RangeInclusive, str::FromStr};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
@@ -22,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tokio::net::TcpStream;
 
-use super::{Failure, Good, Limit, Pattern, Way};
+use super::{Failure, Good, Limit, Pattern, Way, beside::beside};
 
 /// A header of this size or more is none.
 const LONGEST_HEADER: usize = 64 << 10;
@@ -155,23 +146,6 @@ impl Http {
         }
         Ok((status, read))
     }
-}
-
-/// Awaits the work while the connection on which it stands is driven. Both end with the work.
-async fn beside<T>(background: impl Future, work: impl Future<Output = T>) -> T {
-    let (mut background, mut work) = (pin!(background), pin!(work));
-    let mut is_over = false;
-    poll_fn(|context| {
-        if !is_over {
-            is_over = background.as_mut().poll(context).is_ready();
-        }
-        match work.as_mut().poll(context) {
-            // What the work waited for came to its end just now.
-            Poll::Pending if is_over => work.as_mut().poll(context),
-            other => other,
-        }
-    })
-    .await
 }
 
 /// hyper's error with its cause, which says more.

@@ -27,13 +27,21 @@
 //! a time, or two. No answer makes it panic. What cannot be tried for want of something here (descriptors,
 //! memory, a right) is no [`Failure::Bad`]: it says nothing of the server.
 
+mod agent;
+mod beside;
+mod datagram;
 mod failure;
 #[cfg(feature = "http")]
 mod http;
 mod limit;
+mod line;
 #[cfg(feature = "http")]
 mod pattern;
+mod program;
 pub(crate) mod seconds;
+mod smtp;
+mod stream;
+mod text;
 mod way;
 
 use std::{
@@ -46,7 +54,15 @@ use std::{
 use lvs::client::packet::{DestinationKey, ServiceKey};
 use serde::{Deserialize, Serialize};
 
-pub use self::failure::{Failure, Good};
+pub use self::{
+    agent::Agent,
+    datagram::Udp,
+    failure::{Failure, Good},
+    line::Line,
+    program::Program,
+    smtp::Smtp,
+    text::{InvalidText, Text},
+};
 #[cfg(feature = "http")]
 pub use self::{
     http::{Http, InvalidStatuses, Statuses},
@@ -113,6 +129,19 @@ pub enum Kind {
     /// Does it answer an HTTP request as it should? keepalived's `HTTP_GET`, ldirectord's `service=http`.
     #[cfg(feature = "http")]
     Http(Http),
+    /// Does its answer to some bytes, or its greeting, begin as it should?
+    Line(Line),
+    /// Does a mail server greet?
+    Smtp(Smtp),
+    /// Does it answer a datagram, or refuse none?
+    Udp(Udp),
+    /// Does it answer an ICMP echo request? keepalived's `PING_CHECK`, ldirectord's `checktype=ping`. This
+    /// process's group has to be in the kernel's setting `net.ipv4.ping_group_range`; no right is needed.
+    Icmp,
+    /// What does a program say of it?
+    Program(Program),
+    /// What does an agent on it say? HAProxy's `agent-check`.
+    Agent(Agent),
 }
 
 /// Whom a [`Check`] is about: a real server, and the service to which it belongs.
@@ -122,8 +151,8 @@ pub struct Target {
     /// The real server's address and port. Port 0, of services by mark, stands for the one to which the client
     /// connected: then the check needs a port of its own.
     pub server: SocketAddr,
-    /// The virtual address and port, for [`To::Service`].
-    pub service: Option<SocketAddr>,
+    /// The service, for [`To::Service`] and for the arguments of a [`Program`].
+    pub service: Option<ServiceKey>,
 }
 
 impl Check {
@@ -167,18 +196,39 @@ impl Check {
             }
             #[cfg(feature = "http")]
             Kind::Http(http) => http.run(way, self.address(target)?, limit).await,
+            Kind::Line(line) => line.run(way, self.address(target)?, limit).await,
+            Kind::Smtp(smtp) => smtp.run(way, self.address(target)?, limit).await,
+            Kind::Udp(udp) => udp.run(way, self.address(target)?, limit).await,
+            Kind::Icmp => datagram::echo(way, self.host(target)?.ip(), limit).await,
+            Kind::Program(program) => program.run(way, target, limit).await,
+            Kind::Agent(agent) => agent.run(way, self.address(target)?, limit).await,
         }
     }
 
     /// The address and port that are asked.
     fn address(&self, target: &Target) -> Result<SocketAddr, Failure> {
+        let address = self.host(target)?;
+        if address.port() == 0 {
+            return Err(Failure::Unable(format!(
+                "{} has no port: the check needs one",
+                address.ip()
+            )));
+        }
+        Ok(address)
+    }
+
+    /// The same where no port is needed.
+    fn host(&self, target: &Target) -> Result<SocketAddr, Failure> {
         let mut address = match self.to {
             To::Server => target.server,
             To::Address(address) => SocketAddr::new(address, target.server.port()),
-            To::Service => target.service.ok_or_else(|| {
-                let reason = "it is to ask the virtual address, and the service has none";
-                Failure::Unable(reason.to_owned())
-            })?,
+            To::Service => match target.service {
+                Some(ServiceKey::Address { address, port, .. }) => SocketAddr::new(address, port),
+                _ => {
+                    let reason = "it is to ask the virtual address, and the service has none";
+                    return Err(Failure::Unable(reason.to_owned()));
+                }
+            },
         };
         if let Some(port) = self.port {
             address.set_port(port);
@@ -196,7 +246,7 @@ impl Check {
 impl Kind {
     /// Whether it needs to know the virtual address, which then is a part of what is asked.
     pub(crate) fn tells_the_service(&self) -> bool {
-        false
+        matches!(self, Self::Program(_))
     }
 }
 
@@ -209,10 +259,7 @@ impl Target {
     /// A member of a service.
     pub fn of(service: &ServiceKey, member: &DestinationKey) -> Self {
         let server = SocketAddr::new(member.address, member.port);
-        let service = match *service {
-            ServiceKey::Address { address, port, .. } => Some(SocketAddr::new(address, port)),
-            ServiceKey::Mark { .. } => None,
-        };
+        let service = Some(*service);
         Self { server, service }
     }
 }

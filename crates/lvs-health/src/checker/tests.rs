@@ -66,14 +66,13 @@ async fn equal_checks_are_made_once_and_a_reload_restarts_none() {
     assert!(timeout(LONG, news.recv()).await.unwrap().is_none(), "it ends with its handle");
 }
 
-#[cfg(feature = "http")]
 #[tokio::test]
 async fn a_check_that_is_taken_away_ends_at_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = listener.local_addr().unwrap();
     let (checker, mut news) = Checker::start(Limits { at_once: 1, ..Limits::default() });
     let mut slow = wanted(1, silent, 1);
-    slow.check = Check::new(Kind::Http(crate::check::Http::default()));
+    slow.check = Check::new(Kind::Line(crate::check::Line::imap()));
     slow.check.timeout = Duration::from_secs(3600);
     checker.replace(vec![slow]);
     let (mut connection, _) = timeout(LONG, listener.accept()).await.unwrap().unwrap();
