@@ -159,7 +159,7 @@ async fn show_packets(ipvs: &Client, service: &ServiceKey) -> Result<(), Box<dyn
     let found = loop {
         let entry = ipvs.service(service).await?;
         if entry.statistics.incoming_packets > 0 || Instant::now() > until {
-            break ServiceSnapshot::new(entry, ipvs.destinations(service).await?);
+            break ServiceSnapshot::new(entry, ipvs.destinations(service).await?.all()?);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     };

@@ -97,7 +97,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let until = Instant::now() + Duration::from_secs(10);
     loop {
         open.truncate(open.len() / 2);
-        let entries = scene.ipvs.destinations(service.key()).await?;
+        let entries = scene.ipvs.destinations(service.key()).await?.all()?;
         let entry = entries.iter().find(|entry| entry.destination.key == key);
         let active = entry.ok_or("pod1 is gone")?.active_connections;
         println!("pod1 has {active} active connections");

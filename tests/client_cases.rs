@@ -203,7 +203,7 @@ async fn services_read_back_equal(_: NetNs, client: Client) -> Outcome {
         assert_eq!(entry.statistics, Default::default());
     }
     let mut listed: Vec<Service> =
-        client.services().await?.into_iter().map(|entry| entry.service).collect();
+        client.services().await?.all()?.into_iter().map(|entry| entry.service).collect();
     listed.sort_by_key(|service| *service.key());
     expected.sort_by_key(|service| *service.key());
     assert_eq!(listed, expected);
@@ -267,7 +267,7 @@ async fn destinations_read_back_equal(_: NetNs, client: Client) -> Outcome {
         for destination in &expected {
             client.add_destination(&key, destination).await?;
         }
-        let entries = client.destinations(&key).await?;
+        let entries = client.destinations(&key).await?.all()?;
         let mut listed: Vec<_> = entries.iter().map(|entry| entry.destination.clone()).collect();
         // The kernel lists the newest first.
         expected.reverse();
@@ -279,8 +279,13 @@ async fn destinations_read_back_equal(_: NetNs, client: Client) -> Outcome {
         let mut other = destinations(key.family() == AddressFamily::Ipv4)?.swap_remove(2);
         other.weight = Weight::ONE;
         client.add_destination(&key, &other).await?;
-        listed =
-            client.destinations(&key).await?.into_iter().map(|entry| entry.destination).collect();
+        listed = client
+            .destinations(&key)
+            .await?
+            .all()?
+            .into_iter()
+            .map(|entry| entry.destination)
+            .collect();
         assert!(listed.contains(&other), "{service}: {listed:?}");
     }
     Ok(())
@@ -294,11 +299,11 @@ async fn destination_updates(_: NetNs, client: Client) -> Outcome {
     for mut destination in destinations(false)? {
         destination.key = plain.key;
         client.update_destination(&key, &destination).await?;
-        assert_eq!(client.destinations(&key).await?[0].destination, destination);
+        assert_eq!(client.destinations(&key).await?.all()?[0].destination, destination);
     }
     plain.weight = Weight::ZERO;
     client.update_destination(&key, &plain).await?;
-    assert_eq!(client.destinations(&key).await?[0].destination, plain);
+    assert_eq!(client.destinations(&key).await?.all()?[0].destination, plain);
     client.delete_destination(&key, &plain.key).await?;
     assert!(client.destinations(&key).await?.is_empty());
     Ok(())
@@ -313,7 +318,7 @@ async fn more_than_one_datagram(_: NetNs, client: Client) -> Outcome {
         (1..=500).map(|port| ServiceKey::tcp(([10, 0, 0, 185], port).into())).collect();
     let list = async || -> Result<Vec<ServiceKey>, Failed> {
         let mut keys: Vec<_> =
-            client.services().await?.iter().map(|entry| *entry.service.key()).collect();
+            client.services().await?.all()?.iter().map(|entry| *entry.service.key()).collect();
         keys.sort();
         Ok(keys)
     };
@@ -429,7 +434,7 @@ async fn daemons(namespace: NetNs, client: Client) -> Outcome {
         for _ in 0..20 {
             let daemon = SyncDaemon::new(role, "sync0".parse()?, 7.into());
             client.start_daemon(&daemon).await?;
-            let entries = client.daemons().await?;
+            let entries = client.daemons().await?.all()?;
             assert_eq!(entries.len(), 1);
             assert_eq!(entries[0].daemon.role, role);
             assert_eq!(entries[0].daemon.interface, *"sync0");
@@ -455,7 +460,7 @@ async fn daemon_on_an_odd_interface(namespace: NetNs, client: Client) -> Outcome
     let link = links.create_dummy(NAME).await?.link;
     links.up(&link).await?;
     client.start_daemon(&SyncDaemon::new(DaemonRole::MASTER, NAME.parse()?, 7.into())).await?;
-    let entries = client.daemons().await?;
+    let entries = client.daemons().await?.all()?;
     assert_eq!(entries.len(), 1);
     assert_eq!(entries[0].daemon.interface, *NAME);
     assert_eq!(entries[0].daemon.interface.as_bytes(), b"x\xffy");
@@ -508,8 +513,8 @@ async fn many_at_once(_: NetNs, client: Client) -> Outcome {
                 client.add_service(&service).await?;
                 assert_eq!(client.service(service.key()).await?.service, service);
                 if port % 1_000 == 0 {
-                    client.services().await?;
-                    client.destinations(service.key()).await?;
+                    client.services().await?.all()?;
+                    client.destinations(service.key()).await?.all()?;
                 }
                 Ok::<_, Error>(())
             })

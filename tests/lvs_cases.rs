@@ -80,6 +80,7 @@ async fn real_servers(client: &Client, service: &str) -> Result<Vec<String>, Fai
     let mut entries: Vec<Destination> = client
         .destinations(&key(service))
         .await?
+        .all()?
         .into_iter()
         .map(|entry| entry.destination)
         .collect();
@@ -290,7 +291,7 @@ async fn killed_at_each_write(_namespace: NetNs, client: Client) -> Outcome {
         assert!(Phase::ALL.into_iter().all(|phase| !plan.phase(phase).is_empty()), "{plan}");
         for request in plan.requests().take(writes) {
             client.batch(&[request]).await.into_iter().collect::<Result<(), _>>()?;
-            let found = client.destinations(new.key()).await?;
+            let found = client.destinations(new.key()).await?.all()?;
             assert!(found.iter().any(|entry| entry.destination.weight != Weight::ZERO));
         }
         let applied = desired.apply(&client, &policy).await?;
@@ -338,7 +339,7 @@ async fn killed_at_each_system_call(namespace: NetNs, client: Client) -> Outcome
         client.flush().await?;
         old.apply(&client, &policy).await?;
         let ended = namespace.run(|| killed_after(stops))??;
-        let found = client.destinations(&key("-t 10.0.0.185:80")).await?;
+        let found = client.destinations(&key("-t 10.0.0.185:80")).await?.all()?;
         assert!(found.iter().any(|entry| entry.destination.weight != Weight::ZERO), "{stops}");
         left.insert(new.apply(&client, &policy).await?.len());
         assert_eq!(Desired::try_from(&client.snapshot().await?)?, new, "after {stops} stops");
@@ -574,7 +575,7 @@ async fn encapsulation_is_kept(_namespace: NetNs, client: Client) -> Outcome {
     ] {
         let service = build(encapsulation)?;
         assert_eq!(service.apply(&client).await?.len(), 1, "{encapsulation}");
-        let entry = client.destinations(service.key()).await?.remove(0);
+        let entry = client.destinations(service.key()).await?.all()?.remove(0);
         assert_eq!(Encapsulation::from(entry.destination.tunnel), encapsulation);
         assert!(service.plan(&client).await?.is_empty(), "{encapsulation}");
     }
@@ -633,7 +634,7 @@ async fn addresses_without_clients_do_not_build() -> Outcome {
 
             let sent = scene.container.namespace().run(|| send(to))?;
             tokio::time::sleep(Duration::from_millis(20)).await;
-            let entry = scene.client.destinations(service.key()).await?.remove(0);
+            let entry = scene.client.destinations(service.key()).await?.all()?.remove(0);
             let reached = entry.active_connections + entry.inactive_connections > 0;
             let built = VirtualService::udp(to).build();
             assert_eq!(built.is_ok(), reached, "{address}: sent {sent:?}, built {built:?}");

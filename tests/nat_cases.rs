@@ -36,7 +36,7 @@ async fn from_host_and_container(family: Family) -> Outcome {
     let both = BTreeMap::from([("pod1".to_owned(), 4), ("pod2".to_owned(), 4)]);
     assert_eq!(scene.fetch(scene.host.namespace(), 8).await?, both);
     assert_eq!(scene.fetch(scene.container.namespace(), 8).await?, both);
-    for entry in scene.client.destinations(scene.service("rr").key()).await? {
+    for entry in scene.client.destinations(scene.service("rr").key()).await?.all()? {
         let connections = entry.active_connections + entry.inactive_connections;
         assert_eq!(connections, 8, "{entry:?}");
     }

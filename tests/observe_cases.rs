@@ -383,7 +383,7 @@ async fn totals() -> Outcome {
     assert_eq!(counters(totals), counters(by_cpu.live()));
     assert_eq!(counters(totals), counters(by_cpu.total));
     assert!(totals.incoming_packet_rate > 0, "{totals:?}");
-    let service = scene.client.services().await?.remove(0);
+    let service = scene.client.services().await?.all()?.remove(0);
     assert_eq!(counters(service.statistics), counters(totals));
     scene.client.zero().await?;
     assert_eq!(counters(scene.client.totals()?), [0; 3]);

@@ -289,7 +289,7 @@ async fn timeouts_and_daemons(namespace: NetNs, client: Client) -> Outcome {
     let list = |listed| Command::List(ListOptions::new(listed));
     let timeouts = TimeoutListing(client.timeouts().await?).to_string();
     compare(&namespace, 0, &list(Listed::Timeouts), &timeouts)?;
-    let none = DaemonListing(&client.daemons().await?).to_string();
+    let none = DaemonListing(&client.daemons().await?.all()?).to_string();
     compare(&namespace, 0, &list(Listed::Daemons), &none)?;
     for line in [
         "--set 7 8 9",
@@ -304,7 +304,7 @@ async fn timeouts_and_daemons(namespace: NetNs, client: Client) -> Outcome {
         assert!(output.status.success(), "{line}: {output:?}");
         let timeouts = TimeoutListing(client.timeouts().await?).to_string();
         compare(&namespace, 0, &list(Listed::Timeouts), &timeouts)?;
-        let daemons = DaemonListing(&client.daemons().await?).to_string();
+        let daemons = DaemonListing(&client.daemons().await?.all()?).to_string();
         compare(&namespace, 0, &list(Listed::Daemons), &daemons)?;
     }
     Ok(())

@@ -424,7 +424,7 @@ async fn roll_out(
     let (one, two, rolled) =
         tokio::join!(ask(host, &requests[0]), ask(container, &requests[1]), roll);
     rolled?;
-    let left = client.destinations(&ServiceKey::tcp(named.address)).await?;
+    let left = client.destinations(&ServiceKey::tcp(named.address)).await?.all()?;
     assert_eq!(left.len(), 1, "{left:?}");
     Ok(([one, two], failed.get()))
 }
@@ -567,7 +567,7 @@ async fn drained_server_returns() -> Outcome {
     // The kernel kept it with its connections.
     restarted.set(desired(&[0, 1])?);
     settle(&mut restarted, client).await?;
-    let back = client.destinations(&key).await?;
+    let back = client.destinations(&key).await?.all()?;
     let back = back.iter().find(|entry| entry.destination.key == pod).ok_or("it is not back")?;
     assert_eq!(back.active_connections, 2, "{back:?}");
     Ok(())

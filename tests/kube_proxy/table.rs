@@ -113,7 +113,7 @@ async fn settings_in_place(namespace: NetNs, client: Client) -> Outcome {
         until(&client, &["TCP 10.96.7.20:80 rr persistent 7200 mask 32 -> 10.42.1.5:8080"]).await?;
         let key = "-t 10.96.7.20:80".parse()?;
         // A mark by which the same service is known afterwards.
-        let before = client.destinations(&key).await?;
+        let before = client.destinations(&key).await?.all()?;
         write(&directory, "web.yaml", &web(""))?;
         until(&client, &["TCP 10.96.7.20:80 rr -> 10.42.1.5:8080"]).await?;
         assert_eq!(client.destinations(&key).await?.len(), before.len());

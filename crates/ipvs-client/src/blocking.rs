@@ -12,14 +12,14 @@ use std::{collections::BTreeMap, os::fd::AsFd, sync::Arc};
 
 use ipvs_packet::{
     DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey, Info, Request, Service,
-    ServiceEntry, ServiceKey, Statistics, SyncDaemon, Timeouts,
+    ServiceEntry, ServiceKey, Statistics, SyncDaemon, Timeouts, Unreadable,
 };
 use ipvs_table::{ServiceSnapshot, Snapshot};
 use netlink_talk::Owner;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
-    BatchOptions, BatchOutcomes, Connections, CpuTotals, Error, Socket, Sysctl, SysctlChange,
+    BatchOptions, BatchOutcomes, Connections, CpuTotals, Error, List, Socket, Sysctl, SysctlChange,
     SysctlValue, SysctlsError,
     netlink::{direct::Direct, snapshot::SnapshotBuilder},
     proc::{connections::Source, namespace::Namespace, statistics, sysctl},
@@ -90,7 +90,7 @@ impl Client {
 
     /// All services, in no particular order, with their statistics: see
     /// [`Client::services`](crate::Client::services).
-    pub fn services(&self) -> Result<Vec<ServiceEntry>, Error> {
+    pub fn services(&self) -> Result<List<ServiceEntry>, Error> {
         self.turn()?.services()
     }
 
@@ -134,7 +134,7 @@ impl Client {
 
     /// The destinations of a service, the newest first, with their connections and statistics: see
     /// [`Client::destinations`](crate::Client::destinations).
-    pub fn destinations(&self, key: &ServiceKey) -> Result<Vec<DestinationEntry>, Error> {
+    pub fn destinations(&self, key: &ServiceKey) -> Result<List<DestinationEntry>, Error> {
         self.turn()?.destinations(key)
     }
 
@@ -190,7 +190,7 @@ impl Client {
     }
 
     /// The sync daemons that run: see [`Client::daemons`](crate::Client::daemons).
-    pub fn daemons(&self) -> Result<Vec<DaemonEntry>, Error> {
+    pub fn daemons(&self) -> Result<List<DaemonEntry>, Error> {
         self.turn()?.daemons()
     }
 
@@ -263,11 +263,24 @@ impl Client {
     /// Shows every service with its destinations to `visit`, one after the other in order of their
     /// keys, for tables too large to hold: see
     /// [`Client::visit_services`](crate::Client::visit_services).
-    pub fn visit_services(&self, mut visit: impl FnMut(ServiceSnapshot)) -> Result<(), Error> {
+    pub fn visit_services(
+        &self,
+        mut visit: impl FnMut(Result<ServiceSnapshot, Unreadable>),
+    ) -> Result<(), Error> {
         let services = self.turn()?.services_in_order()?;
         for service in services {
+            let service = match service {
+                Ok(service) => service,
+                Err(entry) => {
+                    visit(Err(entry));
+                    continue;
+                }
+            };
             let found = self.turn()?.with_destinations(service)?;
-            found.into_iter().for_each(&mut visit);
+            if let Some((service, unreadable)) = found {
+                visit(Ok(service));
+                unreadable.into_iter().for_each(|entry| visit(Err(entry)));
+            }
         }
         Ok(())
     }

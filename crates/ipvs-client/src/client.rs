@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, os::fd::AsFd};
 
 use ipvs_packet::{
     DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey, Info, Request, Service,
-    ServiceEntry, ServiceKey, Statistics, SyncDaemon, Timeouts,
+    ServiceEntry, ServiceKey, Statistics, SyncDaemon, Timeouts, Unreadable,
 };
 use ipvs_table::{ServiceSnapshot, Snapshot};
 use parking_lot::MutexGuard;
 use tokio::task::yield_now;
 
 use crate::{
-    BatchOptions, BatchOutcomes, Connections, CpuTotals, Error, Socket, Sysctl, SysctlChange,
+    BatchOptions, BatchOutcomes, Connections, CpuTotals, Error, List, Socket, Sysctl, SysctlChange,
     SysctlValue, SysctlsError, blocking,
     netlink::{direct::Direct, snapshot::SnapshotBuilder},
 };
@@ -99,7 +99,8 @@ impl Client {
         self.turn().await?.info()
     }
 
-    /// All services, in no particular order, with their statistics; empty where there is none.
+    /// All services, in no particular order, with their statistics; empty where there is none. One that
+    /// cannot be read is an item, too: see [`List`].
     ///
     /// The kernel lists in steps, and does not say when others change the table in between (up to
     /// Linux 7.0, that of any network namespace; from 7.1 on, also while the kernel enlarges the
@@ -107,7 +108,7 @@ impl Client {
     /// [`snapshot`](Self::snapshot) sees to that.
     ///
     /// `IPVS_CMD_GET_SERVICE` as a dump, equivalent to `ipvsadm -L` without the destinations.
-    pub async fn services(&self) -> Result<Vec<ServiceEntry>, Error> {
+    pub async fn services(&self) -> Result<List<ServiceEntry>, Error> {
         self.turn().await?.services()
     }
 
@@ -198,7 +199,8 @@ impl Client {
         self.turn().await?.delete_service(key)
     }
 
-    /// The destinations of a service, the newest first, with their connections and statistics.
+    /// The destinations of a service, the newest first, with their connections and statistics. One that
+    /// cannot be read is an item, too: see [`List`].
     ///
     /// The kernel answers for a service that does not exist as for one without destinations, so an
     /// empty list is checked by asking for the service. As with [`services`](Self::services), the
@@ -209,7 +211,7 @@ impl Client {
     /// # Errors
     ///
     /// [`ServiceNotFound`](crate::ErrorKind::ServiceNotFound).
-    pub async fn destinations(&self, key: &ServiceKey) -> Result<Vec<DestinationEntry>, Error> {
+    pub async fn destinations(&self, key: &ServiceKey) -> Result<List<DestinationEntry>, Error> {
         self.turn().await?.destinations(key)
     }
 
@@ -309,10 +311,11 @@ impl Client {
         self.turn().await?.delete_destination(key, destination)
     }
 
-    /// The sync daemons that run: at most a master and a backup.
+    /// The sync daemons that run: at most a master and a backup. One that cannot be read is an item, too:
+    /// see [`List`].
     ///
     /// `IPVS_CMD_GET_DAEMON` as a dump, equivalent to `ipvsadm -L --daemon`.
-    pub async fn daemons(&self) -> Result<Vec<DaemonEntry>, Error> {
+    pub async fn daemons(&self) -> Result<List<DaemonEntry>, Error> {
         self.turn().await?.daemons()
     }
 
@@ -432,6 +435,8 @@ impl Client {
     /// [`Snapshot::uncertain`]. Each service is as it was at one moment during the call, not all at
     /// the same.
     ///
+    /// What cannot be read is named, and loses nothing else: [`Snapshot::unreadable`].
+    ///
     /// Each list is one turn of the socket.
     ///
     /// Equivalent to `ipvsadm -L`.
@@ -444,15 +449,26 @@ impl Client {
     /// Shows every service with its destinations to `visit`, one after the other in order of their
     /// keys, for tables too large to hold: besides the list of services, one list of destinations is
     /// held at a time. It looks once, so what others change meanwhile may or may not be seen; a
-    /// service that is deleted meanwhile is left out.
+    /// service that is deleted meanwhile is left out. What cannot be read is an error among them, a
+    /// destination behind its service.
     pub async fn visit_services(
         &self,
-        mut visit: impl FnMut(ServiceSnapshot),
+        mut visit: impl FnMut(Result<ServiceSnapshot, Unreadable>),
     ) -> Result<(), Error> {
         let services = self.turn().await?.services_in_order()?;
         for service in services {
+            let service = match service {
+                Ok(service) => service,
+                Err(entry) => {
+                    visit(Err(entry));
+                    continue;
+                }
+            };
             let found = self.turn().await?.with_destinations(service)?;
-            found.into_iter().for_each(&mut visit);
+            if let Some((service, unreadable)) = found {
+                visit(Ok(service));
+                unreadable.into_iter().for_each(|entry| visit(Err(entry)));
+            }
         }
         Ok(())
     }

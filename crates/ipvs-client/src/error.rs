@@ -2,7 +2,7 @@
 
 use std::{fmt, io};
 
-use ipvs_packet::{ParseError, Request, SchedulerName};
+use ipvs_packet::{EntryKind, ParseError, Request, SchedulerName, Unreadable};
 use netlink_talk::OtherProcess;
 use nix::errno::Errno;
 
@@ -31,6 +31,7 @@ struct Inner {
 enum Source {
     Io(io::Error),
     Parse(ParseError),
+    Unreadable(Unreadable),
 }
 
 /// What kind of failure an [`Error`] is. It displays in a few words, for labels and logs.
@@ -105,6 +106,14 @@ impl Error {
         self.0.extended.as_deref()
     }
 
+    /// What cannot be read, where that is why the call failed: it is there.
+    pub fn unreadable_entry(&self) -> Option<&Unreadable> {
+        match &self.0.source {
+            Some(Source::Unreadable(entry)) => Some(entry),
+            _ => None,
+        }
+    }
+
     /// An error of this kind, for what stands in for a client: a fake in a test, or another way to the
     /// kernel. `operation` is what was being done, `text` why it failed and what to do.
     pub fn new(kind: ErrorKind, operation: impl fmt::Display, text: &str) -> Self {
@@ -134,9 +143,15 @@ impl Error {
 
     /// An answer that cannot be read.
     pub(crate) fn parse(operation: impl fmt::Display, source: ParseError) -> Self {
-        let mut error =
-            Self::new(ErrorKind::Malformed, operation, "the kernel's answer cannot be read");
+        let mut error = Self::malformed(operation, UNREADABLE);
         error.0.source = Some(Source::Parse(source));
+        error
+    }
+
+    /// An answer that cannot be read, and what it is as far as that is known.
+    pub(crate) fn unreadable(operation: impl fmt::Display, source: Unreadable) -> Self {
+        let mut error = Self::malformed(operation, UNREADABLE);
+        error.0.source = Some(Source::Unreadable(source));
         error
     }
 
@@ -262,6 +277,7 @@ impl fmt::Debug for Error {
         fmt::Display::fmt(self, f)?;
         match &self.0.source {
             Some(Source::Parse(error)) => write!(f, ": {error}"),
+            Some(Source::Unreadable(entry)) => write!(f, ": {entry}"),
             // Of the others the text has the error number already, if there is one.
             Some(Source::Io(error)) if self.0.errno.is_none() => write!(f, ": {error}"),
             _ => Ok(()),
@@ -274,7 +290,22 @@ impl std::error::Error for Error {
         match self.0.source.as_ref()? {
             Source::Io(error) => Some(error),
             Source::Parse(error) => Some(error),
+            Source::Unreadable(entry) => Some(entry),
         }
+    }
+}
+
+/// For who wants all entries of a list, or an error: `collect::<Result<Vec<_>, _>>()?`.
+impl From<Unreadable> for Error {
+    fn from(entry: Unreadable) -> Self {
+        Self::unreadable(
+            match entry.kind {
+                EntryKind::Destination => "listing destinations",
+                EntryKind::Daemon => "listing sync daemons",
+                _ => "listing services",
+            },
+            entry,
+        )
     }
 }
 
@@ -420,6 +451,9 @@ fn limit(number: i32) -> Option<&'static str> {
         _ => return None,
     })
 }
+
+/// Why an answer does not help; the source says more.
+const UNREADABLE: &str = "the kernel's answer cannot be read";
 
 /// What to do where there is no IPVS.
 pub(crate) const LOAD_IP_VS: &str = "run `modprobe ip_vs`, on the host where this is a container";

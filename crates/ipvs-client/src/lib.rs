@@ -48,8 +48,8 @@
 //! - **Every call ends**, with its answer or with an error: when the kernel forgets to acknowledge
 //!   (it does, when a sync daemon is stopped), and when it drops answers because a buffer is full
 //!   ([`ErrorKind::Overrun`]). No call waits for the network or for a background task.
-//! - **No answer is lost in silence.** What cannot be read is [`ErrorKind::Malformed`], for an entry
-//!   of a list too.
+//! - **No answer is lost in silence.** What cannot be read is [`ErrorKind::Malformed`]; in a [`List`] it is
+//!   an item among the others, in a snapshot it is [named](Snapshot::unreadable).
 //! - **Calls may be dropped half-way**, which harms nobody else: see [`Client`].
 //! - **Bounded.** One call has the socket at a time; others queue, first come, first served, each in
 //!   its own task. So the queue is as long as the program has calls under way.
@@ -87,6 +87,7 @@ mod client;
 #[doc = include_str!("design.md")]
 pub mod design {}
 mod error;
+mod list;
 mod netlink;
 mod proc;
 mod verbs;
@@ -104,6 +105,7 @@ pub use crate::watch::Watch;
 pub use crate::{
     client::Client,
     error::{Error, ErrorKind},
+    list::List,
     netlink::{batch::BatchOptions, outcomes::BatchOutcomes, socket::Socket},
     proc::{
         connection_stream::ConnectionStream,

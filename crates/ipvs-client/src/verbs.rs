@@ -3,11 +3,11 @@
 
 use ipvs_packet::{
     DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey, Info, Request, Service,
-    ServiceEntry, ServiceKey, SyncDaemon, Timeouts,
+    ServiceEntry, ServiceKey, SyncDaemon, Timeouts, Unreadable,
 };
 
 use crate::{
-    Error, ErrorKind, ServiceSnapshot,
+    Error, ErrorKind, List, ServiceSnapshot,
     netlink::{direct::Direct, reply},
 };
 
@@ -19,20 +19,26 @@ impl Direct {
         only(self.run(&Request::GetInfo, reply::info)?)
     }
 
-    pub(crate) fn services(&mut self) -> Result<Vec<ServiceEntry>, Error> {
-        self.run(&Request::ListServices, reply::service)
+    pub(crate) fn services(&mut self) -> Result<List<ServiceEntry>, Error> {
+        Ok(self.run(&Request::ListServices, reply::service)?.into_iter().collect())
     }
 
     /// All services in order of their keys, each once.
-    pub(crate) fn services_in_order(&mut self) -> Result<Vec<ServiceEntry>, Error> {
-        let mut services = self.services()?;
-        services.sort_by_key(|entry| *entry.service.key());
-        services.dedup_by_key(|entry| *entry.service.key());
+    pub(crate) fn services_in_order(
+        &mut self,
+    ) -> Result<Vec<Result<ServiceEntry, Unreadable>>, Error> {
+        let key = |entry: &Result<ServiceEntry, Unreadable>| match entry {
+            Ok(entry) => Some(*entry.service.key()),
+            Err(entry) => entry.service,
+        };
+        let mut services = self.run(&Request::ListServices, reply::service)?;
+        services.sort_by_key(key);
+        services.dedup_by(|one, other| key(one).is_some() && key(one) == key(other));
         Ok(services)
     }
 
     pub(crate) fn service(&mut self, key: &ServiceKey) -> Result<ServiceEntry, Error> {
-        only(self.run(&Request::GetService(*key), reply::service)?)
+        Ok(only(self.run(&Request::GetService(*key), reply::service)?)??)
     }
 
     pub(crate) fn add_service(&mut self, service: &Service) -> Result<(), Error> {
@@ -70,22 +76,25 @@ impl Direct {
     pub(crate) fn destinations(
         &mut self,
         key: &ServiceKey,
-    ) -> Result<Vec<DestinationEntry>, Error> {
+    ) -> Result<List<DestinationEntry>, Error> {
         let destinations = self.run(&Request::ListDestinations(*key), reply::destination)?;
         // For a service that does not exist the kernel lists nothing, too.
         if destinations.is_empty() {
             self.service(key)?;
         }
-        Ok(destinations)
+        Ok(destinations.into_iter().collect())
     }
 
-    /// A service with its destinations; `None` where it is gone.
+    /// A service with its destinations, and those that cannot be read; `None` where it is gone.
     pub(crate) fn with_destinations(
         &mut self,
         service: ServiceEntry,
-    ) -> Result<Option<ServiceSnapshot>, Error> {
+    ) -> Result<Option<(ServiceSnapshot, Vec<Unreadable>)>, Error> {
         match self.destinations(service.service.key()) {
-            Ok(destinations) => Ok(Some(ServiceSnapshot::new(service, destinations))),
+            Ok(entries) => {
+                let (destinations, unreadable) = entries.apart();
+                Ok(Some((ServiceSnapshot::new(service, destinations), unreadable)))
+            }
             Err(error) if error.kind() == ErrorKind::ServiceNotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -123,9 +132,14 @@ impl Direct {
         destination: &DestinationKey,
         change: impl FnOnce(&mut Destination),
     ) -> Result<bool, Error> {
-        let entries = self.destinations(key)?;
+        let (entries, unreadable) = self.destinations(key)?.apart();
         let found = entries.into_iter().find(|entry| entry.destination.key == *destination);
         let Some(old) = found.map(|entry| entry.destination) else {
+            // It may be one that cannot be read.
+            let is_it = |entry: &Unreadable| entry.destination.is_none_or(|it| it == *destination);
+            if let Some(entry) = unreadable.into_iter().find(is_it) {
+                return Err(entry.into());
+            }
             return Err(Error::new(
                 ErrorKind::DestinationNotFound,
                 format_args!("reading destination {destination} of service {key}"),
@@ -149,8 +163,8 @@ impl Direct {
         self.write(&Request::DeleteDestination(*key, *destination))
     }
 
-    pub(crate) fn daemons(&mut self) -> Result<Vec<DaemonEntry>, Error> {
-        self.run(&Request::ListDaemons, reply::daemon)
+    pub(crate) fn daemons(&mut self) -> Result<List<DaemonEntry>, Error> {
+        Ok(self.run(&Request::ListDaemons, reply::daemon)?.into_iter().collect())
     }
 
     pub(crate) fn start_daemon(&mut self, daemon: &SyncDaemon) -> Result<(), Error> {

@@ -150,6 +150,19 @@ impl DestinationKey {
         }
         parts.finish(&reader, service_family)
     }
+
+    /// The key where something else cannot be read, such as what follows it.
+    pub(crate) fn salvage(
+        nest: &Attribute<'_>,
+        service_family: Option<AddressFamily>,
+    ) -> Option<Self> {
+        let mut reader = nest.nested(Space::Destination);
+        let mut parts = DestinationKeyParts::default();
+        for attribute in reader.by_ref().flatten() {
+            parts.take(&attribute).ok()?;
+        }
+        parts.finish(&reader, service_family).ok()
+    }
 }
 
 /// The attributes of a key, collected in any order.

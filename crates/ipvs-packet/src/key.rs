@@ -226,6 +226,15 @@ impl ServiceKey {
         }
         parts.finish(&rest)
     }
+
+    /// The key where something else cannot be read, such as what follows it.
+    pub(crate) fn salvage(mut reader: Reader<'_>) -> Option<Self> {
+        let mut parts = ServiceKeyParts::default();
+        for attribute in reader.by_ref().flatten() {
+            parts.take(&attribute).ok()?;
+        }
+        parts.finish(&reader).ok()
+    }
 }
 
 impl fmt::Display for ServiceKey {

@@ -92,6 +92,8 @@
 //!   reading, it makes no difference. Padding attributes before 64-bit numbers are skipped. A
 //!   number that is longer than expected is read from its first bytes. If an attribute occurs
 //!   twice, the last one counts.
+//! - What cannot be read in one entry of a list loses no other entry: [`Reply::parse_entry`] says what it
+//!   is as far as that is known ([`Unreadable`]).
 //! - An error says where: `IPVS message NEW_SERVICE: IPVS_SVC_ATTR_TIMEOUT at byte 56: too short: 2
 //!   bytes where 4 are needed` ([`ParseError`]).
 //! - Writing into a caller's buffer allocates nothing. Reading an entry allocates nothing unless it
@@ -180,6 +182,7 @@ mod settings;
 mod statistics;
 #[cfg(feature = "proptest")]
 pub mod strategy;
+mod unreadable;
 
 #[cfg(feature = "netlink-packet")]
 pub use crate::netlink_packet::Message;
@@ -199,6 +202,7 @@ pub use crate::{
     service::{Service, ServiceEntry, ServiceFlags},
     settings::{Info, Timeouts, Version},
     statistics::Statistics,
+    unreadable::{EntryKind, Unreadable},
 };
 
 /// The programs in the README, which have to compile.

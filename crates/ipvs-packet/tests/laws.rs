@@ -73,6 +73,48 @@ proptest! {
     }
 
     #[test]
+    fn an_entry_of_a_list_reads_as_a_reply(
+        reply in strategy::reply(),
+        changes in vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        length in any::<prop::sample::Index>(),
+    ) {
+        let expected = reply.command();
+        let payload = changed(bytes!(reply), &changes, length);
+        let entry = [&[expected.0, 1, 0, 0], &payload[..]].concat();
+        let read = Reply::parse_entry(expected, &entry, None).ok();
+        prop_assert_eq!(read, Reply::parse(expected, &payload, None).ok());
+    }
+
+    /// The key comes first: what stands behind it and cannot be read does not hide it.
+    #[test]
+    fn an_entry_with_a_broken_end_tells_its_key(
+        service in strategy::service_entry(),
+        destination in strategy::destination_entry(),
+        key in strategy::service_key(),
+    ) {
+        // An attribute that claims to be longer than the nest.
+        let broken = |reply: &Reply| {
+            let mut entry = vec![reply.command().0, 1, 0, 0];
+            entry.extend(bytes!(reply));
+            let nest = usize::from(u16::from_ne_bytes([entry[4], entry[5]]));
+            entry.truncate(4 + nest);
+            entry.extend([0xff, 0x7f, 99, 0]);
+            let length = u16::try_from(nest + 4).expect("it is short");
+            entry[4..6].copy_from_slice(&length.to_ne_bytes());
+            entry
+        };
+        let expected = *service.service.key();
+        let entry = broken(&Reply::Service(service));
+        let unreadable = Reply::parse_entry(CommandNumber::NEW_SERVICE, &entry, None).unwrap_err();
+        prop_assert_eq!((unreadable.service, unreadable.destination), (Some(expected), None));
+        let expected = destination.destination.key;
+        let entry = broken(&Reply::Destination(destination));
+        let unreadable = Reply::parse_entry(CommandNumber::NEW_DEST, &entry, Some(&key)).unwrap_err();
+        prop_assert_eq!((unreadable.service, unreadable.destination), (Some(key), Some(expected)));
+        prop_assert!(unreadable.to_string().contains("truncated"));
+    }
+
+    #[test]
     fn service_keys_survive_as_text(key in strategy::service_key()) {
         prop_assert_eq!(key.to_string().parse(), Ok(key));
     }

@@ -19,6 +19,10 @@ pub struct Differences {
     /// these may be an artefact, such as a removal of something that was only missed.
     #[cfg_attr(feature = "serde", serde(default))]
     pub uncertain: BTreeSet<ServiceKey>,
+    /// The services that could not be [read whole](Snapshot::unreadable) in one of the two: they are in
+    /// the kernel, and nothing is said of them.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "BTreeSet::is_empty"))]
+    pub unreadable: BTreeSet<ServiceKey>,
     /// What became of services and destinations, in order of the services' keys, then of the
     /// destinations'. What was changed and changed back in between does not show.
     pub changes: Vec<TableChange>,
@@ -30,9 +34,18 @@ pub struct Differences {
 impl Differences {
     /// Compares two snapshots that were taken so much time apart.
     pub fn between(before: &Snapshot, after: &Snapshot, elapsed: Duration) -> Self {
-        let mut differences =
-            Self { elapsed, uncertain: &before.uncertain | &after.uncertain, ..Self::default() };
+        let unreadable = before.unreadable.keys().chain(after.unreadable.keys());
+        let mut differences = Self {
+            elapsed,
+            uncertain: &before.uncertain | &after.uncertain,
+            unreadable: unreadable.flatten().copied().collect(),
+            ..Self::default()
+        };
         for pair in pairs(before.services.values(), after.services.values()) {
+            let (Pair::Before(one) | Pair::After(one) | Pair::Both(one, _)) = pair;
+            if differences.unreadable.contains(one.entry.service.key()) {
+                continue;
+            }
             match pair {
                 Pair::After(new) => {
                     differences.changes.push(TableChange::ServiceAdded(new.clone()));
@@ -285,7 +298,7 @@ impl From<Statistics> for Traffic<u64> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "these are tests")]
 
-    use ipvs_packet::{SchedulerName, ServiceEntry, Weight};
+    use ipvs_packet::{SchedulerName, ServiceEntry, Unreadable, Weight};
 
     use super::*;
 
@@ -350,6 +363,21 @@ mod tests {
         // What is new has no traffic yet: its counters may be older than it.
         let active: Vec<_> = differences.activity.iter().map(|it| it.destination).collect();
         assert_eq!(active, [None]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_removal_and_no_addition() {
+        let both = || snapshot([service("-f 7", &[("172.17.0.3:80", 1)]), service("-f 8", &[])]);
+        let mut half = snapshot([service("-f 7", &[])]);
+        let (seven, eight) = ("-f 7".parse().unwrap(), "-f 8".parse().unwrap());
+        let server = Some("172.17.0.3:80".parse().unwrap());
+        half.add_unreadable(Unreadable::of_destination(Some(seven), server, "odd"));
+        half.add_unreadable(Unreadable::of_service(Some(eight), "odd"));
+        for (before, after) in [(both(), half.clone()), (half, both())] {
+            let differences = Differences::between(&before, &after, SECOND);
+            assert!(differences.is_empty(), "{differences:?}");
+            assert_eq!(differences.unreadable, BTreeSet::from([seven, eight]));
+        }
     }
 
     #[test]

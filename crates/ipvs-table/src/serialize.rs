@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, str::FromStr, time::Duration};
 
-use ipvs_packet::{DestinationEntry, ServiceEntry, ServiceKey};
+use ipvs_packet::{DestinationEntry, ServiceEntry, ServiceKey, Unreadable};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{Command, ConnectionState, Rules, ServiceSnapshot, Snapshot};
@@ -12,6 +12,8 @@ struct SnapshotForm<'a> {
     services: Vec<&'a ServiceSnapshot>,
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     uncertain: &'a BTreeSet<ServiceKey>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreadable: Vec<&'a Unreadable>,
 }
 
 #[derive(Deserialize)]
@@ -20,19 +22,23 @@ struct OwnedSnapshotForm {
     services: Vec<ServiceSnapshot>,
     #[serde(default)]
     uncertain: BTreeSet<ServiceKey>,
+    #[serde(default)]
+    unreadable: Vec<Unreadable>,
 }
 
 impl Serialize for Snapshot {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let services = self.services.values().collect();
-        SnapshotForm { services, uncertain: &self.uncertain }.serialize(serializer)
+        let unreadable = self.unreadable.values().flatten().collect();
+        SnapshotForm { services, uncertain: &self.uncertain, unreadable }.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Snapshot {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let form = OwnedSnapshotForm::deserialize(deserializer)?;
-        let mut snapshot = Self { services: Default::default(), uncertain: form.uncertain };
+        let mut snapshot = Self { uncertain: form.uncertain, ..Self::new() };
+        form.unreadable.into_iter().for_each(|entry| snapshot.add_unreadable(entry));
         for service in form.services {
             let key = *service.entry.service.key();
             if snapshot.services.insert(key, service).is_some() {

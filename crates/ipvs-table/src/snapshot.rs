@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipvs_packet::{DestinationEntry, DestinationKey, ServiceEntry, ServiceKey};
+use ipvs_packet::{DestinationEntry, DestinationKey, ServiceEntry, ServiceKey, Unreadable};
 
 /// The whole table of a network namespace: every service with its destinations.
 ///
@@ -18,12 +18,19 @@ pub struct Snapshot {
     ///
     /// The kernel lists in steps and never says that others changed the table in between.
     pub uncertain: BTreeSet<ServiceKey>,
+    /// What the kernel listed and cannot be read, by its service; under `None` what does not even tell
+    /// its service.
+    ///
+    /// A service is here itself, and then not in `services`; or some of its destinations are, and then it
+    /// is in `services` with the others. It is in the kernel in any case: see
+    /// [`is_readable`](Self::is_readable).
+    pub unreadable: BTreeMap<Option<ServiceKey>, Vec<Unreadable>>,
 }
 
 impl Snapshot {
     /// An empty table: what to compare the first snapshot with, so that everything is new.
     pub const fn new() -> Self {
-        Self { services: BTreeMap::new(), uncertain: BTreeSet::new() }
+        Self { services: BTreeMap::new(), uncertain: BTreeSet::new(), unreadable: BTreeMap::new() }
     }
 
     /// A service with its destinations.
@@ -35,12 +42,31 @@ impl Snapshot {
     pub fn is_certain(&self) -> bool {
         self.uncertain.is_empty()
     }
+
+    /// Whether a service and its destinations could be read, or are not there. One that could not must
+    /// not be taken for absent, nor its destinations for all that it has.
+    pub fn is_readable(&self, key: &ServiceKey) -> bool {
+        self.unreadable.is_empty() || !self.unreadable.contains_key(&Some(*key))
+    }
+
+    /// Whether nothing is missing: it is [certain](Self::is_certain), and all could be read.
+    pub fn is_complete(&self) -> bool {
+        self.is_certain() && self.unreadable.is_empty()
+    }
+
+    /// Notes what cannot be read.
+    pub fn add_unreadable(&mut self, entry: Unreadable) {
+        let entries = self.unreadable.entry(entry.service).or_default();
+        if !entries.contains(&entry) {
+            entries.push(entry);
+        }
+    }
 }
 
 impl FromIterator<ServiceSnapshot> for Snapshot {
     fn from_iter<I: IntoIterator<Item = ServiceSnapshot>>(services: I) -> Self {
         let services = services.into_iter().map(|service| (*service.entry.service.key(), service));
-        Self { services: services.collect(), uncertain: BTreeSet::new() }
+        Self { services: services.collect(), ..Self::new() }
     }
 }
 

@@ -7,7 +7,7 @@ mod common;
 
 use std::time::Duration;
 
-use ipvs_packet::strategy;
+use ipvs_packet::{Unreadable, strategy};
 use ipvs_table::{
     Command, Connection, ConnectionOrigin, Differences, Rules, ServiceSnapshot, Snapshot,
 };
@@ -21,7 +21,12 @@ fn snapshot() -> impl Strategy<Value = Snapshot> {
         .prop_map(|(entry, destinations)| ServiceSnapshot::new(entry, destinations));
     (vec(service, 0..3), vec(strategy::service_key(), 0..2)).prop_map(|(services, uncertain)| {
         let mut snapshot = Snapshot::from_iter(services);
-        snapshot.uncertain.extend(uncertain);
+        snapshot.uncertain.extend(&uncertain);
+        for key in uncertain {
+            snapshot.add_unreadable(Unreadable::of_service(Some(key), "odd"));
+            snapshot.add_unreadable(Unreadable::of_destination(Some(key), None, "odd"));
+        }
+        snapshot.add_unreadable(Unreadable::of_service(None, "odd"));
         snapshot
     })
 }

@@ -86,7 +86,7 @@ fn name(service: &ServiceKey, server: Option<&DestinationKey>) -> String {
 }
 
 fn look_at(client: &Client, key: &ServiceKey) -> Result<Option<ServiceSnapshot>, Error> {
-    let read = client.service(key).and_then(|entry| Ok((entry, client.destinations(key)?)));
+    let read = client.service(key).and_then(|entry| Ok((entry, client.destinations(key)?.all()?)));
     match read {
         Ok((entry, destinations)) => Ok(Some(ServiceSnapshot::new(entry, destinations))),
         Err(error) if error.kind() == ErrorKind::ServiceNotFound => Ok(None),

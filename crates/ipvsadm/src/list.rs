@@ -7,9 +7,9 @@ use ipvs_table::{
     ServiceSnapshot, Snapshot, TableDocument, TimeoutListing,
 };
 use lvs::client::{
-    Connections, Error, ErrorKind,
+    Connections, Error, ErrorKind, List,
     blocking::Client,
-    packet::{DaemonEntry, DestinationEntry, Info, ServiceEntry, ServiceKey, Timeouts},
+    packet::{DaemonEntry, Info, Timeouts, Unreadable},
 };
 use serde::{
     Serialize, Serializer,
@@ -65,30 +65,39 @@ fn write_text(
         Listed::Table if options.sorted => {
             let info = client.info()?;
             let snapshot = snapshot(client, console)?;
-            console.print(&Listing::of_table(info, &snapshot).options(options).names(names))
+            console.print(&Listing::of_table(info, &snapshot).options(options).names(names))?;
+            read_whole(snapshot.unreadable.values().flatten())
         }
         Listed::Table => {
             let info = client.info()?;
             let mut services = Vec::new();
-            for entry in client.services()? {
-                match client.destinations(entry.service.key()) {
-                    Ok(destinations) => services.push((entry, destinations)),
+            let (entries, mut unreadable) = client.services()?.apart();
+            for entry in entries {
+                match client.destinations(entry.service.key()).map(List::apart) {
+                    Ok((destinations, rest)) => {
+                        services.push((entry, destinations));
+                        unreadable.extend(rest);
+                    }
                     // It went in the meantime.
                     Err(error) if error.kind() == ErrorKind::ServiceNotFound => {}
                     Err(error) => return Err(error.into()),
                 }
             }
             let services = services.iter().map(|(entry, servers)| (entry, &servers[..]));
-            console.print(&Listing::unsorted(info, services).options(options).names(names))
+            console.print(&Listing::unsorted(info, services).options(options).names(names))?;
+            read_whole(&unreadable)
         }
         Listed::Service(key) => {
-            let (entry, destinations) = one_service(client, &key)?;
+            let entry = client.service(&key)?;
+            let (destinations, unreadable) = client.destinations(&key)?.apart();
             if options.sorted {
                 let service = ServiceSnapshot::new(entry, destinations);
-                return console.print(&Listing::of_service(&service).options(options).names(names));
+                console.print(&Listing::of_service(&service).options(options).names(names))?;
+            } else {
+                let listing = Listing::unsorted_service(&entry, &destinations);
+                console.print(&listing.options(options).names(names))?;
             }
-            let listing = Listing::unsorted_service(&entry, &destinations);
-            console.print(&listing.options(options).names(names))
+            read_whole(&unreadable)
         }
         Listed::Connections => {
             let connections = client.connections()?;
@@ -102,7 +111,11 @@ fn write_text(
             })
         }
         Listed::Timeouts => console.print(&TimeoutListing(client.timeouts()?)),
-        Listed::Daemons => console.print(&DaemonListing(&client.daemons()?)),
+        Listed::Daemons => {
+            let (daemons, unreadable) = client.daemons()?.apart();
+            console.print(&DaemonListing(&daemons))?;
+            read_whole(&unreadable)
+        }
         _ => Err(Failure::new(FAILED, "this cannot be listed")),
     }
 }
@@ -118,13 +131,18 @@ fn list_json(
             let Info { version, connection_table_size, .. } = client.info()?;
             let table = snapshot(client, console)?;
             let version = version.to_string();
-            console
-                .print_json(&Table { version, connection_table_size, table: &table }, in_one_line)
+            console.print_json(
+                &Table { version, connection_table_size, table: &table },
+                in_one_line,
+            )?;
+            read_whole(table.unreadable.values().flatten())
         }
         Listed::Service(key) => {
-            let (entry, destinations) = one_service(client, &key)?;
+            let entry = client.service(&key)?;
+            let (destinations, unreadable) = client.destinations(&key)?.apart();
             let service = ServiceSnapshot::new(entry, destinations);
-            console.print_json(&Services { services: [service] }, in_one_line)
+            console.print_json(&Services { services: [service] }, in_one_line)?;
+            read_whole(&unreadable)
         }
         Listed::Connections => {
             let connections =
@@ -137,7 +155,11 @@ fn list_json(
         Listed::Timeouts => {
             console.print_json(&TimeoutValues { timeouts: client.timeouts()? }, in_one_line)
         }
-        Listed::Daemons => console.print_json(&Daemons { daemons: client.daemons()? }, in_one_line),
+        Listed::Daemons => {
+            let (daemons, unreadable) = client.daemons()?.apart();
+            console.print_json(&Daemons { daemons }, in_one_line)?;
+            read_whole(&unreadable)
+        }
         _ => Err(Failure::new(FAILED, "this cannot be listed")),
     }
 }
@@ -152,10 +174,21 @@ pub(crate) fn save(
 ) -> Result<(), Failure> {
     let snapshot = snapshot(client, console)?;
     if json {
-        return console.print_json(&TableDocument::from(&snapshot), false);
+        console.print_json(&TableDocument::from(&snapshot), false)?;
+    } else {
+        let rules = Rules::from(&snapshot);
+        console.print(&rules.saved(if numeric { &Numeric } else { names }))?;
     }
-    let rules = Rules::from(&snapshot);
-    console.print(&rules.saved(if numeric { &Numeric } else { names }))
+    read_whole(snapshot.unreadable.values().flatten())
+}
+
+/// Fails where something could not be read, and so was not printed with the rest.
+fn read_whole<'a>(unreadable: impl IntoIterator<Item = &'a Unreadable>) -> Result<(), Failure> {
+    let lines: Vec<String> = unreadable.into_iter().map(ToString::to_string).collect();
+    match lines.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::new(FAILED, lines.join("\n"))),
+    }
 }
 
 /// The table; what it is not sure of is said.
@@ -172,13 +205,6 @@ fn snapshot(client: &Client, console: &Console<'_>) -> Result<Snapshot, Failure>
         console.say(&text);
     }
     Ok(snapshot)
-}
-
-fn one_service(
-    client: &Client,
-    key: &ServiceKey,
-) -> Result<(ServiceEntry, Vec<DestinationEntry>), Error> {
-    Ok((client.service(key)?, client.destinations(key)?))
 }
 
 #[derive(Serialize)]

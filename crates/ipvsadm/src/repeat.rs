@@ -40,7 +40,7 @@ pub(crate) fn judge<'a>(
     });
     judge_by(writes, ends, |services, daemons| {
         let table = block_on(read_services(client, services))?;
-        let daemons = if daemons { client.daemons()? } else { Vec::new() };
+        let daemons = if daemons { client.daemons()?.all()? } else { Vec::new() };
         Ok((table, daemons))
     })
 }

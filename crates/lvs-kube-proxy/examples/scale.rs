@@ -144,7 +144,7 @@ async fn wanted(
     ipvs: &Client,
     key: &lvs::client::packet::ServiceKey,
 ) -> Result<usize, Box<dyn Error>> {
-    let servers = ipvs.destinations(key).await?;
+    let servers = ipvs.destinations(key).await?.all()?;
     Ok(servers.iter().filter(|server| server.destination.weight.get() > 0).count())
 }
 

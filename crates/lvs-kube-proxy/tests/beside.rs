@@ -511,7 +511,7 @@ impl<'n> Scene<'n> {
                 let slice = slice("many-1-1", "many-1", endpoints);
                 self.cluster.etcd_put(&slice_key("many-1-1"), &slice);
                 loop {
-                    let servers = ipvs.destinations(&key).await?;
+                    let servers = ipvs.destinations(&key).await?.all()?;
                     let wanted =
                         servers.iter().filter(|server| server.destination.weight.get() > 0);
                     if wanted.count() == endpoints.len() {

@@ -9,7 +9,7 @@ use std::{
 
 use ipvs_client::{
     Error, ErrorKind, Snapshot,
-    packet::{DestinationKey, Request, ServiceKey},
+    packet::{DestinationKey, Request, ServiceKey, Unreadable},
 };
 
 use crate::plan::{Action, Change, Phase, Plan};
@@ -92,6 +92,16 @@ impl Applied {
     /// The services that others kept changing, so that nothing of them was drained or taken away.
     pub fn uncertain(&self) -> &BTreeSet<ServiceKey> {
         self.plan.uncertain()
+    }
+
+    /// What cannot be read of the services that the apply was about, so that these were left as they are.
+    pub fn unreadable(&self) -> impl Iterator<Item = &Unreadable> + '_ {
+        self.plan.unreadable()
+    }
+
+    /// The services that were left as they are since they cannot be read.
+    pub(crate) fn unreadable_services(&self) -> impl Iterator<Item = &ServiceKey> + '_ {
+        self.plan.unreadable_services()
     }
 
     /// Whether nothing was changed.
@@ -213,6 +223,13 @@ impl fmt::Display for ApplyError {
                 writeln!(f)?;
             }
             write!(f, "{error}")?;
+        }
+        let mut is_first = self.common.is_none() && applied.failed().next().is_none();
+        for entry in applied.unreadable() {
+            if !std::mem::take(&mut is_first) {
+                writeln!(f)?;
+            }
+            write!(f, "{entry}; its service is left as it is")?;
         }
         let (done, not_sent) = (applied.len(), applied.not_sent());
         write!(f, "\nchanges made: {done}, failed: {}", applied.failed().count())?;
@@ -442,11 +459,13 @@ impl Apply {
     ///
     /// # Errors
     ///
-    /// Where a change failed.
+    /// Where a change failed, or a service could not be read.
     pub(crate) fn finish(self) -> Result<Applied, ApplyError> {
         let applied = Applied { plan: self.plan, exceptions: self.exceptions };
         applied.remember();
-        if self.common.is_none() && applied.failed().next().is_none() {
+        let is_whole =
+            applied.failed().next().is_none() && applied.unreadable_services().next().is_none();
+        if self.common.is_none() && is_whole {
             Ok(applied)
         } else {
             Err(ApplyError { applied: Some(Box::new(applied)), common: self.common })

@@ -138,11 +138,17 @@ impl FromIterator<VirtualServiceBuilder> for Result<Desired, Invalid> {
     }
 }
 
-/// The table as it is, to be kept so. What the snapshot is not sure of is taken as it says.
+/// The table as it is, to be kept so. What the snapshot is not sure of is taken as it says; where
+/// something [could not be read](Snapshot::unreadable) it is refused.
 impl TryFrom<&Snapshot> for Desired {
     type Error = Invalid;
 
     fn try_from(snapshot: &Snapshot) -> Result<Self, Invalid> {
+        let mut unreadable = snapshot.unreadable.values().flatten().peekable();
+        if unreadable.peek().is_some() {
+            let violation = |entry| Violation::new("the table", entry, Rule::Unreadable);
+            return Err(Invalid::new(unreadable.map(violation).collect()));
+        }
         Self::collect(snapshot.services.values().map(VirtualService::try_from))
     }
 }

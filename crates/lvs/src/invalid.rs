@@ -190,4 +190,6 @@ rules! {
     /// Two that differ have the same key: two real servers with one address and port, or two
     /// services. (Two that are alike count as one.)
     Duplicate => "duplicate", "it is named twice, and the two differ: leave one of them out",
+    /// A table was read, and something in it [could not be](ipvs_client::Snapshot::unreadable).
+    Unreadable => "unreadable", "the table cannot be kept as it is while it is not known whole: write         down what should be",
 }

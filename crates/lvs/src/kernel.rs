@@ -46,7 +46,8 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// [`ApplyError`] when a change failed. It says what was done, what failed and what was not tried.
+    /// [`ApplyError`] when a change failed, or a service [cannot be read](Self::unreadable). It says what
+    /// was done, what failed and what was not tried.
     /// Only a failure that concerns everything, such as a missing right, ends the apply early.
     pub async fn apply(self, port: &impl Port) -> Result<Applied, ApplyError> {
         let mut apply = Apply::new(self);

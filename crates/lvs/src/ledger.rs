@@ -128,6 +128,7 @@ impl Ledger {
             desired.get(key).is_some()
                 || table.services.contains_key(key)
                 || table.uncertain.contains(key)
+                || !table.is_readable(key)
         };
         if self.services.iter().all(stays) {
             return false;

@@ -11,8 +11,8 @@ use std::{
 };
 
 use ipvs_client::{
-    Client, Error, ErrorKind, ServiceSnapshot, Snapshot, blocking,
-    packet::{DestinationEntry, Info, Request, ServiceEntry, ServiceKey},
+    Client, Error, ErrorKind, List, ServiceSnapshot, Snapshot, blocking,
+    packet::{DestinationEntry, Info, Request, ServiceEntry, ServiceKey, Unreadable},
 };
 
 /// A way to a table: what everything in this crate reads and writes through.
@@ -50,7 +50,7 @@ pub(crate) mod sealed {
         fn destinations(
             &self,
             key: &ServiceKey,
-        ) -> impl Future<Output = Result<Vec<DestinationEntry>, Error>> + Send;
+        ) -> impl Future<Output = Result<List<DestinationEntry>, Error>> + Send;
 
         /// Writes, and what came of each.
         fn batch(&self, writes: &[Request]) -> impl Future<Output = Vec<Result<(), Error>>> + Send;
@@ -77,7 +77,7 @@ impl sealed::Port for Client {
         self.service(key).await
     }
 
-    async fn destinations(&self, key: &ServiceKey) -> Result<Vec<DestinationEntry>, Error> {
+    async fn destinations(&self, key: &ServiceKey) -> Result<List<DestinationEntry>, Error> {
         self.destinations(key).await
     }
 
@@ -99,7 +99,7 @@ impl sealed::Port for blocking::Client {
         self.service(key)
     }
 
-    async fn destinations(&self, key: &ServiceKey) -> Result<Vec<DestinationEntry>, Error> {
+    async fn destinations(&self, key: &ServiceKey) -> Result<List<DestinationEntry>, Error> {
         self.destinations(key)
     }
 
@@ -121,7 +121,7 @@ impl<P: sealed::Port> sealed::Port for Arc<P> {
         P::service(self, key).await
     }
 
-    async fn destinations(&self, key: &ServiceKey) -> Result<Vec<DestinationEntry>, Error> {
+    async fn destinations(&self, key: &ServiceKey) -> Result<List<DestinationEntry>, Error> {
         P::destinations(self, key).await
     }
 
@@ -145,7 +145,8 @@ pub fn is_whole_table_faster(services: usize, table: Option<usize>) -> bool {
     services > MANY || services > FEW && table.is_some_and(|table| services > table / 4)
 }
 
-/// Reads some services, each for itself: those that exist are in the snapshot. It takes no longer for
+/// Reads some services, each for itself: those that exist are in the snapshot, and what of them cannot be
+/// read is [named](Snapshot::unreadable). It takes no longer for
 /// a large table; of more than 512 services the whole table is read, since that is faster then.
 ///
 /// What [`Plan::of_services`](crate::Plan::of_services) compares.
@@ -161,13 +162,25 @@ pub async fn read_services(
         return port.snapshot().await;
     }
     let mut services = Vec::with_capacity(keys.len());
+    let mut unreadable: Vec<Unreadable> = Vec::new();
     for key in keys {
-        let Some(entry) = existing(port.service(key).await)? else { continue };
+        let entry = match existing(port.service(key).await) {
+            Ok(Some(entry)) => entry,
+            Ok(None) => continue,
+            Err(error) => {
+                unreadable.push(error.unreadable_entry().cloned().ok_or(error)?);
+                continue;
+            }
+        };
         if let Some(destinations) = existing(port.destinations(key).await)? {
+            let (destinations, rest) = destinations.apart();
             services.push(ServiceSnapshot::new(entry, destinations));
+            unreadable.extend(rest);
         }
     }
-    Ok(services.into_iter().collect())
+    let mut table: Snapshot = services.into_iter().collect();
+    unreadable.into_iter().for_each(|entry| table.add_unreadable(entry));
+    Ok(table)
 }
 
 /// Only what exists.

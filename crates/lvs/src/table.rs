@@ -19,7 +19,7 @@ use crate::Port;
 /// ```
 ///
 /// Where others changed services all the while that it was read, a line at the end names these:
-/// there the table may not be complete.
+/// there the table may not be complete. What cannot be read is named, too.
 ///
 /// Other listings are made by `ipvs_table::Listing`.
 #[derive(Clone, Debug)]
@@ -46,21 +46,24 @@ impl Table {
         Ok(Self::new(port.info().await?, port.snapshot().await?))
     }
 
-    /// Whether nothing can be missing: nobody changed a service all the while.
+    /// Whether nothing can be missing: nobody changed a service all the while, and all could be read.
     pub fn is_complete(&self) -> bool {
-        self.snapshot.is_certain()
+        self.snapshot.is_complete()
     }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Listing::of_table(self.info, &self.snapshot).fmt(f)?;
-        if !self.is_complete() {
+        if !self.snapshot.is_certain() {
             f.write_str("Not sure of, since others changed them:")?;
             for (number, key) in self.snapshot.uncertain.iter().enumerate() {
                 write!(f, "{} {key}", if number == 0 { "" } else { "," })?;
             }
             f.write_str("\n")?;
+        }
+        for entry in self.snapshot.unreadable.values().flatten() {
+            writeln!(f, "Not shown: {entry}")?;
         }
         Ok(())
     }

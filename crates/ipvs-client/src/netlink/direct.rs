@@ -6,7 +6,7 @@
 
 use std::io;
 
-use ipvs_packet::{Reply, Request};
+use ipvs_packet::{Reply, Request, Unreadable};
 use netlink_talk::{Socket, no_answer};
 
 use super::{
@@ -78,7 +78,7 @@ impl Direct {
     pub(crate) fn run<T>(
         &mut self,
         request: &Request,
-        keep: impl Fn(Reply) -> Option<T>,
+        keep: impl Fn(Result<Reply, Unreadable>) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
         self.ask(request, keep).map(|answer| answer.replies)
     }
@@ -87,7 +87,7 @@ impl Direct {
     pub(crate) fn ask<T>(
         &mut self,
         request: &Request,
-        keep: impl Fn(Reply) -> Option<T>,
+        keep: impl Fn(Result<Reply, Unreadable>) -> Option<T>,
     ) -> Result<Answer<T>, Error> {
         // A write whose answer was dropped may have taken effect: doing it twice is not the same.
         let mut attempts = if is_read(request) { READ_ATTEMPTS } else { 1 };
@@ -119,7 +119,7 @@ impl Direct {
     /// Looks up the family's number, and returns whether it is another one: when ip_vs was unloaded
     /// and loaded again, it is.
     pub(super) fn look_up_family(&mut self) -> Result<bool, Error> {
-        let answer = self.exchange(CONTROL_FAMILY, &family::request(), Some);
+        let answer = self.exchange(CONTROL_FAMILY, &family::request(), Result::ok);
         let number = family::number(answer.map(|answer| answer.replies))?;
         Ok(std::mem::replace(&mut self.family, number) != number)
     }
@@ -129,7 +129,7 @@ impl Direct {
         &mut self,
         family: u16,
         request: &Request,
-        keep: impl Fn(Reply) -> Option<T>,
+        keep: impl Fn(Result<Reply, Unreadable>) -> Option<T>,
     ) -> Result<Answer<T>, Error> {
         let mut answer = Answer { replies: Vec::new(), datagrams: 0 };
         let fail = |error| Error::io(Operation(request), error);

@@ -1,6 +1,6 @@
 //! One request and its answers: the rules of netlink, without I/O.
 
-use ipvs_packet::{AddressFamily, CommandNumber, Reply, Request};
+use ipvs_packet::{CommandNumber, Reply, Request, ServiceKey, Unreadable};
 use netlink_packet_core::{
     ErrorMessage, NLM_F_DUMP, NLM_F_DUMP_INTR, NetlinkMessage, NetlinkPayload,
 };
@@ -50,11 +50,12 @@ impl<'a> Exchange<'a> {
         std::iter::once(self.request).chain(&self.barrier)
     }
 
-    /// Takes in an answer, and hands it on if it is a reply. Returns whether it was the last.
+    /// Takes in an answer, and hands it on if it is a reply, or an entry of a list that cannot be read.
+    /// Returns whether it was the last.
     pub(super) fn take(
         &mut self,
         message: &NetlinkMessage<&[u8]>,
-        hand_on: impl FnOnce(Reply),
+        hand_on: impl FnOnce(Result<Reply, Unreadable>),
     ) -> bool {
         let flags = message.header.flags;
         self.interrupted |= flags & NLM_F_DUMP_INTR != 0;
@@ -113,38 +114,60 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn take_reply(&mut self, answer: &[u8], hand_on: impl FnOnce(Reply)) -> Result<(), Error> {
+    fn take_reply(
+        &mut self,
+        answer: &[u8],
+        hand_on: impl FnOnce(Result<Reply, Unreadable>),
+    ) -> Result<(), Error> {
+        let reply = match expected_reply(self.barrier.as_ref().unwrap_or(self.request)) {
+            Some(
+                entry @ (CommandNumber::NEW_SERVICE
+                | CommandNumber::NEW_DEST
+                | CommandNumber::NEW_DAEMON),
+            ) => Reply::parse_entry(entry, answer, self.service()),
+            expected => Ok(self.read_reply(expected, answer)?),
+        };
+        let operation = Operation(self.request);
+        match (self.request, &reply) {
+            // An entry of a list loses no other one.
+            (request, Err(_)) if request.is_dump() => {}
+            // It may be the daemon that is to be stopped.
+            (Request::DeleteDaemon(_), Err(_)) => self.runs = true,
+            (_, Err(entry)) => return Err(Error::unreadable(operation, entry.clone())),
+            // Everything else that a reply says of its request is in the numbers of its header.
+            (Request::GetService(key), Ok(Reply::Service(entry))) if entry.service.key() != key => {
+                let other = format!("the kernel answered with service {}", entry.service.key());
+                return Err(Error::malformed(operation, &other));
+            }
+            (Request::DeleteDaemon(role), Ok(Reply::Daemon(entry))) => {
+                self.runs |= entry.daemon.role == *role;
+            }
+            _ => {}
+        }
+        self.replies += 1;
+        hand_on(reply);
+        Ok(())
+    }
+
+    /// Reads a reply that is no entry of a list.
+    fn read_reply(&self, expected: Option<CommandNumber>, answer: &[u8]) -> Result<Reply, Error> {
         let operation = Operation(self.request);
         let Some((header, payload)) = answer.split_at_checked(GENL_HEADER) else {
             return Err(Error::malformed(operation, "the answer has no generic netlink header"));
         };
         let command = CommandNumber(header[0]);
-        let expected = expected_reply(self.barrier.as_ref().unwrap_or(self.request));
         if expected.is_some_and(|expected| expected != command) {
             return Err(Error::malformed(
                 operation,
                 &format!("the kernel answered with {command}, which was not asked for"),
             ));
         }
-        let reply = match self.request {
+        match self.request {
             // What else is asked is not of IPVS, so its answers are not either.
-            Request::Other { .. } => Reply::Other { command, payload: payload.to_vec() },
-            _ => Reply::parse(command, payload, self.service_family())
-                .map_err(|error| Error::parse(&operation, error))?,
-        };
-        // Everything else that a reply says of its request is in the numbers of its header.
-        if let (Request::GetService(key), Reply::Service(entry)) = (self.request, &reply) {
-            if entry.service.key() != key {
-                let other = format!("the kernel answered with service {}", entry.service.key());
-                return Err(Error::malformed(operation, &other));
-            }
+            Request::Other { .. } => Ok(Reply::Other { command, payload: payload.to_vec() }),
+            _ => Reply::parse(command, payload, None)
+                .map_err(|error| Error::parse(&operation, error)),
         }
-        self.replies += 1;
-        if let (Request::DeleteDaemon(role), Reply::Daemon(entry)) = (self.request, &reply) {
-            self.runs |= entry.daemon.role == *role;
-        }
-        hand_on(reply);
-        Ok(())
     }
 
     fn take_error(&mut self, error: &ErrorMessage, flags: u16) -> bool {
@@ -171,9 +194,10 @@ impl<'a> Exchange<'a> {
         self.failure.get_or_insert(error);
     }
 
-    fn service_family(&self) -> Option<AddressFamily> {
+    /// The service that the replies are about.
+    fn service(&self) -> Option<&ServiceKey> {
         match self.request {
-            Request::ListDestinations(key) => Some(key.family()),
+            Request::ListDestinations(key) | Request::GetService(key) => Some(key),
             _ => None,
         }
     }

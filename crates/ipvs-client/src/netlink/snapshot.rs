@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ipvs_packet::{
     Destination, DestinationEntry, DestinationKey, Reply, Request, ServiceEntry, ServiceKey,
+    Unreadable,
 };
 use ipvs_table::{ServiceSnapshot, Snapshot};
 
@@ -16,7 +17,7 @@ use super::{
     direct::{Answer, Direct},
     reply,
 };
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, List};
 
 /// How often the services are listed at most, and the destinations of one.
 const LOOKS: usize = 6;
@@ -42,8 +43,8 @@ enum Question {
     Service(ServiceKey),
 }
 
-/// A service in a look after the first; what it looks like only if it differs.
-type Look = (ServiceKey, Option<Box<ServiceEntry>>);
+/// A service in a look after the first, if it tells its key; what it looks like only if it differs.
+type Look = (Option<ServiceKey>, Option<Box<Result<ServiceEntry, Unreadable>>>);
 
 impl SnapshotBuilder {
     /// Asks the next question. Returns false where there is none.
@@ -53,13 +54,14 @@ impl SnapshotBuilder {
                 let list = Request::ListDestinations(key);
                 self.take_destinations(key, direct.ask(&list, reply::destination)?);
             }
-            Some(Question::Service(key)) => {
-                match direct.run(&Request::GetService(key), reply::service) {
-                    Ok(entries) => entries.into_iter().for_each(|entry| self.take_service(entry)),
-                    Err(error) if error.kind() == ErrorKind::ServiceNotFound => self.remove(&key),
-                    Err(error) => return Err(error),
-                }
-            }
+            Some(Question::Service(key)) => match direct.service(&key) {
+                Ok(entry) => self.take_service(key, Ok(entry)),
+                Err(error) if error.kind() == ErrorKind::ServiceNotFound => self.remove(&key),
+                Err(error) => match error.unreadable_entry() {
+                    Some(entry) => self.take_service(key, Err(entry.clone())),
+                    None => return Err(error),
+                },
+            },
             None if self.looks == 0 => {
                 self.looks = 1;
                 self.take_first_look(direct.run(&Request::ListServices, reply::service)?);
@@ -80,8 +82,15 @@ impl SnapshotBuilder {
         self.snapshot
     }
 
-    fn take_first_look(&mut self, entries: Vec<ServiceEntry>) {
+    fn take_first_look(&mut self, entries: Vec<Result<ServiceEntry, Unreadable>>) {
         for entry in entries {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(entry) => {
+                    self.snapshot.add_unreadable(entry);
+                    continue;
+                }
+            };
             let key = *entry.service.key();
             let new = ServiceSnapshot::new(entry, Vec::new());
             if self.snapshot.services.insert(key, new).is_none() {
@@ -91,21 +100,39 @@ impl SnapshotBuilder {
     }
 
     /// What a look keeps of a reply.
-    fn compare(&self, reply: Reply) -> Option<Look> {
+    fn compare(&self, reply: Result<Reply, Unreadable>) -> Option<Look> {
         let entry = reply::service(reply)?;
-        let known = self.snapshot.service(entry.service.key());
-        let same = known.is_some_and(|known| known.entry.service == entry.service);
-        Some((*entry.service.key(), (!same).then(|| Box::new(entry))))
+        let key = match &entry {
+            Ok(entry) => Some(*entry.service.key()),
+            Err(entry) => entry.service,
+        };
+        let is_news = key.is_none_or(|key| self.is_news(&key, &entry));
+        Some((key, is_news.then(|| Box::new(entry))))
+    }
+
+    /// Whether a service is not known, or differs from what is known.
+    fn is_news(&self, key: &ServiceKey, entry: &Result<ServiceEntry, Unreadable>) -> bool {
+        match entry {
+            Ok(entry) => {
+                self.snapshot.service(key).is_none_or(|known| known.entry.service != entry.service)
+            }
+            Err(_) => self.snapshot.services.contains_key(key) || self.snapshot.is_readable(key),
+        }
     }
 
     fn take_look(&mut self, look: Vec<Look>) {
         self.news.clear();
-        let known: Vec<_> = self.snapshot.services.keys().copied().collect();
+        let unreadable = self.snapshot.unreadable.keys().flatten();
+        let known: BTreeSet<_> = self.snapshot.services.keys().chain(unreadable).copied().collect();
+        // What does not tell its key is known from one look only.
+        self.snapshot.unreadable.remove(&None);
         let mut seen = BTreeSet::new();
         for (key, different) in look {
-            seen.insert(key);
-            if let Some(entry) = different {
-                self.take_news(*entry);
+            seen.extend(key);
+            match (key, different.map(|entry| *entry)) {
+                (Some(key), Some(entry)) => self.take_news(key, entry),
+                (None, Some(Err(entry))) => self.snapshot.add_unreadable(entry),
+                _ => {}
             }
         }
         let missed = known.into_iter().filter(|key| !seen.contains(key));
@@ -113,54 +140,77 @@ impl SnapshotBuilder {
     }
 
     /// The answer about one service.
-    fn take_service(&mut self, entry: ServiceEntry) {
-        let known = self.snapshot.service(entry.service.key());
-        if known.is_none_or(|known| known.entry.service != entry.service) {
-            self.take_news(entry);
+    fn take_service(&mut self, key: ServiceKey, entry: Result<ServiceEntry, Unreadable>) {
+        if self.is_news(&key, &entry) {
+            self.take_news(key, entry);
         }
     }
 
     /// A service that is not known, or that differs: it may be another one of the same key, with
     /// other destinations.
-    fn take_news(&mut self, entry: ServiceEntry) {
-        let key = *entry.service.key();
-        if self.news.insert(key) {
-            self.questions.push_back(Question::Destinations(key));
+    fn take_news(&mut self, key: ServiceKey, entry: Result<ServiceEntry, Unreadable>) {
+        let is_new = self.news.insert(key);
+        self.snapshot.unreadable.remove(&Some(key));
+        match entry {
+            Ok(entry) => {
+                if is_new {
+                    self.questions.push_back(Question::Destinations(key));
+                }
+                self.snapshot.services.insert(key, ServiceSnapshot::new(entry, Vec::new()));
+            }
+            Err(entry) => {
+                self.snapshot.services.remove(&key);
+                self.snapshot.uncertain.remove(&key);
+                self.snapshot.add_unreadable(entry);
+            }
         }
-        self.snapshot.services.insert(key, ServiceSnapshot::new(entry, Vec::new()));
     }
 
     fn remove(&mut self, key: &ServiceKey) {
         self.snapshot.services.remove(key);
         self.snapshot.uncertain.remove(key);
+        self.snapshot.unreadable.remove(&Some(*key));
         self.news.insert(*key);
     }
 
-    fn take_destinations(&mut self, key: ServiceKey, answer: Answer<DestinationEntry>) {
+    fn take_destinations(
+        &mut self,
+        key: ServiceKey,
+        answer: Answer<Result<DestinationEntry, Unreadable>>,
+    ) {
         let Answer { replies, datagrams } = answer;
         if replies.is_empty() {
             // The kernel's answer for a service that is gone, too.
             self.questions.push_front(Question::Service(key));
         }
+        let (replies, unreadable) = replies.into_iter().collect::<List<_>>().apart();
         // In one datagram it is whole.
         if datagrams <= 1 {
             self.long_list = None;
-            return self.put(key, replies, true);
+            return self.put(key, replies, unreadable, true);
         }
         let list = self.long_list.get_or_insert_default();
-        let agrees = list.take(replies);
+        let agrees = list.take(replies, unreadable);
         if agrees || list.looks == LOOKS {
-            let destinations = std::mem::take(list).finish();
+            let list = std::mem::take(list);
             self.long_list = None;
-            self.put(key, destinations, agrees);
+            self.put(key, list.seen.into_values().collect(), list.unreadable, agrees);
         } else {
             self.questions.push_front(Question::Destinations(key));
         }
     }
 
-    fn put(&mut self, key: ServiceKey, destinations: Vec<DestinationEntry>, certain: bool) {
+    fn put(
+        &mut self,
+        key: ServiceKey,
+        destinations: Vec<DestinationEntry>,
+        unreadable: Vec<Unreadable>,
+        certain: bool,
+    ) {
         let Some(service) = self.snapshot.services.get_mut(&key) else { return };
         *service = ServiceSnapshot::new(service.entry.clone(), destinations);
+        self.snapshot.unreadable.remove(&Some(key));
+        unreadable.into_iter().for_each(|entry| self.snapshot.add_unreadable(entry));
         match certain {
             true => self.snapshot.uncertain.remove(&key),
             false => self.snapshot.uncertain.insert(key),
@@ -175,30 +225,28 @@ struct LongList {
     /// What the last look saw; `None` where it saw something twice, so that the list was changed
     /// meanwhile.
     last: Option<BTreeMap<DestinationKey, Destination>>,
-    /// What any look saw, as it was seen last.
+    /// The last look if it agreed with the one before, else all that was ever seen, as it was seen last.
     seen: BTreeMap<DestinationKey, DestinationEntry>,
+    /// What the last look could not read.
+    unreadable: Vec<Unreadable>,
 }
 
 impl LongList {
     /// Takes in another look. Returns whether it agrees with the one before.
-    fn take(&mut self, look: Vec<DestinationEntry>) -> bool {
+    fn take(&mut self, look: Vec<DestinationEntry>, unreadable: Vec<Unreadable>) -> bool {
         self.looks += 1;
         let count = look.len();
         let settings: BTreeMap<_, _> =
             look.iter().map(|entry| (entry.destination.key, entry.destination.clone())).collect();
         let settings = Some(settings).filter(|settings| settings.len() == count);
-        let agrees = settings.is_some() && settings == self.last;
+        let agrees = settings.is_some() && settings == self.last && unreadable == self.unreadable;
         if agrees {
             self.seen.clear();
         }
         // Of two with one key the last one counts, as in a snapshot.
         self.seen.extend(look.into_iter().map(|entry| (entry.destination.key, entry)));
         self.last = settings;
+        self.unreadable = unreadable;
         agrees
-    }
-
-    /// The last look if it agreed with the one before, else all that was ever seen.
-    fn finish(self) -> Vec<DestinationEntry> {
-        self.seen.into_values().collect()
     }
 }

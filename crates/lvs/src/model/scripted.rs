@@ -9,8 +9,11 @@ use std::{
 };
 
 use ipvs_client::{
-    Error, ErrorKind, Snapshot,
-    packet::{DestinationEntry, Info, Request, ServiceEntry, ServiceKey, Version},
+    Error, ErrorKind, List, Snapshot,
+    packet::{
+        DestinationEntry, DestinationKey, Info, Request, ServiceEntry, ServiceKey, Unreadable,
+        Version,
+    },
 };
 
 use super::{Errno, Kernel};
@@ -48,6 +51,7 @@ struct Script {
     refuse: Option<Refuse>,
     meanwhile: Option<Meanwhile>,
     uncertain: BTreeSet<ServiceKey>,
+    unreadable: BTreeSet<(ServiceKey, Option<DestinationKey>)>,
     failing: usize,
     unavailable: bool,
     yields: usize,
@@ -93,6 +97,14 @@ impl Scripted {
     /// Of these services a snapshot of the whole table [is not sure](Snapshot::uncertain).
     pub fn set_uncertain(&self, services: impl IntoIterator<Item = ServiceKey>) {
         self.lock().uncertain = services.into_iter().collect();
+    }
+
+    /// These services cannot be read, or these real servers of theirs.
+    pub fn set_unreadable(
+        &self,
+        entries: impl IntoIterator<Item = (ServiceKey, Option<DestinationKey>)>,
+    ) {
+        self.lock().unreadable = entries.into_iter().collect();
     }
 
     /// Of the next calls, this many fail with a lost answer ([`ErrorKind::Overrun`]). A write of them
@@ -169,6 +181,14 @@ impl Scripted {
     }
 }
 
+fn unreadable(service: &ServiceKey, server: Option<DestinationKey>) -> Unreadable {
+    let reason = "the script says so";
+    match server {
+        None => Unreadable::of_service(Some(*service), reason),
+        Some(_) => Unreadable::of_destination(Some(*service), server, reason),
+    }
+}
+
 fn lost(what: &str) -> Error {
     Error::new(ErrorKind::Overrun, what, "the script loses the answer")
 }
@@ -205,17 +225,47 @@ impl sealed::Port for Scripted {
         self.read("reading the table", |script| {
             let mut snapshot = script.kernel.snapshot();
             snapshot.uncertain.clone_from(&script.uncertain);
+            for (key, server) in &script.unreadable {
+                let Some(service) = snapshot.services.get_mut(key) else { continue };
+                match server {
+                    Some(server) if service.destination(server).is_none() => continue,
+                    Some(server) => {
+                        service.destinations.retain(|entry| entry.destination.key != *server);
+                    }
+                    None => {
+                        snapshot.services.remove(key);
+                    }
+                }
+                snapshot.add_unreadable(unreadable(key, *server));
+            }
             Ok(snapshot)
         })
         .await
     }
 
     async fn service(&self, key: &ServiceKey) -> Result<ServiceEntry, Error> {
-        self.read("reading a service", |script| script.kernel.service(key)).await
+        self.read("reading a service", |script| {
+            let entry = script.kernel.service(key)?;
+            match script.unreadable.contains(&(*key, None)) {
+                true => Err(unreadable(key, None).into()),
+                false => Ok(entry),
+            }
+        })
+        .await
     }
 
-    async fn destinations(&self, key: &ServiceKey) -> Result<Vec<DestinationEntry>, Error> {
-        self.read("reading real servers", |script| script.kernel.destinations(key)).await
+    async fn destinations(&self, key: &ServiceKey) -> Result<List<DestinationEntry>, Error> {
+        self.read("reading real servers", |script| {
+            let entries = script.kernel.destinations(key)?.into_iter().map(|entry| {
+                let server = entry.destination.key;
+                match script.unreadable.contains(&(*key, Some(server))) {
+                    true => Err(unreadable(key, Some(server))),
+                    false => Ok(entry),
+                }
+            });
+            Ok(entries.collect())
+        })
+        .await
     }
 
     async fn batch(&self, writes: &[Request]) -> Vec<Result<(), Error>> {
@@ -256,8 +306,8 @@ impl sealed::Port for Mutex<Kernel> {
         lock(self).service(key)
     }
 
-    async fn destinations(&self, key: &ServiceKey) -> Result<Vec<DestinationEntry>, Error> {
-        lock(self).destinations(key)
+    async fn destinations(&self, key: &ServiceKey) -> Result<List<DestinationEntry>, Error> {
+        Ok(lock(self).destinations(key)?.into_iter().map(Ok).collect())
     }
 
     async fn batch(&self, writes: &[Request]) -> Vec<Result<(), Error>> {

@@ -67,6 +67,9 @@ impl fmt::Display for Diff<'_> {
         for change in self.plan.held_back() {
             writeln!(f, "# {change}")?;
         }
+        for entry in self.plan.unreadable() {
+            writeln!(f, "# {entry}")?;
+        }
         Ok(())
     }
 }

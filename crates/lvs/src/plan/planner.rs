@@ -1,6 +1,10 @@
 //! How a plan is made: what should be, held against what is.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use ipvs_client::{
     ServiceSnapshot, Snapshot,
@@ -118,8 +122,11 @@ pub(crate) fn make(
             }
         }
     }
+    planner.unreadable();
     let Planner { mut plan, deletions, groups, returning, .. } = planner;
-    let covers = |key: &ServiceKey| keys.contains(key) && !table.uncertain.contains(key);
+    let covers = |key: &ServiceKey| {
+        keys.contains(key) && !table.uncertain.contains(key) && table.is_readable(key)
+    };
     let due = Due { groups: &groups, waiting: &plan.waiting, covers: &covers };
     let verdicts = known.guard.judge(policy.limit(), &due, now);
     for ((verdict, (phase, change)), group) in verdicts.into_iter().zip(deletions).zip(groups) {
@@ -181,6 +188,7 @@ impl<'a> Planner<'a> {
             held_back_count: 0,
             confirmed: Vec::new(),
             uncertain: BTreeSet::new(),
+            unreadable: BTreeMap::new(),
             waiting: Vec::new(),
             skipped: keys.skipped.clone(),
             held: keys.held.clone(),
@@ -217,7 +225,8 @@ impl<'a> Planner<'a> {
             Pair::Before(present) | Pair::Both(present, _) => present.entry.service.key(),
             Pair::After(wanted) => wanted.key(),
         };
-        if self.keys.skipped.contains(key) {
+        // What cannot be read is there, whatever it is.
+        if self.keys.skipped.contains(key) || !self.table.is_readable(key) {
             return;
         }
         match pair {
@@ -242,6 +251,23 @@ impl<'a> Planner<'a> {
                 }
                 let certain = self.is_certain(wanted.key());
                 self.real_servers(present, wanted, certain);
+            }
+        }
+    }
+
+    /// Names what would have been compared, and cannot be read.
+    fn unreadable(&mut self) {
+        for (key, entries) in &self.table.unreadable {
+            let concerns = match key {
+                Some(key) => {
+                    self.keys.contains(key)
+                        && (self.plan.desired.get(key).is_some() || self.policy.may_delete(key))
+                }
+                // It may be any service.
+                None => self.keys.is_whole(),
+            };
+            if concerns {
+                self.plan.unreadable.insert(*key, entries.clone());
             }
         }
     }

@@ -11,19 +11,24 @@ use super::{
     value::Plan,
 };
 
-/// A plan is an object: `changes`, the list of its changes in order, and `held_back`, the list of
-/// what is held back.
+/// A plan is an object: `changes`, the list of its changes in order, `held_back`, the list of what is
+/// held back, and where there is something that cannot be read `unreadable`, the list of that.
 ///
 /// A change is an object with `phase` (`services`, `real-servers`, `drain`, `take-away`), `action`
 /// (`add`, `update`, `delete`), `service` (the key), `real_server` (the address and port, where it
 /// concerns one), and the settings `before` and `after`, in the forms of ipvs-packet.
 impl Serialize for Plan {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut plan = serializer.serialize_struct("Plan", 2)?;
+        let unreadable: Vec<_> = self.unreadable().collect();
+        let fields = 2 + usize::from(!unreadable.is_empty());
+        let mut plan = serializer.serialize_struct("Plan", fields)?;
         plan.serialize_field("changes", &Changes(self))?;
         let held_back: Vec<_> =
             self.held_back.iter().map(|held| Entry::new(held.phase, &held.change)).collect();
         plan.serialize_field("held_back", &held_back)?;
+        if !unreadable.is_empty() {
+            plan.serialize_field("unreadable", &unreadable)?;
+        }
         plan.end()
     }
 }

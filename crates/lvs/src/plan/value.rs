@@ -1,8 +1,11 @@
 //! A plan: changes in order, and what is held back.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
-use ipvs_client::packet::{DestinationKey, Request, ServiceKey};
+use ipvs_client::packet::{DestinationKey, Request, ServiceKey, Unreadable};
 
 use super::change::{Action, Change, Phase};
 use crate::{
@@ -55,6 +58,12 @@ use crate::{
 /// Of services that the snapshot [is not sure of](ipvs_client::Snapshot::uncertain), nothing is drained or taken
 /// away. They are [named](Self::uncertain), so that they can be read again.
 ///
+/// # What cannot be read
+///
+/// A service of which something [cannot be read](ipvs_client::Snapshot::unreadable), be it one real
+/// server, is left as it is: nothing of it is added, changed or taken away. It is
+/// [named](Self::unreadable), and applying the plan fails for it after all else was done.
+///
 /// Two plans are equal when their changes are.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -66,6 +75,8 @@ pub struct Plan {
     pub(super) uncertain: BTreeSet<ServiceKey>,
     /// What was held back and is confirmed.
     pub(super) confirmed: Vec<Group>,
+    /// By service, as in a snapshot.
+    pub(super) unreadable: BTreeMap<Option<ServiceKey>, Vec<Unreadable>>,
     /// What is being drained and has to wait, or goes with its service.
     pub(super) waiting: Vec<Removal>,
     /// Services that are neither compared nor written.
@@ -169,6 +180,17 @@ impl Plan {
         &self.uncertain
     }
 
+    /// What cannot be read of the services that the plan is about, so that these are left as they are.
+    /// An entry without a service may be any one; the kernel refuses to add one that exists.
+    pub fn unreadable(&self) -> impl Iterator<Item = &Unreadable> + '_ {
+        self.unreadable.values().flatten()
+    }
+
+    /// The services that are left as they are since they cannot be read.
+    pub(crate) fn unreadable_services(&self) -> impl Iterator<Item = &ServiceKey> + '_ {
+        self.unreadable.keys().flatten()
+    }
+
     /// The real servers that are left draining when the plan is carried out: without a clock of its own
     /// an apply leaves them at weight 0. A [`Reconciler`](crate::Reconciler) takes them away in time, and
     /// so does a later apply once they are empty.
@@ -209,6 +231,7 @@ impl Plan {
         self.held_back_count += other.held_back_count;
         self.waiting.extend(other.waiting);
         self.uncertain = other.uncertain;
+        self.unreadable.extend(other.unreadable);
     }
 }
 
@@ -217,6 +240,7 @@ impl PartialEq for Plan {
         self.phases == other.phases
             && self.held_back == other.held_back
             && self.uncertain == other.uncertain
+            && self.unreadable == other.unreadable
     }
 }
 

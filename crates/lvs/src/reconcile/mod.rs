@@ -15,6 +15,8 @@ mod run;
 #[cfg(test)]
 mod tests;
 mod undone;
+#[cfg(test)]
+mod unreadable;
 
 use std::{
     collections::BTreeSet,

@@ -111,7 +111,10 @@ impl Reconciler {
         let covers = |key: &ServiceKey| turn.services().is_none_or(|keys| keys.contains(key));
         self.absent.retain(|key| !covers(key));
         let is_absent = |key: &&ServiceKey| {
-            covers(key) && self.desired.get(key).is_some() && !table.services.contains_key(*key)
+            covers(key)
+                && self.desired.get(key).is_some()
+                && !table.services.contains_key(*key)
+                && table.is_readable(key)
         };
         self.absent.extend(self.held.iter().filter(is_absent));
         let skipped: BTreeSet<ServiceKey> = turn.skipped().union(&self.claims).copied().collect();
@@ -146,6 +149,10 @@ impl Reconciler {
             ended.again.extend(applied.uncertain());
             for (change, _) in applied.failed() {
                 ended.again.insert(*change.service());
+                failures += 1;
+            }
+            for key in applied.unreadable_services() {
+                ended.again.insert(*key);
                 failures += 1;
             }
         }

@@ -15,9 +15,10 @@ use ipnet::IpNet;
 use lvs::{
     Applied, Desired, Plan, Policy,
     client::{
-        Client, ErrorKind, ServiceSnapshot, Snapshot, Sysctl,
+        Client, ErrorKind, Snapshot, Sysctl,
         packet::{ServiceKey, Timeouts},
     },
+    read_services,
 };
 use netns_link::{Address, Link, Links, NetNs, Setting};
 
@@ -253,20 +254,8 @@ impl Node for Kernel<'_> {
             self.count("snapshots");
             return self.ipvs.snapshot().await.map_err(failed);
         };
-        let mut services = Vec::with_capacity(keys.len());
-        for key in keys {
-            self.count("services");
-            match self.ipvs.service(key).await {
-                Ok(entry) => match self.ipvs.destinations(key).await {
-                    Ok(destinations) => services.push(ServiceSnapshot::new(entry, destinations)),
-                    Err(error) if error.kind() == ErrorKind::ServiceNotFound => {}
-                    Err(error) => return Err(failed(error)),
-                },
-                Err(error) if error.kind() == ErrorKind::ServiceNotFound => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        Ok(services.into_iter().collect())
+        *self.asked.entry("services").or_default() += keys.len() as u64;
+        read_services(&self.ipvs, keys).await.map_err(failed)
     }
 
     async fn rules(&mut self) -> Result<BTreeSet<Element>, Failure> {
