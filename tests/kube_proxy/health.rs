@@ -57,7 +57,8 @@ async fn health_and_metrics(namespace: NetNs, client: Client) -> Outcome {
             "lvs_kube_proxy_virtual_services 2",
             "lvs_kube_proxy_real_servers 2",
             "kubeproxy_sync_proxy_rules_duration_seconds_count",
-            "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+            "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"}",
+            "kubeproxy_sync_proxy_rules_service_changes_total",
         ] {
             assert!(answer.contains(line), "{line}: {answer}");
         }

@@ -230,7 +230,9 @@ async fn at_rest(namespace: NetNs, client: Client) -> Outcome {
         sleep(Duration::from_secs(1)).await;
         let (after, children_after) = (metrics().await?, ended_children()?);
         let difference = |name: &str| after[name] - before[name];
-        let runs = difference("kubeproxy_sync_proxy_rules_duration_seconds_count");
+        let runs = difference(
+            "kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}",
+        );
         assert!(runs >= 3.0, "{runs} runs");
         let asked: BTreeMap<_, _> = after
             .iter()

@@ -107,6 +107,11 @@ impl Health {
         match path {
             "/healthz" => self.healthz(),
             "/livez" => self.livez(),
+            "/readyz" => {
+                let is_ready = self.with(|known| known.last_success.is_some()) && self.is_live();
+                let text = if is_ready { "ok" } else { "the table is not what the lists say yet" };
+                response(is_ready, "text/plain", text.to_owned())
+            }
             "/metrics" if has_metrics => match self.metrics_text() {
                 Ok(text) => {
                     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -316,6 +321,17 @@ mod tests {
             let with = if path == "/" { 404 } else { 200 };
             assert_eq!(health.answer(path, true).status().as_u16(), with, "{path}");
         }
+    }
+
+    #[test]
+    fn ready_is_who_has_brought_the_table_to_what_it_should_be() {
+        let health = Health::new(Duration::from_secs(30));
+        let ready = || health.answer("/readyz", false).status().as_u16();
+        assert_eq!(ready(), 503);
+        health.ran();
+        assert_eq!(ready(), 200);
+        health.with(|known| known.waiting = Some(SystemTime::UNIX_EPOCH));
+        assert_eq!(ready(), 503, "a change waits and waits");
     }
 
     /// What stands in for the body of a response.

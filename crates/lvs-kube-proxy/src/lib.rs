@@ -35,6 +35,7 @@ mod manifest;
 mod metrics;
 mod node;
 mod object;
+mod process;
 mod program;
 mod proxy;
 mod records;

@@ -727,9 +727,11 @@ fn run_seconds(namespace: &NetNs) -> Result<(f64, f64), Box<dyn Error>> {
     let url = "http://127.0.0.1:10249/metrics";
     let text = testbed::run(namespace, "curl", &["curl", "-sSf", url])?;
     let value = |name: &str| {
-        let name = format!("kubeproxy_sync_proxy_rules_duration_seconds_{name} ");
-        let value = text.lines().find_map(|line| line.strip_prefix(&name));
-        value.and_then(|value| value.parse().ok()).ok_or(name)
+        let name = format!("kubeproxy_sync_proxy_rules_duration_seconds_{name}");
+        // Both families say the same here; the kube-proxy of old has one line without a family.
+        let line = text.lines().find_map(|line| line.strip_prefix(&name));
+        let value = line.and_then(|line| line.rsplit_once(' '));
+        value.and_then(|(_, value)| value.parse().ok()).ok_or(name)
     };
     Ok((value("sum")?, value("count")?))
 }

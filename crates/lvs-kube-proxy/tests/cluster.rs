@@ -70,7 +70,7 @@ async fn story(programs: PathBuf) -> Result<(), Box<dyn Error>> {
 
     scene.say("the proxy starts, and has no right to anything: it says so, and tries again");
     let mut proxy = scene.proxy()?;
-    scene.until_logged("ask the API server for the server's versions").await?;
+    scene.until_logged("refuses services").await?;
     scene.until(&[]).await?;
     scene.say("the manifest gives it the least rights");
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kube-proxy.yaml");

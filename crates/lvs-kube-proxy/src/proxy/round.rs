@@ -30,6 +30,7 @@ use crate::{
     records::Records,
     rules::{Inside, RuleSet},
     state::{Event, State, Update},
+    translate::Target,
 };
 
 /// From this number of services on, the whole table is read, and not each service.
@@ -174,6 +175,13 @@ impl<N: Node> Rounds<N> {
                 Event::Slices(_) => self.guard = self.guard.heard(false),
                 _ => {}
             }
+            match &event {
+                Event::Services(services) => self.health.metrics.heard(services.len(), 0),
+                Event::Service(_) | Event::ServiceGone(_) => self.health.metrics.heard(1, 0),
+                Event::Slices(slices) => self.health.metrics.heard(0, slices.len()),
+                Event::Slice(_) | Event::SliceGone(_) => self.health.metrics.heard(0, 1),
+                Event::Node(_) | Event::NodeGone(_) => {}
+            }
             let before = self.state.node().primary.clone();
             self.state.apply(event);
             self.node_has_moved |= self.state.node().primary != before;
@@ -254,8 +262,8 @@ impl<N: Node> Rounds<N> {
     }
 
     /// Takes in how long a round took that succeeded, and when it ended.
-    pub(crate) fn record(&mut self, took: Duration, end: SystemTime) {
-        self.health.metrics.ran(took, &self.counts);
+    pub(crate) fn record(&mut self, is_whole: bool, took: Duration, end: SystemTime) {
+        self.health.metrics.ran(is_whole, took, &self.counts);
         for trigger in self.triggers.drain(..) {
             let took = end.duration_since(trigger).unwrap_or_default();
             self.health.metrics.programmed(took);
@@ -292,7 +300,7 @@ impl<N: Node> Rounds<N> {
         // While nothing can be written, more and more would wait here.
         self.triggers.truncate(TRIGGERS);
         if !services.is_empty() {
-            self.health.metrics.queued(services.len());
+            self.health.metrics.queued();
         }
         for notice in notices {
             tracing::warn!("{notice}");
@@ -449,8 +457,20 @@ impl<N: Node> Rounds<N> {
             ..Counts::default()
         };
         for (_, translation) in self.state.translations() {
-            counts.no_local_internal += usize::from(translation.no_local_internal);
-            counts.no_local_external += usize::from(translation.no_local_external);
+            let (internal, external) =
+                (translation.no_local_internal, translation.no_local_external);
+            if !internal && !external {
+                continue;
+            }
+            for (family, found) in
+                [(AddressFamily::Ipv4, &mut counts.ipv4), (AddressFamily::Ipv6, &mut counts.ipv6)]
+            {
+                let mut keys = translation.targets.iter().map(Target::key);
+                if keys.any(|key| key.family() == family) {
+                    found.internal += usize::from(internal);
+                    found.external += usize::from(external);
+                }
+            }
         }
         self.counts = counts;
     }

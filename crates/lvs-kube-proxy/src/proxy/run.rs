@@ -164,7 +164,7 @@ impl<'n, S: Source> Proxy<'n, S> {
         if round.relist {
             self.source.relist();
         }
-        self.rounds.record(begin.elapsed(), SystemTime::now());
+        self.rounds.record(is_whole, begin.elapsed(), SystemTime::now());
         Ok(round)
     }
 }
