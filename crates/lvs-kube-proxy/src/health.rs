@@ -6,7 +6,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use http_body_util::Full;
@@ -25,7 +25,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{metrics::Metrics, object::ObjectName, source::Contact, translate::HealthCheck};
+use crate::{
+    config::Config, metrics::Metrics, object::ObjectName, source::Contact, text::json,
+    translate::HealthCheck,
+};
 
 /// The longest that one connection is kept.
 const CONNECTION: Duration = Duration::from_secs(60);
@@ -36,6 +39,7 @@ const HEAD: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Health {
     pub(crate) metrics: Metrics,
+    begin: Instant,
     /// A change that waits longer is a sign of illness: twice the sync period.
     patience: Duration,
     known: Mutex<Known>,
@@ -50,12 +54,16 @@ struct Known {
     checks: BTreeMap<u16, (ObjectName, HealthCheck)>,
     /// How it stands with the server that is asked, if one is.
     contact: Option<Contact>,
+    /// What is configured, in JSON, and by which command line.
+    configuration: String,
+    command_line: String,
 }
 
 impl Health {
     pub(crate) fn new(sync_period: Duration) -> Self {
         Self {
             metrics: Metrics::new(),
+            begin: Instant::now(),
             patience: sync_period.saturating_mul(2),
             known: Mutex::new(Known {
                 last_success: None,
@@ -64,6 +72,8 @@ impl Health {
                 node_is_eligible: true,
                 checks: BTreeMap::new(),
                 contact: None,
+                configuration: "{}".to_owned(),
+                command_line: String::new(),
             }),
         }
     }
@@ -81,9 +91,13 @@ impl Health {
         });
     }
 
-    /// Says from now on how it stands with a server.
-    pub(crate) fn follow(&self, contact: Option<Contact>) {
-        self.with(|known| known.contact = contact);
+    /// Says from now on how it stands with a server, and what is configured.
+    pub(crate) fn follow(&self, contact: Option<Contact>, config: &Config) {
+        self.with(|known| {
+            known.contact = contact;
+            known.configuration = config.shown();
+            known.command_line = config.command_line();
+        });
     }
 
     pub(crate) fn set_node_is_eligible(&self, eligible: bool) {
@@ -119,6 +133,16 @@ impl Health {
                 }
                 Err(_) => response(false, "text/plain", "the metrics cannot be written".to_owned()),
             },
+            "/configz" if has_metrics => {
+                let configuration = self.with(|known| known.configuration.clone());
+                let text = format!("{{\"kubeproxy.config.k8s.io\": {}}}", configuration.trim());
+                response(true, "application/json", text)
+            }
+            "/flagz" if has_metrics => {
+                let words = self.with(|known| known.command_line.clone());
+                response(true, "text/plain", format!("lvs-kube-proxy flags\n\n{words}"))
+            }
+            "/statusz" if has_metrics => response(true, "text/plain", self.statusz()),
             "/proxyMode" if has_metrics => response(true, "text/plain", "ipvs".to_owned()),
             _ => not_found(),
         }
@@ -157,6 +181,19 @@ impl Health {
         let response = response(good, "application/json", text);
         self.metrics.asked_for_life(response.status().as_u16());
         response
+    }
+
+    /// As kube-proxy has it, for people.
+    fn statusz(&self) -> String {
+        let up = self.begin.elapsed();
+        let up = humantime::format_duration(Duration::from_secs(up.as_secs()));
+        let (last, now) = self.times(false);
+        format!(
+            "lvs-kube-proxy statusz\n\nUp: {up}\nTime: {now}\nBinary version: {}\nProxy mode: ipvs\nLast run \
+             that brought everything to what it should be: {last}\n\nPaths: /healthz /livez /readyz /metrics \
+             /proxyMode /configz /flagz /statusz\n",
+            env!("CARGO_PKG_VERSION")
+        )
     }
 
     /// When all was as it should be, which is now while it is, and what time it is.
@@ -281,16 +318,6 @@ fn shown(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-/// A text in JSON.
-fn json(text: &str) -> String {
-    let escaped = text.chars().map(|c| match c {
-        '"' | '\\' => format!("\\{c}"),
-        '\0'..='\x1f' => format!("\\u{:04x}", u32::from(c)),
-        c => c.to_string(),
-    });
-    format!("\"{}\"", escaped.collect::<String>())
-}
-
 fn response(good: bool, kind: &str, text: String) -> Response<Full<Bytes>> {
     let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut response = Response::new(Full::new(Bytes::from(text)));
@@ -314,9 +341,16 @@ mod tests {
     #[test]
     fn metrics_are_where_they_are_wanted() {
         let health = Health::new(Duration::from_secs(30));
-        for (path, without) in
-            [("/livez", 200), ("/healthz", 200), ("/metrics", 404), ("/proxyMode", 404), ("/", 404)]
-        {
+        for (path, without) in [
+            ("/livez", 200),
+            ("/healthz", 200),
+            ("/metrics", 404),
+            ("/proxyMode", 404),
+            ("/configz", 404),
+            ("/flagz", 404),
+            ("/statusz", 404),
+            ("/", 404),
+        ] {
             assert_eq!(health.answer(path, false).status().as_u16(), without, "{path}");
             let with = if path == "/" { 404 } else { 200 };
             assert_eq!(health.answer(path, true).status().as_u16(), with, "{path}");
@@ -361,7 +395,12 @@ mod tests {
         contact.asked("GET", Some(200), Duration::ZERO, begin);
         contact.asked("GET", None, Duration::ZERO, begin + hour);
         contact.asked("GET", Some(401), Duration::ZERO, begin + hour * 2);
-        health.follow(Some(contact));
+        let words = ["lvs-kube-proxy", "--hostname-override=node-a", "--ipvs-scheduler", "sh"];
+        health.follow(Some(contact), &Config::from_command_line(words).unwrap());
+        let configuration = body(health.answer("/configz", true));
+        let configuration = &configuration["kubeproxy.config.k8s.io"];
+        assert_eq!(configuration["ipvs"]["scheduler"], "sh");
+        assert_eq!(configuration["hostnameOverride"], "node-a");
         let found = body(health.answer("/healthz", false));
         assert_eq!(found["apiServer"]["lastHeard"], "1970-01-01T01:00:00Z");
         assert_eq!(found["apiServer"]["failingSince"], "1970-01-01T02:00:00Z");
@@ -380,11 +419,5 @@ mod tests {
         assert_eq!(health.answer("/healthz", false).status().as_u16(), 503);
         let found = health.answer("/livez", false);
         assert_eq!((found.status().as_u16(), &body(found)["healthy"]), (200, &true.into()));
-    }
-
-    #[test]
-    fn texts_in_json() {
-        let text = "a \"b\" \\ \n \u{7f} \u{1f600}";
-        assert_eq!(serde_json::from_str::<String>(&json(text)).unwrap(), text);
     }
 }

@@ -45,6 +45,7 @@ pub mod source;
 mod state;
 #[cfg(test)]
 mod tests;
+mod text;
 mod translate;
 
 pub use crate::{

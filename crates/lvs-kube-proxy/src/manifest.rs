@@ -52,7 +52,7 @@ impl fmt::Display for ManifestError {
 impl std::error::Error for ManifestError {}
 
 /// The documents of a file, each with the number of its first line.
-fn documents(text: &str) -> impl Iterator<Item = (usize, &str)> {
+pub(crate) fn documents(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let is_marker = |line: &str| {
         line.strip_prefix("---")
             .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\n', '\r']))

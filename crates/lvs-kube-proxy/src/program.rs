@@ -1,6 +1,11 @@
 //! What the program does, from its options to its end.
 
-use std::error::Error;
+use std::{
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use netns_link::NetNs;
 use tokio::{
@@ -14,6 +19,9 @@ use crate::{
     proxy::{FIRST_WAIT, LONGEST_WAIT, Proxy, clean_up, init},
     source::{Directory, Source},
 };
+
+/// How often the configuration file is looked at.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Does what the configuration says, in this process's network namespace: follows the API server or the
 /// directory until SIGTERM or SIGINT, or acts once.
@@ -30,6 +38,11 @@ pub async fn run(config: Config) -> Result<(), Box<dyn Error>> {
     match config.task {
         Task::CleanUp => return Ok(clean_up(&config, &here).await?),
         Task::Init => return Ok(init(&config, &here).await?),
+        Task::WriteConfig => {
+            let path = config.written_to.as_deref().unwrap_or(Path::new("/dev/stdout"));
+            return fs::write(path, config.shown())
+                .map_err(|error| format!("write {}: {error}", path.display()).into());
+        }
         Task::Run | Task::Once | Task::DryRun => {}
     }
     match config.source.clone() {
@@ -72,11 +85,48 @@ async fn act(source: impl Source, config: Config, here: NetNs) -> Result<(), Box
         kernel = open(&here) => kernel,
         () = &mut stop => return Ok(()),
     };
+    let has_changed = until_changed(config.clone());
+    let mut has_changed = std::pin::pin!(has_changed);
+    let mut changed = None;
+    let stop = async {
+        tokio::select! {
+            () = stop => {}
+            path = &mut has_changed => changed = Some(path),
+        }
+    };
     let mut proxy = Proxy::on(kernel, source, config).await?;
     tracing::info!("node {}", proxy.state().node().name);
     let result = proxy.run(stop).await;
     tracing::info!("stopping; rules and services stay in place");
-    Ok(result?)
+    drop(proxy);
+    result?;
+    match changed {
+        None => Ok(()),
+        Some(path) => Err(format!(
+            "{} has changed: the program ends, as kube-proxy does, to be started again with what it says now",
+            path.display()
+        )
+        .into()),
+    }
+}
+
+/// Waits until the configuration file says something else that can be used, and returns its path.
+async fn until_changed(config: Config) -> PathBuf {
+    let mut complaint = None;
+    loop {
+        sleep(LOOK).await;
+        match config.changed() {
+            Ok(Some(Config { file: Some(file), .. })) => return file.path,
+            Ok(_) => complaint = None,
+            Err(error) => {
+                let error = error.to_string();
+                if complaint.as_ref() != Some(&error) {
+                    tracing::error!("{error}; what was read before stays in use");
+                    complaint = Some(error);
+                }
+            }
+        }
+    }
 }
 
 /// The kernel, as soon as it has what is needed.

@@ -2,20 +2,25 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
-};
+use serde::Deserialize;
 
-use super::Flags;
-use crate::settings::network;
+use super::{
+    Flags,
+    unused::{Rest, notices},
+};
+use crate::{manifest::documents, settings::network};
+
+const VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
+const KIND: &str = "KubeProxyConfiguration";
 
 /// A KubeProxyConfiguration. What is not used is kept by name, to be said.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct ConfigFile {
-    api_version: String,
-    kind: String,
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    #[serde(rename = "kind")]
+    _kind: String,
     mode: Option<String>,
     bind_address: Option<String>,
     bind_address_hard_fail: Option<bool>,
@@ -31,12 +36,35 @@ pub(super) struct ConfigFile {
     cluster_cidr: Option<String>,
     detect_local_mode: Option<String>,
     detect_local: DetectLocalLinks,
+    logging: Logging,
     #[serde(flatten)]
     rest: Rest,
 }
 
-/// Fields that are not used, with whether each is set to something.
-type Rest = BTreeMap<String, Unused>;
+/// What a document is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Head {
+    api_version: String,
+    kind: String,
+    /// A ConfigMap's.
+    #[serde(deserialize_with = "crate::object::or_default")]
+    data: BTreeMap<String, String>,
+}
+
+impl Head {
+    fn is_configuration(&self) -> bool {
+        (self.api_version.as_str(), self.kind.as_str()) == (VERSION, KIND)
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Logging {
+    format: Option<String>,
+    #[serde(flatten)]
+    rest: Rest,
+}
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -80,82 +108,37 @@ struct Iptables {
     rest: Rest,
 }
 
-/// A value of which only matters whether it says something: not null, empty, zero or false.
-#[derive(Clone, Copy, Debug)]
-struct Unused(bool);
-
-impl<'de> Deserialize<'de> for Unused {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Look;
-
-        impl<'de> Visitor<'de> for Look {
-            type Value = Unused;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("anything")
-            }
-
-            fn visit_unit<E>(self) -> Result<Unused, E> {
-                Ok(Unused(false))
-            }
-
-            fn visit_none<E>(self) -> Result<Unused, E> {
-                Ok(Unused(false))
-            }
-
-            fn visit_some<D: Deserializer<'de>>(self, value: D) -> Result<Unused, D::Error> {
-                Unused::deserialize(value)
-            }
-
-            fn visit_bool<E>(self, value: bool) -> Result<Unused, E> {
-                Ok(Unused(value))
-            }
-
-            fn visit_i64<E>(self, value: i64) -> Result<Unused, E> {
-                Ok(Unused(value != 0))
-            }
-
-            fn visit_u64<E>(self, value: u64) -> Result<Unused, E> {
-                Ok(Unused(value != 0))
-            }
-
-            fn visit_f64<E>(self, value: f64) -> Result<Unused, E> {
-                Ok(Unused(value != 0.0))
-            }
-
-            fn visit_str<E>(self, value: &str) -> Result<Unused, E> {
-                Ok(Unused(!matches!(value, "" | "0" | "0s")))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Unused, A::Error> {
-                let mut is_set = false;
-                while let Some(Unused(element)) = list.next_element()? {
-                    is_set |= element;
-                }
-                Ok(Unused(is_set))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Unused, A::Error> {
-                let mut is_set = false;
-                while let Some((_, Unused(value))) = map.next_entry::<IgnoredAny, Unused>()? {
-                    is_set |= value;
-                }
-                Ok(Unused(is_set))
-            }
-        }
-
-        deserializer.deserialize_any(Look)
-    }
-}
-
 impl ConfigFile {
+    /// Reads the one configuration in a file: in one of its documents, or in a ConfigMap there.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let file: Self = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
-        let (version, kind) = ("kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration");
-        if (file.api_version.as_str(), file.kind.as_str()) != (version, kind) {
-            return Err(format!("it is not a {kind} of {version}"));
+        let mut found = Vec::new();
+        for (line, document) in documents(text) {
+            let error = |error: &dyn fmt::Display| match line {
+                1 => error.to_string(),
+                _ => format!("document that begins on line {line}: {error}"),
+            };
+            let head: Option<Head> =
+                serde_saphyr::from_str(document).map_err(|reason| error(&reason))?;
+            let head = head.unwrap_or_default();
+            if head.is_configuration() {
+                found.push(serde_saphyr::from_str(document).map_err(|reason| error(&reason))?);
+            }
+            if head.kind == "ConfigMap" {
+                for (name, text) in head.data {
+                    let inner: Option<Head> = serde_saphyr::from_str(&text).unwrap_or_default();
+                    if inner.is_some_and(|inner| inner.is_configuration()) {
+                        let file = serde_saphyr::from_str(&text);
+                        found
+                            .push(file.map_err(|reason| error(&format!("data.{name}: {reason}")))?);
+                    }
+                }
+            }
         }
-        Ok(file)
+        match found.len() {
+            1 => Ok(found.remove(0)),
+            0 => Err(format!("it is not a {KIND} of {VERSION}")),
+            count => Err(format!("it has {count} of {KIND}: one is needed")),
+        }
     }
 
     /// Fills in what no flag has set. Returns what is set and has no effect here.
@@ -194,19 +177,15 @@ impl ConfigFile {
         fill(&mut flags.pod_bridge_interface, "detectLocal.bridgeInterface", bridge)?;
         fill(&mut flags.pod_interface_name_prefix, "detectLocal.interfaceNamePrefix", prefix)?;
 
-        let mut left_out = Vec::new();
-        for (place, rest) in [
+        fill(&mut flags.logging_format, "logging.format", self.logging.format)?;
+        Ok(notices([
             ("", self.rest),
             ("clientConnection.", self.client_connection.rest),
             ("ipvs.", self.ipvs.rest),
             ("iptables.", self.iptables.rest),
             ("detectLocal.", links.rest),
-        ] {
-            let set = rest.iter().filter(|(_, Unused(is_set))| *is_set);
-            left_out
-                .extend(set.map(|(name, _)| format!("{place}{name} has no effect in this proxy")));
-        }
-        Ok(left_out)
+            ("logging.", self.logging.rest),
+        ]))
     }
 }
 

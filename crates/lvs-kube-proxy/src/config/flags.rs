@@ -10,7 +10,7 @@ use crate::settings::{MarkBits, NodePortAddresses, WithoutLocal, network};
 
 /// A service proxy for Kubernetes on IPVS. Flags that kube-proxy has mean the same.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "lvs-kube-proxy", version)]
+#[command(name = "lvs-kube-proxy", version, args_override_self = true)]
 pub(super) struct Flags {
     /// Reads Services and EndpointSlices from the manifests in this directory instead of from an API
     /// server, and follows what changes there
@@ -80,6 +80,14 @@ pub(super) struct Flags {
     /// [default: 127.0.0.1:10249]
     #[arg(long, value_name = "ADDRESS")]
     pub(super) metrics_bind_address: Option<BindAddress>,
+
+    /// The port of /healthz, where --healthz-bind-address says none; 0 serves it nowhere
+    #[arg(long, value_name = "PORT", hide = true)]
+    pub(super) healthz_port: Option<u16>,
+
+    /// The port of /metrics, where --metrics-bind-address says none; 0 serves it nowhere
+    #[arg(long, value_name = "PORT", hide = true)]
+    pub(super) metrics_port: Option<u16>,
 
     /// Exit if an address for health or metrics cannot be bound [default: retry]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
@@ -156,6 +164,11 @@ pub(super) struct Flags {
     /// ranges counts as ours; the rest is left behind after a restart
     #[arg(long, value_name = "DIRECTORY")]
     pub(super) state_dir: Option<PathBuf>,
+
+    /// Writes the configuration, with all defaults filled in, to this file as kube-proxy's
+    /// KubeProxyConfiguration, and exits
+    #[arg(long, value_name = "FILE")]
+    pub(super) write_config_to: Option<PathBuf>,
 
     /// Sync once and exit
     #[arg(long)]

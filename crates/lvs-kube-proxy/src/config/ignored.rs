@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 
 /// Flags of kube-proxy's that are taken and have no effect, and whether each has a value.
-const UNUSED: [(&str, bool); 35] = [
+const UNUSED: [(&str, bool); 41] = [
     ("--add_dir_header", false),
     ("--alsologtostderr", false),
+    ("--boot-id-file", true),
     ("--config-sync-period", true),
     ("--conntrack-max-per-core", true),
     ("--conntrack-min", true),
@@ -23,11 +24,16 @@ const UNUSED: [(&str, bool); 35] = [
     ("--kube-api-content-type", true),
     ("--kube-api-qps", true),
     ("--log-flush-frequency", true),
+    ("--log-json-info-buffer-size", true),
+    ("--log-json-split-stream", false),
+    ("--log-text-info-buffer-size", true),
+    ("--log-text-split-stream", false),
     ("--log_backtrace_at", true),
     ("--log_dir", true),
     ("--log_file", true),
     ("--log_file_max_size", true),
     ("--logtostderr", false),
+    ("--machine-id-file", true),
     ("--master", true),
     ("--one_output", false),
     ("--oom-score-adj", true),
@@ -41,6 +47,15 @@ const UNUSED: [(&str, bool); 35] = [
     ("--vmodule", true),
 ];
 
+const LISTS: [&str; 6] = [
+    "--bind-address",
+    "--cluster-cidr",
+    "--ipvs-exclude-cidrs",
+    "--node-ip",
+    "--nodeport-addresses",
+    "--service-cluster-ip-range",
+];
+
 /// A command line without those flags, and what is to be said of each.
 pub(super) fn take_out(words: impl IntoIterator<Item = OsString>) -> (Vec<OsString>, Vec<String>) {
     let (mut kept, mut left_out) = (Vec::new(), Vec::new());
@@ -51,6 +66,15 @@ pub(super) fn take_out(words: impl IntoIterator<Item = OsString>) -> (Vec<OsStri
             Some((name, value)) => (name, Some(value)),
             None => (&*text, None),
         };
+        // kube-proxy's lists may be empty, which is their default.
+        if value == Some("") && LISTS.contains(&name) {
+            continue;
+        }
+        // It prints the version in more than one form.
+        if matches!(&*text, "--version=true" | "--version=raw") {
+            kept.push("--version".into());
+            continue;
+        }
         let Some((name, has_value)) = UNUSED.iter().find(|(unused, _)| *unused == name) else {
             kept.push(word);
             continue;

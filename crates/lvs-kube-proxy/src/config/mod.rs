@@ -4,6 +4,10 @@
 mod file;
 mod flags;
 mod ignored;
+mod shown;
+#[cfg(test)]
+mod tests;
+mod unused;
 mod values;
 
 use std::{
@@ -49,6 +53,18 @@ pub struct Config {
     pub(crate) unused: Vec<String>,
     verbosity: u8,
     logs_json: bool,
+    pub(crate) file: Option<ConfigSource>,
+    /// The command line, the program's name first.
+    words: Vec<OsString>,
+    /// Where [`Task::WriteConfig`] writes.
+    pub(crate) written_to: Option<PathBuf>,
+}
+
+/// The configuration file, as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ConfigSource {
+    pub(crate) path: PathBuf,
+    text: String,
 }
 
 /// What the program is to do.
@@ -62,6 +78,8 @@ pub(crate) enum Task {
     DryRun,
     /// Make the node's settings.
     Init,
+    /// Write what is configured to a file.
+    WriteConfig,
     /// Take everything of the proxy's away.
     CleanUp,
 }
@@ -179,15 +197,43 @@ impl Config {
     pub fn from_command_line(
         words: impl IntoIterator<Item = impl Into<OsString>>,
     ) -> Result<Self, ConfigError> {
-        let (words, mut unused) = ignored::take_out(words.into_iter().map(Into::into));
-        let mut flags = Flags::try_parse_from(words).map_err(ConfigError::of_clap)?;
+        let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
+        let (kept, mut unused) = ignored::take_out(words.iter().cloned());
+        let mut flags = Flags::try_parse_from(kept).map_err(ConfigError::of_clap)?;
+        let mut file = None;
         if let Some(path) = flags.config.clone() {
             let error = |reason| ConfigError::new(path.display(), reason);
             let text = fs::read_to_string(&path).map_err(|reason| error(reason.to_string()))?;
-            let file = ConfigFile::parse(&text).map_err(error)?;
-            unused.extend(file.fill_unset(&mut flags).map_err(error)?);
+            let parsed = ConfigFile::parse(&text).map_err(error)?;
+            unused.extend(parsed.fill_unset(&mut flags).map_err(error)?);
+            file = Some(ConfigSource { path, text });
         }
-        Self::new(flags, unused)
+        let config = Self::new(flags, unused, file)?;
+        Ok(Self { words, ..config })
+    }
+
+    /// The flags that were given, a line each.
+    pub(crate) fn command_line(&self) -> String {
+        let words = self.words.iter().skip(1).map(|word| word.to_string_lossy());
+        words.fold(String::new(), |text, word| {
+            let divider = if word.starts_with("--") && !text.is_empty() { "\n" } else { " " };
+            format!("{text}{}{word}", if text.is_empty() { "" } else { divider })
+        })
+    }
+
+    /// What has become of the configuration file since it was read: `None` if what it says is the same.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or something in it is wrong.
+    pub(crate) fn changed(&self) -> Result<Option<Self>, ConfigError> {
+        let Some(ConfigSource { path, text }) = &self.file else { return Ok(None) };
+        if fs::read_to_string(path).is_ok_and(|now| now == *text) {
+            return Ok(None);
+        }
+        let now = Self::from_command_line(self.words.iter().cloned())?;
+        let is_same = Self { file: None, ..now.clone() } == Self { file: None, ..self.clone() };
+        Ok((!is_same).then_some(now))
     }
 
     /// What is asked for and has no effect in this proxy: to be logged.
@@ -205,7 +251,11 @@ impl Config {
         self.logs_json
     }
 
-    fn new(flags: Flags, unused: Vec<String>) -> Result<Self, ConfigError> {
+    fn new(
+        flags: Flags,
+        unused: Vec<String>,
+        file: Option<ConfigSource>,
+    ) -> Result<Self, ConfigError> {
         match flags.proxy_mode.as_deref() {
             None | Some("ipvs" | "") => {}
             Some(mode) => {
@@ -265,12 +315,18 @@ impl Config {
         let seconds = |duration: Option<GoDuration>| {
             duration.map_or(0, |duration| u32::try_from(duration.0.as_secs()).unwrap_or(u32::MAX))
         };
-        let bind = |address: Option<BindAddress>, default: (Ipv4Addr, u16)| {
-            address.map_or(Some(default.into()), |address| address.or(default.1))
-        };
+        let bind =
+            |address: Option<BindAddress>, port: Option<u16>, default: (Ipv4Addr, u16)| match (
+                address, port,
+            ) {
+                (Some(address), port) => address.or(port.unwrap_or(default.1)),
+                (None, Some(0)) => None,
+                (None, port) => Some((default.0, port.unwrap_or(default.1)).into()),
+            };
         let has_routes = flags.vip_mode != VipMode::Addresses && !ranges.is_empty();
         Ok(Self {
             task: match () {
+                () if flags.write_config_to.is_some() => Task::WriteConfig,
                 () if flags.cleanup => Task::CleanUp,
                 () if flags.init_only => Task::Init,
                 () if flags.dry_run => Task::DryRun,
@@ -313,8 +369,16 @@ impl Config {
                 ),
             },
             listen: ListenConfig {
-                health: bind(flags.healthz_bind_address, (Ipv4Addr::UNSPECIFIED, 10_256)),
-                metrics: bind(flags.metrics_bind_address, (Ipv4Addr::LOCALHOST, 10_249)),
+                health: bind(
+                    flags.healthz_bind_address,
+                    flags.healthz_port,
+                    (Ipv4Addr::UNSPECIFIED, 10_256),
+                ),
+                metrics: bind(
+                    flags.metrics_bind_address,
+                    flags.metrics_port,
+                    (Ipv4Addr::LOCALHOST, 10_249),
+                ),
                 hard_fail: flags.bind_address_hard_fail.unwrap_or(false),
             },
             timing: Timing {
@@ -325,6 +389,9 @@ impl Config {
             unused,
             verbosity: flags.v,
             logs_json: flags.logging_format == Some(LogFormat::Json),
+            file,
+            words: Vec::new(),
+            written_to: flags.write_config_to,
         })
     }
 }
@@ -374,189 +441,3 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(words: &[&str]) -> Result<Config, ConfigError> {
-        Config::from_command_line([&["lvs-kube-proxy"], words].concat())
-    }
-
-    fn with_file(text: &str, words: &[&str]) -> Result<Config, ConfigError> {
-        let directory = tempfile::TempDir::new().unwrap();
-        let path = directory.path().join("config.conf");
-        fs::write(&path, text).unwrap();
-        config(&[words, &["--config", path.to_str().unwrap()]].concat())
-    }
-
-    const HEAD: &str =
-        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
-
-    #[test]
-    fn defaults_are_kube_proxys() {
-        let config = config(&[]).unwrap();
-        assert_eq!(config.unused, [""; 0]);
-        assert_eq!(config.timing.sync_period, Duration::from_secs(30));
-        assert_eq!(config.timing.min_sync_period, Duration::ZERO);
-        assert_eq!(config.listen.health, Some("0.0.0.0:10256".parse().unwrap()));
-        assert_eq!(config.listen.metrics, Some("127.0.0.1:10249".parse().unwrap()));
-        assert!(!config.ownership.has_routes && config.services.scheduler == "rr");
-        assert_eq!(config.task, Task::Run);
-    }
-
-    #[test]
-    fn a_scheduler_has_a_name() {
-        for name in ["wrr, rr", "a b", "a\nb", "ipvs-scheduler-x", "rr;"] {
-            let error = config(&["--ipvs-scheduler", name]).unwrap_err().to_string();
-            assert!(error.contains("is not the name of a scheduler"), "{error}");
-        }
-        assert_eq!(config(&["--ipvs-scheduler="]).unwrap().services.scheduler, "rr");
-    }
-
-    #[test]
-    fn a_network_needs_its_length() {
-        for option in [
-            "--nodeport-addresses",
-            "--service-cluster-ip-range",
-            "--ipvs-exclude-cidrs",
-            "--cluster-cidr",
-        ] {
-            let text = config(&[option, "192.0.2.11"]).unwrap_err().to_string();
-            let expected = "must be a network, which has a length: 192.0.2.11/32";
-            assert!(text.contains(expected), "{text}");
-            let text = config(&[option, "192.0.2.0/33"]).unwrap_err().to_string();
-            assert!(text.contains("must be a network such as 192.0.2.0/24"), "{text}");
-        }
-    }
-
-    #[test]
-    fn flags_come_before_the_file() {
-        let file = format!(
-            "{HEAD}mode: ipvs\nclusterCIDR: 10.244.0.0/16\nhostnameOverride: node-b\n\
-             clientConnection: {{kubeconfig: /var/lib/kube-proxy/kubeconfig.conf}}\n\
-             nodePortAddresses: [192.0.2.0/24, primary]\nmetricsBindAddress: ''\nportRange: ''\n\
-             ipvs: {{scheduler: lc, syncPeriod: 1m0s, minSyncPeriod: 0s, excludeCIDRs: null, \
-             strictARP: true, tcpTimeout: 0s}}\n"
-        );
-        let config = with_file(&file, &["--ipvs-scheduler", "sh"]).unwrap();
-        assert_eq!(config.services.scheduler, "sh");
-        assert_eq!(config.timing.sync_period, Duration::from_secs(60));
-        assert!(config.kernel.strict_arp);
-        assert_eq!(config.node.name, "node-b");
-        assert_eq!(config.services.node_port_addresses.len(), 2);
-        assert!(matches!(
-            config.source,
-            SourceConfig::ApiServer { kubeconfig: Some(_), all_nodes: false }
-        ));
-        assert_eq!(config.services.pod_networks, ["10.244.0.0/16".parse().unwrap()]);
-        assert_eq!(config.unused, [""; 0]);
-    }
-
-    /// A ConfigMap as kubeadm makes it, with some fields set.
-    #[test]
-    fn what_has_no_effect_is_named() {
-        let file = format!(
-            "{HEAD}bindAddress: 192.0.2.11\nbindAddressHardFail: false\n\
-             clientConnection: {{acceptContentTypes: '', burst: 10, contentType: '', kubeconfig: '', qps: 0}}\n\
-             configSyncPeriod: 0s\nconntrack: {{maxPerCore: null, min: 5}}\ndetectLocalMode: BridgeInterface\n\
-             detectLocal: {{bridgeInterface: cni0, interfaceNamePrefix: ''}}\nenableProfiling: false\n\
-             iptables: {{masqueradeAll: true, masqueradeBit: null, syncPeriod: 0s}}\nipvs: {{excludeCIDRs: null, minSyncPeriod: 0s, \
-             scheduler: '', schedulr: lc, strictARP: false, syncPeriod: 0s, tcpFinTimeout: 0s, tcpTimeout: 0s, \
-             udpTimeout: 0s}}\n\
-             logging: {{flushFrequency: 0, options: {{json: {{infoBufferSize: '0'}}}}, verbosity: 0}}\n\
-             mode: ipvs\nnodePortAddresses: null\noomScoreAdj: null\nwinkernel: {{enableDSR: false}}\n"
-        );
-        let config = with_file(&file, &[]).unwrap();
-        assert_eq!(config.node.addresses, ["192.0.2.11".parse::<IpAddr>().unwrap()]);
-        assert!(config.filter.masquerade_all);
-        assert_eq!(config.timing.sync_period, Duration::from_secs(30));
-        assert_eq!(config.services.scheduler, "rr");
-        let bridge = Pods::Link { name: "cni0".parse().unwrap(), is_prefix: false };
-        assert_eq!(config.filter.pods, bridge);
-        assert_eq!(
-            config.unused,
-            [
-                "conntrack has no effect in this proxy",
-                "clientConnection.burst has no effect in this proxy",
-                "ipvs.schedulr has no effect in this proxy",
-            ]
-        );
-    }
-
-    #[test]
-    fn flags_of_kube_proxy_without_effect() {
-        let words = [
-            "--conntrack-min",
-            "0",
-            "--ipvs-scheduler=lc",
-            "--profiling",
-            "--feature-gates=A=true",
-            "--cluster-cidr=10.244.0.0/16",
-        ];
-        let config = config(&words).unwrap();
-        assert_eq!(config.services.scheduler, "lc");
-        assert_eq!(config.services.pod_networks.len(), 1);
-        let names = ["--conntrack-min", "--profiling", "--feature-gates"];
-        assert_eq!(config.unused, names.map(|name| format!("{name} has no effect in this proxy")));
-    }
-
-    #[test]
-    fn what_cannot_be_is_refused() {
-        let error = with_file(&format!("{HEAD}mode: iptables\n"), &[]).unwrap_err().to_string();
-        assert!(error.contains("unsupported proxy mode \"iptables\""), "{error}");
-        let error = with_file("kind: Pod\n", &[]).unwrap_err().to_string();
-        assert!(error.contains("config.conf: it is not a KubeProxyConfiguration"), "{error}");
-        let file = format!("{HEAD}ipvs: {{syncPeriod: soon}}\n");
-        let error = with_file(&file, &[]).unwrap_err().to_string();
-        assert!(error.contains("ipvs.syncPeriod: \"soon\" is not a duration"), "{error}");
-        let file = format!("{HEAD}detectLocalMode: InterfaceNamePrefix\n");
-        let error = with_file(&file, &[]).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "--detect-local-mode=InterfaceNamePrefix: needs --pod-interface-name-prefix"
-        );
-        for text in ["", "a/b", "a name", "veth*", "a\"b", "a-name-of-16-byt"] {
-            assert!(text.parse::<LinkName>().is_err(), "{text:?}");
-        }
-        let words =
-            ["--service-cluster-ip-range=10.0.0.0/8", "--cluster-cidr=fd42::/48,10.42.0.0/16"];
-        let error = config(&words).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "--service-cluster-ip-range: 10.0.0.0/8 and the pods' 10.42.0.0/16 (--cluster-cidr) have \
-             addresses in common"
-        );
-        let error = config(&["--vip-mode", "routes"]).unwrap_err().to_string();
-        assert_eq!(error, "--vip-mode=routes: needs --service-cluster-ip-range");
-    }
-
-    #[test]
-    fn durations() {
-        let read = |text: &str| text.parse::<GoDuration>().map(|duration| duration.0);
-        assert_eq!(read("0"), Ok(Duration::ZERO));
-        assert_eq!(read("1h2m3s"), Ok(Duration::from_secs(3723)));
-        assert_eq!(read("1.5m"), Ok(Duration::from_secs(90)));
-        assert_eq!(read("250ms"), Ok(Duration::from_millis(250)));
-        // No time is so far away that it cannot be added to another one.
-        let longest = read("3000000000000000h").unwrap();
-        assert!(std::time::Instant::now().checked_add(longest * 2).is_some());
-        for text in ["", "s", "5", "-1s", "1d", "1s2", "..s", "1e9h"] {
-            assert!(read(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn the_flags_are_well_formed() {
-        use clap::CommandFactory;
-        Flags::command().debug_assert();
-        assert!(config(&["--ipvs-strict-arp"]).unwrap().kernel.strict_arp);
-        assert!(!config(&["--ipvs-strict-arp=false"]).unwrap().kernel.strict_arp);
-        let none = config(&["--healthz-bind-address", "", "--nodeport-addresses", "primary"]);
-        assert_eq!(none.unwrap().listen.health, None);
-        let words = ["--cleanup=true", "--init-only=false", "--metrics-bind-address=0.0.0.0"];
-        let config = config(&[&words[..], &["--bind-address=0.0.0.0"]].concat()).unwrap();
-        assert!(config.task == Task::CleanUp && config.node.addresses.is_empty());
-        assert_eq!(config.listen.metrics, Some("0.0.0.0:10249".parse().unwrap()));
-    }
-}

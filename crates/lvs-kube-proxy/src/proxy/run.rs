@@ -54,7 +54,7 @@ impl<'n, S: Source> Proxy<'n, S> {
         let records = kernel.open_ledger(&config.ownership)?;
         kernel.open_rules(rules(&config, &config.ownership.ranges));
         let rounds = rounds(kernel, config.clone(), source.server(), records).await?;
-        rounds.health().follow(source.contact());
+        rounds.health().follow(source.contact(), &config);
         Ok(Self { source, config, rounds, is_settled: false })
     }
 
