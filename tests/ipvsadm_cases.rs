@@ -13,7 +13,7 @@ use std::{
 };
 
 use ipvs_client::{Client, Snapshot, packet::Service};
-use ipvs_table::{Command, CommandLine, Listed, Rules};
+use ipvs_table::{Command, CommandLine, Listed, Rules, TableDocument};
 use kernel_tests::{Outcome, block_on, client_case, fresh_namespace, key, needing};
 use libtest_mimic::{Failed, Trial};
 use netns_link::NetNs;
@@ -662,15 +662,18 @@ async fn applies_files(namespace: NetNs, client: Client) -> Outcome {
     // An empty file is no wish.
     let (status, _, stderr) = ours(&namespace, &["--apply", "-"], "# nothing\n")?;
     assert!(status == 2 && stderr.contains("there is no rule in it"), "{stderr}");
-    let listing = printed(&namespace, "--json", "")?;
-    let (status, _, stderr) = ours(&namespace, &["--apply", "-"], &listing)?;
-    assert!(status == 2 && stderr.contains("this is the output of -L --json"), "{stderr}");
 
-    // JSON, from the standard input.
+    // JSON, from the standard input: a saved table, and a listing of it.
     let json = printed(&namespace, "-S --json", "")?;
-    printed(&namespace, "-C", "")?;
-    assert_eq!(printed(&namespace, "--apply -", &json)?.lines().count(), 2);
-    assert_eq!(printed(&namespace, "-S --json", "")?, json);
+    for document in [&json, &printed(&namespace, "--json", "")?] {
+        assert_eq!(printed(&namespace, "--apply -", document)?, "");
+        printed(&namespace, "-C", "")?;
+        assert_eq!(printed(&namespace, "--apply -", document)?.lines().count(), 2);
+        assert_eq!(printed(&namespace, "-S --json", "")?, json);
+    }
+    let timeouts = printed(&namespace, "-L --timeout --json", "")?;
+    let (status, _, stderr) = ours(&namespace, &["--apply", "-"], &timeouts)?;
+    assert!(status == 2 && stderr.contains("timeouts: there is no such field here"), "{stderr}");
 
     // What is wrong is named with its line, changes nothing, and is no difference.
     fs::write(&file, "-A -t 10.0.0.1:80\n-a -t 10.0.0.1:80 -r 10.1.0.300 -m\n")?;
@@ -698,21 +701,21 @@ async fn json_has_every_listing(namespace: NetNs, client: Client) -> Outcome {
     assert_eq!(object.remove("version"), Some("1.2.1".into()));
     let size = client.info().await?.connection_table_size;
     assert_eq!(object.remove("connection_table_size"), Some(size.into()));
-    assert_eq!(table["services"][0]["entry"]["statistics"]["connections"], 0);
-    let read: Snapshot = serde_json::from_value(table.clone())?;
-    assert_eq!(settings(&read), settings(&client.snapshot().await?));
+    assert_eq!(table["services"][0]["statistics"]["connections"], 0);
+    let read: TableDocument = serde_json::from_value(table.clone())?;
+    assert_eq!(settings(read.snapshot()), settings(&client.snapshot().await?));
     assert_eq!(table, json("-L -t 10.0.0.1:80 --json")?);
     assert_eq!(json("-L --timeout --json")?["timeouts"]["udp"], 9);
-    assert_eq!(json("-L --daemon --json")?["daemons"][0]["daemon"]["interface"], "lo");
+    assert_eq!(json("-L --daemon --json")?["daemons"][0]["interface"], "lo");
     assert_eq!(json("-Lc --json")?, serde_json::json!({"connections": []}));
     assert_eq!(json("-S --json")?["services"][0]["real_servers"][0]["weight"], 3);
     // Whole documents, as README.md promises them.
     assert_eq!(
         json("-L --daemon --json")?,
-        serde_json::json!({"daemons": [{"daemon": {
+        serde_json::json!({"daemons": [{
             "role": "master", "interface": "lo", "sync_id": 7, "max_length": 1472,
             "group": "224.0.0.81", "port": 8848, "ttl": 1,
-        }}]})
+        }]})
     );
     assert_eq!(
         json("-L --timeout --json")?,
@@ -730,20 +733,14 @@ async fn json_has_every_listing(namespace: NetNs, client: Client) -> Outcome {
     assert_eq!(
         json("-L -u 10.0.0.2:53 --json")?,
         serde_json::json!({"services": [{
-            "entry": {
-                "service": {
-                    "key": "-u 10.0.0.2:53", "scheduler": "sh",
-                    "flags": ["persistent", "one-packet", "flag-2", "flag-3"],
-                    "timeout": 60, "netmask": "255.255.255.0",
-                },
-                "statistics": statistics,
-            },
-            "destinations": [{
-                "destination": {
-                    "key": "10.1.0.1:53", "forward": "tunnel", "weight": 1,
-                    "thresholds": {"upper": 5, "lower": 3},
-                    "tunnel": {"type": "gue", "port": 5, "flags": ["checksum"]},
-                },
+            "address": "10.0.0.2:53", "protocol": "udp", "scheduler": "sh",
+            "persistence": {"timeout": 60, "netmask": "255.255.255.0"}, "one_packet": true,
+            "scheduler_flags": ["sh-port", "flag-3"],
+            "statistics": statistics,
+            "real_servers": [{
+                "address": "10.1.0.1:53", "forwarding": "tunnel", "weight": 1,
+                "upper_threshold": 5, "lower_threshold": 3,
+                "tunnel": {"type": "gue", "port": 5, "checksum": true},
                 "active_connections": 0, "inactive_connections": 0, "persistent_connections": 0,
                 "statistics": statistics,
             }],

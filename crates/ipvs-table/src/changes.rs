@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use ipvs_packet::{Destination, ForwardMethod, Service, ServiceFlags, Tunnel, TunnelFlags};
+use ipvs_packet::{Destination, Service};
+
+use crate::settings::{REAL_SERVER, SERVICE, Setting};
 
 /// What differs between two settings of a service. It displays as
 /// `scheduler sh -> wrr, persistence 300 s -> none`, and as nothing where
@@ -29,44 +31,7 @@ pub struct ServiceChanges(Changes);
 impl ServiceChanges {
     /// Compares every setting. The kernel's own flag, `HASHED`, makes no difference.
     pub fn between(before: &Service, after: &Service) -> Self {
-        let mut changes = Changes::default();
-        changes.compare("scheduler", &before.scheduler, &after.scheduler);
-        let persistence = |service: &Service| {
-            service.flags.contains(ServiceFlags::PERSISTENT).then_some(service.timeout)
-        };
-        match (persistence(before), persistence(after)) {
-            // Without persistence the timeout has no effect; it is compared all the same, so that
-            // no difference is without words.
-            (None, None) => {
-                changes.compare_as("unused timeout", before.timeout, after.timeout, seconds);
-            }
-            (before, after) => changes.compare_as("persistence", before, after, |timeout| {
-                timeout.map_or_else(|| "none".to_owned(), seconds)
-            }),
-        }
-        changes.compare("netmask", &before.netmask(), &after.netmask());
-        changes.compare_as("persistence engine", before.engine, after.engine, |engine| {
-            engine.map_or_else(|| "none".to_owned(), |engine| engine.to_string())
-        });
-        let one_packet = |service: &Service| service.flags.contains(ServiceFlags::ONE_PACKET);
-        changes.compare_as(
-            "one-packet scheduling",
-            one_packet(before),
-            one_packet(after),
-            |one_packet| if one_packet { "on" } else { "off" }.to_owned(),
-        );
-        // With another scheduler the same flags have another name.
-        if other_flags(before) != other_flags(after) {
-            changes.push(
-                "scheduler flags",
-                flag_list(before.scheduler_flag_names()),
-                flag_list(after.scheduler_flag_names()),
-            );
-        }
-        changes.compare_as("flags mask", before.flags_mask, after.flags_mask, |mask| {
-            format!("{mask:#x}")
-        });
-        Self(changes)
+        Self(Changes::between(SERVICE, before, after))
     }
 
     /// Whether nothing differs.
@@ -91,18 +56,7 @@ pub struct DestinationChanges(Changes);
 impl DestinationChanges {
     /// Compares every setting.
     pub fn between(before: &Destination, after: &Destination) -> Self {
-        let mut changes = Changes::default();
-        changes.compare_as("forwarding", before.forward, after.forward, forwarding);
-        changes.compare("weight", &before.weight, &after.weight);
-        let limit = |limit| match limit {
-            0 => "none".to_owned(),
-            limit => limit.to_string(),
-        };
-        let (old, new) = (before.thresholds, after.thresholds);
-        changes.compare_as("upper threshold", old.upper(), new.upper(), limit);
-        changes.compare_as("lower threshold", old.lower(), new.lower(), limit);
-        changes.compare_as("encapsulation", before.tunnel, after.tunnel, encapsulation);
-        Self(changes)
+        Self(Changes::between(REAL_SERVER, before, after))
     }
 
     /// Whether nothing differs.
@@ -122,24 +76,10 @@ impl fmt::Display for DestinationChanges {
 struct Changes(Vec<(&'static str, String, String)>);
 
 impl Changes {
-    fn compare<T: PartialEq + fmt::Display>(&mut self, name: &'static str, before: &T, after: &T) {
-        self.compare_as(name, before, after, T::to_string);
-    }
-
-    fn compare_as<T: PartialEq>(
-        &mut self,
-        name: &'static str,
-        before: T,
-        after: T,
-        words: impl Fn(T) -> String,
-    ) {
-        if before != after {
-            self.push(name, words(before), words(after));
-        }
-    }
-
-    fn push(&mut self, name: &'static str, before: String, after: String) {
-        self.0.push((name, before, after));
+    fn between<T>(settings: &[Setting<T>], before: &T, after: &T) -> Self {
+        let different = settings.iter().filter(|setting| !(setting.is_same)(before, after));
+        let words = different.map(|it| (it.name, (it.words)(before), (it.words)(after)));
+        Self(words.collect())
     }
 }
 
@@ -153,59 +93,16 @@ impl fmt::Display for Changes {
     }
 }
 
-fn seconds(timeout: u32) -> String {
-    format!("{timeout} s")
-}
-
-/// The flags that are neither persistence nor one-packet scheduling nor the kernel's own.
-fn other_flags(service: &Service) -> ServiceFlags {
-    let named = ServiceFlags::PERSISTENT | ServiceFlags::ONE_PACKET | ServiceFlags::HASHED;
-    service.flags - named
-}
-
-fn flag_list(flags: impl Iterator<Item = String>) -> String {
-    let list = flags.collect::<Vec<_>>().join(",");
-    if list.is_empty() { "none".to_owned() } else { list }
-}
-
-fn forwarding(method: ForwardMethod) -> String {
-    match method {
-        ForwardMethod::MASQUERADE => "masquerade".to_owned(),
-        ForwardMethod::LOCAL_NODE => "local".to_owned(),
-        ForwardMethod::TUNNEL => "tunnel".to_owned(),
-        ForwardMethod::DIRECT_ROUTE => "direct routing".to_owned(),
-        ForwardMethod::BYPASS => "bypass".to_owned(),
-        ForwardMethod(number) => number.to_string(),
-    }
-}
-
-/// `ipip`, `gue port 6080`, `gre with checksum`.
-fn encapsulation(tunnel: Tunnel) -> String {
-    let mut words = tunnel.kind().to_string();
-    if tunnel.port() != 0 {
-        words += &format!(" port {}", tunnel.port());
-    }
-    let flags = tunnel.flags();
-    if flags.contains(TunnelFlags::CHECKSUM) {
-        words += " with checksum";
-    }
-    if flags.contains(TunnelFlags::REMOTE_CHECKSUM) {
-        words += " with remote checksum";
-    }
-    let rest = flags - TunnelFlags::CHECKSUM - TunnelFlags::REMOTE_CHECKSUM;
-    if !rest.is_empty() {
-        words += &format!(" with flags {:#x}", rest.bits());
-    }
-    words
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "these are tests")]
 
     use std::num::NonZeroU16;
 
-    use ipvs_packet::{EngineName, SchedulerName, Thresholds, TunnelType, Weight, strategy};
+    use ipvs_packet::{
+        EngineName, ForwardMethod, SchedulerName, ServiceFlags, Thresholds, Tunnel, TunnelFlags,
+        Weight, strategy,
+    };
     use proptest::prelude::*;
 
     use super::*;
@@ -260,8 +157,6 @@ mod tests {
             "forwarding masquerade -> tunnel, weight 1 -> 0, upper threshold none -> 9, lower \
              threshold none -> 3, encapsulation ipip -> gue port 6080 with checksum"
         );
-        let odd = Tunnel::new(TunnelType(9), 0, TunnelFlags::from_bits_retain(0xa)).unwrap();
-        assert_eq!(encapsulation(odd), "9 with remote checksum with flags 0x8");
     }
 
     proptest! {

@@ -54,6 +54,7 @@ mod options;
 mod rules;
 #[cfg(feature = "serde")]
 mod serialize;
+mod settings;
 mod snapshot;
 mod words;
 

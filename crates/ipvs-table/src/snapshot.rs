@@ -93,6 +93,16 @@ impl ServiceSnapshot {
         Self { entry, destinations }
     }
 
+    /// The settings alone.
+    #[cfg(feature = "serde")]
+    pub(crate) fn without_statistics(&self) -> Self {
+        let servers = self.destinations.iter();
+        Self {
+            entry: ServiceEntry::new(self.entry.service.clone()),
+            destinations: servers.map(|it| DestinationEntry::new(it.destination.clone())).collect(),
+        }
+    }
+
     /// A destination.
     pub fn destination(&self, key: &DestinationKey) -> Option<&DestinationEntry> {
         let position =

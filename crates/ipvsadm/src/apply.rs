@@ -125,7 +125,7 @@ impl<'a, 'b> Report<'a, 'b> {
     }
 }
 
-/// Reads rules of `ipvsadm -S`, or a table as JSON.
+/// Reads rules of `ipvsadm -S`, or what `--json` prints of the table.
 fn read(file: &str, names: &dyn Names, console: &Console<'_>) -> Result<Desired, Failure> {
     let (name, text) = match file {
         "-" => ("the standard input", console.read()),
@@ -142,13 +142,7 @@ fn read(file: &str, names: &dyn Names, console: &Console<'_>) -> Result<Desired,
     // Some editors begin a file with a byte order mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     if text.trim_start().starts_with('{') {
-        return serde_json::from_str(text).map_err(|error| {
-            if text.contains("\"entry\"") {
-                let text = "this is the output of -L --json; --apply needs the output of -S --json";
-                return wrong(UNUSABLE, text);
-            }
-            wrong(UNUSABLE, &error.to_string())
-        });
+        return serde_json::from_str(text).map_err(|error| wrong(UNUSABLE, &error.to_string()));
     }
     let rules = Rules::parse(text, names)
         .map_err(|mistakes| wrong(mistakes.exit_status(), &mistakes.to_string()))?;

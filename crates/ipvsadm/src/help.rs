@@ -40,18 +40,21 @@ const SECTIONS: &[(&str, &[&str])] = &[
              in one go; if the kernel refuses some of it, the lines are named, and how many were \
              carried out. A line that adds what is there already, with the same settings, counts as \
              carried out.",
-            "--apply and --diff also take the JSON that -S --json prints.",
+            "--apply and --diff also take JSON.",
         ],
     ),
     (
         "JSON",
-        &["Each listing is one object. -L has version, connection_table_size and services; of \
-             each service entry (service, statistics) and destinations (destination, \
-             active_connections, inactive_connections, persistent_connections, statistics). With a \
-             service, -L has that one only, and no version. -L -c has connections, --timeout has \
-             timeouts, --daemon has daemons. Times are seconds. Fields that say nothing are left \
-             out, and new kernels may add fields. What -S prints is what --apply reads, except what \
-             cannot work, which it names by line."],
+        &[
+            "Each listing is one object. -S prints services, each with its settings and real_servers; -L \
+             prints the same with statistics, and with version and connection_table_size. With a \
+             service, -L prints only that one. -L -c prints connections, --timeout prints timeouts, \
+             --daemon prints daemons. Times are seconds. Settings that have their default are left \
+             out, and new kernels may add fields.",
+            "--apply and --diff take what -S and -L print. They refuse entries that cannot work, with \
+             their place, and a listing with uncertain services, which another program changed while \
+             they were listed.",
+        ],
     ),
     (
         "DRAINING",

@@ -6,11 +6,7 @@ use ipvs_table::{
     ConnectionListing, DaemonListing, ListOptions, Listed, Listing, Names, Numeric, Rules,
     ServiceSnapshot, Snapshot, TableDocument, TimeoutListing,
 };
-use lvs::client::{
-    Connections, Error, ErrorKind, List,
-    blocking::Client,
-    packet::{DaemonEntry, Info, Timeouts, Unreadable},
-};
+use lvs::client::{Connections, Error, ErrorKind, List, blocking::Client, packet::Unreadable};
 use serde::{
     Serialize, Serializer,
     ser::{Error as _, SerializeSeq as _},
@@ -128,20 +124,16 @@ fn list_json(
 ) -> Result<(), Failure> {
     match options.listed {
         Listed::Table => {
-            let Info { version, connection_table_size, .. } = client.info()?;
+            let info = client.info()?;
             let table = snapshot(client, console)?;
-            let version = version.to_string();
-            console.print_json(
-                &Table { version, connection_table_size, table: &table },
-                in_one_line,
-            )?;
+            console.print_json(&Listing::of_table(info, &table), in_one_line)?;
             read_whole(table.unreadable.values().flatten())
         }
         Listed::Service(key) => {
             let entry = client.service(&key)?;
             let (destinations, unreadable) = client.destinations(&key)?.apart();
             let service = ServiceSnapshot::new(entry, destinations);
-            console.print_json(&Services { services: [service] }, in_one_line)?;
+            console.print_json(&Listing::of_service(&service), in_one_line)?;
             read_whole(&unreadable)
         }
         Listed::Connections => {
@@ -152,12 +144,10 @@ fn list_json(
             // What could not be read is not the fault of the standard output.
             listing.connections.error.take().map_or(printed, |error| Err(error.into()))
         }
-        Listed::Timeouts => {
-            console.print_json(&TimeoutValues { timeouts: client.timeouts()? }, in_one_line)
-        }
+        Listed::Timeouts => console.print_json(&TimeoutListing(client.timeouts()?), in_one_line),
         Listed::Daemons => {
             let (daemons, unreadable) = client.daemons()?.apart();
-            console.print_json(&Daemons { daemons }, in_one_line)?;
+            console.print_json(&DaemonListing(&daemons), in_one_line)?;
             read_whole(&unreadable)
         }
         _ => Err(Failure::new(FAILED, "this cannot be listed")),
@@ -205,29 +195,6 @@ fn snapshot(client: &Client, console: &Console<'_>) -> Result<Snapshot, Failure>
         console.say(&text);
     }
     Ok(snapshot)
-}
-
-#[derive(Serialize)]
-struct Table<'a> {
-    version: String,
-    connection_table_size: u32,
-    #[serde(flatten)]
-    table: &'a Snapshot,
-}
-
-#[derive(Serialize)]
-struct Services {
-    services: [ServiceSnapshot; 1],
-}
-
-#[derive(Serialize)]
-struct TimeoutValues {
-    timeouts: Timeouts,
-}
-
-#[derive(Serialize)]
-struct Daemons {
-    daemons: Vec<DaemonEntry>,
 }
 
 #[derive(Serialize)]

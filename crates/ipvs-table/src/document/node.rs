@@ -3,9 +3,11 @@
 use std::fmt;
 
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize, Serializer,
     de::{self, MapAccess, SeqAccess, Visitor},
 };
+
+use ipvs_packet::AddressFamily;
 
 use crate::{Mistake, Place};
 
@@ -25,6 +27,32 @@ pub(crate) enum Node {
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(NodeVisitor)
+    }
+}
+
+impl Node {
+    pub(crate) fn text(text: impl fmt::Display) -> Self {
+        Self::Text(text.to_string())
+    }
+}
+
+impl Serialize for Node {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Null => serializer.serialize_unit(),
+            Self::Boolean(value) => value.serialize(serializer),
+            // Not every format has numbers of 128 bits.
+            Self::Number(value) => match u64::try_from(*value) {
+                Ok(value) => value.serialize(serializer),
+                Err(_) => value.serialize(serializer),
+            },
+            Self::Fraction(value) => value.serialize(serializer),
+            Self::Text(value) => value.serialize(serializer),
+            Self::List(list) => list.serialize(serializer),
+            Self::Fields(fields) => {
+                serializer.collect_map(fields.iter().map(|(name, node)| (name, node)))
+            }
+        }
     }
 }
 
@@ -143,6 +171,8 @@ fn below(path: &str, name: &str) -> String {
 #[derive(Default)]
 pub(crate) struct Reader {
     pub(crate) mistakes: Vec<Mistake>,
+    /// Of the service that is read, where its key can be read.
+    pub(crate) family: Option<AddressFamily>,
 }
 
 impl Reader {
@@ -152,13 +182,24 @@ impl Reader {
 
     /// A group of fields, each of which is known and there once.
     pub(crate) fn fields(&mut self, path: String, node: Node, known: &[&str]) -> Option<Fields> {
+        self.fields_of_listing(path, node, known, &[])
+    }
+
+    /// The same, with what a listing has beside settings.
+    pub(crate) fn fields_of_listing(
+        &mut self,
+        path: String,
+        node: Node,
+        known: &[&str],
+        listed: &[&str],
+    ) -> Option<Fields> {
         let Node::Fields(all) = node else {
             self.refuse(path, format!("{node} must be a group of fields: {}", known.join(", ")));
             return None;
         };
         let mut fields = Vec::<(String, Node)>::with_capacity(all.len());
         for (name, node) in all {
-            if !known.contains(&name.as_str()) {
+            if ![known, listed].iter().any(|names| names.contains(&name.as_str())) {
                 let known = known.join(", ");
                 let message = format!("there is no such field here; there are {known}");
                 self.refuse(below(&path, &name), message);

@@ -1,11 +1,9 @@
 //! Parts of a document of a table, to be nested in documents of other programs.
 
-use std::net::IpAddr;
-
 use ipvs_packet::{Destination, DestinationKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{Document, REAL_SERVER, RealServerForm, SERVICE, ServiceForm, endpoint, node::Node};
+use super::{Document, ServiceForm, node::Node, read::endpoint, write::RealServerForm};
 use crate::{Mistakes, ServiceSnapshot};
 
 /// One service of a [`TableDocument`](crate::TableDocument), in the same schema.
@@ -46,13 +44,13 @@ impl ServiceDocument {
 /// The settings of a service and its real servers.
 impl From<&ServiceSnapshot> for ServiceDocument {
     fn from(service: &ServiceSnapshot) -> Self {
-        Self(super::without_statistics(service))
+        Self(service.without_statistics())
     }
 }
 
 impl Serialize for ServiceDocument {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        ServiceForm::from(&self.0).serialize(serializer)
+        ServiceForm::new(&self.0, false).serialize(serializer)
     }
 }
 
@@ -61,11 +59,10 @@ impl<'de> Deserialize<'de> for ServiceDocument {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let node = Node::deserialize(deserializer)?;
         let mut document = Document::default();
-        let service =
-            document.reader.fields(String::new(), node, SERVICE).and_then(|mut fields| {
-                let key = document.service_key(&mut fields);
-                document.whole_service(key, &mut fields)
-            });
+        let service = document.service_fields(String::new(), node).and_then(|mut fields| {
+            let key = document.service_key(&mut fields);
+            document.whole_service(key, &mut fields)
+        });
         finish(document, service).map(Self)
     }
 }
@@ -98,11 +95,7 @@ impl RealServerDocument {
 
 impl Serialize for RealServerDocument {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut form = RealServerForm::from(&self.destination);
-        if !self.has_port {
-            form.address = Endpoint::Address(self.destination.key.address);
-        }
-        form.serialize(serializer)
+        RealServerForm::new(&self.destination, self.has_port).serialize(serializer)
     }
 }
 
@@ -111,7 +104,7 @@ impl<'de> Deserialize<'de> for RealServerDocument {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let node = Node::deserialize(deserializer)?;
         let mut document = Document::default();
-        let fields = document.reader.fields(String::new(), node, REAL_SERVER);
+        let fields = document.real_server_fields(String::new(), node);
         let server = fields.and_then(|mut fields| {
             let reader = &mut document.reader;
             let address = fields.required(reader, "address");
@@ -124,14 +117,6 @@ impl<'de> Deserialize<'de> for RealServerDocument {
         });
         finish(document, server)
     }
-}
-
-/// Where a real server is, as it is written.
-#[derive(Serialize)]
-#[serde(untagged)]
-pub(super) enum Endpoint<'a> {
-    Key(&'a DestinationKey),
-    Address(IpAddr),
 }
 
 fn finish<T, E: de::Error>(document: Document, part: Option<T>) -> Result<T, E> {

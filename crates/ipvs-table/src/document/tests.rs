@@ -1,11 +1,11 @@
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
-use ipvs_packet::strategy;
+use ipvs_packet::{DestinationEntry, Info, ServiceEntry, ServiceFlags, Version, strategy};
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::{
-    Rules,
+    Listing, Rules,
     command::{effective, effective_destination},
 };
 
@@ -108,7 +108,7 @@ services[4].persistence.timeout: -1 must be a number from 0 to 4294967295
 services[4].scheduler: scheduler \"a-name-that-is-too-long\" must be 1 to 15 bytes long, \
 without NUL
 services[5]: a list must be a group of fields: address, protocol, mark, family, scheduler, \
-scheduler_flags, persistence, one_packet, real_servers
+persistence, one_packet, scheduler_flags, real_servers
 services[6].persistence.netmask: netmask \"33\" must be an IPv4 mask such as 255.255.255.0 or a \
 prefix length 0 to 32
 services[6].real_servers[0].forwarding: forwarding method \"nat\" must be masquerade, local, \
@@ -137,6 +137,78 @@ services[7].real_servers: 5 must be a list")
     assert_eq!(document.check().unwrap_err().to_string(), "services: is there twice");
     let error = serde_saphyr::from_str::<TableDocument>("services:\n  - {}").unwrap_err();
     assert!(error.to_string().contains("services[0]: needs an address or a mark"), "{error}");
+}
+
+#[test]
+fn a_listing_is_the_document_with_statistics() {
+    let rules = "-A -f 7 -6\n-A -t 10.0.0.1:80 -s rr -p 60\n-a -t 10.0.0.1:80 -r 10.1.0.1 -m";
+    let mut table = rules.parse::<Rules>().unwrap().table().unwrap();
+    let entry = &mut table.services.values_mut().next().unwrap();
+    entry.entry.statistics.connections = 5;
+    entry.destinations[0].active_connections = 3;
+    let mut value =
+        serde_json::to_value(Listing::of_table(Info::new(Version(0x01_0201), 4096), &table))
+            .unwrap();
+    let read: TableDocument = serde_json::from_value(value.clone()).unwrap();
+    assert_eq!(read, TableDocument::from(&table));
+    for place in ["/services/0", "/services/1", "/services/0/real_servers/0"] {
+        let counted = value.pointer_mut(place).unwrap().as_object_mut().unwrap();
+        let statistics = counted.remove("statistics").unwrap();
+        assert_eq!(
+            statistics["connections"],
+            if place == "/services/0" { 5 } else { 0 },
+            "{place}"
+        );
+    }
+    assert_eq!(
+        value,
+        serde_json::json!({
+            "version": "1.2.1",
+            "connection_table_size": 4096,
+            "services": [
+                {
+                    "address": "10.0.0.1:80",
+                    "scheduler": "rr",
+                    "persistence": {"timeout": 60},
+                    "real_servers": [{
+                        "address": "10.1.0.1:80",
+                        "forwarding": "masquerade",
+                        "weight": 1,
+                        "active_connections": 3,
+                        "inactive_connections": 0,
+                        "persistent_connections": 0,
+                    }],
+                },
+                {"mark": 7, "family": "ipv6", "scheduler": "wlc"},
+            ],
+        })
+    );
+    // Counters are fields of what they count, and of nothing else.
+    for wrong in [
+        r#"{"services": [], "statistics": {}}"#,
+        r#"{"services": [{"mark": 1, "active_connections": 1}]}"#,
+        r#"{"services": [{"mark": 1, "persistence": {"statistics": {}}}]}"#,
+    ] {
+        let error = serde_json::from_str::<TableDocument>(wrong).unwrap_err().to_string();
+        assert!(error.contains("there is no such field"), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn a_listing_that_may_lack_something_is_no_table() {
+    let mut table = "-A -f 7".parse::<Rules>().unwrap().table().unwrap();
+    table.uncertain.insert("-f 7".parse().unwrap());
+    let listing = Listing::of_table(Info::new(Version(0x01_0201), 4096), &table);
+    let json = serde_json::to_string(&listing).unwrap();
+    assert!(json.ends_with(r#""uncertain":["-f 7"]}"#), "{json}");
+    assert_eq!(
+        mistakes(&json),
+        "uncertain: names services that another program changed while they were listed, so they \
+         may not be complete; list again"
+    );
+    assert_eq!(rules(r#"{"services": [], "uncertain": [], "unreadable": []}"#), "");
+    let unreadable = mistakes(r#"{"services": [], "unreadable": ["real server of service -f 7"]}"#);
+    assert!(unreadable.contains("the table is not complete"), "{unreadable}");
 }
 
 proptest! {
@@ -171,6 +243,11 @@ proptest! {
             TestCaseError::fail(format!("{yaml}: {error}"))
         })?;
         prop_assert_eq!(&read, &document, "{}", yaml);
+        let listing = Listing::of_table(Info::new(Version(1), 1), &snapshot);
+        let read: TableDocument = serde_json::to_value(&listing)
+            .and_then(serde_json::from_value)
+            .map_err(|error| TestCaseError::fail(error.to_string()))?;
+        prop_assert_eq!(&read, &document);
     }
 
     /// Whatever is in a document, it is read or refused.

@@ -1,19 +1,32 @@
 //! Listings, equal to ipvsadm's.
 
+mod connections;
+mod order;
+#[cfg(feature = "serde")]
+mod serialize;
+mod settings;
+
 use std::{
     fmt::{self, Write as _},
     net::IpAddr,
 };
 
 use ipvs_packet::{
-    AddressFamily, DaemonEntry, DaemonRole, Destination, DestinationEntry, DestinationKey,
-    ForwardMethod, Info, Netmask, Protocol, Service, ServiceEntry, ServiceFlags, ServiceKey,
-    Statistics, Timeouts, Tunnel, TunnelFlags, TunnelType,
+    AddressFamily, Destination, DestinationEntry, ForwardMethod, Info, Netmask, Service,
+    ServiceEntry, ServiceFlags, ServiceKey, Statistics, Tunnel, TunnelFlags, TunnelType,
+    Unreadable,
+};
+
+pub(crate) use self::order::{destinations_in_order, services_in_order};
+pub use self::{
+    connections::ConnectionListing,
+    settings::{DaemonListing, TimeoutListing},
 };
 
 use crate::{
-    Connection, ListOptions, Names, Numeric, ServiceSnapshot, Snapshot,
+    ListOptions, Names, Numeric, ServiceSnapshot, Snapshot,
     names::{endpoint, protocol_of, push_decimal},
+    settings::SERVICE,
 };
 
 /// Services with their destinations, as `ipvsadm -L -n` prints them. By [`options`](Self::options),
@@ -41,6 +54,9 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
+/// With the feature `serde` it serializes as a [document](crate::TableDocument) with all statistics and, of a
+/// whole table, what the kernel says of itself: the same whatever the options.
+///
 /// # What differs from ipvsadm
 ///
 /// Equal byte for byte, except where ipvsadm 1.31 is wrong:
@@ -59,6 +75,8 @@ use crate::{
 #[derive(Clone)]
 pub struct Listing<'a> {
     info: Option<Info>,
+    uncertain: Vec<&'a ServiceKey>,
+    unreadable: Vec<&'a Unreadable>,
     services: Vec<(&'a ServiceEntry, Vec<&'a DestinationEntry>)>,
     columns: Columns,
     exact: bool,
@@ -84,7 +102,9 @@ impl<'a> Listing<'a> {
         let services = services
             .map(|service| (&service.entry, destinations_in_order(&service.destinations)))
             .collect();
-        Self { info: Some(info), ..Self::new(services) }
+        let uncertain = snapshot.uncertain.iter().collect();
+        let unreadable = snapshot.unreadable.values().flatten().collect();
+        Self { info: Some(info), uncertain, unreadable, ..Self::new(services) }
     }
 
     /// One service, as `ipvsadm -L -n -t 10.0.0.185:80` lists it: without the line of the version.
@@ -115,7 +135,16 @@ impl<'a> Listing<'a> {
 
     fn new(services: Vec<(&'a ServiceEntry, Vec<&'a DestinationEntry>)>) -> Self {
         let columns = Columns::Connections;
-        Self { info: None, services, columns, exact: false, numeric: false, names: &Numeric }
+        Self {
+            info: None,
+            uncertain: Vec::new(),
+            unreadable: Vec::new(),
+            services,
+            columns,
+            exact: false,
+            numeric: false,
+            names: &Numeric,
+        }
     }
 
     /// Which columns are shown, and how. What is listed and whether it is sorted is said by the
@@ -347,8 +376,8 @@ fn write_settings(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result 
             write!(f, " pe {engine}")?;
         }
     }
-    if service.flags.contains(ServiceFlags::ONE_PACKET) {
-        f.write_str(" ops")?;
+    for word in SERVICE.iter().filter_map(|setting| (setting.listed)(service)) {
+        write!(f, " {word}")?;
     }
     writeln!(f)
 }
@@ -395,200 +424,5 @@ fn tunnel_words(tunnel: Tunnel) -> String {
         TunnelType::GUE => format!("gue:{}:{flags}", tunnel.port()),
         TunnelType::GRE => format!("gre:{flags}"),
         kind => kind.to_string(),
-    }
-}
-
-/// By family, protocol, address and port, and then those of firewall marks by mark and family.
-pub(crate) fn services_in_order<'a>(
-    services: impl Iterator<Item = &'a ServiceSnapshot>,
-) -> Vec<&'a ServiceSnapshot> {
-    let mut services: Vec<_> = services.collect();
-    // The order of keys is the same but for the family of addresses, which it looks at later.
-    services.sort_by_key(|service| {
-        let key = *service.entry.service.key();
-        let family = match key {
-            ServiceKey::Address { .. } => Some(key.family()),
-            ServiceKey::Mark { .. } => None,
-        };
-        (family.is_none(), family, key)
-    });
-    services
-}
-
-/// By address and port. An IPv4 address counts as an IPv6 address that begins with it.
-pub(crate) fn destinations_in_order(destinations: &[DestinationEntry]) -> Vec<&DestinationEntry> {
-    let mut destinations: Vec<_> = destinations.iter().collect();
-    destinations.sort_by_key(|entry| {
-        let DestinationKey { address, port } = entry.destination.key;
-        let bits = match address {
-            IpAddr::V4(short) => u128::from(short.to_bits()) << 96,
-            IpAddr::V6(long) => long.to_bits(),
-        };
-        (bits, port, address.is_ipv6())
-    });
-    destinations
-}
-
-/// How `ipvsadm -L -n -c` lists connections: a title, and a row for each, in the order of the
-/// kernel's table. With [`options`](Self::options) that have `persistent_connections`, the data of
-/// persistence engines too.
-///
-/// ```
-/// use ipvs_table::{Connection, ConnectionListing};
-///
-/// let listing = ConnectionListing::default();
-/// let line = b"TCP AC110005 B9C4 0A0000B9 0050 AC110004 0050 ESTABLISHED     899";
-/// assert_eq!(
-///     format!("{}\n{}", listing.title(), listing.row(&Connection::parse(line)?)),
-///     "\
-/// IPVS connection entries
-/// pro expire state       source             virtual            destination
-/// TCP 14:59  ESTABLISHED 172.17.0.5:47556   10.0.0.185:80      172.17.0.4:80"
-/// );
-/// # Ok::<(), ipvs_table::MalformedConnection>(())
-/// ```
-///
-/// What a client wrote into the data of a persistence engine is shown in full and with escapes for
-/// what is not printable ASCII; ipvsadm prints it raw, up to the first blank, and breaks lines of
-/// more than 255 bytes.
-#[derive(Clone, Copy)]
-pub struct ConnectionListing<'a> {
-    engine_data: bool,
-    names: &'a dyn Names,
-}
-
-impl<'a> ConnectionListing<'a> {
-    /// Whether the data of persistence engines are shown, and whether there are names.
-    #[must_use]
-    pub fn options(self, options: &ListOptions) -> Self {
-        let names = if options.numeric { &Numeric } else { self.names };
-        Self { engine_data: options.persistent_connections, names }
-    }
-
-    /// Where names are looked up. By default nowhere.
-    #[must_use]
-    pub fn names(self, names: &'a dyn Names) -> Self {
-        Self { names, ..self }
-    }
-
-    /// The two lines above the rows, without the last line's end.
-    pub fn title(&self) -> &'static str {
-        match self.engine_data {
-            false => {
-                "IPVS connection entries\n\
-                 pro expire state       source             virtual            destination"
-            }
-            true => {
-                "IPVS connection entries\n\
-                 pro expire state       source             virtual            destination        \
-                 pe name          pe_data"
-            }
-        }
-    }
-
-    /// A connection, without the line's end.
-    pub fn row(&self, connection: &'a Connection) -> impl fmt::Display + use<'a> {
-        Row { listing: *self, connection }
-    }
-}
-
-/// Without data of persistence engines, without names.
-impl Default for ConnectionListing<'_> {
-    fn default() -> Self {
-        Self { engine_data: false, names: &Numeric }
-    }
-}
-
-impl fmt::Debug for ConnectionListing<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectionListing")
-            .field("engine_data", &self.engine_data)
-            .finish_non_exhaustive()
-    }
-}
-
-struct Row<'a> {
-    listing: ConnectionListing<'a>,
-    connection: &'a Connection,
-}
-
-impl fmt::Display for Row<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { listing: ConnectionListing { engine_data, names }, connection } = self;
-        let protocol = match connection.protocol {
-            Protocol(0) => "IP".to_owned(),
-            Protocol(1) => "ICMP".to_owned(),
-            Protocol(58) => "ICMPv6".to_owned(),
-            other => other.to_string(),
-        };
-        let named = [Protocol::TCP, Protocol::UDP, Protocol::SCTP].contains(&connection.protocol);
-        let of_names = if named { connection.protocol } else { Protocol(0) };
-        let [client, virtual_address, destination] =
-            [connection.client, connection.virtual_address, connection.destination]
-                .map(|address| endpoint(address.ip(), address.port(), of_names, *names));
-        let seconds = connection.expires.as_secs();
-        let expires = format!("{:02}:{:02}", seconds / 60, seconds % 60);
-        let state = connection.state.name();
-        write!(f, "{protocol:<3} {expires:<6} {state:<11} {client:<18} {virtual_address:<18} ")?;
-        match &connection.engine {
-            Some(engine) if *engine_data && !engine.data.is_empty() => {
-                let data = engine.data.escape_ascii();
-                write!(f, "{destination:<16} {:<18} {data}", engine.name)
-            }
-            _ => f.write_str(&destination),
-        }
-    }
-}
-
-/// A row of `ipvsadm -L -n -c --persistent-conn`.
-impl fmt::Display for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let listing = ConnectionListing { engine_data: true, ..ConnectionListing::default() };
-        listing.row(self).fmt(f)
-    }
-}
-
-/// Timeouts as `ipvsadm -L --timeout` prints them: `Timeout (tcp tcpfin udp): 900 120 300`, with
-/// the line's end.
-#[derive(Clone, Copy, Debug)]
-#[allow(clippy::exhaustive_structs, reason = "a view of what it holds, and no more")]
-pub struct TimeoutListing(pub Timeouts);
-
-impl fmt::Display for TimeoutListing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "Timeout (tcp tcpfin udp): {}", self.0)
-    }
-}
-
-/// Sync daemons as `ipvsadm -L --daemon` prints them, a line for each: `master sync daemon
-/// (mcast=eth0, syncid=4, maxlen=1472, group=224.0.0.81, port=8848, ttl=1)`. Nothing where none
-/// runs.
-#[derive(Clone, Copy, Debug)]
-#[allow(clippy::exhaustive_structs, reason = "a view of what it holds, and no more")]
-pub struct DaemonListing<'a>(pub &'a [DaemonEntry]);
-
-impl fmt::Display for DaemonListing<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for DaemonEntry { daemon, .. } in self.0 {
-            let role = match daemon.role {
-                DaemonRole::MASTER | DaemonRole::BACKUP => daemon.role,
-                _ => continue,
-            };
-            write!(f, "{role} sync daemon (mcast={}, syncid={}", daemon.interface, daemon.sync_id)?;
-            if let Some(length) = daemon.max_length {
-                write!(f, ", maxlen={length}")?;
-            }
-            if let Some(group) = daemon.group() {
-                write!(f, ", group={group}")?;
-            }
-            if let Some(port) = daemon.port {
-                write!(f, ", port={port}")?;
-            }
-            if let Some(ttl) = daemon.ttl {
-                write!(f, ", ttl={ttl}")?;
-            }
-            writeln!(f, ")")?;
-        }
-        Ok(())
     }
 }

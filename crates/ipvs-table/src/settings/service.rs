@@ -1,0 +1,186 @@
+//! The settings of a service.
+
+use ipvs_packet::{EngineName, Netmask, SchedulerName, Service, ServiceFlags};
+
+use super::Setting;
+#[cfg(feature = "serde")]
+use {
+    super::Field,
+    crate::{
+        command::scheduler_flag,
+        document::{Node, Reader},
+    },
+    std::str::FromStr,
+};
+
+/// A flag that is on or off: what it is called, its field, what a listing shows where it is on.
+macro_rules! flag {
+    ($flag:expr, $name:literal, $field:literal, $listed:literal) => {
+        Setting {
+            name: $name,
+            words: |service| if service.flags.contains($flag) { "on" } else { "off" }.to_owned(),
+            is_same: |one, other| one.flags.contains($flag) == other.flags.contains($flag),
+            listed: |service| service.flags.contains($flag).then_some($listed),
+            #[cfg(feature = "serde")]
+            field: Some(Field {
+                name: $field,
+                is_required: false,
+                write: |service| service.flags.contains($flag).then_some(Node::Boolean(true)),
+                read: |reader, node, service| {
+                    if reader.boolean(node) == Some(true) {
+                        service.flags |= $flag;
+                    }
+                },
+            }),
+        }
+    };
+}
+
+/// How long persistence lasts if nothing is said, in seconds: as ipvsadm has it.
+#[cfg(feature = "serde")]
+const DEFAULT_PERSISTENCE: u32 = 360;
+
+pub(crate) const SERVICE: &[Setting<Service>] = &[
+    Setting {
+        name: "scheduler",
+        words: |service| service.scheduler.to_string(),
+        is_same: |one, other| one.scheduler == other.scheduler,
+        listed: |_| None,
+        #[cfg(feature = "serde")]
+        field: Some(Field {
+            name: "scheduler",
+            is_required: false,
+            write: |service| Some(Node::text(service.scheduler)),
+            read: |reader, node, service| {
+                let scheduler = reader.text(node, SchedulerName::from_str);
+                service.scheduler = scheduler.unwrap_or(service.scheduler);
+            },
+        }),
+    },
+    Setting {
+        name: "persistence",
+        words: |service| persistence(service).map_or_else(|| "none".to_owned(), seconds),
+        is_same: |one, other| persistence(one) == persistence(other),
+        listed: |_| None,
+        #[cfg(feature = "serde")]
+        field: Some(Field {
+            name: "persistence",
+            is_required: false,
+            write: write_persistence,
+            read: read_persistence,
+        }),
+    },
+    // It has no effect. It is compared all the same, so that every difference is described.
+    Setting {
+        name: "unused timeout",
+        words: |service| seconds(service.timeout),
+        is_same: |one, other| {
+            one.timeout == other.timeout
+                || persistence(one).is_some()
+                || persistence(other).is_some()
+        },
+        listed: |_| None,
+        #[cfg(feature = "serde")]
+        field: None,
+    },
+    Setting {
+        name: "netmask",
+        words: |service| service.netmask().to_string(),
+        is_same: |one, other| one.netmask() == other.netmask(),
+        listed: |_| None,
+        #[cfg(feature = "serde")]
+        field: None,
+    },
+    Setting {
+        name: "persistence engine",
+        words: |service| service.engine.map_or_else(|| "none".to_owned(), |it| it.to_string()),
+        is_same: |one, other| one.engine == other.engine,
+        listed: |_| None,
+        #[cfg(feature = "serde")]
+        field: None,
+    },
+    flag!(ServiceFlags::ONE_PACKET, "one-packet scheduling", "one_packet", "ops"),
+    Setting {
+        name: "scheduler flags",
+        words: |service| {
+            let names = service.scheduler_flag_names().collect::<Vec<_>>().join(",");
+            if names.is_empty() { "none".to_owned() } else { names }
+        },
+        // With another scheduler the same flags have another name.
+        is_same: |one, other| scheduler_flags(one) == scheduler_flags(other),
+        listed: |_| None,
+        #[cfg(feature = "serde")]
+        field: Some(Field {
+            name: "scheduler_flags",
+            is_required: false,
+            write: |service| {
+                let names: Vec<_> = service.scheduler_flag_names().map(Node::Text).collect();
+                (!names.is_empty()).then_some(Node::List(names))
+            },
+            read: |reader, node, service| {
+                for node in reader.list(node) {
+                    let flag = reader.text(node, |text| scheduler_flag(text, &service.scheduler));
+                    service.flags |= flag.unwrap_or_default();
+                }
+            },
+        }),
+    },
+    Setting {
+        name: "flags mask",
+        words: |service| format!("{:#x}", service.flags_mask),
+        is_same: |one, other| one.flags_mask == other.flags_mask,
+        listed: |_| None,
+        #[cfg(feature = "serde")]
+        field: None,
+    },
+];
+
+/// The timeout of a service that is persistent.
+fn persistence(service: &Service) -> Option<u32> {
+    service.flags.contains(ServiceFlags::PERSISTENT).then_some(service.timeout)
+}
+
+fn seconds(timeout: u32) -> String {
+    format!("{timeout} s")
+}
+
+/// The flags that are neither settings of their own nor the kernel's.
+fn scheduler_flags(service: &Service) -> ServiceFlags {
+    ServiceFlags::from_bits_retain(service.flags.bits() & !(ServiceFlags::SCHEDULER_1.bits() - 1))
+}
+
+#[cfg(feature = "serde")]
+const PERSISTENCE: &[&str] = &["timeout", "netmask", "engine"];
+
+#[cfg(feature = "serde")]
+fn write_persistence(service: &Service) -> Option<Node> {
+    let mut fields = vec![("timeout".to_owned(), Node::Number(persistence(service)?.into()))];
+    let netmask = match service.netmask() {
+        netmask if netmask == Netmask::host(service.key().family()) => None,
+        Netmask::Ipv4(mask) => Some(Node::text(mask)),
+        Netmask::Ipv6(prefix) => Some(Node::Number(prefix.get().into())),
+    };
+    fields.extend(netmask.map(|netmask| ("netmask".to_owned(), netmask)));
+    fields.extend(service.engine.map(|engine| ("engine".to_owned(), Node::text(engine))));
+    Some(Node::Fields(fields))
+}
+
+#[cfg(feature = "serde")]
+fn read_persistence(reader: &mut Reader, (path, node): (String, Node), service: &mut Service) {
+    let Some(mut fields) = reader.fields(path, node, PERSISTENCE) else { return };
+    service.flags |= ServiceFlags::PERSISTENT;
+    service.timeout = match fields.take("timeout") {
+        Some(node) => reader.number(node, 0, u32::MAX).unwrap_or(0),
+        None => DEFAULT_PERSISTENCE,
+    };
+    if let (Some(node), Some(family)) = (fields.take("netmask"), reader.family) {
+        let netmask = reader.text_or_number(node, |text| Netmask::from_text(family, text));
+        if let Some(netmask) = netmask {
+            // Of the key's family by the way it was read.
+            let _ = service.set_netmask(netmask);
+        }
+    }
+    if let Some(node) = fields.take("engine") {
+        service.engine = reader.text(node, EngineName::from_str);
+    }
+}
