@@ -12,9 +12,10 @@
 //! they are, so endpoints with another port than the address that clients use (node ports, most
 //! often) are masqueraded all the same.
 //!
-//! A wrong value is a notice, and the default is taken: it never costs the service.
+//! A wrong value is a notice, and the default is taken: it never costs the service. Schedulers are those
+//! that `--allow-schedulers` names, since the kernel loads a module for a name that it does not know.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use lvs::client::packet::{SchedulerName, ServiceFlags};
@@ -35,6 +36,8 @@ pub(crate) const DRAIN_LIMIT: &str = "lvs-kube-proxy/drain-limit";
 
 /// The greatest weight that an annotation can give. Weights are multiplied in some schedulers.
 const MAX_WEIGHT: u32 = 65_535;
+/// The most entries that one annotation can have: each is held against every endpoint.
+const MAX_WEIGHTS: usize = 1_000;
 
 /// How a service is balanced.
 #[derive(Clone, Debug)]
@@ -68,7 +71,10 @@ impl Choice {
         settings: &Settings,
         notices: &mut Vec<String>,
     ) -> Self {
-        let value = |name: &str| annotations.get(name).map(str::trim);
+        let value = |name: &str| match settings.ignore_annotations {
+            true => None,
+            false => annotations.get(name).map(str::trim),
+        };
         let mut wrong = |name: &str, value: &str, reason: &str| {
             notices.push(format!("annotation {name}: {value:?} {reason}; the default is used"));
         };
@@ -77,6 +83,8 @@ impl Choice {
         if let Some(name) = value(SCHEDULER) {
             if !is_scheduler_name(name) {
                 wrong(SCHEDULER, name, "is not the name of a scheduler");
+            } else if !settings.allowed_schedulers.contains(name) {
+                wrong(SCHEDULER, name, "is not one of --allow-schedulers");
             } else if settings.refused_schedulers.contains(name) {
                 wrong(SCHEDULER, name, "is not a scheduler of this node's kernel");
             } else {
@@ -167,6 +175,9 @@ fn weights(text: &str) -> Result<Vec<(Selector, u32)>, &'static str> {
             _ => Err("has a weight that is not 0 to 65535"),
         }
     };
+    if words(text).nth(MAX_WEIGHTS).is_some() {
+        return Err("has more than 1000 entries");
+    }
     words(text).map(entry).collect()
 }
 
@@ -179,10 +190,20 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty())
 }
 
-/// Whether a text can be the name of a scheduler: what the kernel's module loader would be asked for.
+/// The schedulers that come with Linux.
+pub(crate) fn kernels_schedulers() -> BTreeSet<String> {
+    SchedulerName::ALL.iter().map(ToString::to_string).collect()
+}
+
+/// Whether a text can be the name of a scheduler. The kernel loads the module `ip_vs_NAME` for it, so
+/// the names of other modules are none.
 pub(crate) fn is_scheduler_name(text: &str) -> bool {
     let is_of_modules = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    SchedulerName::new(text).is_ok() && !text.is_empty() && text.chars().all(is_of_modules)
+    let is_other = text == "ftp" || text.starts_with("pe_") || text.starts_with("pe-");
+    SchedulerName::new(text).is_ok()
+        && !text.is_empty()
+        && text.chars().all(is_of_modules)
+        && !is_other
 }
 
 #[cfg(test)]
@@ -217,11 +238,33 @@ mod tests {
         assert_eq!(read(&[(SCHEDULER, "mh"), (SCHEDULER_FLAGS, "")]).0.flags.bits(), 0);
         wrong(SCHEDULER, "");
         wrong(SCHEDULER, "a-name-of-16-byt");
-        for text in ["wrr, rr", "a b", "a\nb", "rr;", "r\u{e9}"] {
+        // The last ones are names of other modules.
+        for text in ["wrr, rr", "a b", "a\nb", "rr;", "r\u{e9}", "nosuch", "ftp", "pe_sip"] {
             wrong(SCHEDULER, text);
         }
         wrong(SCHEDULER_FLAGS, "sh-port");
         wrong(SCHEDULER_FLAGS, "fast");
+    }
+
+    /// The operator decides which schedulers Services may choose, and whether they choose at all.
+    #[test]
+    fn schedulers_that_are_allowed() {
+        let read = |settings: &Settings, name: &str| {
+            let mut notices = Vec::new();
+            let annotations = [(SCHEDULER, name), (WEIGHTS, "10.42.1.5=7")];
+            let choice = Choice::read(&annotations.into_iter().collect(), settings, &mut notices);
+            (choice.scheduler, choice.weights.len(), notices.len())
+        };
+        let few = Settings {
+            allowed_schedulers: ["wlc".to_owned(), "own".to_owned()].into(),
+            ..Settings::default()
+        };
+        assert_eq!(read(&few, "wlc"), ("wlc".to_owned(), 1, 0));
+        assert_eq!(read(&few, "own"), ("own".to_owned(), 1, 0));
+        assert_eq!(read(&few, "lc"), ("rr".to_owned(), 1, 1));
+        let none = Settings { ignore_annotations: true, ..Settings::default() };
+        assert_eq!(read(&none, "wlc"), ("rr".to_owned(), 0, 0));
+        assert_eq!(read(&none, "ftp"), ("rr".to_owned(), 0, 0));
     }
 
     #[test]
@@ -237,6 +280,7 @@ mod tests {
         assert_eq!(weight("10.42.1.6", None, None), 2);
         assert_eq!(weight("10.43.1.6", None, None), 1);
         assert_eq!(weight("fd42::1", None, None), 9);
+        wrong(WEIGHTS, &"10.42.1.5=7,".repeat(MAX_WEIGHTS + 1));
         for text in ["3", "=3", "a=3", "10.0.0.0/33=1", "10.0.0.1=-1", "10.0.0.1=65536", "node:a"] {
             wrong(WEIGHTS, text);
         }

@@ -31,6 +31,7 @@ mod config;
 pub mod design {}
 mod failure;
 mod health;
+mod lenient;
 mod manifest;
 mod metrics;
 mod node;

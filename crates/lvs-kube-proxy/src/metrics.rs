@@ -55,6 +55,7 @@ pub(crate) struct Metrics {
     failing: Gauge,
     healthz: Family<Code, Counter>,
     livez: Family<Code, Counter>,
+    limited: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -119,6 +120,7 @@ pub(crate) struct Counts {
     pub(crate) addresses: usize,
     pub(crate) held_back: usize,
     pub(crate) failing: usize,
+    pub(crate) limited: usize,
     /// Services with a policy of `Local` that are of no use here.
     pub(crate) ipv4: NoLocal,
     pub(crate) ipv6: NoLocal,
@@ -257,6 +259,11 @@ impl Metrics {
                 "kubeproxy_proxy_livez",
                 "Answers to /livez, by status code",
             ),
+            limited: registered(
+                &mut registry,
+                "lvs_kube_proxy_limited_services",
+                "Services that ask for more than one may have, so that a part is left out",
+            ),
             registry,
         }
     }
@@ -309,6 +316,7 @@ impl Metrics {
         set(&self.addresses, counts.addresses);
         set(&self.held_back, counts.held_back);
         set(&self.failing, counts.failing);
+        set(&self.limited, counts.limited);
         for (ip_family, found) in [("IPv4", counts.ipv4), ("IPv6", counts.ipv6)] {
             for (traffic_policy, count) in
                 [("internal", found.internal), ("external", found.external)]

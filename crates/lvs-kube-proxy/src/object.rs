@@ -5,12 +5,14 @@
 //! meaning of their own (addresses, protocols, policies) are kept as text: one that cannot be
 //! understood costs that value, with a notice, and not the whole object.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc, time::UNIX_EPOCH};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, Visitor},
+    de::{IgnoredAny, MapAccess, value::MapAccessDeserializer},
 };
+
+use crate::lenient::{Any, Value, fields, lenient, optional};
 
 /// The label of services that another proxy takes care of, whatever its value.
 pub(crate) const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
@@ -54,20 +56,25 @@ impl fmt::Display for ObjectName {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Metadata {
     /// Its name, unique among the objects of its kind in the namespace.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) name: String,
     /// Its namespace. Nodes have none.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) namespace: String,
     /// Labels, by which objects are selected.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) labels: Labels,
     /// Annotations; see [`annotation`](crate::annotation) for those that are read.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) annotations: Labels,
     /// The version of the object in the API server.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) resource_version: String,
+    /// When it was made.
+    #[serde(rename = "creationTimestamp", deserialize_with = "lenient")]
+    pub(crate) created: Created,
     /// When its deletion was asked for, where it was.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) deletion_timestamp: Option<String>,
 }
 
@@ -75,6 +82,37 @@ impl Metadata {
     /// Namespace and name.
     pub(crate) fn object_name(&self) -> ObjectName {
         ObjectName::new(&*self.namespace, &*self.name)
+    }
+}
+
+/// When an object was made, in seconds since 1970. What is not known is later than all that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Created(u64);
+
+impl Created {
+    /// Before everything.
+    pub(crate) const FIRST: Self = Self(0);
+}
+
+impl Default for Created {
+    fn default() -> Self {
+        Self(u64::MAX)
+    }
+}
+
+impl Value<'_> for Created {
+    fn null() -> Self {
+        Self::default()
+    }
+
+    fn wrong() -> Self {
+        Self::default()
+    }
+
+    fn of_text(text: &str) -> Self {
+        let time = humantime::parse_rfc3339_weak(text).ok();
+        let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        since.map_or_else(Self::default, |since| Self(since.as_secs()))
     }
 }
 
@@ -115,30 +153,24 @@ impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Labels {
     }
 }
 
-impl<'de> Deserialize<'de> for Labels {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Read;
+impl<'de> Value<'de> for Labels {
+    fn null() -> Self {
+        Self::default()
+    }
 
-        impl<'de> Visitor<'de> for Read {
-            type Value = Labels;
+    fn wrong() -> Self {
+        Self::default()
+    }
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("names with values")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Labels, A::Error> {
-                let mut labels = Labels::default();
-                while let Some(Text(name)) = map.next_key()? {
-                    match is_read(&name) {
-                        true => labels.insert(name, map.next_value::<String>()?),
-                        false => drop(map.next_value::<IgnoredAny>()?),
-                    }
-                }
-                Ok(labels)
+    fn of_map<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+        let mut labels = Self::default();
+        while let Some(Text(name)) = map.next_key()? {
+            match is_read(&name) {
+                true => labels.insert(name, map.next_value::<Any<String>>()?.0),
+                false => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-
-        deserializer.deserialize_map(Read)
+        Ok(labels)
     }
 }
 
@@ -156,12 +188,13 @@ fn is_read(label: &str) -> bool {
 #[serde(default)]
 pub(crate) struct Service {
     /// Name, labels, annotations.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) metadata: Metadata,
     /// What is wanted.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) spec: ServiceSpec,
     /// What the load balancer's controller has written.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) status: ServiceStatus,
 }
 
@@ -170,33 +203,37 @@ pub(crate) struct Service {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct ServiceSpec {
     /// `ClusterIP` (also where it is missing), `NodePort`, `LoadBalancer` or `ExternalName`.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", deserialize_with = "lenient")]
     pub(crate) kind: Option<String>,
     /// The service's address in the cluster; `None` for a headless service.
-    #[serde(rename = "clusterIP")]
+    #[serde(rename = "clusterIP", deserialize_with = "lenient")]
     pub(crate) cluster_ip: Option<String>,
     /// One address for each family. Where it is empty, [`cluster_ip`](Self::cluster_ip) counts.
-    #[serde(rename = "clusterIPs", deserialize_with = "compact")]
+    #[serde(rename = "clusterIPs", deserialize_with = "lenient")]
     pub(crate) cluster_ips: Vec<String>,
     /// The ports, each with a protocol.
-    #[serde(deserialize_with = "compact")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) ports: Vec<ServicePort>,
     /// Addresses that lead to a node by other means.
-    #[serde(rename = "externalIPs", deserialize_with = "compact")]
+    #[serde(rename = "externalIPs", deserialize_with = "lenient")]
     pub(crate) external_ips: Vec<String>,
     /// `Cluster` or `Local`, for traffic to node ports, external and load-balancer addresses.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) external_traffic_policy: Option<String>,
     /// `Cluster` or `Local`, for traffic to the cluster address.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) internal_traffic_policy: Option<String>,
     /// `None` or `ClientIP`.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) session_affinity: Option<String>,
     /// How long a client keeps its endpoint.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) session_affinity_config: Option<SessionAffinityConfig>,
     /// The port on which a load balancer asks for local endpoints; 0 is none.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) health_check_node_port: i64,
     /// The only clients that load-balancer addresses serve, in CIDR notation; empty is all.
-    #[serde(deserialize_with = "compact")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) load_balancer_source_ranges: Vec<String>,
 }
 
@@ -205,15 +242,16 @@ pub(crate) struct ServiceSpec {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct ServicePort {
     /// Its name, by which slices know it. Missing is empty.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) name: String,
     /// `TCP` (also where it is missing), `UDP` or `SCTP`.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) protocol: Option<String>,
     /// The port of the service's addresses.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) port: i64,
     /// The port of the nodes' addresses; 0 is none.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) node_port: i64,
 }
 
@@ -222,7 +260,7 @@ pub(crate) struct ServicePort {
 #[serde(default)]
 pub(crate) struct SessionAffinityConfig {
     /// For `ClientIP`.
-    #[serde(rename = "clientIP")]
+    #[serde(rename = "clientIP", deserialize_with = "lenient")]
     pub(crate) client_ip: Option<ClientIpConfig>,
 }
 
@@ -231,6 +269,7 @@ pub(crate) struct SessionAffinityConfig {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct ClientIpConfig {
     /// Seconds, 1 to 86400.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) timeout_seconds: Option<i64>,
 }
 
@@ -239,7 +278,7 @@ pub(crate) struct ClientIpConfig {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct ServiceStatus {
     /// What the load balancer has.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) load_balancer: LoadBalancerStatus,
 }
 
@@ -248,7 +287,7 @@ pub(crate) struct ServiceStatus {
 #[serde(default)]
 pub(crate) struct LoadBalancerStatus {
     /// The load balancer's addresses.
-    #[serde(deserialize_with = "compact")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) ingress: Vec<Ingress>,
 }
 
@@ -257,9 +296,11 @@ pub(crate) struct LoadBalancerStatus {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Ingress {
     /// The address, unless the load balancer has only a host name.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) ip: Option<String>,
     /// `VIP` (also where it is missing): packets reach the node with this address. `Proxy`: they do
     /// not.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) ip_mode: Option<String>,
 }
 
@@ -268,15 +309,16 @@ pub(crate) struct Ingress {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct EndpointSlice {
     /// Name and labels. The label `kubernetes.io/service-name` says whose slice it is.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) metadata: Metadata,
     /// `IPv4`, `IPv6` or `FQDN`.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) address_type: String,
     /// The ports of every endpoint in it.
-    #[serde(deserialize_with = "compact")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) ports: Vec<EndpointPort>,
     /// The endpoints.
-    #[serde(deserialize_with = "compact")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) endpoints: Vec<Endpoint>,
 }
 
@@ -285,10 +327,13 @@ pub(crate) struct EndpointSlice {
 #[serde(default)]
 pub(crate) struct EndpointPort {
     /// The name of the service's port. A port without a name (not the empty one) is not used.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) name: Option<String>,
     /// `TCP` (also where it is missing), `UDP` or `SCTP`.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) protocol: Option<String>,
     /// The number. A port without a number is not used.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) port: Option<i64>,
 }
 
@@ -297,20 +342,23 @@ pub(crate) struct EndpointPort {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Endpoint {
     /// Its addresses, of which the first one counts.
-    #[serde(deserialize_with = "compact")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) addresses: Vec<String>,
     /// Whether it takes connections.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) conditions: Conditions,
     /// The node that it is on.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) node_name: Option<String>,
     /// The zone that it is in.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) zone: Option<String>,
     /// For which nodes and zones it is meant.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) hints: Option<Hints>,
     /// Labels of its node, in `v1beta1`: `kubernetes.io/hostname` is the node's name where
     /// `nodeName` is not there.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) topology: Labels,
 }
 
@@ -319,10 +367,13 @@ pub(crate) struct Endpoint {
 #[serde(default)]
 pub(crate) struct Conditions {
     /// It takes new connections; missing is yes.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) ready: Option<bool>,
     /// It answers, though it may be terminating; missing is yes.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) serving: Option<bool>,
     /// It is ending; missing is no.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) terminating: Option<bool>,
 }
 
@@ -331,10 +382,10 @@ pub(crate) struct Conditions {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Hints {
     /// The zones whose nodes should use it.
-    #[serde(deserialize_with = "compact")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) for_zones: Vec<Hint>,
     /// The nodes that should use it.
-    #[serde(deserialize_with = "compact")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) for_nodes: Vec<Hint>,
 }
 
@@ -343,6 +394,7 @@ pub(crate) struct Hints {
 #[serde(default)]
 pub(crate) struct Hint {
     /// Its name.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) name: String,
 }
 
@@ -351,12 +403,13 @@ pub(crate) struct Hint {
 #[serde(default)]
 pub(crate) struct Node {
     /// Name and labels.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) metadata: Metadata,
     /// What is wanted.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) spec: NodeSpec,
     /// What the kubelet says.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) status: NodeStatus,
 }
 
@@ -374,10 +427,10 @@ impl Node {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct NodeSpec {
     /// The networks of its pods, in CIDR notation.
-    #[serde(rename = "podCIDRs", deserialize_with = "compact")]
+    #[serde(rename = "podCIDRs", deserialize_with = "lenient")]
     pub(crate) pod_cidrs: Vec<String>,
     /// What keeps pods away.
-    #[serde(deserialize_with = "compact")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) taints: Vec<Taint>,
 }
 
@@ -386,6 +439,7 @@ pub(crate) struct NodeSpec {
 #[serde(default)]
 pub(crate) struct Taint {
     /// Its name.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) key: String,
 }
 
@@ -394,7 +448,7 @@ pub(crate) struct Taint {
 #[serde(default)]
 pub(crate) struct NodeStatus {
     /// The node's addresses and names.
-    #[serde(deserialize_with = "compact")]
+    #[serde(deserialize_with = "lenient")]
     pub(crate) addresses: Vec<NodeAddress>,
 }
 
@@ -403,29 +457,40 @@ pub(crate) struct NodeStatus {
 #[serde(default)]
 pub(crate) struct NodeAddress {
     /// `InternalIP`, `ExternalIP`, `Hostname` and others.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", deserialize_with = "lenient")]
     pub(crate) kind: String,
     /// The address or name.
+    #[serde(deserialize_with = "lenient")]
     pub(crate) address: String,
 }
 
-/// Takes `null` for a missing value: an API server writes empty lists so.
+fields! {
+    Metadata,
+    ServiceSpec,
+    ServicePort = Self { port: Value::wrong(), ..Self::default() },
+    SessionAffinityConfig = Self { client_ip: Value::wrong() },
+    ClientIpConfig = Self { timeout_seconds: Value::wrong() },
+    ServiceStatus,
+    LoadBalancerStatus = Self { ingress: Value::wrong() },
+    Ingress = Self { ip: Value::wrong(), ..Self::default() },
+    EndpointPort,
+    Endpoint = Self { addresses: Value::wrong(), ..Self::default() },
+    Conditions,
+    Hints,
+    Hint,
+    NodeSpec,
+    Taint,
+    NodeStatus,
+    NodeAddress,
+}
+
+optional!(SessionAffinityConfig, ClientIpConfig, Hints);
+
+/// Takes `null` for a missing value.
 pub(crate) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de> + Default,
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// As [`or_default`], for lists: most have one or two elements, and room for four would be half of
-/// all memory.
-fn compact<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    let mut list: Vec<T> = or_default(deserializer)?;
-    list.shrink_to_fit();
-    Ok(list)
 }

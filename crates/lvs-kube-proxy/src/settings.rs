@@ -3,12 +3,20 @@
 use std::{collections::BTreeSet, fmt, net::IpAddr, num::NonZeroU32, str::FromStr};
 
 use ipnet::IpNet;
+use lvs::client::packet::Protocol;
+
+use crate::annotation::kernels_schedulers;
 
 /// How services are translated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     /// The scheduler of services that choose none. `--ipvs-scheduler`, `rr` by default.
     pub(crate) scheduler: String,
+    /// The schedulers that services may choose. `--allow-schedulers`, those of Linux by default: nothing
+    /// else reaches the kernel, which loads a module for a name that it does not know.
+    pub(crate) allowed_schedulers: BTreeSet<String>,
+    /// Whether services choose nothing by annotations. `--ignore-annotations`.
+    pub(crate) ignore_annotations: bool,
     /// Schedulers that this node's kernel was found not to have: services that choose them get the
     /// default.
     pub(crate) refused_schedulers: BTreeSet<String>,
@@ -25,6 +33,12 @@ pub(crate) struct Settings {
     /// The networks of the cluster's pods, where they are known. No external or load-balancer address
     /// in them is served: made local, it would be lost to the pod that has it. `--cluster-cidr`.
     pub(crate) pod_networks: Vec<IpNet>,
+    /// The networks of services, where they are known. The node's addresses in them (a node-local DNS
+    /// has one) get no node ports. `--service-cluster-ip-range`.
+    pub(crate) service_ranges: Vec<IpNet>,
+    /// Whether services may have the node's own address at a port on which it listens.
+    /// `--allow-host-ports`.
+    pub(crate) host_ports: bool,
     /// The address of the API server. It is served as little, for the same reason.
     pub(crate) api_server: Option<IpAddr>,
 }
@@ -33,12 +47,16 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             scheduler: "rr".to_owned(),
+            allowed_schedulers: kernels_schedulers(),
+            ignore_annotations: false,
             refused_schedulers: BTreeSet::new(),
             node_port_addresses: Vec::new(),
             external_ips: false,
             without_local: WithoutLocal::FallBack,
             mark_bits: MarkBits::default(),
             pod_networks: Vec::new(),
+            service_ranges: Vec::new(),
+            host_ports: false,
             api_server: None,
         }
     }
@@ -168,6 +186,21 @@ pub(crate) struct ThisNode {
     /// The addresses of other nodes, as far as they are known. No external or load-balancer address
     /// that is one of them is served: made local, it would cut this node off from the other one.
     pub(crate) others: BTreeSet<IpAddr>,
+    /// The addresses of API servers, as the endpoints of the Service `kubernetes` say.
+    pub(crate) api_servers: BTreeSet<IpAddr>,
+    /// What is around it.
+    pub(crate) around: Surroundings,
+}
+
+/// What a node cannot do without, and services cannot have therefore.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Surroundings {
+    /// The next hops of its routes.
+    pub(crate) gateways: BTreeSet<IpAddr>,
+    /// The network and broadcast addresses of its links.
+    pub(crate) broadcasts: BTreeSet<IpAddr>,
+    /// Where it listens. Read only if a service claims an address of the node.
+    pub(crate) listening: BTreeSet<(Protocol, u16)>,
 }
 
 impl ThisNode {
@@ -182,18 +215,21 @@ impl ThisNode {
                     NodePortAddresses::Network(network) => network.contains(address),
                 })
         };
+        let is_of_service =
+            |address: &IpAddr| settings.service_ranges.iter().any(|it| it.contains(address));
         self.addresses
             .iter()
             .filter(|address| address.is_ipv4() == ipv4 && is_reachable(address) && chosen(address))
+            .filter(|address| !is_of_service(address))
             .copied()
             .collect()
     }
 }
 
-/// Neither loopback nor link-local IPv6.
+/// Neither loopback nor link-local: others cannot reach these, and node-local DNS has one.
 pub(crate) fn is_reachable(address: &IpAddr) -> bool {
     match address {
-        IpAddr::V4(address) => !address.is_loopback(),
+        IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
         IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
     }
 }

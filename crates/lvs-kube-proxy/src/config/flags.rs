@@ -38,6 +38,15 @@ pub(super) struct Flags {
     #[arg(long, value_name = "NAME")]
     pub(super) ipvs_scheduler: Option<String>,
 
+    /// The schedulers that Services may choose by annotation; the kernel gets no other name. An empty text
+    /// allows none but the default one [default: those that come with Linux]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(super) allow_schedulers: Option<Vec<String>>,
+
+    /// Services choose nothing by annotations: scheduler, forwarding, weights, drain limit
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = ArgAction::Set, value_name = "BOOL")]
+    pub(super) ignore_annotations: bool,
+
     /// How often everything is compared and repaired, whatever happens [default: 30s]
     #[arg(long, value_name = "DURATION")]
     pub(super) ipvs_sync_period: Option<GoDuration>,
@@ -135,6 +144,11 @@ pub(super) struct Flags {
     /// Serves spec.externalIPs: whoever may write a Service can then take traffic for any address
     #[arg(long)]
     pub(super) external_ips: bool,
+
+    /// Serves external and load-balancer addresses that are this node's own also at ports on which the node
+    /// itself listens, as long as the Service has an endpoint: what listens there is not reached then
+    #[arg(long)]
+    pub(super) allow_host_ports: bool,
 
     /// Watches all Nodes, not only this one, so that no external or load-balancer address which is
     /// another node's own is served here: that would cut this node off from the other one. Nodes are

@@ -30,7 +30,7 @@ use self::{
     values::{BindAddress, DetectLocal, LogFormat, VipMode},
 };
 use crate::{
-    annotation::is_scheduler_name,
+    annotation::{is_scheduler_name, kernels_schedulers},
     settings::{MarkBits, NodePortAddresses, WithoutLocal},
 };
 
@@ -107,8 +107,11 @@ pub(crate) struct NodeConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServiceConfig {
     pub(crate) scheduler: String,
+    pub(crate) allowed_schedulers: BTreeSet<String>,
+    pub(crate) ignore_annotations: bool,
     pub(crate) node_port_addresses: Vec<NodePortAddresses>,
     pub(crate) external_ips: bool,
+    pub(crate) host_ports: bool,
     /// `None` is what this node can do best.
     pub(crate) without_local: Option<WithoutLocal>,
     pub(crate) mark_bits: MarkBits,
@@ -309,6 +312,14 @@ impl Config {
             let reason = format!("{scheduler:?} is not the name of a scheduler");
             return Err(ConfigError::new("--ipvs-scheduler", reason));
         }
+        let allowed_schedulers = match flags.allow_schedulers {
+            Some(names) => names.into_iter().filter(|name| !name.is_empty()).collect(),
+            None => kernels_schedulers(),
+        };
+        if let Some(name) = allowed_schedulers.iter().find(|name| !is_scheduler_name(name)) {
+            let reason = format!("{name:?} is not the name of a scheduler");
+            return Err(ConfigError::new("--allow-schedulers", reason));
+        }
         // In kube-proxy's file 0 is the default.
         let sync_period = flags.ipvs_sync_period.map(|period| period.0);
         let sync_period = sync_period.filter(|period| !period.is_zero());
@@ -347,8 +358,11 @@ impl Config {
             },
             services: ServiceConfig {
                 scheduler,
+                allowed_schedulers,
+                ignore_annotations: flags.ignore_annotations,
                 node_port_addresses: flags.nodeport_addresses,
                 external_ips: flags.external_ips,
+                host_ports: flags.allow_host_ports,
                 without_local: flags.without_local,
                 mark_bits: flags.mark_bits.unwrap_or_default(),
                 pod_networks,

@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 use lvs::{
     Action, Change, Desired,
-    client::packet::{AddressFamily, Protocol, ServiceKey},
+    client::packet::{AddressFamily, DestinationKey, Protocol, ServiceKey},
 };
 
 use super::{Routes, StaleClients};
@@ -135,6 +135,26 @@ impl NodeDesired {
         let mut desired = self.table.clone();
         for key in self.restricted.iter().filter(|key| !table.services.contains_key(key)) {
             desired.remove(key);
+        }
+        desired
+    }
+
+    /// Some services without real servers that the kernel refuses: those that have a usable one besides.
+    pub(crate) fn without_refused(
+        &self,
+        refused: &BTreeMap<ServiceKey, BTreeSet<DestinationKey>>,
+    ) -> Desired {
+        let mut desired = Desired::new();
+        for (key, refused) in refused {
+            let Some(service) = self.table.get(key) else { continue };
+            let others =
+                service.real_servers().filter(|server| !refused.contains(&server.key(key)));
+            let others: Vec<_> = others.collect();
+            let builder = service.to_builder().without_real_servers().real_servers(others);
+            let Ok(service) = builder.build() else { continue };
+            if service.destinations().iter().any(|server| server.weight.get() > 0) {
+                desired.insert(service);
+            }
         }
         desired
     }

@@ -12,15 +12,15 @@ use std::{
 
 use ipnet::IpNet;
 use lvs::{
-    Change, Plan,
+    Plan,
     client::{
         Snapshot,
-        packet::{DestinationKey, Request, ServiceKey},
+        packet::{DestinationKey, Protocol, Request, ServiceKey},
     },
-    model,
+    model::{self, Errno, Scripted},
 };
 
-use super::{Addresses, Listening, Node, Refused, Routes, StaleClients, Written};
+use super::{Addresses, Listening, Node, Routes, StaleClients, Written};
 use crate::{
     failure::{Failure, Step},
     health::Health,
@@ -38,6 +38,8 @@ pub(crate) struct Present {
     pub(crate) table: model::Kernel,
     /// Of the node's own links.
     pub(crate) own: BTreeSet<IpAddr>,
+    pub(crate) gateways: BTreeSet<IpAddr>,
+    pub(crate) listening: BTreeSet<(Protocol, u16)>,
     /// Of the proxy's link.
     pub(crate) addresses: BTreeSet<IpAddr>,
     pub(crate) routes: Routes,
@@ -68,12 +70,34 @@ pub(crate) type Law = fn(&Present) -> Result<(), String>;
 pub(crate) struct Refusals {
     pub(crate) services: BTreeSet<ServiceKey>,
     pub(crate) real_servers: BTreeSet<DestinationKey>,
+    /// The names of those that the kernel lacks.
+    pub(crate) schedulers: BTreeSet<String>,
     pub(crate) addresses: BTreeSet<IpAddr>,
     pub(crate) routes: BTreeSet<IpNet>,
     pub(crate) rules: bool,
     pub(crate) ledger: bool,
     pub(crate) ports: bool,
     pub(crate) table: bool,
+}
+
+impl Refusals {
+    /// With which error a write of the table is refused.
+    fn of(&self, request: &Request) -> Option<Errno> {
+        match request {
+            Request::NewService(service) | Request::SetService(service)
+                if self.schedulers.contains(&service.scheduler.to_string()) =>
+            {
+                Some(Errno::ENOENT)
+            }
+            Request::NewService(service) if self.services.contains(service.key()) => {
+                Some(Errno::EINVAL)
+            }
+            Request::NewDestination(_, server) if self.real_servers.contains(&server.key) => {
+                Some(Errno::EINVAL)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Serves nothing, as long as it lives.
@@ -145,7 +169,16 @@ impl Node for FakeNode {
     async fn addresses(&mut self) -> Result<Addresses, Failure> {
         let mut present = self.present_mut();
         present.reads += 1;
-        Ok(Addresses { node: present.own.clone(), own: present.addresses.clone() })
+        Ok(Addresses {
+            node: present.own.clone(),
+            own: present.addresses.clone(),
+            gateways: present.gateways.clone(),
+            broadcasts: BTreeSet::new(),
+        })
+    }
+
+    fn listening(&mut self) -> BTreeSet<(Protocol, u16)> {
+        self.present().listening.clone()
     }
 
     async fn routes(&mut self) -> Result<Routes, Failure> {
@@ -262,43 +295,21 @@ impl Node for FakeNode {
         Ok(())
     }
 
+    /// What lvs makes of the plan on a copy of the table is what it writes to it, and is then written here,
+    /// one by one.
     async fn write_table(&mut self, plan: Plan) -> Written {
-        let mut written = Written::default();
-        let mut failed = BTreeSet::new();
-        let changes: Vec<Change> = plan.changes().cloned().collect();
-        for change in changes {
-            let service = *change.service();
-            let takes_away = matches!(
-                change.request(),
-                Request::DeleteDestination(..) | Request::DeleteService(_)
-            );
-            if takes_away && failed.contains(&service) {
-                continue;
-            }
-            self.step(change.to_string()).await;
-            let is_refused = self.refuses(|refusals| match change.request() {
-                Request::NewDestination(_, server) => refusals.real_servers.contains(&server.key),
-                Request::NewService(_) => refusals.services.contains(&service),
-                _ => false,
-            });
-            let result = match is_refused {
-                true => Err(model::Errno::EINVAL),
-                false => self.present_mut().table.execute(&change.request()),
-            };
-            match result {
-                Ok(()) => written.done.push(change),
-                Err(errno) => {
-                    failed.insert(service);
-                    written.refused.push(Refused {
-                        service,
-                        lacks_scheduler: errno == model::Errno::ENOENT
-                            && matches!(
-                                change.request(),
-                                Request::NewService(_) | Request::SetService(_)
-                            ),
-                        reason: format!("{change}: {errno}"),
-                    });
-                }
+        let port = Scripted::new(self.present().table.clone());
+        let refusals = self.present().refusals.clone();
+        port.refuse(move |request| refusals.of(request));
+        let changes: Vec<_> =
+            plan.changes().map(|change| (change.request(), change.to_string())).collect();
+        let mut changes = changes.into_iter();
+        let written = Written::by(plan.apply(&port).await);
+        for request in port.take_writes() {
+            let text = changes.find(|(other, _)| *other == request).map(|(_, text)| text);
+            self.step(text.unwrap_or_else(|| format!("{request:?}"))).await;
+            if self.present().refusals.of(&request).is_none() {
+                let _ = self.present_mut().table.execute(&request);
             }
             self.look();
         }

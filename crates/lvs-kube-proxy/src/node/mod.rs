@@ -16,8 +16,11 @@ use std::{
 
 use ipnet::IpNet;
 use lvs::{
-    Change, Plan,
-    client::{Snapshot, packet::ServiceKey},
+    Applied, ApplyError, Change, Plan,
+    client::{
+        Error, ErrorKind, Snapshot,
+        packet::{DestinationKey, Protocol, ServiceKey},
+    },
 };
 
 pub(crate) use self::{
@@ -25,7 +28,7 @@ pub(crate) use self::{
     plan::{Extent, NodePlan, Phase},
 };
 use crate::{
-    failure::Failure,
+    failure::{Failure, Step},
     health::Health,
     records::LedgerWrite,
     rules::{Element, RuleWrite},
@@ -44,6 +47,9 @@ pub(crate) trait Node {
 
     /// All addresses: those of the node, and those of the proxy's link.
     async fn addresses(&mut self) -> Result<Addresses, Failure>;
+
+    /// Where the node listens.
+    fn listening(&mut self) -> BTreeSet<(Protocol, u16)>;
 
     /// The proxy's routes.
     async fn routes(&mut self) -> Result<Routes, Failure>;
@@ -119,6 +125,10 @@ pub(crate) struct Addresses {
     pub(crate) node: BTreeSet<IpAddr>,
     /// Those of the proxy's link.
     pub(crate) own: BTreeSet<IpAddr>,
+    /// The next hops of routes.
+    pub(crate) gateways: BTreeSet<IpAddr>,
+    /// The first and last addresses of the networks that links are in.
+    pub(crate) broadcasts: BTreeSet<IpAddr>,
 }
 
 /// What is on the node besides the table, as far as the proxy knows.
@@ -139,10 +149,40 @@ pub(crate) struct Written {
     pub(crate) common: Option<Failure>,
 }
 
+impl Written {
+    pub(crate) fn by(result: Result<Applied, ApplyError>) -> Self {
+        let of = |applied: &Applied| Self {
+            done: applied.done().cloned().collect(),
+            refused: applied.failed().map(Refused::from).collect(),
+            common: None,
+        };
+        match result {
+            Ok(applied) => of(&applied),
+            Err(error) => Self {
+                common: error.common().map(|error| Failure::new(Step::Table, error)),
+                ..error.applied().map(of).unwrap_or_default()
+            },
+        }
+    }
+}
+
+impl From<(&Change, &Error)> for Refused {
+    fn from((change, error): (&Change, &Error)) -> Self {
+        Self {
+            service: *change.service(),
+            real_server: change.real_server().copied(),
+            lacks_scheduler: error.kind() == ErrorKind::SchedulerNotFound,
+            reason: error.to_string(),
+        }
+    }
+}
+
 /// A change that failed alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
     pub(crate) service: ServiceKey,
+    /// The real server that was not added or changed, if it was one.
+    pub(crate) real_server: Option<DestinationKey>,
     /// Whether the kernel lacks the scheduler.
     pub(crate) lacks_scheduler: bool,
     pub(crate) reason: String,

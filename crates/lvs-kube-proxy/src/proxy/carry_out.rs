@@ -1,10 +1,17 @@
 //! How a plan is carried out, phase by phase. What is refused costs nothing but itself.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Instant,
+};
 
 use lvs::{
     Action, Plan, Policy,
-    client::{Snapshot, packet::ServiceKey},
+    client::{
+        Snapshot,
+        packet::{DestinationKey, ServiceKey},
+    },
 };
 
 use super::{
@@ -26,6 +33,7 @@ impl<N: Node> Rounds<N> {
         plan: &mut NodePlan,
         present: &mut Snapshot,
         extent: &Extent,
+        now: Instant,
         progress: &mut Progress,
     ) -> Result<(), Failure> {
         match phase {
@@ -74,8 +82,10 @@ impl<N: Node> Rounds<N> {
                         present.services.remove(change.service());
                     }
                 }
+                let refused = refused_servers(&written);
                 self.take_in_written(written, progress).await?;
                 self.pending.clear();
+                self.let_others_go(&refused, now, progress).await?;
             }
             Phase::ShutOut => {
                 if let Some(rules) = &mut self.desired.rules {
@@ -184,6 +194,28 @@ impl<N: Node> Rounds<N> {
         Ok(())
     }
 
+    /// What is refused in a service holds back all that goes there. One bad endpoint is no reason to lead
+    /// clients to those that are gone: where there are usable ones, these go all the same.
+    async fn let_others_go(
+        &mut self,
+        refused: &BTreeMap<ServiceKey, BTreeSet<DestinationKey>>,
+        now: Instant,
+        progress: &mut Progress,
+    ) -> Result<(), Failure> {
+        let desired = self.desired.without_refused(refused);
+        if desired.is_empty() {
+            return Ok(());
+        }
+        let services: BTreeSet<ServiceKey> = desired.keys().copied().collect();
+        let table = self.node.table(Some(&services)).await?;
+        let policy = self.policy();
+        let (plan, look) =
+            self.draining.step_of_services(&services, &desired, &table, &policy, now);
+        self.look = [self.look, look].into_iter().flatten().min();
+        let written = self.node.write_table(plan).await;
+        self.take_in_written(written, progress).await
+    }
+
     fn log_changes(&self, written: &Written) {
         let count = written.done.len();
         self.health.metrics.changed(ChangeKind::Table, count);
@@ -214,6 +246,17 @@ impl<N: Node> Rounds<N> {
             }
         }
     }
+}
+
+/// The real servers that were refused, by service.
+fn refused_servers(written: &Written) -> BTreeMap<ServiceKey, BTreeSet<DestinationKey>> {
+    let mut servers: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for refused in &written.refused {
+        if let Some(server) = refused.real_server {
+            servers.entry(refused.service).or_default().insert(server);
+        }
+    }
+    servers
 }
 
 /// A plan that does nothing.

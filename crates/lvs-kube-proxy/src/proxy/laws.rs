@@ -2,6 +2,7 @@
 //! killed after any write. The node is a fake one.
 
 mod cases;
+mod tenants;
 mod world;
 
 use std::collections::BTreeSet;

@@ -52,8 +52,12 @@ async fn rounds<N: Node>(
     let ranges = routed(&config.ownership, &this_node.addresses, api_server);
     let settings = Settings {
         scheduler: config.services.scheduler.clone(),
+        allowed_schedulers: config.services.allowed_schedulers.clone(),
+        ignore_annotations: config.services.ignore_annotations,
         node_port_addresses: config.services.node_port_addresses.clone(),
         external_ips: config.services.external_ips,
+        service_ranges: config.ownership.ranges.clone(),
+        host_ports: config.services.host_ports,
         without_local: without_local(&config, node.has_rules()),
         mark_bits: config.services.mark_bits,
         pod_networks: config.services.pod_networks.clone(),

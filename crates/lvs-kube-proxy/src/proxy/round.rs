@@ -29,6 +29,7 @@ use crate::{
     node::{Extent, Node, NodeDesired, NodePlan, NodePresent, Phase},
     records::Records,
     rules::{Inside, RuleSet},
+    settings::Surroundings,
     state::{Event, State, Update},
     translate::Target,
 };
@@ -54,7 +55,7 @@ pub(crate) struct Rounds<N: Node> {
     pub(super) pending: BTreeSet<ServiceKey>,
     pub(super) draining: Draining,
     /// When to look at what is being drained.
-    look: Option<Instant>,
+    pub(super) look: Option<Instant>,
     pub(super) guard: Guard,
     pub(super) journal: Journal,
     pub(super) health: Arc<Health>,
@@ -204,7 +205,7 @@ impl<N: Node> Rounds<N> {
         if is_whole {
             self.read_node().await?;
         }
-        self.translate();
+        self.translate(is_whole);
         if is_whole {
             self.look_at_forwarding();
             progress.has_failed |= self.listen();
@@ -235,7 +236,7 @@ impl<N: Node> Rounds<N> {
             if phase == Phase::Table && self.rules_are_lacking() {
                 (plan.table, self.look) = self.plan_table(&extent, &table, &policy, now, true);
             }
-            self.carry_out(phase, &mut plan, &mut table, &extent, &mut progress).await?;
+            self.carry_out(phase, &mut plan, &mut table, &extent, now, &mut progress).await?;
         }
         self.knows_node |= is_whole;
         self.finish(is_whole, &progress)
@@ -244,7 +245,7 @@ impl<N: Node> Rounds<N> {
     /// What a whole round would do.
     pub(crate) async fn dry_run(&mut self, now: Instant) -> Result<NodePlan, Failure> {
         self.read_node().await?;
-        self.translate();
+        self.translate(true);
         let table = self.read_table(&Extent::Whole).await?;
         let policy = self.policy();
         let (table, _) = self.plan_table(&Extent::Whole, &table, &policy, now, false);
@@ -277,14 +278,27 @@ impl<N: Node> Rounds<N> {
     async fn read_node(&mut self) -> Result<(), Failure> {
         let addresses = self.node.addresses().await?;
         self.state.set_node_addresses(addresses.node);
+        let listening = self.state.node().around.listening.clone();
+        let (gateways, broadcasts) = (addresses.gateways, addresses.broadcasts);
+        self.state.set_surroundings(Surroundings { gateways, broadcasts, listening });
         let routes = self.node.routes().await?;
         self.present = NodePresent { addresses: addresses.own, routes };
         Ok(())
     }
 
     /// Makes what has changed a part of what is desired.
-    fn translate(&mut self) {
-        let update = self.state.update();
+    fn translate(&mut self, is_whole: bool) {
+        // At first what was not translated would look as if nobody wanted it.
+        let mut update = match self.knows_node {
+            true => self.state.update_share(),
+            false => self.state.update(),
+        };
+        if is_whole && self.state.is_at_node() {
+            let around = &self.state.node().around;
+            let around = Surroundings { listening: self.node.listening(), ..around.clone() };
+            self.state.set_surroundings(around);
+            update.extend(self.state.update());
+        }
         if self.config.filter.pods == Pods::OfNode
             && let Some(rules) = &mut self.desired.rules
         {
@@ -397,7 +411,7 @@ impl<N: Node> Rounds<N> {
         self.desired.rules.as_ref().is_some_and(RuleSet::has_failed)
     }
 
-    fn policy(&self) -> Policy {
+    pub(super) fn policy(&self) -> Policy {
         let timing = &self.config.timing;
         // Those that only now begin to leave are not there yet: they are looked at again in time.
         let leaving: Vec<_> =
@@ -457,6 +471,7 @@ impl<N: Node> Rounds<N> {
             ..Counts::default()
         };
         for (_, translation) in self.state.translations() {
+            counts.limited += usize::from(translation.is_cut);
             let (internal, external) =
                 (translation.no_local_internal, translation.no_local_external);
             if !internal && !external {

@@ -14,3 +14,4 @@ mod directory;
 #[cfg(feature = "kubernetes")]
 mod fake_server;
 mod laws;
+mod limits;

@@ -1,5 +1,6 @@
 //! The node's kernel: links, routes, settings, rules and the table of IPVS, as the proxy needs them.
 
+mod around;
 mod nfnetlink;
 mod nft;
 mod routes;
@@ -13,17 +14,22 @@ use std::{
 
 use ipnet::IpNet;
 use lvs::{
-    Applied, Desired, Plan, Policy,
+    Desired, Plan, Policy,
     client::{
+<<<<<<< HEAD
         Client, ErrorKind, Snapshot, Sysctl,
         packet::{ServiceKey, Timeouts},
+=======
+        Client, ErrorKind, ServiceSnapshot, Snapshot, Sysctl,
+        packet::{Protocol, ServiceKey, Timeouts},
+>>>>>>> cdc4e6e (lvs-kube-proxy: one tenant harms nobody else)
     },
     read_services,
 };
 use netns_link::{Address, Link, Links, NetNs, Setting};
 
 use self::nfnetlink::Nfnetlink;
-use super::{Addresses, Listening, Node, Refused, Routes, StaleClients, Written};
+use super::{Addresses, Listening, Node, Routes, StaleClients, Written};
 use crate::{
     config::{KernelConfig, Ownership},
     failure::{Failure, Step},
@@ -229,15 +235,21 @@ impl Node for Kernel<'_> {
         let own = self.link().await?.map(|link| link.index);
         self.count("addresses");
         let all = self.links.all_addresses().await;
-        let mut addresses = Addresses::default();
+        let gateways = around::gateways(self.namespace);
+        let mut addresses = Addresses { gateways, ..Addresses::default() };
         for (link, found) in all.map_err(|error| Failure::new(Step::Addresses, error))? {
             let is_own = Some(link) == own;
+            addresses.broadcasts.extend(found.iter().flat_map(around::broadcasts));
             let set = if is_own { &mut addresses.own } else { &mut addresses.node };
             let found = found.iter().map(Address::ip);
             // An administrator's loopback address on our link was not added by us but is still on the link.
             set.extend(found.filter(|ip| is_reachable(ip) || (is_own && !is_link_local(ip))));
         }
         Ok(addresses)
+    }
+
+    fn listening(&mut self) -> BTreeSet<(Protocol, u16)> {
+        around::listening(self.namespace)
     }
 
     async fn routes(&mut self) -> Result<Routes, Failure> {
@@ -352,13 +364,7 @@ impl Node for Kernel<'_> {
         if !plan.is_empty() {
             self.count("batches");
         }
-        match plan.apply(&self.ipvs).await {
-            Ok(applied) => written(&applied),
-            Err(error) => Written {
-                common: error.common().map(|error| Failure::new(Step::Table, error)),
-                ..error.applied().map(written).unwrap_or_default()
-            },
-        }
+        Written::by(plan.apply(&self.ipvs).await)
     }
 
     async fn forget_clients(&mut self, stale: &StaleClients) -> Result<usize, Failure> {
@@ -392,15 +398,6 @@ impl Node for Kernel<'_> {
     fn take_counts(&mut self) -> BTreeMap<&'static str, u64> {
         std::mem::take(&mut self.asked)
     }
-}
-
-fn written(applied: &Applied) -> Written {
-    let refused = applied.failed().map(|(change, error)| Refused {
-        service: *change.service(),
-        lacks_scheduler: error.kind() == ErrorKind::SchedulerNotFound,
-        reason: error.to_string(),
-    });
-    Written { done: applied.done().cloned().collect(), refused: refused.collect(), common: None }
 }
 
 /// Whether a kernel's release is this one or a later one.

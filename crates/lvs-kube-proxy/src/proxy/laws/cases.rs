@@ -5,17 +5,17 @@ use std::{collections::BTreeSet, fmt::Write as _};
 use super::world::{Form, World};
 use crate::{proxy::guard::Guard, state::Event};
 
-const NO_RANGES: &[&str] = &["--vip-mode=addresses"];
+pub(super) const NO_RANGES: &[&str] = &["--vip-mode=addresses"];
 
-fn round(world: &mut World, is_whole: bool) -> crate::proxy::round::Round {
+pub(super) fn round(world: &mut World, is_whole: bool) -> crate::proxy::round::Round {
     world.round(is_whole).expect("it is not killed").expect("nothing common fails")
 }
 
-fn service(name: &str, spec: &str) -> String {
+pub(super) fn service(name: &str, spec: &str) -> String {
     format!("---\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")
 }
 
-fn slice(owner: &str, endpoints: &[&str]) -> String {
+pub(super) fn slice(owner: &str, endpoints: &[&str]) -> String {
     let endpoints: String =
         endpoints.iter().map(|address| format!("- {{addresses: [{address}]}}\n")).collect();
     format!(
@@ -26,7 +26,7 @@ fn slice(owner: &str, endpoints: &[&str]) -> String {
 }
 
 /// How many services there are, and how many real servers with a weight.
-fn usable(world: &World) -> (usize, usize) {
+pub(super) fn usable(world: &World) -> (usize, usize) {
     let table = world.node.present().table.snapshot();
     let own = table
         .services
@@ -165,7 +165,8 @@ fn one_endpoint_that_is_refused() {
 #[test]
 fn a_scheduler_that_the_kernel_lacks() {
     let mut world = World::new(NO_RANGES);
-    world.set_service(1, Some(Form::Odd));
+    world.node.present_mut().refusals.schedulers.insert("mh".to_owned());
+    world.set_service(1, Some(Form::Hashed));
     world.set_service(2, Some(Form::Cluster));
     assert!(!round(&mut world, true).is_partial);
     assert!(world.rounds().is_wanted());

@@ -47,13 +47,22 @@ pub(super) enum Form {
     Restricted,
     /// The policy is Local, with a health check.
     Local,
-    /// It asks for a scheduler that the kernel lacks.
+    /// It asks for something that is no scheduler.
     Odd,
+    /// It asks for a scheduler.
+    Hashed,
 }
 
 impl Form {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Cluster, Self::Restricted, Self::TwoPorts, Self::Local, Self::Udp, Self::Odd];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Cluster,
+        Self::Restricted,
+        Self::TwoPorts,
+        Self::Local,
+        Self::Udp,
+        Self::Odd,
+        Self::Hashed,
+    ];
 
     fn text(self, number: usize) -> String {
         let (annotations, spec, ingress) = match self {
@@ -76,6 +85,9 @@ impl Form {
                 ),
                 Some(format!("198.18.0.{number}")),
             ),
+            Self::Hashed => {
+                (", annotations: {lvs-kube-proxy/scheduler: mh}", "ports: [{port: 80}]".to_owned(), None)
+            }
             Self::Odd => {
                 (", annotations: {lvs-kube-proxy/scheduler: nosuch}", "ports: [{port: 80}]".to_owned(), None)
             }

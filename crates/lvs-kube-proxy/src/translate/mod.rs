@@ -1,7 +1,11 @@
 //! From one Service and its EndpointSlices to virtual services.
 
+mod addresses;
+mod endpoints;
+mod notes;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -14,9 +18,13 @@ use lvs::{
     client::packet::{Protocol, ServiceKey},
 };
 
+use self::{
+    endpoints::{Candidate, Chosen},
+    notes::Notes,
+};
 use crate::{
     annotation::{Choice, Forwarding},
-    object::{Endpoint, EndpointSlice, HOST_NAME, ObjectName, Service, ServicePort, ZONE},
+    object::{Created, EndpointSlice, Service, ServicePort},
     settings::{MarkBits, Settings, ThisNode, WithoutLocal},
 };
 
@@ -24,10 +32,20 @@ use crate::{
 const AFFINITY: i64 = 10_800;
 /// The longest that a service may say, a day.
 const MAX_AFFINITY: i64 = 86_400;
+/// The most that one object can ask of every node: ports, external or load-balancer addresses, source
+/// ranges, and endpoints of a port.
+const MAX_PORTS: usize = 1_000;
+const MAX_ADDRESSES: usize = 100;
+const MAX_RANGES: usize = 500;
+const MAX_ENDPOINTS: usize = 20_000;
+/// The most virtual services that come of one object.
+const MAX_TARGETS: usize = 5_000;
 
 /// What one Service comes to on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Translation {
+    /// When the Service was made: of two that claim the same, the older one has it.
+    pub(crate) created: Created,
     /// Its virtual services, in the order of cluster address, load balancer, external address, node
     /// port for each of its ports.
     pub(crate) targets: Vec<Target>,
@@ -42,6 +60,10 @@ pub(crate) struct Translation {
     pub(crate) no_local_internal: bool,
     /// Whether the external policy is `Local` and there is an endpoint, but none here.
     pub(crate) no_local_external: bool,
+    /// Whether it claims an address of this node itself as an external one.
+    pub(crate) is_at_node: bool,
+    /// Whether it asks for more than one Service can have, so that a part of it is left out.
+    pub(crate) is_cut: bool,
     /// What could not be used, and why. Each begins with the service's name.
     pub(crate) notices: Vec<String>,
 }
@@ -185,6 +207,7 @@ impl<'a> Translator<'a> {
     }
 
     fn run(mut self) -> Translation {
+        self.result.created = self.service.metadata.created;
         self.result.drain_limit = self.choice.drain_limit;
         if is_proxied(self.service) {
             for ipv4 in [true, false] {
@@ -200,7 +223,12 @@ impl<'a> Translator<'a> {
     fn family(&mut self, ipv4: bool) {
         let Some(cluster_address) = self.cluster_address(ipv4) else { return };
         let external = [self.load_balancer_addresses(ipv4), self.external_addresses(ipv4)];
-        for port in &self.service.spec.ports {
+        let ports = &self.service.spec.ports;
+        if ports.len() > MAX_PORTS {
+            self.result.is_cut = true;
+            self.notes.add("ports are too many; the first 1000 are served", ports.len());
+        }
+        for port in ports.iter().take(MAX_PORTS) {
             self.port(port, cluster_address, &external);
         }
     }
@@ -251,12 +279,24 @@ impl<'a> Translator<'a> {
             let addresses = self.node.node_port_addresses(self.settings, ipv4).into_iter();
             places.extend(addresses.map(|ip| (TargetKind::NodePort, ip, node_port, None)));
         }
+        if self.result.targets.len() + places.len() > MAX_TARGETS {
+            self.result.is_cut = true;
+            let text = "ports and addresses come to too many virtual services; 5000 are served";
+            self.notes.add(text, "its");
+            return;
+        }
         for (kind, ip, port, source_ranges) in places {
             let local = match kind {
                 TargetKind::ClusterIp => internal_local,
                 _ => external_local,
             };
             let key = ServiceKey::Address { protocol, address: ip, port };
+            let endpoints = chosen.select(local, fall_back);
+            if self.is_of_host(kind, &key, !endpoints.is_empty()) {
+                self.notes
+                    .add("is this node's own, and something listens there; it is not served", key);
+                continue;
+            }
             let target = Aim { key, kind, local, source_ranges, stands_for: None };
             if local && has_none && by_mark {
                 // Clients outside are refused, those inside reach the endpoints of other nodes.
@@ -268,8 +308,19 @@ impl<'a> Translator<'a> {
                 };
                 self.target(inside, port, &chosen.cluster);
             }
-            self.target(target, port, chosen.select(local, fall_back));
+            self.target(target, port, endpoints);
         }
+    }
+
+    /// Whether the node itself listens where an external address of a service is its own: it would be
+    /// cut off from what listens there, kubelet for one.
+    fn is_of_host(&self, kind: TargetKind, key: &ServiceKey, has_endpoints: bool) -> bool {
+        let ServiceKey::Address { protocol, address, port } = key else { return false };
+        let is_external = matches!(kind, TargetKind::LoadBalancer | TargetKind::ExternalIp);
+        is_external
+            && self.node.addresses.contains(address)
+            && self.node.around.listening.contains(&(*protocol, *port))
+            && !(self.settings.host_ports && has_endpoints)
     }
 
     fn target(&mut self, aim: Aim, port: u16, endpoints: &[&Candidate<'_>]) {
@@ -326,175 +377,6 @@ impl<'a> Translator<'a> {
                 None
             }
         }
-    }
-
-    /// The endpoints of a port, each address once, in order.
-    fn endpoints(
-        &mut self,
-        port: &ServicePort,
-        protocol: Protocol,
-        ipv4: bool,
-    ) -> Vec<Candidate<'a>> {
-        let mut found: BTreeMap<SocketAddr, Candidate<'a>> = BTreeMap::new();
-        let slices: Vec<&'a EndpointSlice> = self.slices.clone();
-        for slice in slices {
-            let family = match slice.address_type.as_str() {
-                "IPv4" => true,
-                "IPv6" => false,
-                _ => continue,
-            };
-            if family != ipv4 {
-                continue;
-            }
-            for slice_port in &slice.ports {
-                let fits = slice_port.name.as_ref() == Some(&port.name)
-                    && self::protocol(slice_port.protocol.as_deref()) == Some(protocol);
-                let Some(number) = slice_port.port.filter(|number| fits && *number != 0) else {
-                    continue;
-                };
-                let Some(number) = port_number(number) else {
-                    self.notes.add("is not a port number of an endpoint; it is not used", number);
-                    continue;
-                };
-                for endpoint in &slice.endpoints {
-                    let Some(text) = endpoint.addresses.first() else { continue };
-                    let Some(ip) = address_of(text, ipv4) else {
-                        self.notes.add(not_an_address(ipv4), format!("{text:?}"));
-                        continue;
-                    };
-                    let candidate =
-                        Candidate::new(SocketAddr::new(ip, number), endpoint, self.node);
-                    let place = found.entry(candidate.address).or_insert_with(|| candidate.clone());
-                    if candidate.rank() > place.rank() {
-                        *place = candidate;
-                    }
-                }
-            }
-        }
-        found.into_values().collect()
-    }
-
-    fn cluster_address(&mut self, ipv4: bool) -> Option<IpAddr> {
-        let mut found = None;
-        for text in cluster_addresses(self.service) {
-            match text.parse::<IpAddr>() {
-                Ok(address) if address.is_ipv4() == ipv4 => {
-                    found = found.or_else(|| self.virtual_address(address));
-                }
-                Ok(_) => {}
-                // Said once, though both families come by.
-                Err(_) if ipv4 => self.notes.add(NO_ADDRESS, format!("clusterIP {text:?}")),
-                Err(_) => {}
-            }
-        }
-        found
-    }
-
-    /// An address from outside of the cluster that may be made local to this node, if it is not its own.
-    fn external_address(&mut self, address: IpAddr) -> Option<IpAddr> {
-        let (node, settings) = (self.node, self.settings);
-        let mut networks = settings.pod_networks.iter().chain(&node.pod_networks);
-        let whose = if node.addresses.contains(&address) {
-            None
-        } else if node.others.contains(&address) {
-            Some("is another node's own address; it is not served")
-        } else if settings.api_server == Some(address) {
-            Some("is the API server's own address; it is not served")
-        } else if networks.any(|network| network.contains(&address)) {
-            Some("is in a network of pods; it is not served")
-        } else {
-            None
-        };
-        match whose {
-            None => self.virtual_address(address),
-            Some(whose) => {
-                self.notes.add(whose, address);
-                None
-            }
-        }
-    }
-
-    fn load_balancer_addresses(&mut self, ipv4: bool) -> Addresses {
-        let ingress = self.service.status.load_balancer.ingress.iter();
-        let texts: Vec<_> = ingress
-            .filter(|ingress| ingress.ip_mode.as_deref().is_none_or(|mode| mode == "VIP"))
-            .filter_map(|ingress| ingress.ip.as_deref())
-            .collect();
-        let addresses = self.usable_addresses(&texts, ipv4);
-        let source_ranges = self.source_ranges(ipv4);
-        Addresses { kind: TargetKind::LoadBalancer, addresses, source_ranges }
-    }
-
-    fn external_addresses(&mut self, ipv4: bool) -> Addresses {
-        let texts: Vec<_> = self.service.spec.external_ips.iter().map(String::as_str).collect();
-        let addresses = match self.settings.external_ips {
-            true => self.usable_addresses(&texts, ipv4),
-            false => {
-                if ipv4 {
-                    for text in texts {
-                        self.notes.add("is not served: external IPs are switched off", text);
-                    }
-                }
-                BTreeSet::new()
-            }
-        };
-        Addresses { kind: TargetKind::ExternalIp, addresses, source_ranges: None }
-    }
-
-    fn usable_addresses(&mut self, texts: &[&str], ipv4: bool) -> BTreeSet<IpAddr> {
-        let mut addresses = BTreeSet::new();
-        for text in texts {
-            match text.trim().parse::<IpAddr>() {
-                Ok(address) if address.is_ipv4() == ipv4 => {
-                    addresses.extend(self.external_address(address));
-                }
-                Ok(_) => {}
-                Err(_) if ipv4 => self.notes.add(NO_ADDRESS, format!("{text:?}")),
-                Err(_) => {}
-            }
-        }
-        addresses
-    }
-
-    /// An address that may be made local to this node.
-    fn virtual_address(&mut self, address: IpAddr) -> Option<IpAddr> {
-        let unusable = address.is_unspecified()
-            || address.is_multicast()
-            || address.is_loopback()
-            || match address {
-                IpAddr::V4(address) => address.is_broadcast() || address.is_link_local(),
-                IpAddr::V6(address) => {
-                    address.is_unicast_link_local() || address.to_ipv4_mapped().is_some()
-                }
-            };
-        if unusable {
-            self.notes.add("is not an address that services can have; it is not served", address);
-        }
-        (!unusable).then_some(address)
-    }
-
-    /// The networks of one family from which a load balancer's address may be reached. A range of
-    /// all addresses is no restriction. One that cannot be read lets nobody in.
-    fn source_ranges(&mut self, ipv4: bool) -> Option<Vec<IpNet>> {
-        let mut ranges = Vec::new();
-        let mut restricted = false;
-        for text in &self.service.spec.load_balancer_source_ranges {
-            match text.trim().parse::<IpNet>() {
-                Ok(range) if range.addr().is_ipv4() != ipv4 => {}
-                Ok(range) if range.prefix_len() == 0 => return None,
-                Ok(range) => ranges.push(range.trunc()),
-                Err(_) => {
-                    restricted = true;
-                    if ipv4 {
-                        self.notes
-                            .add("is not a source range; it lets nobody in", format!("{text:?}"));
-                    }
-                }
-            }
-        }
-        // Without overlaps, which sets of nftables do not take.
-        let ranges = IpNet::aggregate(&ranges);
-        (restricted || !ranges.is_empty()).then_some(ranges)
     }
 
     fn affinity(&mut self) -> Option<Duration> {
@@ -568,19 +450,6 @@ fn mark_of(key: &ServiceKey, bits: MarkBits) -> ServiceKey {
     ServiceKey::Mark { mark: bits.mark(hash), family: key.family() }
 }
 
-const NO_ADDRESS: &str = "is not an address; it is not used";
-
-fn not_an_address(ipv4: bool) -> &'static str {
-    match ipv4 {
-        true => "is not an address of an IPv4 endpoint; it is not used",
-        false => "is not an address of an IPv6 endpoint; it is not used",
-    }
-}
-
-fn address_of(text: &str, ipv4: bool) -> Option<IpAddr> {
-    text.parse::<IpAddr>().ok().filter(|address| address.is_ipv4() == ipv4)
-}
-
 fn protocol(text: Option<&str>) -> Option<Protocol> {
     match text {
         None | Some("TCP") => Some(Protocol::TCP),
@@ -594,142 +463,10 @@ fn port_number(number: i64) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number != 0)
 }
 
-/// An endpoint at one of its ports.
-#[derive(Clone, Debug)]
-struct Candidate<'a> {
-    address: SocketAddr,
-    ready: bool,
-    serving: bool,
-    terminating: bool,
-    local: bool,
-    node: Option<&'a str>,
-    zone: Option<&'a str>,
-    endpoint: &'a Endpoint,
-}
-
-impl<'a> Candidate<'a> {
-    fn new(address: SocketAddr, endpoint: &'a Endpoint, this: &ThisNode) -> Self {
-        let conditions = endpoint.conditions;
-        let node = endpoint.node_name.as_deref().or_else(|| endpoint.topology.get(HOST_NAME));
-        let zone = endpoint.zone.as_deref().or_else(|| endpoint.topology.get(ZONE));
-        Self {
-            address,
-            ready: conditions.ready.unwrap_or(true),
-            serving: conditions.serving.unwrap_or(true),
-            terminating: conditions.terminating.unwrap_or(false),
-            local: node.is_some_and(|node| node == this.name),
-            node,
-            zone,
-            endpoint,
-        }
-    }
-
-    /// Which of two entries for one address counts: a local one, and the one that can do more. An
-    /// endpoint that moves from one slice to another is in both for a moment.
-    fn rank(&self) -> (bool, bool, bool, bool) {
-        (self.local, self.ready, self.serving, self.terminating)
-    }
-
-    fn is_last_resort(&self) -> bool {
-        self.serving && self.terminating
-    }
-
-    fn is_for_node(&self, name: &str) -> bool {
-        self.endpoint.hints.iter().any(|hints| hints.for_nodes.iter().any(|hint| hint.name == name))
-    }
-
-    fn is_for_zone(&self, name: &str) -> bool {
-        self.endpoint.hints.iter().any(|hints| hints.for_zones.iter().any(|hint| hint.name == name))
-    }
-
-    fn has_node_hints(&self) -> bool {
-        self.endpoint.hints.as_ref().is_some_and(|hints| !hints.for_nodes.is_empty())
-    }
-
-    fn has_zone_hints(&self) -> bool {
-        self.endpoint.hints.as_ref().is_some_and(|hints| !hints.for_zones.is_empty())
-    }
-}
-
-/// The endpoints that get connections, by policy.
-struct Chosen<'c, 'a> {
-    cluster: Vec<&'c Candidate<'a>>,
-    local: Vec<&'c Candidate<'a>>,
-}
-
-impl<'c, 'a> Chosen<'c, 'a> {
-    fn new(endpoints: &'c [Candidate<'a>], node: &ThisNode) -> Self {
-        let ready: Vec<_> = endpoints.iter().filter(|endpoint| endpoint.ready).collect();
-        let local = ready.iter().copied().filter(|endpoint| endpoint.local).collect();
-        let mut chosen = Self { cluster: hinted(ready, node), local };
-        let last_resort = endpoints.iter().filter(|endpoint| endpoint.is_last_resort());
-        if chosen.cluster.is_empty() {
-            chosen.cluster = last_resort.clone().collect();
-        }
-        if chosen.local.is_empty() {
-            chosen.local = last_resort.filter(|endpoint| endpoint.local).collect();
-        }
-        chosen
-    }
-
-    fn select(&self, local: bool, fall_back: bool) -> &[&'c Candidate<'a>] {
-        match local {
-            true if fall_back && self.local.is_empty() => &self.cluster,
-            true => &self.local,
-            false => &self.cluster,
-        }
-    }
-}
-
-/// Those that are meant for this node, or else for its zone. Hints count only if every endpoint has
-/// them and some are for here.
-fn hinted<'c, 'a>(ready: Vec<&'c Candidate<'a>>, node: &ThisNode) -> Vec<&'c Candidate<'a>> {
-    let narrow = |fits: &dyn Fn(&Candidate<'_>) -> bool| {
-        let narrowed: Vec<_> = ready.iter().copied().filter(|endpoint| fits(endpoint)).collect();
-        (!narrowed.is_empty()).then_some(narrowed)
-    };
-    let by_node = ready
-        .iter()
-        .all(|endpoint| endpoint.has_node_hints())
-        .then(|| narrow(&|endpoint| endpoint.is_for_node(&node.name)))
-        .flatten();
-    let by_zone = || {
-        let zone = node.zone.as_deref()?;
-        let all = ready.iter().all(|endpoint| endpoint.has_zone_hints());
-        all.then(|| narrow(&|endpoint| endpoint.is_for_zone(zone))).flatten()
-    };
-    by_node.or_else(by_zone).unwrap_or(ready)
-}
-
-/// Notices of one service: each kind once, with an example, however many there are.
-#[derive(Debug, Default)]
-struct Notes {
-    single: Vec<String>,
-    counted: BTreeMap<&'static str, (String, BTreeSet<String>)>,
-}
-
-impl Notes {
-    fn add(&mut self, kind: &'static str, what: impl fmt::Display) {
-        let what = what.to_string();
-        let (example, all) = self.counted.entry(kind).or_default();
-        if all.is_empty() || what < *example {
-            example.clone_from(&what);
-        }
-        all.insert(what);
-    }
-
-    fn into_texts(self, service: &ObjectName) -> Vec<String> {
-        let counted = self.counted.into_iter().map(|(kind, (example, all))| match all.len() {
-            1 => format!("{example} {kind}"),
-            count => format!("{example} {kind} (and {} more like it)", count - 1),
-        });
-        let texts = self.single.into_iter().chain(counted);
-        texts.map(|text| format!("service {service}: {text}")).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[test]

@@ -1,48 +1,28 @@
 //! What all objects together come to, kept up to date one event at a time.
 
+mod claims;
+mod event;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use lvs::client::packet::{DestinationKey, ServiceKey};
 
+use self::claims::Claim;
+pub(crate) use self::event::Event;
 use crate::{
     annotation::SCHEDULER,
     object::{
-        Endpoint, EndpointSlice, HEADLESS, Node, OTHER_PROXY, OWNER, ObjectName, Service,
+        Created, Endpoint, EndpointSlice, HEADLESS, Node, OTHER_PROXY, OWNER, ObjectName, Service,
         TRIGGER_TIME, ZONE,
     },
-    settings::{Settings, ThisNode},
-    translate::{HealthCheck, Target, TargetKind, Translation, is_proxied, translate},
+    settings::{Settings, Surroundings, ThisNode},
+    translate::{HealthCheck, Target, Translation, is_proxied, translate},
 };
-
-/// What a source says. Events of different objects may come in any order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// All Services that there are. Others are gone.
-    Services(Vec<Service>),
-    /// All EndpointSlices that there are. Others are gone.
-    Slices(Vec<EndpointSlice>),
-    /// A Service is new or has changed.
-    Service(Service),
-    /// A Service is gone.
-    ServiceGone(ObjectName),
-    /// An EndpointSlice is new or has changed.
-    Slice(EndpointSlice),
-    /// An EndpointSlice is gone.
-    SliceGone(ObjectName),
-    /// A Node is new or has changed: the proxy's own, or another one, whose addresses services then
-    /// cannot have.
-    Node(Node),
-    /// A Node is gone. An API server says so.
-    #[cfg_attr(
-        not(any(test, feature = "kubernetes")),
-        expect(dead_code, reason = "a file that goes leaves a Node of which nothing is known")
-    )]
-    NodeGone(String),
-}
 
 /// What has changed since the last time that it was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +39,14 @@ pub(crate) struct Update {
 }
 
 impl Update {
+    /// With what has changed since.
+    pub(crate) fn extend(&mut self, later: Self) {
+        self.keys.extend(later.keys);
+        self.services.extend(later.services);
+        self.notices.extend(later.notices);
+        self.triggers.extend(later.triggers);
+    }
+
     /// Whether nothing has changed.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
@@ -66,11 +54,11 @@ impl Update {
     }
 }
 
-/// So many names of schedulers are remembered that the kernel lacks.
-const REFUSED: usize = 256;
-
-/// What is wanted, for which of its addresses, by whom.
-type Claim = (ServiceKey, TargetKind, ObjectName);
+/// This number of Services of one namespace is translated at once: the others of it wait for the next
+/// round, so that nobody waits for all changes of somebody else.
+const SHARE: usize = 1_000;
+/// Whose endpoints the API servers are.
+const API_SERVERS: (&str, &str) = ("default", "kubernetes");
 
 /// All objects and what they come to. Holds no socket and no clock; only [`update`](Self::update)
 /// translates, and only what events have touched since.
@@ -100,7 +88,7 @@ pub(crate) struct State {
     /// one still do not count.
     ended: BTreeMap<ObjectName, BTreeSet<SocketAddr>>,
     /// Who wants a port for health checks.
-    health_ports: BTreeMap<u16, BTreeSet<ObjectName>>,
+    health_ports: BTreeMap<u16, BTreeSet<(Created, ObjectName)>>,
     /// What was said of each service.
     said: BTreeMap<ObjectName, BTreeSet<String>>,
 }
@@ -182,6 +170,23 @@ impl State {
         }
     }
 
+    /// Changes what is around the node.
+    pub(crate) fn set_surroundings(&mut self, around: Surroundings) {
+        let before = std::mem::replace(&mut self.node.around, around);
+        let around = &self.node.around;
+        if (&before.gateways, &before.broadcasts) != (&around.gateways, &around.broadcasts) {
+            self.touch_all();
+        } else if before.listening != around.listening {
+            let at_node = self.translations.iter().filter(|(_, it)| it.is_at_node);
+            self.touched.extend(at_node.map(|(name, _)| name.clone()));
+        }
+    }
+
+    /// Whether it matters where the node listens.
+    pub(crate) fn is_at_node(&self) -> bool {
+        self.translations.values().any(|translation| translation.is_at_node)
+    }
+
     /// Changes the settings.
     #[cfg(test)]
     pub(crate) fn set_settings(&mut self, settings: Settings) {
@@ -198,10 +203,6 @@ impl State {
         };
         let who = self.services.iter().filter(|(_, service)| chooses(service));
         self.touched.extend(who.map(|(name, _)| name.clone()));
-        // Whoever makes up names must not fill the memory. Those that are forgotten are tried again.
-        if self.settings.refused_schedulers.len() >= REFUSED {
-            self.settings.refused_schedulers.clear();
-        }
         self.settings.refused_schedulers.insert(name);
     }
 
@@ -210,10 +211,19 @@ impl State {
         !self.touched.is_empty()
     }
 
-    /// Translates what events have touched, and says what that changes.
+    /// Translates all that events have touched, and says what that changes.
     pub(crate) fn update(&mut self) -> Update {
+        self.update_of(usize::MAX)
+    }
+
+    /// Translates what events have touched, a share of each namespace. What is left stays touched.
+    pub(crate) fn update_share(&mut self) -> Update {
+        self.update_of(SHARE)
+    }
+
+    fn update_of(&mut self, share: usize) -> Update {
         let mut update = Update {
-            services: std::mem::take(&mut self.touched),
+            services: self.take_touched(share),
             triggers: std::mem::take(&mut self.triggers),
             ..Update::default()
         };
@@ -247,7 +257,7 @@ impl State {
     #[cfg(test)]
     pub(crate) fn targets(&self) -> impl Iterator<Item = (&ObjectName, &Target)> {
         let mut before = None;
-        self.claims.iter().filter_map(move |((key, _, name), position)| {
+        self.claims.iter().filter_map(move |((key, .., name), position)| {
             let is_best = before.replace(key) != Some(key);
             is_best.then_some(())?;
             Some((name, self.translations.get(name)?.targets.get(*position)?))
@@ -269,7 +279,7 @@ impl State {
     /// The health checks by their ports, each with the name of its service.
     pub(crate) fn health_checks(&self) -> impl Iterator<Item = (&ObjectName, &HealthCheck)> {
         self.health_ports.values().filter_map(|names| {
-            let name = names.first()?;
+            let (_, name) = names.first()?;
             Some((name, self.translations.get(name)?.health_check.as_ref()?))
         })
     }
@@ -326,6 +336,23 @@ impl State {
         self.translations.iter()
     }
 
+    fn take_touched(&mut self, share: usize) -> BTreeSet<ObjectName> {
+        if self.touched.len() <= share {
+            return std::mem::take(&mut self.touched);
+        }
+        let (mut namespace, mut taken) = (Arc::from(""), 0);
+        let is_taken = |name: &ObjectName| {
+            if name.namespace != namespace {
+                (namespace, taken) = (name.namespace.clone(), 0);
+            }
+            taken += 1;
+            taken <= share
+        };
+        let (taken, rest) = std::mem::take(&mut self.touched).into_iter().partition(is_taken);
+        self.touched = rest;
+        taken
+    }
+
     fn set_service(&mut self, service: Service) {
         let name = service.metadata.object_name();
         if service.metadata.labels.contains(OTHER_PROXY) || !is_proxied(&service) {
@@ -374,7 +401,21 @@ impl State {
             self.triggers.extend(time);
         }
         self.touched.insert(owner.clone());
+        self.look_at_api_servers(&owner);
         self.owners.insert(name, owner);
+    }
+
+    /// The API servers are the endpoints of a Service, which no other one can have as addresses.
+    fn look_at_api_servers(&mut self, owner: &ObjectName) {
+        if (&*owner.namespace, &*owner.name) != API_SERVERS {
+            return;
+        }
+        let places = self.listed(owner).into_iter();
+        let api_servers = places.map(|place| place.ip()).collect();
+        if self.node.api_servers != api_servers {
+            self.node.api_servers = api_servers;
+            self.touch_all();
+        }
     }
 
     fn remove_slice(&mut self, name: &ObjectName) {
@@ -388,6 +429,7 @@ impl State {
                 self.slices.remove(&owner);
             }
         }
+        self.look_at_api_servers(&owner);
         self.touched.insert(owner);
     }
 
@@ -438,106 +480,6 @@ impl State {
 
     fn touch_all(&mut self) {
         self.touched.extend(self.services.keys().cloned());
-    }
-
-    /// Who wants a virtual service, best first.
-    fn claims_on(&self, key: &ServiceKey) -> impl Iterator<Item = (&Claim, &usize)> + use<'_> {
-        let (key, first) = (*key, (*key, TargetKind::ClusterIp, ObjectName::default()));
-        self.claims.range(first..).take_while(move |((found, ..), _)| *found == key)
-    }
-
-    /// Withdraws all that a service claims.
-    fn retract(&mut self, name: &ObjectName, keys: &mut BTreeSet<ServiceKey>) {
-        let Some(translation) = self.translations.remove(name) else { return };
-        for target in translation.targets {
-            let key = *target.key();
-            keys.insert(key);
-            if self.claims.remove(&(key, target.kind, name.clone())).is_none() {
-                continue;
-            }
-            if let Some(address) = target.address()
-                && let Some(count) = self.addresses.get_mut(&address)
-            {
-                *count -= 1;
-                if *count == 0 {
-                    self.addresses.remove(&address);
-                }
-            }
-        }
-        if let Some(HealthCheck { port, .. }) = translation.health_check
-            && let Some(names) = self.health_ports.get_mut(&port)
-        {
-            names.remove(name);
-            if names.is_empty() {
-                self.health_ports.remove(&port);
-            }
-        }
-    }
-
-    fn claim(
-        &mut self,
-        name: &ObjectName,
-        translation: Translation,
-        keys: &mut BTreeSet<ServiceKey>,
-    ) {
-        for (position, target) in translation.targets.iter().enumerate() {
-            let key = *target.key();
-            keys.insert(key);
-            let claim = (key, target.kind, name.clone());
-            // Of two ports of a service with one number, the first one counts.
-            if self.claims.contains_key(&claim) {
-                continue;
-            }
-            self.claims.insert(claim, position);
-            if let Some(address) = target.address() {
-                *self.addresses.entry(address).or_default() += 1;
-            }
-        }
-        if let Some(HealthCheck { port, .. }) = translation.health_check {
-            self.health_ports.entry(port).or_default().insert(name.clone());
-        }
-        self.translations.insert(name.clone(), translation);
-    }
-
-    /// Adds what is to be said of a service and was not said before.
-    fn say(&mut self, name: &ObjectName, notices: &mut Vec<String>) {
-        let Some(translation) = self.translations.get(name) else { return };
-        let mut texts: BTreeSet<String> = translation.notices.iter().cloned().collect();
-        for target in &translation.targets {
-            let kind = target.kind;
-            match self.claims_on(target.key()).next() {
-                Some(((.., winner), _)) if winner != name => {
-                    let key = target.key();
-                    texts.insert(format!(
-                        "service {name}: {kind} {key} is not served: it belongs to service {winner}"
-                    ));
-                }
-                _ => {}
-            }
-        }
-        if let Some(HealthCheck { port, .. }) = translation.health_check
-            && let Some(winner) = self.health_ports.get(&port).and_then(BTreeSet::first)
-            && winner != name
-        {
-            texts.insert(format!(
-                "service {name}: health check port {port} is not served: it belongs to service \
-                 {winner}"
-            ));
-        }
-        match texts.is_empty() {
-            true => {
-                self.said.remove(name);
-            }
-            false => {
-                // How many more there are like one changes with each slice.
-                let gist = |text: &String| {
-                    text.rsplit_once(" (and ").map_or(&**text, |(gist, _)| gist).to_owned()
-                };
-                let gists = texts.iter().map(gist).collect();
-                let before = self.said.insert(name.clone(), gists).unwrap_or_default();
-                notices.extend(texts.into_iter().filter(|text| !before.contains(&gist(text))));
-            }
-        }
     }
 }
 
