@@ -57,6 +57,36 @@ struct Known {
     /// What is configured, in JSON, and by which command line.
     configuration: String,
     command_line: String,
+    /// What is the matter.
+    conditions: BTreeMap<Condition, String>,
+}
+
+/// What can be the matter with a proxy that goes on all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Condition {
+    /// Large deletions wait to be confirmed.
+    Holding,
+    /// nftables cannot be used.
+    RulesUnusable,
+    /// The proxy's Node was deleted.
+    NodeGone,
+    /// What another proxy has left, or one that runs.
+    OtherProxy,
+}
+
+impl Condition {
+    pub(crate) const ALL: [Self; 4] =
+        [Self::Holding, Self::RulesUnusable, Self::NodeGone, Self::OtherProxy];
+
+    /// Its name in metrics and in the body of /healthz.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Holding => "holding",
+            Self::RulesUnusable => "rulesUnusable",
+            Self::NodeGone => "nodeGone",
+            Self::OtherProxy => "otherProxy",
+        }
+    }
 }
 
 impl Health {
@@ -74,6 +104,7 @@ impl Health {
                 contact: None,
                 configuration: "{}".to_owned(),
                 command_line: String::new(),
+                conditions: BTreeMap::new(),
             }),
         }
     }
@@ -106,6 +137,24 @@ impl Health {
 
     pub(crate) fn set_checks(&self, checks: &BTreeMap<u16, (ObjectName, HealthCheck)>) {
         self.with(|known| known.checks.clone_from(checks));
+    }
+
+    /// Says what is the matter, or that nothing is.
+    pub(crate) fn set_condition(&self, condition: Condition, text: Option<String>) {
+        self.metrics.set_condition(condition, text.is_some());
+        self.with(|known| match text {
+            Some(text) => known.conditions.insert(condition, text),
+            None => known.conditions.remove(&condition),
+        });
+    }
+
+    /// What is the matter: the fields of a JSON object.
+    pub(crate) fn conditions(&self) -> String {
+        let conditions = self.with(|known| known.conditions.clone());
+        let fields = conditions
+            .iter()
+            .map(|(condition, text)| format!("{}: {}", json(condition.name()), json(text)));
+        fields.collect::<Vec<_>>().join(", ")
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Known) -> T) -> T {
@@ -165,8 +214,9 @@ impl Health {
             let (heard, failing) = (or_null(known.heard), or_null(known.failing));
             format!(r#", "apiServer": {{"lastHeard": {heard}, "failingSince": {failing}}}"#)
         });
+        let conditions = self.conditions();
         let text = format!(
-            r#"{{"lastUpdated": "{updated}", "currentTime": "{now}", "nodeEligible": {eligible}, "healthy": {good}, "status": {{"IPv4": {family}, "IPv6": {family}}}{server}}}"#
+            r#"{{"lastUpdated": "{updated}", "currentTime": "{now}", "nodeEligible": {eligible}, "healthy": {good}, "status": {{"IPv4": {family}, "IPv6": {family}}}{server}, "conditions": {{{conditions}}}}}"#
         );
         let response = response(good && eligible, "application/json", text);
         self.metrics.asked_for_health(response.status().as_u16());

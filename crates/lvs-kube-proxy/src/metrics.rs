@@ -21,7 +21,7 @@ use prometheus_client::{
     registry::{Metric, Registry},
 };
 
-use crate::{failure::Step, process::Process};
+use crate::{failure::Step, health::Condition, process::Process};
 
 /// kube-proxy's: a quarter of a second to five minutes.
 const PROGRAMMING: [f64; 21] = [
@@ -56,6 +56,12 @@ pub(crate) struct Metrics {
     healthz: Family<Code, Counter>,
     livez: Family<Code, Counter>,
     limited: Gauge,
+    conditions: Family<Named, Gauge>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Named {
+    condition: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -168,7 +174,7 @@ impl Metrics {
         let (goos, arch) = (std::env::consts::OS, std::env::consts::ARCH);
         build.get_or_create(&Build { version, goos, arch }).set(1);
         registry.register_collector(Box::new(Process));
-        Self {
+        let metrics = Self {
             run_seconds,
             full_run_seconds,
             partial_run_seconds,
@@ -264,8 +270,20 @@ impl Metrics {
                 "lvs_kube_proxy_limited_services",
                 "Services that ask for more than one may have, so that a part is left out",
             ),
+            conditions: registered(
+                &mut registry,
+                "lvs_kube_proxy_condition",
+                "Whether something is the matter; the body of /healthz says what",
+            ),
             registry,
-        }
+        };
+        Condition::ALL.into_iter().for_each(|condition| metrics.set_condition(condition, false));
+        metrics
+    }
+
+    pub(crate) fn set_condition(&self, condition: Condition, is_so: bool) {
+        let name = Named { condition: condition.name() };
+        self.conditions.get_or_create(&name).set(i64::from(is_so));
     }
 
     /// What was asked of the kernel since the last time.

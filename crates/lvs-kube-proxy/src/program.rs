@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     config::{Config, SourceConfig, Task},
     node::kernel::Kernel,
-    proxy::{FIRST_WAIT, LONGEST_WAIT, Proxy, clean_up, init},
+    proxy::{FIRST_WAIT, LONGEST_WAIT, Proxy, clean_up, confirm, init},
     source::{Directory, Source},
 };
 
@@ -37,6 +37,7 @@ pub async fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let here = NetNs::current()?;
     match config.task {
         Task::CleanUp => return Ok(clean_up(&config, &here).await?),
+        Task::Confirm => return Ok(confirm(&config)?),
         Task::Init => return Ok(init(&config, &here).await?),
         Task::WriteConfig => {
             let path = config.written_to.as_deref().unwrap_or(Path::new("/dev/stdout"));

@@ -7,6 +7,8 @@ use std::{
     io::{self, Write as _},
     net::IpAddr,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
@@ -19,19 +21,30 @@ use crate::config::Ownership;
 
 /// How an address is marked in the file.
 const ADDRESS: &str = "address ";
+/// How the file begins; the version and the boot follow.
+const HEAD: &str = "lvs-kube-proxy ledger";
+/// The version of what is written here. Lines of later ones are kept as they are.
+const VERSION: u32 = 1;
 
 /// The services and addresses that are the proxy's own: those in its ledger, and those in the service
 /// ranges.
 ///
-/// The ledger is a text with a line for each: a service in ipvsadm's notation, or `address` and an
-/// address. It is stored before the kernel is written, so that a proxy that is killed at any moment
-/// finds all that it has made. It need not outlive the machine: neither does the kernel's table.
+/// The ledger is a text with a line for each, behind one with its version and the boot of the machine: a
+/// service in ipvsadm's notation, or `address` and an address. It is stored before the kernel is written, so
+/// that a proxy that is killed at any moment finds all that it has made. The kernel's table does not outlive a
+/// boot: what a ledger of an earlier one names may be somebody else's now.
 #[derive(Clone, Debug)]
 pub(crate) struct Records {
     services: Ledger,
     addresses: BTreeSet<IpAddr>,
     ranges: Vec<IpNet>,
     excluded: Vec<IpNet>,
+    /// The boot of the machine.
+    boot: String,
+    /// Lines of a later version.
+    unknown: Vec<String>,
+    /// Whether the first line is stored.
+    has_head: bool,
     /// Lines that are not stored yet and only have to be appended.
     new: String,
     /// Whether what is stored has to be replaced.
@@ -51,8 +64,11 @@ pub(crate) enum LedgerWrite {
 
 impl Records {
     /// Nothing is noted yet.
-    pub(crate) fn new(ownership: &Ownership) -> Self {
+    pub(crate) fn new(ownership: &Ownership, boot: &str) -> Self {
         Self {
+            boot: boot.to_owned(),
+            unknown: Vec::new(),
+            has_head: false,
             services: Ledger::new(),
             addresses: BTreeSet::new(),
             ranges: ownership.ranges.clone(),
@@ -66,23 +82,36 @@ impl Records {
     ///
     /// # Errors
     ///
-    /// This line of it is neither a service nor an address; nothing is taken from the text.
+    /// The text is not a ledger; nothing is taken from it.
     pub(crate) fn read(&mut self, text: &str) -> Result<(), String> {
+        let mut lines = text.split_inclusive('\n');
+        let Some(head) = lines.next() else { return Ok(()) };
+        // A proxy that was killed while it wrote a line has not made yet what the line says.
+        let Some(head) = head.strip_suffix('\n') else { return Ok(()) };
+        let Some(boot) = boot_of(head) else { return Err(head.to_owned()) };
+        if boot != self.boot {
+            self.is_dirty = true;
+            tracing::info!("the ledger is of an earlier boot: what it names is not there any more");
+            return Ok(());
+        }
+        self.has_head = true;
         let (mut services, mut addresses) = (Vec::new(), BTreeSet::new());
-        for text in text.split_inclusive('\n') {
-            // A proxy that was killed while it wrote a line has not made yet what the line says.
+        for text in lines {
             let Some(line) = text.strip_suffix('\n') else {
                 self.is_dirty = true;
                 continue;
             };
             let line = line.trim();
-            let known = match line.strip_prefix(ADDRESS) {
+            let is_known = match line.strip_prefix(ADDRESS) {
                 _ if line.is_empty() => true,
                 Some(address) => address.parse().map(|ip| addresses.insert(ip)).is_ok(),
                 None => line.parse::<ServiceKey>().map(|key| services.push(key)).is_ok(),
             };
-            if !known {
-                return Err(line.to_owned());
+            if !is_known {
+                tracing::warn!(
+                    "the ledger has a line that this version does not know: {line:?}; it stays"
+                );
+                self.unknown.push(line.to_owned());
             }
         }
         self.services = services.into_iter().collect();
@@ -125,22 +154,32 @@ impl Records {
     /// Forgets everything, after it was taken away.
     pub(crate) fn clear(&mut self) {
         (self.services, self.addresses) = (Ledger::new(), BTreeSet::new());
+        self.unknown.clear();
         self.is_dirty = true;
     }
 
     /// What has to be stored, if anything has.
     pub(crate) fn to_store(&self) -> Option<LedgerWrite> {
-        if !self.is_dirty {
+        if !self.is_dirty && self.has_head {
             return (!self.new.is_empty()).then(|| LedgerWrite::Append(self.new.clone()));
+        }
+        if !self.is_dirty && self.new.is_empty() {
+            return None;
         }
         let addresses = self.addresses.iter().map(|address| format!("{ADDRESS}{address}\n"));
         let services = self.services.iter().map(|key| format!("{key}\n"));
-        let text: String = services.chain(addresses).collect();
-        Some(if text.is_empty() { LedgerWrite::Remove } else { LedgerWrite::Replace(text) })
+        let unknown = self.unknown.iter().map(|line| format!("{line}\n"));
+        let text: String = services.chain(addresses).chain(unknown).collect();
+        let head = format!("{HEAD} {VERSION} boot {}\n", self.boot);
+        Some(if text.is_empty() { LedgerWrite::Remove } else { LedgerWrite::Replace(head + &text) })
     }
 
     /// Takes in whether it was stored.
     pub(crate) fn has_stored(&mut self, stored: bool) {
+        let is_empty = self.services.iter().next().is_none()
+            && self.addresses.is_empty()
+            && self.unknown.is_empty();
+        self.has_head = stored && !is_empty;
         self.is_dirty = !stored;
         self.new.clear();
     }
@@ -176,8 +215,23 @@ impl LedgerWrite {
     }
 }
 
+/// The boot that a ledger's first line names. Later versions say it at the same place.
+fn boot_of(head: &str) -> Option<&str> {
+    let (version, boot) = head.strip_prefix(HEAD)?.trim().split_once(" boot ")?;
+    version.parse::<u32>().ok()?;
+    Some(boot)
+}
+
+/// Which boot of the machine this is.
+pub(crate) fn this_boot() -> io::Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = fs::read_to_string(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("read {path}: {error}")))?;
+    Ok(text.trim().to_owned())
+}
+
 /// The file that a ledger is stored in, if it is stored.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct LedgerFile(Option<PathBuf>);
 
 impl LedgerFile {
@@ -206,14 +260,42 @@ impl LedgerFile {
         let Some(path) = &self.0 else { return Ok(()) };
         let bad = path.with_extension("bad");
         tracing::error!(
-            "{}: {line:?} is neither a service nor an address; moved to {}; objects recorded in it are no \
-             longer cleaned up",
+            "{}: {line:?} is not how a ledger begins; moved to {}; objects recorded in it are no longer \
+             cleaned up",
             path.display(),
             bad.display()
         );
         fs::rename(path, &bad).map_err(|error| {
             io::Error::new(error.kind(), format!("rename {}: {error}", path.display()))
         })
+    }
+
+    /// Whether somebody has left a confirmation beside the ledger, which is taken.
+    pub(crate) fn take_confirmation(&self) -> bool {
+        self.confirmation().is_some_and(|path| fs::remove_file(path).is_ok())
+    }
+
+    /// Leaves a confirmation. Returns whether a proxy has taken it within a time.
+    pub(crate) fn confirm(&self, limit: Duration) -> io::Result<bool> {
+        let Some(path) = self.confirmation() else { return Ok(false) };
+        let failed = |error: io::Error| {
+            io::Error::new(error.kind(), format!("write {}: {error}", path.display()))
+        };
+        File::create(&path).map_err(failed)?;
+        let begin = Instant::now();
+        while begin.elapsed() < limit {
+            if !path.exists() {
+                return Ok(true);
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        // Nobody may take it for a confirmation of something later.
+        fs::remove_file(&path).map_err(failed)?;
+        Ok(false)
+    }
+
+    fn confirmation(&self) -> Option<PathBuf> {
+        self.0.as_ref().map(|path| path.with_file_name("confirm"))
     }
 
     pub(crate) fn store(&self, write: &LedgerWrite) -> io::Result<()> {
@@ -257,7 +339,7 @@ mod tests {
     fn open(ranges: &[&str], excluded: &[&str]) -> Records {
         let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
         let (ranges, excluded) = (networks(ranges), networks(excluded));
-        Records::new(&Ownership { ledger: None, ranges, excluded, has_routes: false })
+        Records::new(&Ownership { ledger: None, ranges, excluded, has_routes: false }, "b1")
     }
 
     fn desired(addresses: &[&str]) -> Desired {
@@ -299,7 +381,7 @@ mod tests {
         claim(&mut records, &["203.0.113.50:80", "[fd96::1]:80"], &[address]);
         store(&mut records, &file).unwrap();
         assert_eq!(records.to_store(), None);
-        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 3);
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 4);
         let again = read().unwrap();
         assert_eq!(
             (again.services, again.addresses),
@@ -309,7 +391,8 @@ mod tests {
 
         records.settle(&desired(&["[fd96::1]:80"]), &Snapshot::new(), |_| false);
         store(&mut records, &file).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "-t [fd96::1]:80\n");
+        let head = "lvs-kube-proxy ledger 1 boot b1\n";
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{head}-t [fd96::1]:80\n"));
         records.clear();
         store(&mut records, &file).unwrap();
         assert!(!path.exists());
@@ -317,7 +400,7 @@ mod tests {
         // Its writer was killed within a line: what it says was not made, and is not taken for a whole
         // line that says something else.
         for cut in ["address 203.0.1", "-t [fd96::1]:8", "address 203.0.113.5"] {
-            fs::write(&path, format!("-t [fd96::1]:80\n{cut}")).unwrap();
+            fs::write(&path, format!("{head}-t [fd96::1]:80\n{cut}")).unwrap();
             let mut records = read().unwrap();
             assert_eq!(records.services.iter().count(), 1, "{cut}");
             assert!(records.addresses.is_empty(), "{cut}");
@@ -334,6 +417,34 @@ mod tests {
         assert_eq!(fs::read_to_string(path.with_extension("bad")).unwrap(), "nonsense\n");
     }
 
+    /// A ledger of an earlier boot names nothing that is the proxy's: somebody else may have made it since.
+    /// Lines of a later version cost nothing, and stay.
+    #[test]
+    fn ledgers_of_other_boots_and_versions() {
+        let read = |text: &str| {
+            let mut records = open(&[], &[]);
+            records.read(text).map(|()| records)
+        };
+        let lines = "-t 203.0.113.50:80\naddress 203.0.113.50\n";
+        let mut records = read(&format!("lvs-kube-proxy ledger 1 boot b0\n{lines}")).unwrap();
+        assert!(records.services.iter().next().is_none() && records.addresses.is_empty());
+        assert_eq!(records.to_store(), Some(LedgerWrite::Remove));
+        claim(&mut records, &["203.0.113.50:80"], &[]);
+        let text = "lvs-kube-proxy ledger 1 boot b1\n-t 203.0.113.50:80\n".to_owned();
+        assert_eq!(records.to_store(), Some(LedgerWrite::Replace(text)));
+
+        let later = format!("lvs-kube-proxy ledger 2 boot b1\nroute 10.96.0.0/12\n{lines}");
+        let mut records = read(&later).unwrap();
+        assert_eq!((records.services.iter().count(), records.addresses.len()), (1, 1));
+        assert_eq!(records.to_store(), None);
+        records.settle(&desired(&[]), &Snapshot::new(), |_| false);
+        let text = "lvs-kube-proxy ledger 1 boot b1\nroute 10.96.0.0/12\n".to_owned();
+        assert_eq!(records.to_store(), Some(LedgerWrite::Replace(text)));
+        // Without its first line it is none, and with a part of it nothing was made yet.
+        assert!(read(lines).is_err() && read("lvs-kube-proxy ledger x boot b1\n").is_err());
+        assert!(read("lvs-kube-proxy led").unwrap().to_store().is_none());
+    }
+
     /// What could not be written is written as soon as it can be.
     #[test]
     fn a_ledger_that_could_not_be_written() {
@@ -346,7 +457,8 @@ mod tests {
         assert!(store(&mut records, &file).is_err());
         fs::create_dir(path.parent().unwrap()).unwrap();
         store(&mut records, &file).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "-t 203.0.113.50:80\n");
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "lvs-kube-proxy ledger 1 boot b1\n-t 203.0.113.50:80\n");
     }
 
     #[test]

@@ -12,6 +12,10 @@ use crate::settings::{MarkBits, NodePortAddresses, WithoutLocal, network};
 #[derive(Clone, Debug, Parser)]
 #[command(name = "lvs-kube-proxy", version, args_override_self = true)]
 pub(super) struct Flags {
+    /// `confirm` lets the proxy that runs here with the same --state-dir delete what --hold holds back
+    #[arg(value_name = "COMMAND", value_parser = ["confirm"])]
+    pub(super) command: Option<String>,
+
     /// Reads Services and EndpointSlices from the manifests in this directory instead of from an API
     /// server, and follows what changes there
     #[arg(long, value_name = "DIRECTORY")]
@@ -173,6 +177,12 @@ pub(super) struct Flags {
     /// slice has it and it was not seen terminating]
     #[arg(long, value_name = "DURATION")]
     pub(super) drain_limit: Option<GoDuration>,
+
+    /// If more than half of the table and more than 20 services and endpoints would be deleted within a minute,
+    /// that waits for so long, and for fresh lists; 0 waits for the lists only. `lvs-kube-proxy confirm`
+    /// does not wait. Traffic goes on meanwhile [default: 5m]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) hold: Option<GoDuration>,
 
     /// Directory for the ledger of what this proxy has made. Without it, only what is in the service
     /// ranges counts as ours; the rest is left behind after a restart

@@ -34,6 +34,8 @@ use crate::{
     settings::{MarkBits, NodePortAddresses, WithoutLocal},
 };
 
+/// How long a large deletion waits.
+const HOLD: Duration = Duration::from_secs(300);
 /// How long a real server may keep its TCP connections when nothing is known of its pod.
 const UNKNOWN_POD_DRAIN: Duration = Duration::from_secs(60);
 
@@ -80,6 +82,8 @@ pub(crate) enum Task {
     Init,
     /// Write what is configured to a file.
     WriteConfig,
+    /// Let the running proxy do what it holds back.
+    Confirm,
     /// Take everything of the proxy's away.
     CleanUp,
 }
@@ -172,6 +176,8 @@ pub(crate) struct Timing {
     pub(crate) sync_period: Duration,
     /// The least time from the end of a round to the beginning of the next.
     pub(crate) min_sync_period: Duration,
+    /// How long a large deletion waits.
+    pub(crate) hold: Duration,
     /// How long a removed endpoint may keep its connections, where its Service does not say.
     pub(crate) drain_limit: Option<Duration>,
 }
@@ -338,6 +344,7 @@ impl Config {
         Ok(Self {
             task: match () {
                 () if flags.write_config_to.is_some() => Task::WriteConfig,
+                () if flags.command.is_some() => Task::Confirm,
                 () if flags.cleanup => Task::CleanUp,
                 () if flags.init_only => Task::Init,
                 () if flags.dry_run => Task::DryRun,
@@ -398,6 +405,7 @@ impl Config {
             timing: Timing {
                 sync_period: sync_period.unwrap_or(Duration::from_secs(30)),
                 min_sync_period: flags.ipvs_min_sync_period.map_or(Duration::ZERO, |it| it.0),
+                hold: flags.hold.map_or(HOLD, |hold| hold.0),
                 drain_limit: flags.drain_limit.map(|limit| limit.0),
             },
             unused,

@@ -45,6 +45,7 @@ pub(crate) struct Present {
     pub(crate) routes: Routes,
     pub(crate) elements: BTreeSet<Element>,
     generation: u32,
+    pub(crate) is_confirmed: bool,
     pub(crate) ledger: String,
     pub(crate) ports: BTreeSet<Listening>,
     pub(crate) refusals: Refusals,
@@ -318,6 +319,10 @@ impl Node for FakeNode {
 
     async fn forget_clients(&mut self, _: &StaleClients) -> Result<usize, Failure> {
         Ok(0)
+    }
+
+    fn take_confirmation(&mut self) -> bool {
+        std::mem::take(&mut self.present_mut().is_confirmed)
     }
 
     fn listen(&mut self, place: Listening, _: &Arc<Health>) -> Result<FakeListener, Failure> {

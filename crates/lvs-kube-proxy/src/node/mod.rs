@@ -110,6 +110,9 @@ pub(crate) trait Node {
     /// many entries there were.
     async fn forget_clients(&mut self, stale: &StaleClients) -> Result<usize, Failure>;
 
+    /// Whether somebody has confirmed what is held back, since the last time that this was asked.
+    fn take_confirmation(&mut self) -> bool;
+
     /// Serves health and metrics.
     fn listen(&mut self, place: Listening, health: &Arc<Health>)
     -> Result<Self::Listener, Failure>;

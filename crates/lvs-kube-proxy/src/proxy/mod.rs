@@ -10,7 +10,7 @@ mod rhythm;
 mod round;
 mod run;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use lvs::Policy;
@@ -21,16 +21,19 @@ use self::round::Rounds;
 pub use self::run::Proxy;
 use crate::{
     config::{Config, FilterConfig, Ownership, Pods},
-    failure::Failure,
+    failure::{Failure, Step},
     node::{
         Node, NodeDesired,
         kernel::{Kernel, LINK},
     },
-    records::Records,
+    records::{LedgerFile, Records},
     rules::{Inside, Rules},
     settings::{Settings, ThisNode, WithoutLocal},
     state::{State, firsts},
 };
+
+/// How long the running proxy has to take a confirmation.
+const CONFIRMATION: Duration = Duration::from_secs(10);
 
 /// The rounds of a proxy on a node, of which nothing is known yet but its addresses.
 async fn rounds<N: Node>(
@@ -131,6 +134,23 @@ fn without_local(config: &Config, has_rules: bool) -> WithoutLocal {
 /// Makes the node's settings.
 pub(crate) async fn init(config: &Config, namespace: &NetNs) -> Result<(), Failure> {
     Kernel::open(namespace)?.settle(&config.kernel).await
+}
+
+/// Confirms what the running proxy holds back.
+pub(crate) fn confirm(config: &Config) -> Result<(), Failure> {
+    let failed = |reason: &str| Err(Failure::new(Step::Ledger, reason));
+    let Some(path) = config.ownership.ledger.as_deref() else {
+        return failed("confirm needs the --state-dir of the running proxy");
+    };
+    let (file, _) =
+        LedgerFile::open(Some(path)).map_err(|error| Failure::new(Step::Ledger, error))?;
+    match file.confirm(CONFIRMATION) {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            failed("no proxy with this --state-dir holds anything back: nothing is confirmed")
+        }
+        Err(error) => Err(Failure::new(Step::Ledger, error)),
+    }
 }
 
 /// Takes away what is the proxy's own in the kernel: its services, addresses and routes. What others

@@ -95,6 +95,7 @@ mod tests {
         Timing {
             sync_period: Duration::from_secs(30),
             min_sync_period: Duration::from_secs(min_sync_period),
+            hold: Duration::ZERO,
             drain_limit: None,
         }
     }

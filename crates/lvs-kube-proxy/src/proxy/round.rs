@@ -22,9 +22,9 @@ use super::{
     journal::Journal,
 };
 use crate::{
-    config::{Config, Pods},
+    config::{Config, GoDuration, Pods},
     failure::Failure,
-    health::Health,
+    health::{Condition, Health},
     metrics::{ChangeKind, Counts},
     node::{Extent, Node, NodeDesired, NodePlan, NodePresent, Phase},
     records::Records,
@@ -106,7 +106,7 @@ impl<N: Node> Rounds<N> {
             pending: BTreeSet::new(),
             draining: Draining::new(),
             look: None,
-            guard: Guard::default(),
+            guard: Guard::new(config.timing.hold),
             journal: Journal::default(),
             health: Arc::new(Health::new(config.timing.sync_period)),
             checks: Checks::default(),
@@ -132,8 +132,32 @@ impl<N: Node> Rounds<N> {
         &self.health
     }
 
-    pub(crate) fn guard(&self) -> Guard {
-        self.guard
+    /// Fresh lists are enough to confirm deletions: somebody asks for them now.
+    pub(crate) fn hold_nothing(&mut self) {
+        self.guard = Guard::new(Duration::ZERO);
+    }
+
+    /// How many deletions wait to be confirmed.
+    pub(crate) fn held_back(&self) -> usize {
+        self.guard.len()
+    }
+
+    /// When the first of them may go.
+    pub(crate) fn release(&self, now: Instant) -> Option<Instant> {
+        self.guard.due(now)
+    }
+
+    /// Somebody confirms them, if the node says so. Returns whether that is so.
+    pub(crate) fn look_for_confirmation(&mut self) -> bool {
+        let is_confirmed = self.node.take_confirmation();
+        if is_confirmed {
+            match self.guard.len() {
+                0 => tracing::warn!("nothing is held back that could be confirmed"),
+                count => tracing::warn!("deletion of {count} services and endpoints is confirmed"),
+            }
+            self.guard.confirm();
+        }
+        is_confirmed
     }
 
     /// What fails, and holds up nothing else.
@@ -148,7 +172,7 @@ impl<N: Node> Rounds<N> {
 
     /// Whether a round is due, whatever the time.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.state.is_touched() || !self.pending.is_empty() || self.guard == Guard::Down
+        self.state.is_touched() || !self.pending.is_empty()
     }
 
     /// When to look at what is being drained.
@@ -172,8 +196,8 @@ impl<N: Node> Rounds<N> {
                 Event::NodeGone(name) if *name == self.state.node().name => {
                     tracing::warn!("the Node {name} was deleted: what it said last stays in use");
                 }
-                Event::Services(_) => self.guard = self.guard.heard(true),
-                Event::Slices(_) => self.guard = self.guard.heard(false),
+                Event::Services(_) => self.guard.heard(true),
+                Event::Slices(_) => self.guard.heard(false),
                 _ => {}
             }
             match &event {
@@ -211,10 +235,8 @@ impl<N: Node> Rounds<N> {
             progress.has_failed |= self.listen();
             self.look_at_rules().await;
         }
-        if self.guard == Guard::Down {
-            let held_back = self.draining.held_back();
-            self.draining.confirm(&held_back);
-        }
+        let confirmed = self.guard.confirmed(&self.draining.held_back(), now);
+        self.pending.extend(self.draining.confirm(&confirmed));
         let extent = self.extent(is_whole, now);
         let mut table = self.read_table(&extent).await?;
         let policy = self.policy();
@@ -239,7 +261,7 @@ impl<N: Node> Rounds<N> {
             self.carry_out(phase, &mut plan, &mut table, &extent, now, &mut progress).await?;
         }
         self.knows_node |= is_whole;
-        self.finish(is_whole, &progress)
+        self.finish(is_whole, now, &progress)
     }
 
     /// What a whole round would do.
@@ -429,18 +451,33 @@ impl<N: Node> Rounds<N> {
     }
 
     /// Takes in how it stands, and serves the health checks that are wanted.
-    fn finish(&mut self, is_whole: bool, progress: &Progress) -> Result<Round, Failure> {
+    fn finish(
+        &mut self,
+        is_whole: bool,
+        now: Instant,
+        progress: &Progress,
+    ) -> Result<Round, Failure> {
         let held_back = progress.held_back;
         self.health.metrics.changed(ChangeKind::Address, progress.addresses);
-        let guard = self.guard.after(held_back);
-        let relist = guard != self.guard && matches!(guard, Guard::Asked { .. });
-        self.guard = guard;
+        let relist = self.guard.after(&self.draining.held_back(), now);
         if relist {
             tracing::warn!(
                 "deletion of {held_back} services and endpoints (over half of the table) postponed until \
-                 fresh lists confirm it"
+                 fresh lists confirm it and --hold ({}) is over, or `lvs-kube-proxy confirm` confirms it",
+                GoDuration(self.guard.hold())
             );
         }
+        let holding = (held_back > 0).then(|| {
+            let left = self
+                .guard
+                .until()
+                .map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+            format!(
+                "deletion of {held_back} services and endpoints is held back for {} s",
+                left.as_secs()
+            )
+        });
+        self.health.set_condition(Condition::Holding, holding);
         if is_whole {
             self.journal.end_of_whole_round();
         }

@@ -3,14 +3,13 @@
 use std::{
     future::Future,
     net::SocketAddr,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use netns_link::NetNs;
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
 use super::{
-    guard::Guard,
     rhythm::Rhythm,
     round::{Round, Rounds},
     rounds, rules,
@@ -22,6 +21,9 @@ use crate::{
     source::Source,
     state::State,
 };
+
+/// How often somebody's confirmation is looked for, while something is held back.
+const CONFIRMATION: Duration = Duration::from_secs(1);
 
 /// A service proxy for one node.
 ///
@@ -72,7 +74,11 @@ impl<'n, S: Source> Proxy<'n, S> {
         let mut stop = std::pin::pin!(stop);
         let mut rhythm = Rhythm::new(&self.config.timing, Instant::now());
         loop {
-            let next = rhythm.next(self.rounds.is_wanted(), self.rounds.look());
+            let now = Instant::now();
+            let release = self.rounds.release(now);
+            let look = [self.rounds.look(), release].into_iter().flatten().min();
+            let next = rhythm.next(self.rounds.is_wanted(), look);
+            let is_holding = self.rounds.held_back() > 0;
             let ready = self.rounds.state().is_complete();
             tokio::select! {
                 () = &mut stop => return Ok(()),
@@ -82,9 +88,13 @@ impl<'n, S: Source> Proxy<'n, S> {
                         rhythm.whole_at(Instant::now());
                     }
                 }
+                () = sleep(CONFIRMATION), if is_holding => {
+                    self.rounds.look_for_confirmation();
+                }
                 () = sleep_until(next.into()), if ready => {
                     let begin = Instant::now();
-                    let is_whole = rhythm.is_whole(begin) || self.rounds.guard() == Guard::Down;
+                    let is_released = release.is_some_and(|release| release <= begin);
+                    let is_whole = rhythm.is_whole(begin) || is_released;
                     let result = self.round(is_whole).await;
                     let wait = rhythm.finished(is_whole, &result, Instant::now());
                     if let (Err(failure), Some(wait)) = (result, wait) {
@@ -102,14 +112,15 @@ impl<'n, S: Source> Proxy<'n, S> {
     ///
     /// Something could not be read or written.
     pub async fn once(&mut self) -> Result<(), Failure> {
+        self.rounds.hold_nothing();
         self.wait_for_lists().await;
         let mut round = self.round(true).await?;
         if self.rounds.state().is_touched() {
             // Without a scheduler that the kernel lacks.
             round = self.round(true).await?;
         }
-        if matches!(self.rounds.guard(), Guard::Asked { .. }) {
-            while self.rounds.guard() != Guard::Down {
+        if self.rounds.held_back() > 0 {
+            while self.rounds.release(Instant::now()).is_none() {
                 let events = self.source.next().await;
                 self.rounds.take_in(events);
             }

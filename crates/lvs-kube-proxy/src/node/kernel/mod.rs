@@ -16,13 +16,8 @@ use ipnet::IpNet;
 use lvs::{
     Desired, Plan, Policy,
     client::{
-<<<<<<< HEAD
         Client, ErrorKind, Snapshot, Sysctl,
-        packet::{ServiceKey, Timeouts},
-=======
-        Client, ErrorKind, ServiceSnapshot, Snapshot, Sysctl,
         packet::{Protocol, ServiceKey, Timeouts},
->>>>>>> cdc4e6e (lvs-kube-proxy: one tenant harms nobody else)
     },
     read_services,
 };
@@ -34,7 +29,7 @@ use crate::{
     config::{KernelConfig, Ownership},
     failure::{Failure, Step},
     health::{Health, Listener, Server},
-    records::{LedgerFile, LedgerWrite, Records},
+    records::{LedgerFile, LedgerWrite, Records, this_boot},
     rules::{self, Element, RuleSet, RuleWrite, Rules},
     settings::is_reachable,
 };
@@ -98,10 +93,13 @@ impl<'n> Kernel<'n> {
     pub(crate) fn open_ledger(&mut self, ownership: &Ownership) -> Result<Records, Failure> {
         let failed = |error| Failure::new(Step::Ledger, error);
         let (file, text) = LedgerFile::open(ownership.ledger.as_deref()).map_err(failed)?;
-        let mut records = Records::new(ownership);
+        let boot = this_boot().map_err(failed)?;
+        let mut records = Records::new(ownership, &boot);
         if let Err(line) = records.read(&text) {
             file.put_aside(&line).map_err(failed)?;
         }
+        // One from before was not meant for what this proxy will hold back.
+        file.take_confirmation();
         self.ledger = file;
         Ok(records)
     }
@@ -389,6 +387,10 @@ impl Node for Kernel<'_> {
             count += forgotten.map_err(|error| Failure::new(Step::Conntrack, error))?;
         }
         Ok(count)
+    }
+
+    fn take_confirmation(&mut self) -> bool {
+        self.ledger.take_confirmation()
     }
 
     fn listen(&mut self, place: Listening, health: &Arc<Health>) -> Result<Listener, Failure> {

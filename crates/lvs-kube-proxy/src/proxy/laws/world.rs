@@ -26,7 +26,6 @@ use crate::{
     },
     object::{EndpointSlice, ObjectName, Service},
     proxy::{
-        guard::Guard,
         round::{Round, Rounds},
         rounds,
     },
@@ -159,7 +158,12 @@ impl World {
             "--healthz-bind-address=127.0.0.1:10256",
             "--metrics-bind-address=",
         ];
-        let config = Config::from_command_line(own.iter().chain(words)).unwrap();
+        let hold = if words.iter().any(|word| word.starts_with("--hold")) {
+            &[][..]
+        } else {
+            &["--hold=0"]
+        };
+        let config = Config::from_command_line(own.iter().chain(hold).chain(words)).unwrap();
         let rounds = begin(&node, &config);
         let mut world = Self {
             node,
@@ -256,6 +260,15 @@ impl World {
         ));
     }
 
+    /// Time goes by.
+    pub(super) fn wait(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.now
+    }
+
     /// A round at a later time; `None` if the proxy was killed in it.
     pub(super) fn round(&mut self, is_whole: bool) -> Option<Result<Round, Failure>> {
         self.now += Duration::from_secs(1);
@@ -347,7 +360,7 @@ impl World {
             // Drains are over, and what failed is tried again.
             self.now += Duration::from_secs(61);
             let round = self.round(true).expect("it is not killed");
-            if self.rounds.guard() != Guard::Up {
+            if self.rounds.held_back() > 0 {
                 self.relist();
                 continue;
             }
@@ -438,6 +451,11 @@ impl World {
         self.rounds.failing()
     }
 
+    /// What is the matter, as /healthz says it.
+    pub(super) fn conditions(&self) -> String {
+        self.rounds.health().conditions()
+    }
+
     pub(super) fn broken(&self) -> Option<String> {
         self.node.present().broken.clone()
     }
@@ -464,7 +482,7 @@ fn table_text(table: &Snapshot) -> String {
 
 /// A proxy that knows nothing yet but the ledger.
 fn begin(node: &FakeNode, config: &Config) -> Rounds<FakeNode> {
-    let mut records = Records::new(&config.ownership);
+    let mut records = Records::new(&config.ownership, "b1");
     records.read(&node.present().ledger).unwrap();
     let rounds = rounds(node.clone(), config.clone(), None, records);
     rounds.now_or_never().expect("nothing is written").unwrap()
