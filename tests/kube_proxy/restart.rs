@@ -9,7 +9,7 @@ use std::{
 use ipvs_client::Client;
 use kernel_tests::{Outcome, block_on, fresh_namespace};
 use libtest_mimic::{Failed, Trial};
-use lvs_kube_proxy::{Proxy, clean_up};
+use lvs_kube_proxy::{Config, Proxy, clean_up};
 use netns_link::NetNs;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -70,6 +70,8 @@ async fn restart_and_clean_up(namespace: NetNs, client: Client) -> Outcome {
 /// All objects go at once: that is believed after a second look, and then carried out.
 async fn emptied_directory(namespace: NetNs, client: Client) -> Outcome {
     let directory = TempDir::new()?;
+    let state = TempDir::new()?;
+    let state_dir = format!("--state-dir={}", state.path().display());
     let many: String = (1..=60)
         .map(|number| {
             let spec = format!("clusterIP: 10.96.0.{number}, ports: [{{port: 80}}]");
@@ -90,11 +92,17 @@ async fn emptied_directory(namespace: NetNs, client: Client) -> Outcome {
         sleep(Duration::from_millis(300)).await;
         assert_eq!(count().await?, 60);
         fs::rename(&away, directory.path())?;
-        // The file really is empty.
+        // The file really is empty: that waits until somebody confirms it.
         write(&directory, "many.yaml", "")?;
+        sleep(Duration::from_secs(3)).await;
+        assert_eq!(count().await?, 60);
+        let words = ["lvs-kube-proxy", "confirm", &state_dir];
+        lvs_kube_proxy::run(Config::from_command_line(words)?)
+            .await
+            .map_err(|error| Failed::from(error.to_string()))?;
         until(&client, &[]).await
     };
-    with_proxy(&namespace, &directory, &[], story).await
+    with_proxy(&namespace, &directory, &[&state_dir], story).await
 }
 
 /// Killed in the middle and started again, ten times: whoever looks at the table sees every service

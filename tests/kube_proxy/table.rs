@@ -238,7 +238,7 @@ async fn many_endpoints(namespace: NetNs, client: Client) -> Outcome {
         write(&directory, "slice.yaml", &slice(4_000))?;
         until_there(4_000).await
     };
-    with_proxy(&namespace, &directory, &["--drain-limit=0"], story).await
+    with_proxy(&namespace, &directory, &["--drain-limit=0", "--hold=0"], story).await
 }
 
 /// A node with IPv6 switched off in a cluster of both families: IPv4 is served all the same.

@@ -37,7 +37,7 @@ pub async fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let here = NetNs::current()?;
     match config.task {
         Task::CleanUp => return Ok(clean_up(&config, &here).await?),
-        Task::Confirm => return Ok(confirm(&config)?),
+        Task::Confirm => return Ok(confirm(&config).await?),
         Task::Init => return Ok(init(&config, &here).await?),
         Task::WriteConfig => {
             let path = config.written_to.as_deref().unwrap_or(Path::new("/dev/stdout"));

@@ -7,7 +7,6 @@ use std::{
     io::{self, Write as _},
     net::IpAddr,
     path::{Path, PathBuf},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -16,6 +15,7 @@ use lvs::{
     Desired, Ledger, Scope,
     client::{Snapshot, packet::ServiceKey},
 };
+use tokio::time::sleep;
 
 use crate::config::Ownership;
 
@@ -276,7 +276,7 @@ impl LedgerFile {
     }
 
     /// Leaves a confirmation. Returns whether a proxy has taken it within a time.
-    pub(crate) fn confirm(&self, limit: Duration) -> io::Result<bool> {
+    pub(crate) async fn confirm(&self, limit: Duration) -> io::Result<bool> {
         let Some(path) = self.confirmation() else { return Ok(false) };
         let failed = |error: io::Error| {
             io::Error::new(error.kind(), format!("write {}: {error}", path.display()))
@@ -287,11 +287,13 @@ impl LedgerFile {
             if !path.exists() {
                 return Ok(true);
             }
-            thread::sleep(Duration::from_millis(50));
+            sleep(Duration::from_millis(50)).await;
         }
         // Nobody may take it for a confirmation of something later.
-        fs::remove_file(&path).map_err(failed)?;
-        Ok(false)
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            result => result.map(|()| false).map_err(failed),
+        }
     }
 
     fn confirmation(&self) -> Option<PathBuf> {

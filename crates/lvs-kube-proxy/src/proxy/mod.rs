@@ -137,14 +137,14 @@ pub(crate) async fn init(config: &Config, namespace: &NetNs) -> Result<(), Failu
 }
 
 /// Confirms what the running proxy holds back.
-pub(crate) fn confirm(config: &Config) -> Result<(), Failure> {
+pub(crate) async fn confirm(config: &Config) -> Result<(), Failure> {
     let failed = |reason: &str| Err(Failure::new(Step::Ledger, reason));
     let Some(path) = config.ownership.ledger.as_deref() else {
         return failed("confirm needs the --state-dir of the running proxy");
     };
     let (file, _) =
         LedgerFile::open(Some(path)).map_err(|error| Failure::new(Step::Ledger, error))?;
-    match file.confirm(CONFIRMATION) {
+    match file.confirm(CONFIRMATION).await {
         Ok(true) => Ok(()),
         Ok(false) => {
             failed("no proxy with this --state-dir holds anything back: nothing is confirmed")
