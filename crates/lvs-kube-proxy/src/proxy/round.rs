@@ -192,9 +192,13 @@ impl<N: Node> Rounds<N> {
             match &event {
                 Event::Node(node) if node.metadata.name == self.state.node().name => {
                     self.health.set_node_is_eligible(!node.is_leaving());
+                    self.health.set_condition(Condition::NodeGone, None);
                 }
                 Event::NodeGone(name) if *name == self.state.node().name => {
-                    tracing::warn!("the Node {name} was deleted: what it said last stays in use");
+                    let text =
+                        format!("the Node {name} was deleted: what it said last stays in use");
+                    tracing::warn!("{text}");
+                    self.health.set_condition(Condition::NodeGone, Some(text));
                 }
                 Event::Services(_) => self.guard.heard(true),
                 Event::Slices(_) => self.guard.heard(false),
@@ -236,7 +240,8 @@ impl<N: Node> Rounds<N> {
             self.look_at_rules().await;
         }
         let confirmed = self.guard.confirmed(&self.draining.held_back(), now);
-        self.pending.extend(self.draining.confirm(&confirmed));
+        let confirmed = self.draining.confirm(&confirmed);
+        self.pending.extend(confirmed.iter().map(|removal| removal.service));
         let extent = self.extent(is_whole, now);
         let mut table = self.read_table(&extent).await?;
         let policy = self.policy();

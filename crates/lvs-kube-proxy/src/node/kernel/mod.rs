@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use lvs::{
     Desired, Plan, Policy,
     client::{
-        Client, ErrorKind, Snapshot, Sysctl,
+        Client, Snapshot, Sysctl,
         packet::{Protocol, ServiceKey, Timeouts},
     },
     read_services,
