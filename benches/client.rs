@@ -134,12 +134,12 @@ impl Table {
 
     fn key(number: u16) -> ServiceKey {
         let [high, low] = number.to_be_bytes();
-        ServiceKey::tcp(([10, 0, high, low], 80).into())
+        ServiceKey::tcp(([10, 0, high, low], 80).into()).expect("IPv4")
     }
 
     fn destination(number: u16) -> Destination {
         let [high, low] = number.to_be_bytes();
-        Destination::new(DestinationKey::new(([172, 17, high, low], 80).into()))
+        Destination::new(DestinationKey::new(([172, 17, high, low], 80).into()).expect("IPv4"))
     }
 
     /// The writes of a phase.

@@ -88,13 +88,13 @@ fn destination_address(index: usize) -> SocketAddr {
 }
 
 fn service() -> Service {
-    let mut service = Service::new(ServiceKey::tcp(service_address()));
+    let mut service = Service::new(ServiceKey::tcp(service_address()).expect("IPv4"));
     service.scheduler = SchedulerName::WLC;
     service
 }
 
 fn destination(index: usize) -> Destination {
-    let mut destination = Destination::new(destination_address(index).into());
+    let mut destination = Destination::new(destination_address(index).try_into().expect("IPv4"));
     destination.weight = Weight::from(3);
     destination
 }

@@ -126,7 +126,7 @@ async fn balance(
     director.links().add_address(&link, address).await?;
     let client = Client::connect_in(director.namespace())?;
     service.apply(&client).await?;
-    client.set_sysctl(Sysctl::SYNC_THRESHOLD, SyncThreshold { threshold: 1, period: 2 })?;
+    client.set_sysctl(Sysctl::SYNC_THRESHOLD, SyncThreshold::new(1, 2))?;
     client.start_daemon(&SyncDaemon::new(role, "eth0".parse()?, 7.into())).await?;
     Ok(client)
 }

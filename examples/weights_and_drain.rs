@@ -24,7 +24,7 @@ use std::{
 
 use clap::Parser;
 use examples::{Conversation, Scene, command, heading};
-use lvs::{RealServer, Table, VirtualService};
+use lvs::{RealServer, Table, VirtualService, client::packet::DestinationKey};
 use testbed::Container;
 
 /// Two pods by weight, of which one is drained under traffic.
@@ -93,7 +93,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     print!("{}", Table::read(&scene.ipvs).await?);
 
     heading("Its clients end, half of them at a time");
-    let key = SocketAddr::new(first.address(), 80).into();
+    let key = DestinationKey { address: first.address(), port: 80 };
     let until = Instant::now() + Duration::from_secs(10);
     loop {
         open.truncate(open.len() / 2);

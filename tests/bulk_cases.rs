@@ -63,12 +63,12 @@ pub(crate) fn cases() -> Vec<Trial> {
 }
 
 fn service(number: u16) -> Service {
-    Service::new(ServiceKey::tcp(([10, 0, 0, 185], number).into()))
+    Service::new(ServiceKey::tcp(([10, 0, 0, 185], number).into()).expect("IPv4"))
 }
 
 fn destination(number: u16) -> Destination {
     let [high, low] = number.to_be_bytes();
-    Destination::new(DestinationKey::new(([172, 17, high, low], 80).into()))
+    Destination::new(DestinationKey::new(([172, 17, high, low], 80).into()).expect("IPv4"))
 }
 
 /// Adds services 1 to `services`, each with so many destinations.
@@ -118,7 +118,7 @@ async fn batch_returns_each_outcome(_: NetNs, client: Client) -> Outcome {
             Request::NewService(unknown),
             Request::GetInfo,
             Request::NewDestination(key, destination(1)),
-            Request::DeleteDestination(key, DestinationKey::new("172.17.9.9:80".parse()?)),
+            Request::DeleteDestination(key, "172.17.9.9:80".parse()?),
             Request::NewDestination(*service(3).key(), destination(1)),
             Request::SetService(present),
         ])

@@ -94,6 +94,10 @@ async fn outlives_a_reload_of_ip_vs(namespace: NetNs, client: Client) -> Outcome
 }
 
 /// The kernel takes no datagram that is longer than the send buffer, and a batch's usually are.
+fn key_of(port: u16) -> ServiceKey {
+    ServiceKey::tcp(([10, 0, 0, 185], port).into()).expect("IPv4")
+}
+
 async fn smallest_send_buffer(namespace: NetNs, _: Client) -> Outcome {
     const DEFAULT: &str = "/proc/sys/net/core/wmem_default";
     let before = std::fs::read_to_string(DEFAULT)?;
@@ -101,11 +105,8 @@ async fn smallest_send_buffer(namespace: NetNs, _: Client) -> Outcome {
     std::fs::write(DEFAULT, "4608")?;
     let small = Client::connect_in(&namespace);
     std::fs::write(DEFAULT, before)?;
-    let writes: Vec<_> = (1..=300u16)
-        .map(|port| {
-            Request::NewService(Service::new(ServiceKey::tcp(([10, 0, 0, 185], port).into())))
-        })
-        .collect();
+    let writes: Vec<_> =
+        (1..=300u16).map(|port| Request::NewService(Service::new(key_of(port)))).collect();
     let mut told = Vec::new();
     let mut tell = |known| told.push(known);
     let options = BatchOptions::new().progress(&mut tell);
@@ -311,11 +312,10 @@ async fn destination_updates(_: NetNs, client: Client) -> Outcome {
 
 async fn more_than_one_datagram(_: NetNs, client: Client) -> Outcome {
     for port in 1..=500 {
-        let service = Service::new(ServiceKey::tcp(([10, 0, 0, 185], port).into()));
+        let service = Service::new(key_of(port));
         client.add_service(&service).await?;
     }
-    let expected: Vec<_> =
-        (1..=500).map(|port| ServiceKey::tcp(([10, 0, 0, 185], port).into())).collect();
+    let expected: Vec<_> = (1..=500).map(key_of).collect();
     let list = async || -> Result<Vec<ServiceKey>, Failed> {
         let mut keys: Vec<_> =
             client.services().await?.all()?.iter().map(|entry| *entry.service.key()).collect();
@@ -509,7 +509,7 @@ async fn many_at_once(_: NetNs, client: Client) -> Outcome {
         .map(|port| {
             let client = client.clone();
             tokio::spawn(async move {
-                let service = Service::new(ServiceKey::tcp(([10, 0, 0, 1], port).into()));
+                let service = Service::new(key_of(port));
                 client.add_service(&service).await?;
                 assert_eq!(client.service(service.key()).await?.service, service);
                 if port % 1_000 == 0 {
@@ -529,7 +529,7 @@ async fn many_at_once(_: NetNs, client: Client) -> Outcome {
 
 async fn cancelled_calls_harm_nobody(_: NetNs, client: Client) -> Outcome {
     for port in 1..=300 {
-        client.add_service(&Service::new(ServiceKey::tcp(([10, 0, 0, 1], port).into()))).await?;
+        client.add_service(&Service::new(ServiceKey::tcp(([10, 0, 0, 1], port).into())?)).await?;
     }
     for round in 0..200u32 {
         // Dropped after a few polls, at whatever point it then is.

@@ -153,7 +153,7 @@ async fn failover(family: Family, announced: bool) -> Outcome {
     let [(first, master), (second, backup)] = &segment.directors;
     for (ipvs, role) in [(master, DaemonRole::MASTER), (backup, DaemonRole::BACKUP)] {
         // Each connection is sent with its third packet, and again with each second one.
-        let each = SyncThreshold { threshold: 1, period: 2 };
+        let each = SyncThreshold::new(1, 2);
         ipvs.set_sysctl(Sysctl::SYNC_THRESHOLD, each)?;
         ipvs.start_daemon(&SyncDaemon::new(role, "eth0".parse()?, 7.into())).await?;
     }

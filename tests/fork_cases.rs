@@ -38,7 +38,7 @@ fn both_sides() -> Outcome {
     let loopback = links.find("lo")?.ok_or("no lo")?;
     links.up(&loopback)?;
     let client = blocking::Client::connect()?;
-    let key = |port: u16| ServiceKey::tcp(([10, 0, 0, 1], port).into());
+    let key = |port: u16| ServiceKey::tcp(([10, 0, 0, 1], port).into()).expect("IPv4");
     for port in 1..=40 {
         client.add_service(&Service::new(key(port)))?;
     }
@@ -69,7 +69,7 @@ fn both_sides() -> Outcome {
 
 fn child_is_refused(client: &blocking::Client, links: &netns_link::blocking::Links) -> bool {
     let other = ErrorKind::OtherProcess;
-    let key = ServiceKey::tcp(([10, 0, 0, 1], 1).into());
+    let key = ServiceKey::tcp(([10, 0, 0, 1], 1).into()).expect("IPv4");
     let batch = client.batch(&[Request::DeleteService(key), Request::Flush]);
     let own = blocking::Client::connect().and_then(|own| own.services());
     client.services().is_err_and(|error| error.kind() == other)

@@ -618,9 +618,9 @@ async fn addresses_without_clients_do_not_build() -> Outcome {
         scene.host.filter_bridge()?;
         for address in addresses {
             let to = SocketAddr::new(address.parse()?, 53);
-            let service = Service::new(ServiceKey::udp(to));
+            let service = Service::new(ServiceKey::udp(to)?);
             scene.client.add_service(&service).await?;
-            let pod = Destination::new(SocketAddr::new(scene.pods[0].address(), 53).into());
+            let pod = Destination::new(SocketAddr::new(scene.pods[0].address(), 53).try_into()?);
             scene.client.add_destination(service.key(), &pod).await?;
             // Every way to make an address local; some take this one, some that.
             let host = scene.host.namespace();

@@ -80,7 +80,7 @@ impl Scene {
         service.scheduler = SchedulerName::RR;
         self.client.add_service(&service).await?;
         for pod in &self.pods {
-            let key = DestinationKey::new((pod.address(), port).into());
+            let key = DestinationKey { address: pod.address(), port };
             self.client.add_destination(service.key(), &Destination::new(key)).await?;
         }
         Ok(())
@@ -138,8 +138,8 @@ async fn empty_table(_: NetNs, client: Client) -> Outcome {
 
 async fn connections(family: Family) -> Outcome {
     let scene = Scene::new(family).await?;
-    scene.serve(Service::new(ServiceKey::tcp(scene.at(80))), 80).await?;
-    scene.serve(Service::new(ServiceKey::udp(scene.at(53))), 5060).await?;
+    scene.serve(Service::new(ServiceKey::tcp(scene.at(80))?), 80).await?;
+    scene.serve(Service::new(ServiceKey::udp(scene.at(53))?), 5060).await?;
     scene.fetch(6).await?;
     let answer = testbed::udp_exchange(scene.host.namespace(), scene.at(53), "ping", LIMIT).await?;
     assert!(answer.ends_with(": ping"), "{answer}");
@@ -188,7 +188,7 @@ async fn connections(family: Family) -> Outcome {
 
 async fn templates(family: Family) -> Outcome {
     let scene = Scene::new(family).await?;
-    let mut service = Service::new(ServiceKey::tcp(scene.at(80)));
+    let mut service = Service::new(ServiceKey::tcp(scene.at(80))?);
     service.flags = ServiceFlags::PERSISTENT;
     service.timeout = 360;
     let (family, prefix, network): (_, _, IpAddr) = match family {
@@ -242,7 +242,7 @@ async fn marked_template(family: Family) -> Outcome {
 
 async fn engine_data() -> Outcome {
     let scene = Scene::new(Family::Ipv4).await?;
-    let mut service = Service::new(ServiceKey::udp(scene.at(5060)));
+    let mut service = Service::new(ServiceKey::udp(scene.at(5060))?);
     service.flags = ServiceFlags::PERSISTENT;
     service.timeout = 60;
     service.engine = Some(EngineName::SIP);
@@ -267,7 +267,7 @@ async fn engine_data() -> Outcome {
 /// An IPv6 service whose real server is reached through an IPv4 tunnel.
 async fn mixed_families() -> Outcome {
     let scene = Scene::new(Family::Ipv6).await?;
-    let service = Service::new(ServiceKey::udp(scene.at(53)));
+    let service = Service::new(ServiceKey::udp(scene.at(53))?);
     scene.client.add_service(&service).await?;
     let mut destination = Destination::new("127.0.0.9:53".parse()?);
     destination.forward = ForwardMethod::TUNNEL;
@@ -289,7 +289,7 @@ async fn synced_connections() -> Outcome {
     let backup_host = scene.host.container("backup", 9).await?;
     let backup = Client::connect_in(backup_host.namespace())?;
     // Every packet is told.
-    let threshold = SyncThreshold { threshold: 0, period: 1 };
+    let threshold = SyncThreshold::new(0, 1);
     for client in [&scene.client, &backup] {
         client.set_sysctl(Sysctl::SYNC_THRESHOLD, threshold)?;
     }
@@ -298,7 +298,7 @@ async fn synced_connections() -> Outcome {
     };
     backup.start_daemon(&daemon(DaemonRole::BACKUP, "eth0")?).await?;
     scene.client.start_daemon(&daemon(DaemonRole::MASTER, "docker0")?).await?;
-    scene.serve(Service::new(ServiceKey::tcp(scene.at(80))), 80).await?;
+    scene.serve(Service::new(ServiceKey::tcp(scene.at(80))?), 80).await?;
     scene.fetch(2).await?;
     let mut synced = Vec::new();
     for _ in 0..100 {
@@ -362,7 +362,7 @@ async fn totals() -> Outcome {
     let nothing = scene.client.totals()?;
     assert_eq!(nothing, Default::default());
     assert!(!scene.client.cpu_totals()?.cpus.is_empty());
-    scene.serve(Service::new(ServiceKey::tcp(scene.at(80))), 80).await?;
+    scene.serve(Service::new(ServiceKey::tcp(scene.at(80))?), 80).await?;
     scene.fetch(5).await?;
     // By CPU they are there at once.
     let live = scene.client.cpu_totals()?.live();
@@ -495,7 +495,7 @@ async fn sysctls_read_back_equal(namespace: NetNs, client: Client) -> Outcome {
     }
     let period = [Duration::from_secs(1), Duration::from_secs(2_147_483)];
     check(clients, Sysctl::SYNC_REFRESH_PERIOD, &Duration::ZERO, &period)?;
-    let threshold = |threshold, period| SyncThreshold { threshold, period };
+    let threshold = SyncThreshold::new;
     let thresholds =
         [threshold(0, 0), threshold(7, 0), threshold(0, 1), threshold(0, 2_147_483_647)];
     check(clients, Sysctl::SYNC_THRESHOLD, &threshold(3, 50), &thresholds)?;
@@ -555,7 +555,7 @@ async fn sysctls_of_kube_proxy(_: NetNs, client: Client) -> Outcome {
 
 async fn watch() -> Outcome {
     let scene = Scene::new(Family::Ipv4).await?;
-    let service = Service::new(ServiceKey::tcp(scene.at(80)));
+    let service = Service::new(ServiceKey::tcp(scene.at(80))?);
     let key = *service.key();
     scene.serve(service.clone(), 80).await?;
     let period = Duration::from_millis(300);
@@ -574,7 +574,8 @@ async fn watch() -> Outcome {
     let second = watch.next().await?;
     assert!(second.is_empty() && second.elapsed > period / 2, "{second:?}");
 
-    let mut drained = Destination::new(DestinationKey::new((scene.pods[0].address(), 80).into()));
+    let mut drained =
+        Destination::new(DestinationKey { address: scene.pods[0].address(), port: 80 });
     drained.weight = Weight::ZERO;
     scene.client.update_destination(&key, &drained).await?;
     let other = Service::new("-u 10.0.0.185:53".parse()?);
@@ -643,7 +644,7 @@ async fn watch_cancelled(_: NetNs, client: Client) -> Outcome {
     };
     let mut keys = Vec::new();
     for round in 1..=200u16 {
-        let service = Service::new(ServiceKey::tcp(([10, 0, 0, 1], round).into()));
+        let service = Service::new(ServiceKey::tcp(([10, 0, 0, 1], round).into())?);
         client.add_service(&service).await?;
         keys.push(*service.key());
         tokio::select! {

@@ -317,7 +317,7 @@ async fn under_traffic(family: Family) -> Outcome {
     sticky.flags = ServiceFlags::PERSISTENT;
     sticky.timeout = 60;
     scene.client.add_service(&sticky).await?;
-    let mut calls = Service::new(ServiceKey::udp((scene.address.ip(), 5060).into()));
+    let mut calls = Service::new(ServiceKey::udp((scene.address.ip(), 5060).into())?);
     calls.flags = ServiceFlags::PERSISTENT;
     calls.timeout = 60;
     calls.engine = Some(EngineName::SIP);

@@ -253,8 +253,8 @@ async fn weight_zero_keeps_what_is_open() -> Outcome {
     let named = Named::new().await?;
     named.serve("rr", [1, 1]).await?;
     let (_, mut open) = named.ask_open(2).await?;
-    let service = ServiceKey::tcp(named.address);
-    let drained = DestinationKey::new((named.scene.pods[0].address(), TCP).into());
+    let service = ServiceKey::tcp(named.address)?;
+    let drained = DestinationKey { address: named.scene.pods[0].address(), port: TCP };
     let client = &named.scene.client;
     client.modify_destination(&service, &drained, |pod| pod.weight = Weight::ZERO).await?;
     assert_eq!(named.ask(named.host(), 6).await?, [0, 6], "no new connections");
@@ -424,7 +424,7 @@ async fn roll_out(
     let (one, two, rolled) =
         tokio::join!(ask(host, &requests[0]), ask(container, &requests[1]), roll);
     rolled?;
-    let left = client.destinations(&ServiceKey::tcp(named.address)).await?.all()?;
+    let left = client.destinations(&ServiceKey::tcp(named.address)?).await?.all()?;
     assert_eq!(left.len(), 1, "{left:?}");
     Ok(([one, two], failed.get()))
 }
@@ -492,7 +492,7 @@ async fn drain_of_a_whole_service_ends_with_its_connections() -> Outcome {
     let (_, _open) = named.ask_open(2).await?;
     reconciler.set(Desired::new());
     reconciler.round(client, Instant::now()).await.ok_or("it is due")?.result?;
-    let key = ServiceKey::tcp(named.address);
+    let key = ServiceKey::tcp(named.address)?;
     assert_eq!(reconciler.draining().services(), [key].into());
     settle(&mut reconciler, client).await?;
     assert!(client.services().await?.is_empty());
@@ -551,8 +551,8 @@ async fn drained_server_returns() -> Outcome {
         }
         Ok(lines)
     };
-    let (key, pod) = (ServiceKey::tcp(named.address), (named.scene.pods[0].address(), TCP));
-    let pod = DestinationKey::new(pod.into());
+    let (key, pod) = (ServiceKey::tcp(named.address)?, (named.scene.pods[0].address(), TCP));
+    let pod = DestinationKey::new(pod.into())?;
     let leaves = lines(&mut reconciler, &[1]).await?;
     assert!(leaves.contains(&format!("~ {key} -> {pod} weight 1 -> 0 (it leaves)")), "{leaves}");
     let returns = lines(&mut reconciler, &[0, 1]).await?;

@@ -9,7 +9,7 @@
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let client = Client::connect()?;
-//! let service = Service::new(ServiceKey::tcp("10.0.0.185:80".parse()?));
+//! let service = Service::new(ServiceKey::tcp("10.0.0.185:80".parse()?)?);
 //! client.add_service(&service).await?;
 //! client.add_destination(service.key(), &Destination::new("172.17.0.3:80".parse()?)).await?;
 //!

@@ -116,12 +116,16 @@ open_set! {
 /// use ipvs_packet::ServiceKey;
 ///
 /// let key: ServiceKey = "-t 10.0.0.185:80".parse()?;
-/// assert_eq!(key, ServiceKey::tcp("10.0.0.185:80".parse()?));
+/// assert_eq!(key, ServiceKey::tcp("10.0.0.185:80".parse()?)?);
 /// assert_eq!(key.to_string(), "-t 10.0.0.185:80");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(clippy::exhaustive_enums, reason = "the kernel knows a service by one or the other")]
+#[allow(
+    clippy::exhaustive_enums,
+    reason = "what the kernel looks a service up by, and all of it: with one field more every key that \
+              programs keep would mean something else, so a break is right"
+)]
 pub enum ServiceKey {
     /// Packets to this protocol, address and port. `IPVS_SVC_ATTR_PROTOCOL`, `_ADDR`, `_PORT`.
     Address {
@@ -145,26 +149,37 @@ pub enum ServiceKey {
 
 impl ServiceKey {
     /// A TCP service, `ipvsadm -t`.
-    pub const fn tcp(address: SocketAddr) -> Self {
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn tcp(address: SocketAddr) -> Result<Self, InvalidValue> {
         Self::new(Protocol::TCP, address)
     }
 
     /// A UDP service, `ipvsadm -u`.
-    pub const fn udp(address: SocketAddr) -> Self {
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn udp(address: SocketAddr) -> Result<Self, InvalidValue> {
         Self::new(Protocol::UDP, address)
     }
 
     /// An SCTP service, `ipvsadm --sctp-service`.
-    pub const fn sctp(address: SocketAddr) -> Self {
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn sctp(address: SocketAddr) -> Result<Self, InvalidValue> {
         Self::new(Protocol::SCTP, address)
     }
 
-    /// A service of any protocol.
+    /// A service of any protocol. Of an address and a port apart, which have no zone, make a
+    /// [`ServiceKey::Address`].
     ///
-    /// Of an IPv6 address only the address and the port are taken: to IPVS it is the same on every link,
-    /// so a zone (`%eth0`, `scope_id`) is dropped here. Text with a zone is refused, and `lvs` refuses both.
-    pub const fn new(protocol: Protocol, address: SocketAddr) -> Self {
-        Self::Address { protocol, address: address.ip(), port: address.port() }
+    /// # Errors
+    /// If the address has a zone (`[fe80::1%2]:80`, `scope_id`): to IPVS it is the same on every link.
+    pub fn new(protocol: Protocol, address: SocketAddr) -> Result<Self, InvalidValue> {
+        let (address, port) = without_zone("service", address)?;
+        Ok(Self::Address { protocol, address, port })
     }
 
     /// A service of marked packets, `ipvsadm -f`.
@@ -269,7 +284,7 @@ impl FromStr for ServiceKey {
         };
         let address = |protocol, address: &str| match has_zone(address) {
             true => Err(InvalidValue::new("service", text, NO_ZONE)),
-            false => Ok(Self::new(protocol, address.parse().map_err(|_| refuse())?)),
+            false => Self::new(protocol, address.parse().map_err(|_| refuse())?),
         };
         let mark = |mark: &str, family| {
             Ok(Self::Mark { mark: mark.parse().map_err(|_| refuse())?, family })
@@ -344,7 +359,10 @@ impl<'a> ServiceKeyParts<'a> {
 ///
 /// It displays and reads as ipvsadm writes it: `172.17.0.3:80`, `[2001:db8::3]:80`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(clippy::exhaustive_structs, reason = "what the kernel compares, and all of it")]
+#[allow(
+    clippy::exhaustive_structs,
+    reason = "what the kernel looks a destination up by, and all of it, as in a ServiceKey"
+)]
 pub struct DestinationKey {
     /// The real server's address. `IPVS_DEST_ATTR_ADDR`; its family is
     /// `IPVS_DEST_ATTR_ADDR_FAMILY`.
@@ -355,9 +373,13 @@ pub struct DestinationKey {
 }
 
 impl DestinationKey {
-    /// A destination at an address and port. A zone is dropped, as in [`ServiceKey::new`].
-    pub const fn new(address: SocketAddr) -> Self {
-        Self { address: address.ip(), port: address.port() }
+    /// A destination at an address and port.
+    ///
+    /// # Errors
+    /// If the address has a zone, as for [`ServiceKey::new`].
+    pub fn new(address: SocketAddr) -> Result<Self, InvalidValue> {
+        let (address, port) = without_zone("destination", address)?;
+        Ok(Self { address, port })
     }
 
     /// The address family.
@@ -366,8 +388,10 @@ impl DestinationKey {
     }
 }
 
-impl From<SocketAddr> for DestinationKey {
-    fn from(address: SocketAddr) -> Self {
+impl TryFrom<SocketAddr> for DestinationKey {
+    type Error = InvalidValue;
+
+    fn try_from(address: SocketAddr) -> Result<Self, InvalidValue> {
         Self::new(address)
     }
 }
@@ -387,12 +411,22 @@ impl FromStr for DestinationKey {
             return Err(refuse(NO_ZONE));
         }
         let rule = "must look like \"172.17.0.3:80\" or \"[2001:db8::3]:80\"";
-        text.parse().map(Self::new).map_err(|_| refuse(rule))
+        Self::new(text.parse().map_err(|_| refuse(rule))?)
     }
 }
 
 const NO_ZONE: &str =
     "must have no zone such as %eth0: IPVS keeps an address without its interface";
+
+/// The address and the port, where there is nothing else.
+fn without_zone(what: &'static str, address: SocketAddr) -> Result<(IpAddr, u16), InvalidValue> {
+    match address {
+        SocketAddr::V6(with_zone) if with_zone.scope_id() != 0 => {
+            Err(InvalidValue::new(what, address, NO_ZONE))
+        }
+        _ => Ok((address.ip(), address.port())),
+    }
+}
 
 /// Whether an IPv6 address names its zone, which a key cannot hold: `[fe80::1%2]:80`.
 fn has_zone(text: &str) -> bool {
@@ -495,6 +529,21 @@ mod tests {
             let error = zone.parse::<DestinationKey>().unwrap_err();
             assert!(error.to_string().contains("zone"), "{error}");
         }
+    }
+
+    /// A typed address carries its zone as a number.
+    #[test]
+    fn a_typed_zone_is_refused() {
+        let zoned: SocketAddr = "[fe80::9%3]:80".parse().unwrap();
+        for refused in [ServiceKey::tcp, ServiceKey::udp, ServiceKey::sctp] {
+            let error = refused(zoned).unwrap_err().to_string();
+            assert!(error.contains("[fe80::9%3]:80") && error.contains("no zone"), "{error}");
+        }
+        let error = DestinationKey::try_from(zoned).unwrap_err().to_string();
+        assert!(error.contains("[fe80::9%3]:80") && error.contains("no zone"), "{error}");
+        let plain: SocketAddr = "[fe80::9]:80".parse().unwrap();
+        assert_eq!(ServiceKey::tcp(plain).unwrap().to_string(), "-t [fe80::9]:80");
+        assert_eq!(DestinationKey::new(plain).unwrap().to_string(), "[fe80::9]:80");
     }
 
     #[test]

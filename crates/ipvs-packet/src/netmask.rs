@@ -17,7 +17,7 @@ const IPV6_RULE: &str = "must be a prefix length 1 to 128";
 /// The kernel takes a mask in network order for IPv4 and a prefix length in host order for IPv6.
 /// This type is both. It displays and reads as ipvsadm writes it: `255.255.255.0`, `64`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(clippy::exhaustive_enums, reason = "one for each address family")]
+#[allow(clippy::exhaustive_enums, reason = "one for each AddressFamily, and as closed as that")]
 pub enum Netmask {
     /// An IPv4 mask. The kernel takes any bits, `0.0.0.0` and gaps included.
     Ipv4(Ipv4Addr),

@@ -19,7 +19,7 @@ use crate::{
 /// ```
 /// use ipvs_packet::{SchedulerName, Service, ServiceKey};
 ///
-/// let mut service = Service::new(ServiceKey::tcp("10.0.0.185:80".parse()?));
+/// let mut service = Service::new(ServiceKey::tcp("10.0.0.185:80".parse()?)?);
 /// service.scheduler = SchedulerName::RR;
 /// assert_eq!(service.to_string(), "-t 10.0.0.185:80 -s rr");
 /// # Ok::<(), Box<dyn std::error::Error>>(())

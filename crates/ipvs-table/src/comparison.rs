@@ -165,7 +165,7 @@ mod tests {
     fn destinations(of: &BTreeMap<u16, u32>) -> Vec<Destination> {
         let destination = |(port, weight): (&u16, &u32)| {
             let mut destination =
-                Destination::new(DestinationKey::new(([10, 1, 0, 2], *port).into()));
+                Destination::new(DestinationKey::new(([10, 1, 0, 2], *port).into()).unwrap());
             destination.weight = Weight::new(*weight).unwrap_or(Weight::ONE);
             destination
         };

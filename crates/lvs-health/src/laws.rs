@@ -19,7 +19,7 @@ fn server(host: u8) -> RealServer {
 }
 
 fn key(host: u8) -> DestinationKey {
-    DestinationKey::new(([172, 17, 0, host], 80).into())
+    DestinationKey::new(([172, 17, 0, host], 80).into()).unwrap()
 }
 
 /// Members 1 to `members`, each of weight 100.

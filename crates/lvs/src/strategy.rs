@@ -35,11 +35,12 @@ pub fn real_server(service: &ServiceKey) -> BoxedStrategy<RealServer> {
         ServiceKey::Mark { family, .. } => (*family == ipvs_client::packet::AddressFamily::Ipv6, 0),
     };
     let address = (1..=5u8, any::<bool>()).prop_map(move |(host, other)| match ipv6 {
-        false if other => DestinationKey::new(([10, 1, 0, host], 8080).into()),
-        false => DestinationKey::new(([10, 1, 0, host], port).into()),
-        true => DestinationKey::new(
-            (std::net::Ipv6Addr::from(0xfd << 120 | u128::from(host)), port).into(),
-        ),
+        false if other => DestinationKey { address: [10, 1, 0, host].into(), port: 8080 },
+        false => DestinationKey { address: [10, 1, 0, host].into(), port },
+        true => {
+            let address = std::net::Ipv6Addr::from(0xfd << 120 | u128::from(host)).into();
+            DestinationKey { address, port }
+        }
     });
     let weight = prop_oneof![2 => Just(0), 3 => Just(1), 1 => 2..9u32];
     let thresholds = prop_oneof![4 => Just((0, 0)), 1 => (5..9u32, 0..=5u32)];

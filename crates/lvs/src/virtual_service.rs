@@ -89,7 +89,7 @@ impl VirtualService {
     }
 
     fn at(protocol: Protocol, address: SocketAddr) -> VirtualServiceBuilder {
-        let key = ServiceKey::new(protocol, address);
+        let key = ServiceKey::Address { protocol, address: address.ip(), port: address.port() };
         VirtualServiceBuilder::new(match zone(address) {
             0 => Ok(key),
             zone => Err(Violation::new(

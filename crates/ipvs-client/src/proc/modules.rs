@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     fn explained(loaded: &str, errno: i32) -> Error {
-        let mut service = Service::new(ServiceKey::udp(([10, 0, 0, 185], 5060).into()));
+        let mut service = Service::new(ServiceKey::udp(([10, 0, 0, 185], 5060).into()).unwrap());
         service.engine = Some(EngineName::SIP);
         let request = Request::NewService(service);
         let modules = LoadedModules(OnceCell::from(loaded.to_owned()));

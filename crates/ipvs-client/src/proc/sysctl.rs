@@ -260,13 +260,20 @@ pub enum DefenseMode {
 /// After which packets a sync daemon sends a connection to the backup director:
 /// [`Sysctl::SYNC_THRESHOLD`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(clippy::exhaustive_structs, reason = "the setting is two numbers")]
+#[non_exhaustive]
 pub struct SyncThreshold {
     /// A connection is sent when the number of its incoming packets, divided by the period, leaves
     /// this remainder: 0 to 2^31 - 1 and less than the period.
     pub threshold: u32,
     /// The period in packets, 0 to 2^31 - 1; 0 for once only.
     pub period: u32,
+}
+
+impl SyncThreshold {
+    /// After the packets with this remainder, by this period.
+    pub const fn new(threshold: u32, period: u32) -> Self {
+        Self { threshold, period }
+    }
 }
 
 impl fmt::Display for SyncThreshold {
@@ -666,7 +673,7 @@ mod tests {
             [Some(false), Some(true), Some(true), Some(true), None, None]
         );
         assert_eq!((true.text(), false.text()), ("1".to_owned(), "0".to_owned()));
-        let threshold = SyncThreshold { threshold: 3, period: 50 };
+        let threshold = SyncThreshold::new(3, 50);
         assert_eq!(SyncThreshold::parse("3\t50"), Some(threshold));
         assert_eq!(SyncThreshold::parse(&threshold.text()), Some(threshold));
         for text in ["", "3", "3 -1", "3 x", "3 50 7"] {
@@ -691,7 +698,7 @@ mod tests {
         let here = Namespace::current();
         let errors = [
             write(&here, Sysctl::SYNC_PORTS, 3),
-            write(&here, Sysctl::SYNC_THRESHOLD, SyncThreshold { threshold: 50, period: 50 }),
+            write(&here, Sysctl::SYNC_THRESHOLD, SyncThreshold::new(50, 50)),
             write(&here, Sysctl::SYNC_REFRESH_PERIOD, Duration::from_millis(1500)),
             write(&here, Sysctl::EST_CPULIST, "0\n1".to_owned()),
             write(&here, Sysctl::CONN_REUSE_MODE, 4),

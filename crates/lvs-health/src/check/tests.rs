@@ -390,8 +390,8 @@ mod program {
     }
 
     async fn ends(program: Program) -> Result<Good, Failure> {
-        let service = ServiceKey::tcp("10.0.0.185:80".parse().unwrap());
-        let member = DestinationKey::new("172.17.0.3:8080".parse().unwrap());
+        let service = ServiceKey::tcp("10.0.0.185:80".parse().unwrap()).unwrap();
+        let member = DestinationKey::new("172.17.0.3:8080".parse().unwrap()).unwrap();
         let check = Check::new(Kind::Program(program)).timeout(LONG);
         check.run(&Target::of(&service, &member)).await
     }

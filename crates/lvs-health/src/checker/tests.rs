@@ -29,8 +29,8 @@ async fn counting() -> (SocketAddr, Arc<AtomicUsize>) {
 
 fn wanted(service: u8, member: SocketAddr, seconds: u64) -> Wanted {
     Wanted {
-        pool: ServiceKey::tcp(([10, 0, 0, service], 80).into()),
-        member: DestinationKey::new(member),
+        pool: ServiceKey::tcp(([10, 0, 0, service], 80).into()).unwrap(),
+        member: DestinationKey::new(member).unwrap(),
         check: Check::new(Kind::Tcp).timeout(LONG),
         pace: Pace::every(Duration::from_secs(seconds)),
     }
@@ -97,13 +97,13 @@ async fn checks_are_made_again_and_changes_are_seen() {
     while good < 10 {
         let report = result(&mut news).await;
         assert_eq!(report.outcomes, [Outcome::Good]);
-        good += usize::from(report.member == DestinationKey::new(other));
+        good += usize::from(report.member == DestinationKey::new(other).unwrap());
     }
     drop(closed);
     loop {
         let report = result(&mut news).await;
         if let [Outcome::Bad(reason)] = &report.outcomes[..] {
-            assert_eq!(report.member, DestinationKey::new(other));
+            assert_eq!(report.member, DestinationKey::new(other).unwrap());
             assert_eq!(reason, "connect: connection refused");
             break;
         }

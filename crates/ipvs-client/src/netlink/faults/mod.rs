@@ -242,7 +242,7 @@ fn key() -> ServiceKey {
 }
 
 fn numbered(number: u16) -> ServiceKey {
-    ServiceKey::udp(([10, 0, 0, 1], number).into())
+    ServiceKey::udp(([10, 0, 0, 1], number).into()).unwrap()
 }
 
 fn service() -> Reply {
