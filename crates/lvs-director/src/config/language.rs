@@ -1,0 +1,466 @@
+//! The language of the file: one table, from which documents are checked and the schema is made.
+
+use super::shape::{Field, Kind, Object, field, required};
+
+/// Durations, addresses and the like are texts in the file.
+const SCHEDULERS: &str =
+    "rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh, twos, or another of the kernel's";
+
+pub(crate) static FILE: Object = Object {
+    name: "file",
+    help: "What an IPVS director does.",
+    fields: &[
+        field(
+            "http",
+            Kind::Endpoint,
+            "Where the page, /metrics, /healthz and /status.json are served; nowhere by default.",
+        ),
+        field(
+            "role",
+            Kind::Word(&["master", "backup", "from-program"]),
+            "Whether this director has the virtual addresses. `master` by default; `from-program` begins as a backup and follows `lvs-director role`, SIGUSR1 (master) and SIGUSR2 (backup).",
+        ),
+        field(
+            "stop",
+            Kind::Word(&["leave", "drain"]),
+            "What SIGTERM does: `leave` everything in place (default), or `drain` all services and take them and the addresses away.",
+        ),
+        field(
+            "max_deletions",
+            Kind::Either(&[Kind::Integer(1, 1_000_000), Kind::Text]),
+            "How much may be taken away within a minute, a number or a percentage such as `50%`; more is held back until `lvs-director confirm`. No limit by default.",
+        ),
+        field(
+            "resync",
+            Kind::Duration,
+            "How often the whole table is compared and repaired; 30 s by default.",
+        ),
+        field(
+            "drain",
+            Kind::Object(&DRAIN),
+            "How servers that leave are drained. Without it they are taken away at once.",
+        ),
+        field("settings", Kind::Map(&Kind::Scalar), "Kernel settings, as `sysctl` names them."),
+        field(
+            "timeouts",
+            Kind::Object(&TIMEOUTS),
+            "When idle connections expire, as `ipvsadm --set` sets it.",
+        ),
+        field(
+            "sync",
+            Kind::Object(&SYNC),
+            "The daemon that sends connections to a backup, or takes them from the master, as the role is.",
+        ),
+        field(
+            "hooks",
+            Kind::List(&Kind::Object(&HOOK)),
+            "Programs that are called when something happens.",
+        ),
+        field(
+            "addresses",
+            Kind::List(&Kind::Object(&ADDRESS)),
+            "Virtual addresses that this program gives the host while it is the master.",
+        ),
+        field(
+            "defaults",
+            Kind::Object(&DEFAULTS),
+            "What holds for every service that does not say otherwise.",
+        ),
+        field("checks", Kind::Map(&Kind::Object(&CHECK)), "Checks by name."),
+        field(
+            "groups",
+            Kind::Map(&Kind::List(&ENTRANCE)),
+            "Lists of virtual addresses, ports and marks by name.",
+        ),
+        field("pools", Kind::Map(&Kind::List(&SERVER_OR_ADDRESS)), "Lists of servers by name."),
+        field("services", Kind::List(&Kind::Object(&SERVICE)), "The virtual services."),
+    ],
+};
+
+static DRAIN: Object = Object {
+    name: "drain",
+    help: "A server that leaves gets no new connections, and goes when it has none left.",
+    fields: &[
+        required("for", Kind::Duration, "The longest time."),
+        field(
+            "services",
+            Kind::Bool,
+            "Whether a service that is deleted is drained as a whole; false by default.",
+        ),
+        field("tcp", Kind::Bool, "Whether TCP services are drained; true by default."),
+        field("udp", Kind::Bool, "Whether UDP services are drained; false by default."),
+        field("sctp", Kind::Bool, "Whether SCTP services are drained; false by default."),
+        field(
+            "wait_for_inactive",
+            Kind::Bool,
+            "Whether connections that are not established are waited for.",
+        ),
+    ],
+};
+
+static TIMEOUTS: Object = Object {
+    name: "timeouts",
+    help: "Whole seconds; what is not named stays as it is.",
+    fields: &[
+        field("tcp", Kind::Duration, "Of established TCP connections."),
+        field("tcp_fin", Kind::Duration, "After a FIN."),
+        field("udp", Kind::Duration, "Of UDP."),
+    ],
+};
+
+static SYNC: Object = Object {
+    name: "sync",
+    help: "The kernel's connection synchronization.",
+    fields: &[
+        required("interface", Kind::Text, "The link on which it speaks."),
+        field(
+            "id",
+            Kind::Integer(0, 255),
+            "Which master and backups belong together; 0 by default.",
+        ),
+        field("max_length", Kind::Integer(1, 65507), "The longest message, in bytes."),
+        field("group", Kind::Address, "The multicast address."),
+        field("port", Kind::Integer(1, 65535), "The UDP port."),
+        field("ttl", Kind::Integer(1, 255), "The time to live of its packets."),
+    ],
+};
+
+static HOOK: Object = Object {
+    name: "hook",
+    help: "A program that is called with the event as its environment: LVS_EVENT, LVS_TEXT, LVS_SERVICE, LVS_MEMBER, LVS_REASON.",
+    fields: &[
+        required(
+            "run",
+            Kind::List(&Kind::Text),
+            "The program, an absolute path, and its arguments.",
+        ),
+        field("events", Kind::List(&Kind::Word(super::EVENTS)), "Which events; all by default."),
+        field("timeout", Kind::Duration, "When it is killed; 10 s by default."),
+    ],
+};
+
+static ADDRESS: Object = Object {
+    name: "address",
+    help: "Virtual addresses.",
+    fields: &[
+        required(
+            "address",
+            Kind::OneOrMore(&Kind::Addresses),
+            "Addresses or ranges such as 192.0.2.1-20.",
+        ),
+        field(
+            "link",
+            Kind::Text,
+            "The link that gets them. A dummy link `lvs0`, made where it is missing, by default; IPv6 clients on a link of this host need that link here.",
+        ),
+        field(
+            "announce",
+            Kind::Text,
+            "The link on which they are announced (gratuitous ARP, neighbour advertisements); on none by default. It takes CAP_NET_RAW.",
+        ),
+    ],
+};
+
+macro_rules! service_fields {
+    ($($own:expr,)*) => {
+        &[
+            $($own,)*
+            field("scheduler", Kind::Text, SCHEDULERS),
+            field("flags", Kind::List(&Kind::Word(&["sh-fallback", "sh-port", "mh-fallback", "mh-port"])), "Flags of the schedulers sh and mh."),
+            field("persistence", Kind::Either(&[Kind::Bool, Kind::Duration]), "How long a client keeps its server; `true` is 360 s."),
+            field("netmask", Kind::Integer(1, 128), "How many bits of a client's address persistence looks at."),
+            field("engine", Kind::Text, "The persistence engine, such as sip."),
+            field("one_packet", Kind::Bool, "Whether each datagram is scheduled for itself."),
+            field("forwarding", FORWARDING, "How packets reach the servers; nat by default."),
+            field("weight", Kind::Integer(0, 2_147_483_647), "The weight of servers that name none; 1 by default."),
+            field("quorum", Kind::Integer(1, 4_294_967_295), "How much must be healthy, or the sorry server takes over; 1 by default."),
+            field("quorum_by", Kind::Word(&["weight", "members"]), "What the quorum counts: weights (default), or servers."),
+            field("hysteresis", Kind::Integer(0, 4_294_967_295), "How far below the quorum it is lost, and above it regained; 0 by default."),
+            field("on_failure", Kind::Word(&["inhibit", "remove"]), "A server that fails gets weight 0 and keeps its connections (inhibit, default), or is taken away."),
+            field("all_failed", Kind::Word(&["empty", "open"]), "When all fail and there is no sorry server, nobody is served (empty, default), or all servers are used (open)."),
+            field("before_result", Kind::Word(&["wait", "up", "down"]), "What counts for a server before its first result; the service waits for it by default."),
+            field("slow_start", Kind::Duration, "How long the weight of a server that comes back rises; 0 by default."),
+            field("damping", Kind::Object(&DAMPING), "When a server that goes down often stays out for longer."),
+            field("check", Kind::Either(&[Kind::Text, Kind::Object(&CHECK), Kind::List(&CHECK_OR_NAME)]), "How servers are checked: the name of a check, a check, a list of which all have to pass, or `none`."),
+        ]
+    };
+}
+
+const FORWARDING: Kind = Kind::Word(&["nat", "direct", "tunnel"]);
+
+static DEFAULTS: Object = Object {
+    name: "defaults",
+    help: "What holds for every service that does not say otherwise.",
+    fields: service_fields![],
+};
+
+static SERVICE: Object = Object {
+    name: "service",
+    help: "A virtual service, or several alike: each of its addresses, ports, protocols and marks is one.",
+    fields: service_fields![
+        field(
+            "name",
+            Kind::Text,
+            "How it is called in status, metrics and hooks; its first address by default."
+        ),
+        field(
+            "address",
+            Kind::OneOrMore(&Kind::Addresses),
+            "Virtual addresses, or ranges such as 192.0.2.1-20."
+        ),
+        field(
+            "port",
+            Kind::OneOrMore(&Kind::Ports),
+            "Ports, or ranges such as 8000-8010; 0 is every port, with persistence."
+        ),
+        field("protocol", Kind::OneOrMore(&Kind::Word(&["tcp", "udp", "sctp"])), "tcp by default."),
+        field(
+            "mark",
+            Kind::OneOrMore(&Kind::Integer(1, 4_294_967_295)),
+            "Firewall marks instead of addresses."
+        ),
+        field("family", Kind::Word(&["ipv4", "ipv6"]), "Of marks; ipv4 by default."),
+        field("group", Kind::Text, "The name of a group instead of addresses."),
+        field("servers", Kind::List(&SERVER_OR_ADDRESS), "The real servers."),
+        field("pool", Kind::Text, "The name of a pool of servers."),
+        field(
+            "sorry",
+            Kind::Either(&[Kind::Text, Kind::Object(&SERVER)]),
+            "The server that takes over when the quorum is lost."
+        ),
+    ],
+};
+
+static DAMPING: Object = Object {
+    name: "damping",
+    help: "A server that went down more than so often within a time comes back only after it was good for a while.",
+    fields: &[
+        required("falls", Kind::Integer(1, 1000), "How often."),
+        required("within", Kind::Duration, "In which time."),
+        required("hold", Kind::Duration, "How long it has to be good."),
+    ],
+};
+
+static ENTRANCE: Kind = Kind::Either(&[Kind::Text, Kind::Object(&ENTRANCE_OBJECT)]);
+
+static ENTRANCE_OBJECT: Object = Object {
+    name: "entrance",
+    help: "A member of a group, for which `192.0.2.1-20:80` and `[2001:db8::1]:443` are short.",
+    fields: &[
+        field("address", Kind::OneOrMore(&Kind::Addresses), "Addresses, or ranges."),
+        field("port", Kind::OneOrMore(&Kind::Ports), "Ports, or ranges."),
+        field("mark", Kind::OneOrMore(&Kind::Integer(1, 4_294_967_295)), "Firewall marks."),
+        field("family", Kind::Word(&["ipv4", "ipv6"]), "Of marks; ipv4 by default."),
+    ],
+};
+
+static SERVER_OR_ADDRESS: Kind = Kind::Either(&[Kind::Text, Kind::Object(&SERVER)]);
+
+static SERVER: Object = Object {
+    name: "server",
+    help: "A real server, for which `10.1.0.1` and `10.1.0.1:8080` are short.",
+    fields: &[
+        required("address", Kind::Addresses, "Its address, or a range of them."),
+        field("port", Kind::Integer(0, 65535), "Its port (nat); that of the service by default."),
+        field("weight", Kind::Integer(0, 2_147_483_647), "Its share of the connections."),
+        field("forwarding", FORWARDING, "How packets reach it."),
+        field(
+            "max_connections",
+            Kind::Integer(0, 4_294_967_295),
+            "At so many connections it gets no new ones; 0, the default, is no limit.",
+        ),
+        field(
+            "min_connections",
+            Kind::Integer(0, 4_294_967_295),
+            "Below so many it gets new ones again.",
+        ),
+        field(
+            "encapsulation",
+            Kind::Text,
+            "Of tunnels: `ipip` (default), `gre`, `gue port 6080`, the latter two also `with checksum`.",
+        ),
+        field(
+            "check",
+            Kind::Either(&[Kind::Text, Kind::Object(&CHECK), Kind::List(&CHECK_OR_NAME)]),
+            "How it is checked, instead of the service's check.",
+        ),
+    ],
+};
+
+static CHECK_OR_NAME: Kind = Kind::Either(&[Kind::Text, Kind::Object(&CHECK)]);
+
+pub(crate) static CHECK: Object = Object {
+    name: "check",
+    help: "How a server is checked: one of the kinds, and when. What it does not say holds as in the check that `like` names; without a kind, as in that of `defaults`.",
+    fields: CHECK_FIELDS,
+};
+
+static TCP: Object = Object { name: "tcp check", help: "A TCP connection.", fields: &[] };
+
+static HTTP: Object = Object {
+    name: "http check",
+    help: "An HTTP request. Redirects are answers like others.",
+    fields: &[
+        field("method", Kind::Text, "GET by default."),
+        field("path", Kind::Text, "The path with its query; / by default."),
+        field("host", Kind::Text, "The header Host; the address and port by default."),
+        field(
+            "headers",
+            Kind::List(&Kind::List(&Kind::Text)),
+            "Other headers: pairs of a name and a value.",
+        ),
+        field(
+            "status",
+            Kind::Scalar,
+            "The good statuses, such as `200-299,301`; 200-299 by default.",
+        ),
+        field(
+            "pattern",
+            Kind::Text,
+            "What has to be in the body: a text, or a regular expression between slashes.",
+        ),
+        field(
+            "limit",
+            Kind::Integer(1, 16_777_216),
+            "How many bytes of the body are looked at; 16384 by default.",
+        ),
+    ],
+};
+
+static LINE: Object = Object {
+    name: "line check",
+    help: "An answer to some bytes, or a greeting. Texts may have \\r, \\n, \\0 and \\x1f.",
+    fields: &[
+        field("send", Kind::Text, "What is sent; nothing by default, for servers that greet."),
+        field(
+            "expect",
+            Kind::List(&Kind::Text),
+            "What the answer has to begin with, one of these.",
+        ),
+        field("at", Kind::Integer(0, 16_383), "From which of its bytes on; 0 by default."),
+    ],
+};
+
+static SMTP: Object = Object {
+    name: "smtp check",
+    help: "A mail server's greeting.",
+    fields: &[field("helo", Kind::Text, "The name that it is told; localhost by default.")],
+};
+
+static UDP: Object = Object {
+    name: "udp check",
+    help: "An answer to a datagram.",
+    fields: &[
+        field("send", Kind::Text, "What is sent; an empty datagram by default."),
+        field(
+            "expect",
+            Kind::List(&Kind::Text),
+            "What the answer has to begin with, one of these.",
+        ),
+        field(
+            "answer",
+            Kind::Bool,
+            "Whether there has to be an answer; true by default. Without, a server is good that refuses nothing.",
+        ),
+    ],
+};
+
+static ICMP: Object = Object {
+    name: "icmp check",
+    help: "An ICMP echo. The group of this program has to be in net.ipv4.ping_group_range.",
+    fields: &[],
+};
+
+static PROGRAM: Object = Object {
+    name: "program check",
+    help: "A program's exit status: 0 is good, others are not.",
+    fields: &[
+        required("path", Kind::Text, "The program."),
+        field(
+            "args",
+            Kind::List(&Kind::Text),
+            "Its arguments, with {address}, {port}, {virtual_address} and {virtual_port}.",
+        ),
+        field(
+            "dynamic",
+            Kind::Bool,
+            "Whether exit status 2 and more set the weight: 2 is 0 %, 102 is 100 %; false by default.",
+        ),
+    ],
+};
+
+static AGENT: Object = Object {
+    name: "agent check",
+    help: "HAProxy's agent protocol: the server says its weight in percent, drain, maint, ready, up, down.",
+    fields: &[field("send", Kind::Text, "What it is sent; nothing by default.")],
+};
+
+/// The kinds of checks: their names in the file are those of `lvs_health::check::Kind`.
+pub(crate) static KINDS: &[(&str, &Object)] = &[
+    ("tcp", &TCP),
+    ("http", &HTTP),
+    ("line", &LINE),
+    ("smtp", &SMTP),
+    ("udp", &UDP),
+    ("icmp", &ICMP),
+    ("program", &PROGRAM),
+    ("agent", &AGENT),
+];
+
+const CHECK_FIELDS: &[Field] = &[
+    field("tcp", Kind::Object(&TCP), "It takes a TCP connection."),
+    field("http", Kind::Object(&HTTP), "It answers an HTTP request as it should."),
+    field(
+        "line",
+        Kind::Object(&LINE),
+        "Its answer to some bytes, or its greeting, begins as it should.",
+    ),
+    field("smtp", Kind::Object(&SMTP), "A mail server greets."),
+    field("udp", Kind::Object(&UDP), "It answers a datagram."),
+    field("icmp", Kind::Object(&ICMP), "It answers an ICMP echo request."),
+    field("program", Kind::Object(&PROGRAM), "A program says that it is good."),
+    field("agent", Kind::Object(&AGENT), "An agent on it says its weight."),
+    field("like", Kind::Text, "The name of a check whose fields hold where this one has none."),
+    field("interval", Kind::Duration, "From one check to the next; 5 s by default."),
+    field(
+        "interval_down",
+        Kind::Duration,
+        "The same while the server is down; the interval by default.",
+    ),
+    field(
+        "jitter",
+        Kind::Integer(0, 50),
+        "By how many percent of the interval a check may be early, so that many do not stay in step; 5 by default.",
+    ),
+    field(
+        "rise",
+        Kind::Integer(1, 1000),
+        "So many passed checks in a row bring a server back; 2 by default.",
+    ),
+    field(
+        "fall",
+        Kind::Integer(1, 1000),
+        "So many failed ones in a row take it out; 3 by default.",
+    ),
+    field("timeout", Kind::Duration, "How long one check may take; 3 s by default."),
+    field(
+        "to",
+        Kind::Text,
+        "Which address is asked: `server` (default), `service` (the virtual address; then mark, device or netns lead the packets to the one server), or an address.",
+    ),
+    field(
+        "port",
+        Kind::Integer(1, 65535),
+        "The port that is asked; that of the server by default.",
+    ),
+    field("from", Kind::Address, "The address from which it is asked."),
+    field("device", Kind::Text, "The link through which it is asked."),
+    field("mark", Kind::Integer(0, 4_294_967_295), "The mark of its packets."),
+    field("netns", Kind::Text, "The path of the network namespace in which it is asked."),
+];
+
+/// What the file's outermost value is.
+pub(crate) fn kind() -> &'static Kind {
+    static KIND: Kind = Kind::Object(&FILE);
+    &KIND
+}
