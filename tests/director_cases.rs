@@ -45,13 +45,13 @@ pub(crate) fn cases() -> Vec<Trial> {
 }
 
 /// A web server on some address, until it is dropped.
-struct Server {
+pub(crate) struct Server {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    fn start(namespace: &NetNs, address: &str) -> Result<Self, Failed> {
+    pub(crate) fn start(namespace: &NetNs, address: &str) -> Result<Self, Failed> {
         let address: SocketAddr = address.parse()?;
         let listener = namespace.run(|| TcpListener::bind(address))??;
         listener.set_nonblocking(true)?;

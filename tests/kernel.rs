@@ -19,6 +19,7 @@ mod kube_proxy;
 #[path = "../crates/lvs-kube-proxy/tests/cases/mod.rs"]
 mod kube_proxy_table;
 mod lvs_cases;
+mod lvs_director_cases;
 mod nat_cases;
 mod netns_link_cases;
 mod netns_privilege_cases;
@@ -125,6 +126,7 @@ fn all_cases() -> Vec<Trial> {
         ipvsadm_cases::cases(),
         kube_proxy::cases(),
         lvs_cases::cases(),
+        lvs_director_cases::cases(),
         nat_cases::cases(),
         netns_link_cases::cases(),
         netns_privilege_cases::cases(),
