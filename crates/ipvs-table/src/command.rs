@@ -9,11 +9,10 @@ use ipvs_packet::{
     DaemonRole, Destination, DestinationKey, Request, Service, ServiceKey, SyncDaemon, Timeouts,
 };
 
-use crate::{CommandOption, Mistake, Mistakes, Names, Numeric, Place, options::described};
+use crate::{CommandOption, Mistake, Mistakes, Names, Numeric, Place, options::units};
 
 use self::read::read_behind;
 pub(crate) use self::read::read_line;
-#[cfg(feature = "serde")]
 pub(crate) use self::read::scheduler_flag;
 
 /// What ipvsadm 1.31 can be told by one command line.
@@ -197,8 +196,8 @@ impl Command {
 
     /// Every option that is read, with what it is for, for a program's help: ipvsadm's, and those
     /// for what ipvsadm cannot say.
-    pub fn options() -> impl ExactSizeIterator<Item = &'static CommandOption> {
-        described()
+    pub fn options() -> impl Iterator<Item = &'static CommandOption> {
+        units().map(|unit| &unit.described)
     }
 
     /// Reads a line such as `-A -t 10.0.0.185:80 -s wrr`; the word `ipvsadm` may stand before it.

@@ -71,7 +71,7 @@ pub use crate::{
     listing::{ConnectionListing, DaemonListing, Listing, TimeoutListing},
     mistake::{Mistake, Mistakes, Place},
     names::{Names, Numeric},
-    options::{CommandOption, OptionGroup, OptionValue},
+    options::{CommandOption, Completion, OptionGroup, OptionValue},
     rules::{Rule, Rules},
     snapshot::{ServiceSnapshot, Snapshot},
 };

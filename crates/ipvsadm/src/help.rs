@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use ipvs_table::{Command, CommandOption, OptionGroup, OptionValue};
 
-use crate::options::OPTIONS;
+use crate::own::OPTIONS;
 
 /// Each way to call the program.
 const SYNOPSIS: &[&str] = &[

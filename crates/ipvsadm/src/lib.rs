@@ -12,6 +12,7 @@ mod names;
 mod namespace;
 mod options;
 mod output;
+mod own;
 mod repeat;
 mod restore;
 mod shell;

@@ -3,9 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
-use ipvs_table::{
-    Command, CommandOption, ListOptions, Listed, Mistake, Names, OptionValue, OwnOption, Place,
-};
+use ipvs_table::{Command, ListOptions, Listed, Mistake, Names, OwnOption, Place};
 use lvs::{
     Policy, Scope,
     client::packet::{DestinationKey, ServiceKey},
@@ -15,94 +13,12 @@ use crate::{
     drain,
     failure::{FAILED, Failure, UNUSABLE},
     output::Console,
+    own::{DEFAULT_GRACE, OPTIONS, Own, Use},
     shell::Shell,
 };
 
-/// How long `--drain` waits at most if `--grace` says nothing, in seconds.
-pub(crate) const DEFAULT_GRACE: u64 = 300;
 /// How often `--watch` lists if it says nothing, in seconds.
 const DEFAULT_WATCH: &str = "1";
-
-/// The options that ipvsadm 1.31 does not have. Their order is that of [`Own`].
-pub(crate) const OPTIONS: &[CommandOption] = &[
-    CommandOption::new(
-        "json",
-        OptionValue::None,
-        "prints any listing, or with -S the table, as JSON",
-    ),
-    CommandOption::new(
-        "watch",
-        OptionValue::Optional("SECONDS"),
-        "lists again and again, every second or as often as said, until interrupted",
-    ),
-    CommandOption::new(
-        "netns",
-        OptionValue::Required("NAME|PID|PATH"),
-        "works in that network namespace: a name of ip netns, a process's, or a file",
-    ),
-    CommandOption::new(
-        "keep-going",
-        OptionValue::None,
-        "with -R, carries out the good lines even if some are bad",
-    ),
-    CommandOption::new(
-        "drain",
-        OptionValue::None,
-        "with -d, -D and --apply, sets the weight of a real server that leaves to 0, and deletes it \
-         when its connections have ended",
-    ),
-    CommandOption::new(
-        "grace",
-        OptionValue::Required("SECONDS"),
-        "how long --drain waits at most; 300 by default",
-    ),
-    CommandOption::new(
-        "apply",
-        OptionValue::Required("FILE"),
-        "makes the table equal to the file, by the fewest changes; - is the standard input",
-    ),
-    CommandOption::new(
-        "diff",
-        OptionValue::Required("FILE"),
-        "shows what --apply would change; exit status 2 if there is something",
-    ),
-    CommandOption::new(
-        "only",
-        OptionValue::Required("LIST"),
-        "with --apply and --diff, services that are not in the file are deleted only in these \
-         networks or, by the word fwmark, of firewall marks: 10.96.0.0/12,fwmark",
-    ),
-    CommandOption::new(
-        "dry-run",
-        OptionValue::None,
-        "with --apply, prints the commands that it would take, exit status 2 if there are some; \
-         with -R, only looks for mistakes",
-    ),
-    CommandOption::new(
-        "completions",
-        OptionValue::Required("SHELL"),
-        "prints completions for bash, zsh or fish",
-    ),
-    CommandOption::new("man", OptionValue::None, "prints the manual page, for man -l -"),
-];
-
-/// Options by their places in [`OPTIONS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-enum Own {
-    Json,
-    Watch,
-    Namespace,
-    KeepGoing,
-    Drain,
-    Grace,
-    Apply,
-    Diff,
-    Only,
-    DryRun,
-    Completions,
-    ManualPage,
-}
 
 /// What is to be done, and how.
 #[derive(Debug)]
@@ -177,7 +93,7 @@ impl Invocation {
             (None, _) => given.with(Command::List(ListOptions::new(Listed::Table))),
             (Some(task), None) => given.alone(task),
             (Some(one), Some(other)) => {
-                Err(given.refuse(other, &format!("cannot go with --{}", long(one))))
+                Err(given.refuse(other, &format!("cannot go with --{}", one.long())))
             }
         }
     }
@@ -190,7 +106,7 @@ struct Given {
 
 impl Given {
     fn find(&self, option: Own) -> Option<&OwnOption> {
-        self.given.iter().find(|given| given.index == option as usize)
+        self.given.iter().find(|given| Own::at(given.index) == Some(option))
     }
 
     fn has(&self, option: Own) -> bool {
@@ -205,24 +121,19 @@ impl Given {
     fn refuse(&self, option: Own, text: &str) -> Failure {
         let start = Place::Argument { number: 1, offset: 0 };
         let place = self.find(option).map_or(start, |given| given.place.clone());
-        let mistake = Mistake::new(place, format!("--{} {text}", long(option)));
+        let mistake = Mistake::new(place, format!("--{} {text}", option.long()));
         Failure::new(mistake.exit_status(), mistake.to_string())
     }
 
-    /// Refuses what is not among these options.
-    fn only(&self, allowed: &[Own], with: &str) -> Result<(), Failure> {
+    /// Refuses what does not go with it.
+    fn check(&self, what: Use) -> Result<(), Failure> {
         if self.has(Own::Grace) && !self.has(Own::Drain) {
             return Err(self.refuse(Own::Grace, "needs --drain"));
         }
-        let is_allowed = |given: &&OwnOption| allowed.iter().any(|it| *it as usize == given.index);
-        match self.given.iter().find(|given| !is_allowed(given)) {
+        let mut options = self.given.iter().filter_map(|given| Own::at(given.index));
+        match options.find(|option| !option.goes_with(what)) {
             None => Ok(()),
-            Some(given) => {
-                let name = OPTIONS.get(given.index).map_or("", |option| option.long);
-                let text = format!("--{name} does not go with {with}");
-                let mistake = Mistake::new(given.place.clone(), text);
-                Err(Failure::new(mistake.exit_status(), mistake.to_string()))
-            }
+            Some(option) => Err(self.refuse(option, &format!("does not go with {what}"))),
         }
     }
 
@@ -244,7 +155,7 @@ impl Given {
         let mut watch = None;
         let task = match command {
             Command::List(_) => {
-                self.only(&[Own::Json, Own::Watch, Own::Namespace], "-L")?;
+                self.check(Use::List)?;
                 if self.has(Own::Watch) {
                     let interval = self.seconds(Own::Watch, DEFAULT_WATCH)?;
                     // More often would be nothing but load.
@@ -256,11 +167,11 @@ impl Given {
                 Task::Command(command)
             }
             Command::Save { .. } => {
-                self.only(&[Own::Json, Own::Namespace], "-S")?;
+                self.check(Use::Save)?;
                 Task::Command(command)
             }
             Command::Restore => {
-                self.only(&[Own::KeepGoing, Own::DryRun, Own::Namespace], "-R")?;
+                self.check(Use::Restore)?;
                 if self.has(Own::KeepGoing) && self.has(Own::DryRun) {
                     return Err(self.refuse(Own::KeepGoing, "cannot go with --dry-run"));
                 }
@@ -269,7 +180,7 @@ impl Given {
             Command::DeleteServer(service, _) | Command::DeleteService(service)
                 if self.has(Own::Drain) =>
             {
-                self.only(&[Own::Drain, Own::Grace, Own::Namespace], "-d and -D")?;
+                self.check(Use::Delete)?;
                 let server = match command {
                     Command::DeleteServer(_, server) => Some(server),
                     _ => None,
@@ -278,7 +189,7 @@ impl Given {
             }
             Command::Help | Command::Version => Task::Command(command),
             _ => {
-                self.only(&[Own::Namespace], "this command")?;
+                self.check(Use::Other)?;
                 Task::Command(command)
             }
         };
@@ -288,21 +199,19 @@ impl Given {
     /// A task that ipvsadm does not have.
     fn alone(&self, task: Own) -> Result<Invocation, Failure> {
         let value = self.value(task).unwrap_or_default();
-        let with = format!("--{}", long(task));
         let task = match task {
             Own::Completions => {
-                self.only(&[task], &with)?;
+                self.check(Use::Completions)?;
                 let shell = Shell::from_name(&value)
                     .ok_or_else(|| self.refuse(task, "must be bash, zsh or fish"))?;
                 Task::Completions(shell)
             }
             Own::ManualPage => {
-                self.only(&[task], &with)?;
+                self.check(Use::ManualPage)?;
                 Task::ManualPage
             }
             _ => {
-                let ours = [task, Own::Only, Own::Drain, Own::Grace, Own::Namespace, Own::DryRun];
-                self.only(&ours, &with)?;
+                self.check(if task == Own::Diff { Use::Diff } else { Use::Apply })?;
                 let mut policy = Policy::new().scope(self.scope()?);
                 if self.has(Own::Drain) {
                     policy = policy.drain(drain::policy(self.grace()?));
@@ -353,14 +262,7 @@ impl Given {
 /// Whether a command line is one that shows differences, as far as it can be told where it cannot be
 /// read.
 pub(crate) fn only_looks(arguments: &[impl AsRef<str>]) -> bool {
-    let has = |option: Own, least: usize| {
-        arguments.iter().filter_map(|word| word.as_ref().strip_prefix("--")).any(|word| {
-            let name = word.split_once('=').map_or(word, |(name, _)| name);
-            name.len() >= least && long(option).starts_with(name)
-        })
-    };
-    // So many letters tell each from all other options.
-    has(Own::Diff, 2) || has(Own::Apply, 2) && has(Own::DryRun, 3)
+    Own::Diff.is_in(arguments) || Own::Apply.is_in(arguments) && Own::DryRun.is_in(arguments)
 }
 
 /// A network, or an address.
@@ -368,33 +270,9 @@ fn network(word: &str) -> Option<IpNet> {
     word.parse().ok().or_else(|| word.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
-fn long(option: Own) -> &'static str {
-    OPTIONS.get(option as usize).map_or("", |option| option.long)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn options_are_where_their_names_say() {
-        let own = [
-            (Own::Json, "json"),
-            (Own::Watch, "watch"),
-            (Own::Namespace, "netns"),
-            (Own::KeepGoing, "keep-going"),
-            (Own::Drain, "drain"),
-            (Own::Grace, "grace"),
-            (Own::Apply, "apply"),
-            (Own::Diff, "diff"),
-            (Own::Only, "only"),
-            (Own::DryRun, "dry-run"),
-            (Own::Completions, "completions"),
-            (Own::ManualPage, "man"),
-        ];
-        assert_eq!(own.map(|(option, _)| long(option)), own.map(|(_, name)| name));
-        assert_eq!(own.len(), OPTIONS.len());
-    }
 
     #[test]
     fn command_lines_that_only_look() {

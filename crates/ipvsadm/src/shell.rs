@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 
-use ipvs_table::{CommandOption, OptionGroup, OptionValue};
-use lvs::client::packet::SchedulerName;
+use ipvs_table::{CommandOption, Completion, OptionGroup, OptionValue};
 
 use crate::help::options;
 
@@ -13,15 +12,6 @@ pub(crate) enum Shell {
     Bash,
     Zsh,
     Fish,
-}
-
-/// What an option's value can be.
-enum Values {
-    Words(String),
-    Files,
-    /// The lines that a command prints.
-    Lines(&'static str),
-    Any,
 }
 
 impl Shell {
@@ -47,26 +37,6 @@ fn all() -> impl Iterator<Item = &'static CommandOption> {
     OptionGroup::ALL.into_iter().flat_map(options)
 }
 
-fn values(option: &CommandOption) -> Values {
-    let words = |words: &str| Values::Words(words.to_owned());
-    match option.long {
-        "scheduler" => {
-            let names: Vec<_> = SchedulerName::ALL.iter().map(ToString::to_string).collect();
-            Values::Words(names.join(" "))
-        }
-        "start-daemon" | "stop-daemon" => words("master backup"),
-        "tun-type" => words("ipip gue gre"),
-        "forward-method" => words("local bypass"),
-        "pe" => words("sip"),
-        "sched-flags" => words("sh-fallback sh-port mh-fallback mh-port flag-1 flag-2 flag-3"),
-        "completions" => words("bash zsh fish"),
-        "apply" | "diff" => Values::Files,
-        "netns" => Values::Lines("ls /run/netns 2>/dev/null"),
-        "mcast-interface" => Values::Lines("ls /sys/class/net"),
-        _ => Values::Any,
-    }
-}
-
 /// `-s`, `--scheduler`.
 fn spellings(option: &CommandOption) -> Vec<String> {
     let letters = option.short.chars().map(|letter| format!("-{letter}"));
@@ -87,13 +57,13 @@ _ipvsadm() {
 "
     .to_owned();
     for option in all() {
-        let choice = match (option.value, values(option)) {
+        let choice = match (option.value, option.completion) {
             (OptionValue::None, _) => continue,
-            (_, Values::Words(words)) => format!("-W '{words}'"),
-            (_, Values::Lines(command)) => format!("-W \"$({command})\""),
-            (_, Values::Files) => "-f".to_owned(),
-            (OptionValue::Required(_), Values::Any) => "-W ''".to_owned(),
-            (OptionValue::Optional(_), Values::Any) => continue,
+            (_, Completion::Words(words)) => format!("-W '{words}'"),
+            (_, Completion::Lines(command)) => format!("-W \"$({command})\""),
+            (_, Completion::Files) => "-f".to_owned(),
+            (OptionValue::Required(_), _) => "-W ''".to_owned(),
+            (OptionValue::Optional(_), _) => continue,
         };
         // A letter may stand at the end of others: -As.
         let letters = option.short.chars().map(|letter| format!("-{letter}|-[!-]*{letter}"));
@@ -128,12 +98,12 @@ fn zsh() -> String {
             OptionValue::Required(value) => (value, ":"),
             OptionValue::Optional(value) => (value, "::"),
         };
-        let action = match values(option) {
+        let action = match option.completion {
             _ if optional.is_empty() => String::new(),
-            Values::Words(words) => format!("({words})"),
-            Values::Lines(command) => format!("($({command}))"),
-            Values::Files => "_files".to_owned(),
-            Values::Any => " ".to_owned(),
+            Completion::Words(words) => format!("({words})"),
+            Completion::Lines(command) => format!("($({command}))"),
+            Completion::Files => "_files".to_owned(),
+            _ => " ".to_owned(),
         };
         let value = match optional {
             "" => String::new(),
@@ -170,11 +140,15 @@ fn fish() -> String {
         for letter in option.short.chars() {
             let _ = write!(text, " -s {letter}");
         }
-        let _ = match (option.value, values(option)) {
-            (OptionValue::Required(_), Values::Words(words)) => write!(text, " -x -a '{words}'"),
-            (OptionValue::Required(_), Values::Lines(lines)) => write!(text, " -x -a '({lines})'"),
-            (OptionValue::Required(_), Values::Files) => write!(text, " -r -F"),
-            (OptionValue::Required(_), Values::Any) => write!(text, " -x"),
+        let _ = match (option.value, option.completion) {
+            (OptionValue::Required(_), Completion::Words(words)) => {
+                write!(text, " -x -a '{words}'")
+            }
+            (OptionValue::Required(_), Completion::Lines(lines)) => {
+                write!(text, " -x -a '({lines})'")
+            }
+            (OptionValue::Required(_), Completion::Files) => write!(text, " -r -F"),
+            (OptionValue::Required(_), _) => write!(text, " -x"),
             (OptionValue::None | OptionValue::Optional(_), _) => write!(text, " -f"),
         };
         let help = option.help.replace('\\', "\\\\").replace('\'', "\\'");

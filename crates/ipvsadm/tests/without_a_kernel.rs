@@ -35,7 +35,7 @@ fn completions() {
             .filter(|line| line.starts_with("  -"))
             .flat_map(|line| line.split([' ', ',']).filter_map(|word| word.strip_prefix("--")))
             .collect();
-        assert!(options.len() >= Line::options().len() && options.contains(&"drain"));
+        assert!(options.len() >= Line::options().count() && options.contains(&"drain"));
         for option in options {
             assert!(script.contains(option), "{shell}: {option}");
         }

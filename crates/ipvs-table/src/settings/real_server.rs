@@ -1,13 +1,26 @@
 //! The settings of a real server.
 
-use ipvs_packet::{Destination, ForwardMethod, Tunnel, TunnelFlags};
+use ipvs_packet::{
+    Destination, ForwardMethod, InvalidValue, Thresholds, Tunnel, TunnelFlags, Weight,
+};
 
-use super::{Setting, limit};
+use super::{OptionReader, Setting, limit};
+use crate::{
+    Mistake,
+    options::{
+        Completion::Words,
+        Given, Opt,
+        OptionGroup::RealServer as Group,
+        OptionUnit,
+        OptionValue::{None as No, Required as Must},
+        SET_SERVER, number, option, required, unit,
+    },
+};
 #[cfg(feature = "serde")]
 use {
     super::Field,
     crate::document::{Node, Reader},
-    ipvs_packet::{Thresholds, TunnelType, Weight},
+    ipvs_packet::TunnelType,
     std::str::FromStr,
 };
 
@@ -20,6 +33,7 @@ pub(crate) const REAL_SERVER: &[Setting<Destination>] = &[
         },
         is_same: |one, other| one.forward == other.forward,
         listed: |_| None,
+        option: None,
         #[cfg(feature = "serde")]
         field: Some(Field {
             name: "forwarding",
@@ -40,6 +54,14 @@ pub(crate) const REAL_SERVER: &[Setting<Destination>] = &[
         words: |server| server.weight.to_string(),
         is_same: |one, other| one.weight == other.weight,
         listed: |_| None,
+        option: Some(OptionReader {
+            option: Opt::Weight,
+            read: |given, server| {
+                let weight = number(&required(given), "a weight", 0, Weight::MAX.get().into())?;
+                server.weight = Weight::new(weight as u32).unwrap_or(server.weight);
+                Ok(())
+            },
+        }),
         #[cfg(feature = "serde")]
         field: Some(Field {
             name: "weight",
@@ -56,6 +78,16 @@ pub(crate) const REAL_SERVER: &[Setting<Destination>] = &[
         words: |server| limit(server.thresholds.upper()),
         is_same: |one, other| one.thresholds.upper() == other.thresholds.upper(),
         listed: |_| None,
+        option: Some(OptionReader {
+            option: Opt::UpperThreshold,
+            read: |given, server| {
+                let upper = connections(given);
+                // One that cannot be read is higher than any other.
+                let known = *upper.as_ref().unwrap_or(&(i32::MAX as u32));
+                set_thresholds(given, server, known, server.thresholds.lower())?;
+                upper.map(|_| ())
+            },
+        }),
         #[cfg(feature = "serde")]
         field: Some(Field {
             name: "upper_threshold",
@@ -73,6 +105,13 @@ pub(crate) const REAL_SERVER: &[Setting<Destination>] = &[
         words: |server| limit(server.thresholds.lower()),
         is_same: |one, other| one.thresholds.lower() == other.thresholds.lower(),
         listed: |_| None,
+        option: Some(OptionReader {
+            option: Opt::LowerThreshold,
+            read: |given, server| {
+                let lower = connections(given)?;
+                set_thresholds(given, server, server.thresholds.upper(), lower)
+            },
+        }),
         #[cfg(feature = "serde")]
         field: Some(Field {
             name: "lower_threshold",
@@ -89,6 +128,7 @@ pub(crate) const REAL_SERVER: &[Setting<Destination>] = &[
         words: |server| encapsulation(server.tunnel),
         is_same: |one, other| one.tunnel == other.tunnel,
         listed: |_| None,
+        option: None,
         #[cfg(feature = "serde")]
         field: Some(Field {
             name: "tunnel",
@@ -103,6 +143,40 @@ pub(crate) const REAL_SERVER: &[Setting<Destination>] = &[
         }),
     },
 ];
+
+/// Their options.
+#[rustfmt::skip]
+pub(crate) const REAL_SERVER_OPTIONS: &[OptionUnit] = &[
+    unit(Opt::Forward(Some(ForwardMethod::DIRECT_ROUTE)), SET_SERVER, option(Group, "gatewaying", "g", No, "direct routing, which is the default")),
+    unit(Opt::Forward(Some(ForwardMethod::TUNNEL)), SET_SERVER, option(Group, "ipip", "i", No, "tunnelling")),
+    unit(Opt::Forward(Some(ForwardMethod::MASQUERADE)), SET_SERVER, option(Group, "masquerading", "m", No, "masquerading (NAT)")),
+    unit(Opt::Forward(None), SET_SERVER, option(Group, "forward-method", "", Must("METHOD"), "local, bypass or a number (not in ipvsadm 1.31)").completed_by(Words("local bypass"))),
+    unit(Opt::Weight, SET_SERVER, option(Group, "weight", "w", Must("WEIGHT"), "its share of the connections, 0 to 2147483647; 1 by default, 0 for no new ones")),
+    unit(Opt::UpperThreshold, SET_SERVER, option(Group, "u-threshold", "x", Must("CONNECTIONS"), "it is full with so many connections; 0, the default, for no limit")),
+    unit(Opt::LowerThreshold, SET_SERVER, option(Group, "l-threshold", "y", Must("CONNECTIONS"), "once full, it takes new ones again below so many; 0, the default, for three quarters of -x")),
+    unit(Opt::TunnelType, SET_SERVER, option(Group, "tun-type", "", Must("TYPE"), "encapsulation of a tunnel: ipip (the default), gue, gre").completed_by(Words("ipip gue gre"))),
+    unit(Opt::TunnelPort, SET_SERVER, option(Group, "tun-port", "", Must("PORT"), "UDP port of a gue tunnel")),
+    unit(Opt::TunnelFlags(Some(TunnelFlags::empty())), SET_SERVER, option(Group, "tun-nocsum", "", No, "no checksums in a gue or gre tunnel, which is the default")),
+    unit(Opt::TunnelFlags(Some(TunnelFlags::CHECKSUM)), SET_SERVER, option(Group, "tun-csum", "", No, "checksums in a gue or gre tunnel")),
+    unit(Opt::TunnelFlags(Some(TunnelFlags::REMOTE_CHECKSUM)), SET_SERVER, option(Group, "tun-remcsum", "", No, "remote checksum offload in a gue tunnel")),
+    unit(Opt::TunnelFlags(None), SET_SERVER, option(Group, "tun-flags", "", Must("BITS"), "flags of a tunnel by their number (not in ipvsadm 1.31)")),
+];
+
+/// The value of a threshold's option.
+fn connections(given: &Given<'_>) -> Result<u32, Mistake> {
+    number(&required(given), "a number of connections", 0, i32::MAX.into()).map(|it| it as u32)
+}
+
+fn set_thresholds(
+    given: &Given<'_>,
+    server: &mut Destination,
+    upper: u32,
+    lower: u32,
+) -> Result<(), Mistake> {
+    let refused = |error: InvalidValue| Mistake::refused(given.place.clone(), error.to_string());
+    server.thresholds = Thresholds::new(upper, lower).map_err(refused)?;
+    Ok(())
+}
 
 /// Forwarding methods with their words in documents and where tables differ.
 const FORWARDING: &[(ForwardMethod, &str, &str)] = &[

@@ -1,15 +1,24 @@
 //! The settings of a service.
 
-use ipvs_packet::{EngineName, Netmask, SchedulerName, Service, ServiceFlags};
+use ipvs_packet::{EngineName, InvalidValue, Netmask, SchedulerName, Service, ServiceFlags};
 
-use super::Setting;
+use super::{OptionReader, Setting};
+use crate::{
+    Mistake,
+    command::scheduler_flag,
+    options::{
+        Completion::Words,
+        Given, Opt,
+        OptionGroup::Service as Group,
+        OptionUnit,
+        OptionValue::{None as No, Optional as May, Required as Must},
+        SET_SERVICE, mask, number, option, required, unit,
+    },
+};
 #[cfg(feature = "serde")]
 use {
     super::Field,
-    crate::{
-        command::scheduler_flag,
-        document::{Node, Reader},
-    },
+    crate::document::{Node, Reader},
     std::str::FromStr,
 };
 
@@ -21,6 +30,13 @@ macro_rules! flag {
             words: |service| if service.flags.contains($flag) { "on" } else { "off" }.to_owned(),
             is_same: |one, other| one.flags.contains($flag) == other.flags.contains($flag),
             listed: |service| service.flags.contains($flag).then_some($listed),
+            option: Some(OptionReader {
+                option: Opt::ServiceFlag($flag),
+                read: |_, service| {
+                    service.flags |= $flag;
+                    Ok(())
+                },
+            }),
             #[cfg(feature = "serde")]
             field: Some(Field {
                 name: $field,
@@ -36,8 +52,10 @@ macro_rules! flag {
     };
 }
 
+/// The longest timeout that ipvsadm sets: 31 days, in seconds.
+pub(crate) const LONGEST_TIMEOUT: i64 = 31 * 24 * 60 * 60;
+
 /// How long persistence lasts if nothing is said, in seconds: as ipvsadm has it.
-#[cfg(feature = "serde")]
 const DEFAULT_PERSISTENCE: u32 = 360;
 
 pub(crate) const SERVICE: &[Setting<Service>] = &[
@@ -46,6 +64,16 @@ pub(crate) const SERVICE: &[Setting<Service>] = &[
         words: |service| service.scheduler.to_string(),
         is_same: |one, other| one.scheduler == other.scheduler,
         listed: |_| None,
+        option: Some(OptionReader {
+            option: Opt::Scheduler,
+            read: |given, service| {
+                // As in ipvsadm, an empty name is none.
+                if let Some(name) = name(given) {
+                    service.scheduler = refused(given, SchedulerName::new(name))?;
+                }
+                Ok(())
+            },
+        }),
         #[cfg(feature = "serde")]
         field: Some(Field {
             name: "scheduler",
@@ -62,6 +90,19 @@ pub(crate) const SERVICE: &[Setting<Service>] = &[
         words: |service| persistence(service).map_or_else(|| "none".to_owned(), seconds),
         is_same: |one, other| persistence(one) == persistence(other),
         listed: |_| None,
+        option: Some(OptionReader {
+            option: Opt::Persistent,
+            read: |given, service| {
+                service.flags |= ServiceFlags::PERSISTENT;
+                service.timeout = match &given.value {
+                    Some(value) => {
+                        number(value, "a timeout in seconds", 1, LONGEST_TIMEOUT)? as u32
+                    }
+                    None => DEFAULT_PERSISTENCE,
+                };
+                Ok(())
+            },
+        }),
         #[cfg(feature = "serde")]
         field: Some(Field {
             name: "persistence",
@@ -80,6 +121,7 @@ pub(crate) const SERVICE: &[Setting<Service>] = &[
                 || persistence(other).is_some()
         },
         listed: |_| None,
+        option: None,
         #[cfg(feature = "serde")]
         field: None,
     },
@@ -88,6 +130,16 @@ pub(crate) const SERVICE: &[Setting<Service>] = &[
         words: |service| service.netmask().to_string(),
         is_same: |one, other| one.netmask() == other.netmask(),
         listed: |_| None,
+        option: Some(OptionReader {
+            option: Opt::Netmask,
+            read: |given, service| {
+                let text = required(given);
+                let family = service.key().family();
+                Netmask::from_text(family, text.text)
+                    .and_then(|netmask| service.set_netmask(netmask))
+                    .map_err(|error| Mistake::new(text.place, error.to_string()))
+            },
+        }),
         #[cfg(feature = "serde")]
         field: None,
     },
@@ -96,6 +148,15 @@ pub(crate) const SERVICE: &[Setting<Service>] = &[
         words: |service| service.engine.map_or_else(|| "none".to_owned(), |it| it.to_string()),
         is_same: |one, other| one.engine == other.engine,
         listed: |_| None,
+        option: Some(OptionReader {
+            option: Opt::Engine,
+            read: |given, service| {
+                if let Some(name) = name(given) {
+                    service.engine = Some(refused(given, EngineName::new(name))?);
+                }
+                Ok(())
+            },
+        }),
         #[cfg(feature = "serde")]
         field: None,
     },
@@ -109,6 +170,17 @@ pub(crate) const SERVICE: &[Setting<Service>] = &[
         // With another scheduler the same flags have another name.
         is_same: |one, other| scheduler_flags(one) == scheduler_flags(other),
         listed: |_| None,
+        option: Some(OptionReader {
+            option: Opt::SchedulerFlags,
+            read: |given, service| {
+                let text = required(given);
+                for name in text.text.split(',').filter(|name| !name.is_empty()) {
+                    let flag = scheduler_flag(name, &service.scheduler);
+                    service.flags |= flag.map_err(|it| Mistake::new(text.place.clone(), it))?;
+                }
+                Ok(())
+            },
+        }),
         #[cfg(feature = "serde")]
         field: Some(Field {
             name: "scheduler_flags",
@@ -130,10 +202,39 @@ pub(crate) const SERVICE: &[Setting<Service>] = &[
         words: |service| format!("{:#x}", service.flags_mask),
         is_same: |one, other| one.flags_mask == other.flags_mask,
         listed: |_| None,
+        option: Some(OptionReader {
+            option: Opt::FlagsMask,
+            read: |given, service| {
+                service.flags_mask = mask(&required(given), u32::MAX.into())? as u32;
+                Ok(())
+            },
+        }),
         #[cfg(feature = "serde")]
         field: None,
     },
 ];
+
+/// Their options.
+#[rustfmt::skip]
+pub(crate) const SERVICE_OPTIONS: &[OptionUnit] = &[
+    unit(Opt::Scheduler, SET_SERVICE, option(Group, "scheduler", "s", Must("NAME"), "how real servers are chosen: rr, wrr, lc, wlc (the default), lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh").completed_by(Words("rr wrr lc wlc lblc lblcr dh sh sed nq fo ovf mh twos none"))),
+    unit(Opt::Persistent, SET_SERVICE, option(Group, "persistent", "p", May("SECONDS"), "a client stays with its real server for so long after its last connection; 360 if no number is given")),
+    unit(Opt::Netmask, SET_SERVICE, option(Group, "netmask", "M", Must("NETMASK"), "what of a client's address counts for -p: a mask or a prefix length")),
+    unit(Opt::Engine, SET_SERVICE, option(Group, "pe", "", Must("NAME"), "a persistence engine, which tells clients apart by what they send: sip").completed_by(Words("sip"))),
+    unit(Opt::ServiceFlag(ServiceFlags::ONE_PACKET), SET_SERVICE, option(Group, "ops", "o", No, "each packet is scheduled by itself (UDP and firewall marks)")),
+    unit(Opt::SchedulerFlags, SET_SERVICE, option(Group, "sched-flags", "b", Must("FLAGS"), "flags of the scheduler: sh-fallback, sh-port, mh-fallback, mh-port, flag-1 to flag-3").completed_by(Words("sh-fallback sh-port mh-fallback mh-port flag-1 flag-2 flag-3"))),
+    unit(Opt::FlagsMask, SET_SERVICE, option(Group, "flags-mask", "", Must("BITS"), "which flags -E sets; the others stay (not in ipvsadm 1.31)")),
+];
+
+/// The value of an option that is a name, unless it is empty.
+fn name<'a>(given: &'a Given<'_>) -> Option<&'a str> {
+    given.value.as_ref().map(|value| value.text).filter(|text| !text.is_empty())
+}
+
+/// What the kernel would refuse.
+fn refused<T>(given: &Given<'_>, value: Result<T, InvalidValue>) -> Result<T, Mistake> {
+    value.map_err(|error| Mistake::refused(required(given).place, error.to_string()))
+}
 
 /// The timeout of a service that is persistent.
 fn persistence(service: &Service) -> Option<u32> {
@@ -182,5 +283,18 @@ fn read_persistence(reader: &mut Reader, (path, node): (String, Node), service: 
     }
     if let Some(node) = fields.take("engine") {
         service.engine = reader.text(node, EngineName::from_str);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scheduler_is_offered() {
+        let offered = SERVICE_OPTIONS.iter().find(|unit| unit.option == Opt::Scheduler);
+        let names: Vec<_> = SchedulerName::ALL.iter().map(ToString::to_string).collect();
+        let completion = offered.map(|unit| unit.described.completion);
+        assert!(matches!(completion, Some(Words(words)) if words == names.join(" ")), "{names:?}");
     }
 }
