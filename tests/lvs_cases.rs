@@ -4,6 +4,7 @@
 use std::{
     cell::Cell,
     collections::BTreeSet,
+    future::Future,
     io::{BufRead as _, BufReader, Write as _},
     net::{IpAddr, SocketAddr, UdpSocket},
     process::Stdio,
@@ -21,7 +22,7 @@ use kernel_tests::{Outcome, block_on, client_case, key, needing};
 use libtest_mimic::{Failed, Trial};
 use lvs::{
     Desired, Encapsulation, Ledger, Phase, Plan, Policy, RealServer, Reconciler, Scope, Table,
-    VirtualService, VirtualServiceBuilder, model::Kernel, strategy,
+    VirtualService, VirtualServiceBuilder, model::Kernel, netlink_proto::NetlinkProto, strategy,
 };
 use netns_link::NetNs;
 use nix::{
@@ -55,6 +56,7 @@ pub(crate) fn cases() -> Vec<Trial> {
         client_case("lvs_refused_real_server", refused_real_server),
         client_case("lvs_refused_scheduler", refused_scheduler),
         client_case("lvs_failure_stays_in_its_service", failure_stays_in_its_service),
+        client_case("lvs_over_netlink_proto", over_netlink_proto),
         client_case("lvs_two_managers_at_once", two_managers_at_once),
         client_case("lvs_random_tables", random_tables),
         client_case("lvs_scope_and_guard", scope_and_guard),
@@ -375,6 +377,85 @@ fn killed_after(stops: usize) -> Result<bool, Failed> {
     child.kill()?;
     child.wait()?;
     Ok(false)
+}
+
+/// A connection of netlink-proto in a namespace, and its driver.
+fn netlink_proto(
+    namespace: &NetNs,
+) -> Result<(impl Future<Output = ()> + Send + 'static, NetlinkProto), Failed> {
+    let runtime = tokio::runtime::Handle::current();
+    let made = namespace.run(move || {
+        let _runtime = runtime.enter();
+        netlink_proto::new_connection(netlink_sys::protocols::NETLINK_GENERIC)
+    })?;
+    let (mut driver, connection, _unsolicited) = made?;
+    driver.set_forward_ack(true);
+    driver.set_forward_done(true);
+    Ok((driver, NetlinkProto::new(connection)))
+}
+
+/// Over a program's own connection of netlink-proto all is as over the client: what is written, what is
+/// read, and what fails. Its limits are errors.
+async fn over_netlink_proto(namespace: NetNs, client: Client) -> Outcome {
+    let (driver, port) = netlink_proto(&namespace)?;
+    let driver = tokio::spawn(driver);
+    let mut runner = TestRunner::deterministic();
+    let policy = Policy::new().scope(Scope::All);
+    for _ in 0..20 {
+        let desired = strategy::desired().new_tree(&mut runner)?.current();
+        desired.apply(&port, &policy).await?;
+        assert_eq!(Desired::try_from(&client.snapshot().await?)?, desired);
+        // Read over it, nothing differs.
+        assert!(desired.plan(&port, &policy).await?.is_empty());
+    }
+    // A list of many datagrams, and several lists at once: the kernel makes one at a time.
+    let real_servers = (0..250u8).map(|host| RealServer::nat(([172, 17, 1, host], 80).into()));
+    let large = web().real_servers(real_servers).build()?;
+    large.apply(&port).await?;
+    let over = desired_of(&client).await?;
+    let (one, other, whole) =
+        tokio::join!(large.plan(&port), desired_of(&port), over.plan(&port, &policy));
+    assert!(one?.is_empty() && whole?.is_empty());
+    assert_eq!(other?, over);
+    // Refusals are the kernel's, one for each write.
+    let refused = web().scheduler("wrrr").build()?;
+    let errors = [
+        refused.apply(&port).await.err().map(|error| error.to_string()),
+        refused.apply(&client).await.err().map(|error| error.to_string()),
+    ];
+    assert!(errors[0].is_some() && errors[0] == errors[1], "{errors:?}");
+    assert!(
+        !lvs::read_services(&port, &BTreeSet::from([key("-f 77")]))
+            .await?
+            .services
+            .contains_key(&key("-f 77"))
+    );
+    // A reconciler keeps a state in effect over it.
+    let mut reconciler = Reconciler::new(policy.clone());
+    reconciler.set(Desired::new());
+    let round = reconciler.round(&port, Instant::now()).await.ok_or("no round")?;
+    round.result?;
+    assert!(client.snapshot().await?.services.is_empty());
+    // Without its driver nothing is answered, and no call hangs.
+    driver.abort();
+    let _ = driver.await;
+    let error = failure(&port).await?;
+    assert!(error.contains("connection has ended"), "{error}");
+    let (idle, port) = netlink_proto(&namespace)?;
+    let port = port.time_limit(Duration::from_millis(100));
+    let error = failure(&port).await?;
+    assert!(error.contains("no answer came in time"), "{error}");
+    drop(idle);
+    Ok(())
+}
+
+async fn failure(port: &impl lvs::Port) -> Result<String, Failed> {
+    let error = Table::read(port).await.err();
+    Ok(error.ok_or("it was answered")?.to_string())
+}
+
+async fn desired_of(port: &impl lvs::Port) -> Result<Desired, Failed> {
+    Ok(Desired::try_from(&Table::read(port).await?.snapshot)?)
 }
 
 /// It takes what comes, repairs what others do, writes nothing where nothing differs, and ends when

@@ -75,6 +75,7 @@ pub(crate) fn cases() -> Vec<Trial> {
     case("drain_of_a_whole_service_ends_with_its_connections", || {
         block_on(drain_of_a_whole_service_ends_with_its_connections())
     });
+    case("applies_wait_for_connections", || block_on(applies_wait_for_connections()));
     case("drain_of_persistent_clients", || block_on(drain_of_persistent_clients()));
     case("drained_server_returns", || block_on(drained_server_returns()));
     case("schedulers_of_open_connections", || block_on(schedulers_of_open_connections()));
@@ -495,6 +496,34 @@ async fn drain_of_a_whole_service_ends_with_its_connections() -> Outcome {
     let key = ServiceKey::tcp(named.address)?;
     assert_eq!(reconciler.draining().services(), [key].into());
     settle(&mut reconciler, client).await?;
+    assert!(client.services().await?.is_empty());
+    Ok(())
+}
+
+/// One apply waits for the last connection, or says what it left; a program that ends does so, too.
+async fn applies_wait_for_connections() -> Outcome {
+    let named = Named::new().await?;
+    let client = &named.scene.client;
+    client.set_timeouts(Timeouts::new(2, 0, 0)).await?;
+    let policy = Policy::new().scope(Scope::All);
+    let policy = policy.drain(drain(Duration::from_secs(600)).services(true));
+    let none = Desired::new();
+    for ends in [false, true] {
+        named.both()?.apply(client, &policy).await?;
+        let (_, _open) = named.ask_open(2).await?;
+        let at_most = if ends { LIMIT } else { Duration::from_millis(200) };
+        let applied =
+            none.apply_until_drained(client, &policy, at_most, tokio::time::sleep).await?;
+        let services = client.services().await?.len();
+        let expected = if ends { (3, 0, 0) } else { (2, 2, 1) };
+        assert_eq!((applied.len(), applied.draining().count(), services), expected);
+    }
+    let mut reconciler = reconciler(LIMIT);
+    reconciler.set(named.both()?);
+    settle(&mut reconciler, client).await?;
+    let (_, _open) = named.ask_open(2).await?;
+    reconciler.drain_all(drain(Duration::from_secs(600)));
+    assert!(reconciler.until_settled(client, Instant::now(), LIMIT, tokio::time::sleep).await);
     assert!(client.services().await?.is_empty());
     Ok(())
 }

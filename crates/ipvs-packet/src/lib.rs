@@ -151,9 +151,9 @@
 )]
 //! - `netlink-packet`: `Message`, which has rust-netlink's traits (`Emitable` and
 //!   `ParseableParametrized` of netlink-packet-core 0.9, `GenlFamily` of netlink-packet-generic
-//!   0.5), for a program that already runs a netlink-proto connection. The repository's example
-//!   `netlink_proto` is such a program. Those crates change their API often, and this feature
-//!   follows them without a new major version of this crate.
+//!   0.5), for a program that already runs a netlink-proto connection. The feature `netlink-proto` of
+//!   the crate `lvs` does all over one. Those crates change their API often, and this feature follows
+//!   them without a new major version of this crate.
 //! - `proptest`: module `strategy`, which makes every value of this crate for the property tests of
 //!   what stands on it. proptest itself needs Rust 1.88.
 

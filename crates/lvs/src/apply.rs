@@ -12,7 +12,10 @@ use ipvs_client::{
     packet::{DestinationKey, Request, ServiceKey, Unreadable},
 };
 
-use crate::plan::{Action, Change, Phase, Plan};
+use crate::{
+    Draining,
+    plan::{Action, Change, Phase, Plan},
+};
 
 /// How often services are read and planned again that others changed meanwhile.
 const ROUNDS: usize = 4;
@@ -28,6 +31,8 @@ pub struct Applied {
     plan: Plan,
     /// What became of the changes, by phase and position, of those that were not just done.
     exceptions: BTreeMap<(usize, usize), State>,
+    /// The real servers that are left draining.
+    draining: BTreeSet<(ServiceKey, DestinationKey)>,
 }
 
 /// What became of a [`Change`].
@@ -114,26 +119,49 @@ impl Applied {
         self.done().count()
     }
 
-    /// The real servers that are left draining: see [`Plan::draining`].
+    /// The real servers that are left draining, at weight 0: what [`Plan::draining`] said and could be done.
     pub fn draining(&self) -> impl Iterator<Item = (&ServiceKey, &DestinationKey)> + '_ {
-        self.plan.draining()
+        self.draining.iter().map(|(service, real_server)| (service, real_server))
+    }
+
+    /// With what became of the changes of a plan that was carried out after this one.
+    pub(crate) fn then(mut self, later: Self) -> Self {
+        let offsets = Phase::ALL.map(|phase| self.plan.phase(phase).len());
+        let moved = later.exceptions.into_iter();
+        self.exceptions
+            .extend(moved.map(|((phase, index), state)| ((phase, offsets[phase] + index), state)));
+        self.plan.extend(later.plan);
+        self
+    }
+
+    /// What is left draining is what is known to be.
+    pub(crate) fn with_draining(mut self, draining: &Draining) -> Self {
+        self.draining = draining.iter().map(|(service, server, _)| (service, server)).collect();
+        self
     }
 
     /// Takes what was begun, what is gone and what is new into the plan's memory.
-    fn remember(&self) {
+    fn remember(&mut self) {
+        let mut left: BTreeSet<_> =
+            self.plan.draining().map(|(service, server)| (*service, *server)).collect();
         let mut known = self.plan.memory.lock();
         for (change, outcome) in self.outcomes() {
             let service = change.service();
             if !matches!(outcome, Outcome::Done | Outcome::Already) {
                 if let Action::DrainRealServer { before, .. } = change.action() {
                     known.leaving.not_begun(service, &before.key);
+                    left.remove(&(*service, before.key));
                 }
                 continue;
             }
             match change.action() {
-                Action::DeleteService { .. } => known.guard.gone(service, None),
+                Action::DeleteService { .. } => {
+                    known.guard.gone(service, None);
+                    known.leaving.gone(service, None);
+                }
                 Action::DeleteRealServer { before } => {
                     known.guard.gone(service, Some(&before.key));
+                    known.leaving.gone(service, Some(&before.key));
                 }
                 Action::DrainRealServer { after, .. } | Action::UpdateRealServer { after, .. } => {
                     known.guard.begun(service, &after.key);
@@ -144,6 +172,8 @@ impl Applied {
                 Action::UpdateService { .. } => {}
             }
         }
+        drop(known);
+        self.draining = left;
     }
 
     fn count(&self, is: impl Fn(Outcome<'_>) -> bool) -> usize {
@@ -161,6 +191,10 @@ impl Applied {
             Outcome::Failed(error) => Some((change, error)),
             _ => None,
         })
+    }
+
+    fn is_whole(&self) -> bool {
+        self.failed().next().is_none() && self.unreadable_services().next().is_none()
     }
 
     /// How many changes were not tried.
@@ -191,6 +225,21 @@ impl ApplyError {
     /// The table could not be read, so nothing was sent.
     pub(crate) fn unread(error: Error) -> Self {
         Self { applied: None, common: Some(error) }
+    }
+
+    /// What was done, if nothing of it failed.
+    pub(crate) fn unless_done(
+        applied: Option<Applied>,
+        common: Option<Error>,
+    ) -> Result<Applied, Self> {
+        match applied {
+            Some(applied) if common.is_none() && applied.is_whole() => Ok(applied),
+            applied => Err(Self { applied: applied.map(Box::new), common }),
+        }
+    }
+
+    pub(crate) fn into_parts(self) -> (Option<Applied>, Option<Error>) {
+        (self.applied.map(|applied| *applied), self.common)
     }
 
     /// What became of each change; `None` where the table could not be read.
@@ -461,14 +510,9 @@ impl Apply {
     ///
     /// Where a change failed, or a service could not be read.
     pub(crate) fn finish(self) -> Result<Applied, ApplyError> {
-        let applied = Applied { plan: self.plan, exceptions: self.exceptions };
+        let (plan, exceptions) = (self.plan, self.exceptions);
+        let mut applied = Applied { plan, exceptions, draining: BTreeSet::new() };
         applied.remember();
-        let is_whole =
-            applied.failed().next().is_none() && applied.unreadable_services().next().is_none();
-        if self.common.is_none() && is_whole {
-            Ok(applied)
-        } else {
-            Err(ApplyError { applied: Some(Box::new(applied)), common: self.common })
-        }
+        ApplyError::unless_done(Some(applied), self.common)
     }
 }

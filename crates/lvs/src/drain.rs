@@ -11,6 +11,12 @@ use ipvs_client::packet::{DestinationEntry, DestinationKey, Protocol, ServiceKey
 /// not desired, and [may be deleted](crate::Scope), is deleted at once with its real servers, unless
 /// [`services`](Self::services) says that it is drained as a whole.
 ///
+/// # One apply
+///
+/// An apply by itself leaves them at weight 0 and [names them](crate::Applied::draining);
+/// [`Desired::apply_until_drained`](crate::Desired::apply_until_drained) waits, and a
+/// [`Reconciler`](crate::Reconciler) looks at them in its rounds.
+///
 /// # Persistence
 ///
 /// A client of a persistent service keeps coming to its real server, weight 0 or not, as long as the

@@ -24,6 +24,12 @@ impl Desired {
     ///
     /// Where nothing differs this takes one snapshot and writes nothing.
     ///
+    /// With a [`Drain`](crate::Drain) in the policy, real servers that leave get weight 0 and stay, for
+    /// one apply has no clock: [`Applied::draining`] names them. Only what is empty, or has no time at
+    /// all, is taken away. A later apply takes away what is empty by then, and never ends the drain of what
+    /// is not. What waits for them is [`apply_until_drained`](Self::apply_until_drained), or a
+    /// [`Reconciler`](crate::Reconciler).
+    ///
     /// # Errors
     ///
     /// As [`Plan::apply`], and where the table cannot be read.
@@ -40,6 +46,8 @@ impl Plan {
     /// other services go on. What another program did meanwhile is no failure: the services that it
     /// changed are read again and what still differs is done, a few times if need be. That counts for
     /// the same [limit](Policy::max_deletions).
+    ///
+    /// Real servers that are drained are left at weight 0: see [`Desired::apply`].
     ///
     /// Applying is idempotent: whatever interrupted it, a new plan goes on from there. Dropped
     /// half-way, the writes that were sent take effect, and the others are not sent.

@@ -37,6 +37,21 @@ impl Leaving {
         self.without_weight.insert(server);
     }
 
+    /// It is gone, or its service is with all of them.
+    pub(crate) fn gone(&mut self, service: &ServiceKey, server: Option<&DestinationKey>) {
+        match server {
+            Some(server) => {
+                self.since.remove(&(*service, *server));
+                self.without_weight.remove(&(*service, *server));
+            }
+            None if self.without_weight.is_empty() => {}
+            None => {
+                self.since.retain(|(of, _), _| of != service);
+                self.without_weight.retain(|(of, _)| of != service);
+            }
+        }
+    }
+
     /// Its weight could not be taken: its time begins when it is.
     pub(crate) fn not_begun(&mut self, service: &ServiceKey, server: &DestinationKey) {
         self.since.remove(&(*service, *server));

@@ -78,6 +78,9 @@
 //!
 //! - `tokio`: what needs tokio's timer, such as `Client::watch`. Everything else runs on any runtime,
 //!   and over a blocking client on none: see [`block_on`].
+//! - `netlink-proto`: IPVS over a connection of netlink-proto that a program already has.
+//! - `tracing`: each round is a span, `round`, with the target `lvs`; what is refused, held back, drained,
+//!   tried again or undone by another program is an event. Without it, none of that is compiled.
 //! - `serde`: desired states, plans and ledgers have readable forms. The schema of a desired state is
 //!   that of [`TableDocument`](https://docs.rs/ipvs-table/latest/ipvs_table/struct.TableDocument.html).
 //! - `model`: a model of the kernel's table, for tests without a kernel.
@@ -106,6 +109,8 @@ mod limit;
 mod memory;
 #[cfg(any(test, feature = "model"))]
 pub mod model;
+#[cfg(feature = "netlink-proto")]
+pub mod netlink_proto;
 mod plan;
 mod policy;
 mod port;
@@ -121,6 +126,7 @@ pub mod strategy;
 mod table;
 mod text;
 mod virtual_service;
+mod waiting;
 
 pub use ipvs_client as client;
 

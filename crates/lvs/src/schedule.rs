@@ -213,6 +213,18 @@ impl Schedule {
         self.changed.keys().chain(self.retries.keys())
     }
 
+    /// What failed in a round that ended at this time: when it is tried again, and how often it failed.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn retried(
+        &self,
+        now: Instant,
+    ) -> impl Iterator<Item = (&ServiceKey, Duration, u32)> + '_ {
+        self.retries.iter().filter_map(move |(key, retry)| {
+            let after = self.back_off_of(retry.times);
+            (retry.at == later(now, after)).then_some((key, after, retry.times))
+        })
+    }
+
     pub(crate) fn is_unfinished(&self, key: &ServiceKey) -> bool {
         self.changed.contains_key(key) || self.retries.contains_key(key)
     }

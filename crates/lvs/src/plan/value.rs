@@ -192,8 +192,9 @@ impl Plan {
     }
 
     /// The real servers that are left draining when the plan is carried out: without a clock of its own
-    /// an apply leaves them at weight 0. A [`Reconciler`](crate::Reconciler) takes them away in time, and
-    /// so does a later apply once they are empty.
+    /// an apply leaves them at weight 0. [`Desired::apply_until_drained`] and a
+    /// [`Reconciler`](crate::Reconciler) take them away in time, and so does a later apply once they are
+    /// empty.
     pub fn draining(&self) -> impl Iterator<Item = (&ServiceKey, &DestinationKey)> + '_ {
         let begin = self.phase(Phase::Drain).iter().filter_map(|change| match change.action() {
             Action::DrainRealServer { before, .. } => Some((change.service(), &before.key)),

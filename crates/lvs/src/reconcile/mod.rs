@@ -14,6 +14,8 @@ mod round;
 mod run;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "tracing")]
+mod trace;
 mod undone;
 #[cfg(test)]
 mod unreadable;

@@ -137,6 +137,10 @@ impl Reconciler {
 
     /// Takes in how a turn ended, at this time.
     pub fn finish(&mut self, turn: &Turn, result: &Result<Applied, ApplyError>, now: Instant) {
+        #[cfg(feature = "tracing")]
+        let (held_back, repairs) = (self.status.held_back, self.status.repairs);
+        #[cfg(feature = "tracing")]
+        super::trace::changes(result);
         self.note_repairs(result, now);
         self.note_taken(turn, now);
         let status = &mut self.status;
@@ -182,6 +186,8 @@ impl Reconciler {
         if !waits && self.schedule.unfinished().next().is_none() {
             self.status.in_effect = self.planned;
         }
+        #[cfg(feature = "tracing")]
+        super::trace::left(self, held_back, repairs, now);
     }
 
     /// What was added or changed though nothing new was desired was as desired once. The first round
@@ -206,9 +212,20 @@ impl Reconciler {
     /// Carries out a round if one is due: reads, plans and writes. `None` if none is.
     ///
     /// `now` is what the schedule goes by: [`Instant::now`], or what a test says. A round that is
-    /// dropped half-way stays due.
+    /// dropped half-way stays due. With the feature `tracing` it is a span.
     pub async fn round<P: Port>(&mut self, port: &P, now: Instant) -> Option<Round> {
         let turn = self.turn(now)?;
+        #[cfg(feature = "tracing")]
+        {
+            use tracing::Instrument as _;
+            let span = super::trace::round(self, &turn);
+            Some(self.carry_out(turn, port, now).instrument(span).await)
+        }
+        #[cfg(not(feature = "tracing"))]
+        Some(self.carry_out(turn, port, now).await)
+    }
+
+    async fn carry_out<P: Port>(&mut self, turn: Turn, port: &P, now: Instant) -> Round {
         let start = port.clock();
         let took = || port.clock().saturating_sub(start);
         let table = turn.read(port).await;
@@ -227,7 +244,7 @@ impl Reconciler {
         // Intervals count from the end, so that a large table is not read without a pause.
         self.finish(&turn, &result, later(now, took));
         let generation = self.planned;
-        Some(Round { turn, generation, table, reading, planning, writing, result })
+        Round { turn, generation, table, reading, planning, writing, result }
     }
 }
 
