@@ -33,6 +33,7 @@ pub(super) fn cases() -> Vec<Trial> {
         scheduler_that_the_kernel_lacks,
         many_endpoints,
         without_ipv6,
+        a_broken_manifest,
     ];
     cases.extend(whole_cases![table]);
     cases
@@ -208,6 +209,24 @@ async fn scheduler_that_the_kernel_lacks(namespace: NetNs, client: Client) -> Ou
     client.flush().await?;
     Proxy::new(source(&directory)?, config(&[])?, &namespace).await?.once().await?;
     until(&client, &both).await
+}
+
+/// Who acts once does not wait for somebody to mend a file, and touches nothing.
+async fn a_broken_manifest(namespace: NetNs, client: Client) -> Outcome {
+    let directory = TempDir::new()?;
+    write(&directory, "web.yaml", &service("web", "clusterIP: 10.96.0.1, ports: [{port: 80}]"))?;
+    write(&directory, "broken.yaml", "kind: Service\nspec: [\n")?;
+    for is_dry in [false, true] {
+        let mut proxy = Proxy::new(source(&directory)?, config(&[])?, &namespace).await?;
+        let error = match is_dry {
+            false => proxy.once().await.err(),
+            true => proxy.dry_run().await.err(),
+        };
+        let error = error.ok_or("it is right with a broken file")?.to_string();
+        assert!(error.contains("broken.yaml: "), "{error}");
+    }
+    assert_eq!(lines(&client).await?, [""; 0]);
+    Ok(())
 }
 
 /// Ten thousand endpoints of one service, of which half go at once: fresh lists confirm it.

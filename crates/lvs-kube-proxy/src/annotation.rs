@@ -34,6 +34,9 @@ pub(crate) const WEIGHTS: &str = "lvs-kube-proxy/weights";
 /// The annotation for the longest drain.
 pub(crate) const DRAIN_LIMIT: &str = "lvs-kube-proxy/drain-limit";
 
+/// All annotations that there are.
+pub(crate) const KNOWN: [&str; 5] = [SCHEDULER, SCHEDULER_FLAGS, FORWARDING, WEIGHTS, DRAIN_LIMIT];
+
 /// The greatest weight that an annotation can give. Weights are multiplied in some schedulers.
 const MAX_WEIGHT: u32 = 65_535;
 /// The most entries that one annotation can have: each is held against every endpoint.

@@ -24,6 +24,7 @@ pub(crate) enum Step {
     Table,
     Conntrack,
     Listen,
+    Lists,
 }
 
 impl Failure {
@@ -54,6 +55,7 @@ impl Step {
             Self::Table => "ipvs",
             Self::Conntrack => "conntrack",
             Self::Listen => "listen",
+            Self::Lists => "lists",
         }
     }
 }

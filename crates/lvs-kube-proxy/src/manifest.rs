@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::object::{EndpointSlice, Metadata, Node, Service};
+use crate::object::{EndpointSlice, Metadata, Node, ObjectName, Service};
 
 /// The namespace of objects that do not say theirs, as with kubectl.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -20,6 +20,14 @@ pub(crate) enum Object {
     Node(Node),
 }
 
+/// What is in a text.
+#[derive(Debug, Default)]
+pub(crate) struct Manifests {
+    pub(crate) objects: Vec<Object>,
+    /// Endpoints of before there were EndpointSlices, of which only a cluster makes something.
+    pub(crate) endpoints: Vec<ObjectName>,
+}
+
 /// Reads manifests. Objects of other kinds are left out, and so are empty documents; a `List` is
 /// what it holds.
 ///
@@ -27,14 +35,27 @@ pub(crate) enum Object {
 ///
 /// The text is not YAML. Nothing of it is used then. A field that is not of the type that it has in
 /// Kubernetes costs that field.
-pub(crate) fn parse(text: &str) -> Result<Vec<Object>, ManifestError> {
-    let mut objects = Vec::new();
+pub(crate) fn manifests(text: &str) -> Result<Manifests, ManifestError> {
+    let mut found = Manifests::default();
     for (line, document) in documents(text) {
-        parse_document(document, &mut objects).map_err(|error| ManifestError {
-            reason: format!("document that begins on line {line}: {error}"),
+        parse_document(document, &mut found).map_err(|error| {
+            // Once more, with as many lines before it as there are in the file.
+            let whole = "\n".repeat(line - 1) + document;
+            let error = parse_document(&whole, &mut Manifests::default()).err().unwrap_or(error);
+            let reason = match line {
+                1 => error.to_string(),
+                _ => format!("document that begins on line {line}: {error}"),
+            };
+            ManifestError { reason }
         })?;
     }
-    Ok(objects)
+    Ok(found)
+}
+
+/// The objects of [`manifests`].
+#[cfg(test)]
+pub(crate) fn parse(text: &str) -> Result<Vec<Object>, ManifestError> {
+    manifests(text).map(|found| found.objects)
 }
 
 /// Why a manifest cannot be read, with line and column.
@@ -69,17 +90,23 @@ pub(crate) fn documents(text: &str) -> impl Iterator<Item = (usize, &str)> {
     starts.into_iter().zip(ends).map(move |((line, start), end)| (line, &text[start..end]))
 }
 
-fn parse_document(text: &str, objects: &mut Vec<Object>) -> Result<(), serde_saphyr::Error> {
+fn parse_document(text: &str, found: &mut Manifests) -> Result<(), serde_saphyr::Error> {
     // The kind is looked up first: a value that is kept until its kind is known loses its place.
     let kind = match kind(text) {
         Some(kind) => Cow::Borrowed(kind),
         None => Cow::Owned(read::<Option<Head>>(text)?.unwrap_or_default().kind),
     };
     match &*kind {
-        "Service" => Document::Service(read(text)?).collect(objects),
-        "EndpointSlice" => Document::EndpointSlice(read(text)?).collect(objects),
-        "Node" => Document::Node(read(text)?).collect(objects),
-        "List" => read::<List>(text)?.items.into_iter().for_each(|item| item.collect(objects)),
+        "Service" => Document::Service(read(text)?).collect(found),
+        "EndpointSlice" => Document::EndpointSlice(read(text)?).collect(found),
+        "Node" => Document::Node(read(text)?).collect(found),
+        "Endpoints" => Document::Endpoints(read(text)?).collect(found),
+        "List" => read::<List<Document>>(text)?.collect(found, |item| item),
+        // As an API server answers, with items that do not say what they are.
+        "ServiceList" => read::<List<_>>(text)?.collect(found, Document::Service),
+        "EndpointSliceList" => read::<List<_>>(text)?.collect(found, Document::EndpointSlice),
+        "NodeList" => read::<List<_>>(text)?.collect(found, Document::Node),
+        "EndpointsList" => read::<List<_>>(text)?.collect(found, Document::Endpoints),
         _ => {}
     }
     Ok(())
@@ -113,10 +140,24 @@ struct Head {
     kind: String,
 }
 
+#[derive(Deserialize)]
+#[serde(bound = "T: DeserializeOwned")]
+struct List<T> {
+    #[serde(default = "Vec::new", deserialize_with = "crate::object::or_default")]
+    items: Vec<T>,
+}
+
+impl<T> List<T> {
+    fn collect(self, found: &mut Manifests, document: impl Fn(T) -> Document) {
+        self.items.into_iter().for_each(|item| document(item).collect(found));
+    }
+}
+
+/// An object of which only the name is read.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct List {
-    items: Vec<Document>,
+struct Named {
+    metadata: Metadata,
 }
 
 #[derive(Deserialize)]
@@ -125,12 +166,13 @@ enum Document {
     Service(Box<Service>),
     EndpointSlice(Box<EndpointSlice>),
     Node(Box<Node>),
+    Endpoints(Box<Named>),
     #[serde(other)]
     Other,
 }
 
 impl Document {
-    fn collect(self, objects: &mut Vec<Object>) {
+    fn collect(self, found: &mut Manifests) {
         let namespaced = |metadata: &mut Metadata| {
             if metadata.namespace.is_empty() {
                 DEFAULT_NAMESPACE.clone_into(&mut metadata.namespace);
@@ -139,13 +181,21 @@ impl Document {
         match self {
             Self::Service(mut service) => {
                 namespaced(&mut service.metadata);
-                objects.push(Object::Service(*service));
+                found.objects.push(Object::Service(*service));
             }
             Self::EndpointSlice(mut slice) => {
                 namespaced(&mut slice.metadata);
-                objects.push(Object::Slice(*slice));
+                // What an API server fills in, where a missing value means something else.
+                for port in &mut slice.ports {
+                    port.name.get_or_insert_default();
+                }
+                found.objects.push(Object::Slice(*slice));
             }
-            Self::Node(node) => objects.push(Object::Node(*node)),
+            Self::Endpoints(mut endpoints) => {
+                namespaced(&mut endpoints.metadata);
+                found.endpoints.push(endpoints.metadata.object_name());
+            }
+            Self::Node(node) => found.objects.push(Object::Node(*node)),
             Self::Other => {}
         }
     }
@@ -217,10 +267,41 @@ items:
     }
 
     #[test]
+    fn lists_as_an_api_server_answers_them() {
+        let Manifests { objects, endpoints } = manifests(
+            "\
+kind: ServiceList
+items:
+- metadata: {name: web, namespace: shop}
+---
+kind: EndpointSliceList
+items:
+- metadata: {name: web-1, namespace: shop}
+  ports: [{port: 80}]
+---
+{kind: NodeList, items: [{metadata: {name: node-a}}]}
+---
+{kind: EndpointsList, items: null}
+---
+{kind: Endpoints, metadata: {name: web}}
+",
+        )
+        .unwrap();
+        let [Object::Service(service), Object::Slice(slice), Object::Node(node)] = &objects[..]
+        else {
+            panic!("{objects:?}")
+        };
+        assert_eq!(service.metadata.object_name().to_string(), "shop/web");
+        assert_eq!(slice.ports[0].name.as_deref(), Some(""), "as an API server fills it in");
+        assert_eq!(node.metadata.name, "node-a");
+        assert_eq!(endpoints, [ObjectName::new("default", "web")]);
+    }
+
+    #[test]
     fn an_error_says_where() {
         let text = "kind: Pod\n---\nkind: Service\nspec:\n  ports: [{port: 80, port: 81}]\n";
         let error = parse(text).unwrap_err().to_string();
-        assert!(error.contains("begins on line 2") && error.contains("line 4"), "{error}");
+        assert!(error.contains("begins on line 2") && error.contains("line 5"), "{error}");
         assert!(parse("kind: Service\n  spec: {").is_err());
         assert!(parse("just a word").is_err());
         assert_eq!(parse("").unwrap(), []);

@@ -127,6 +127,11 @@ impl Labels {
         self.0.iter().find(|(found, _)| found == name).map(|(_, value)| &**value)
     }
 
+    /// The names that there are.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| &**name)
+    }
+
     /// Whether there is such a label.
     pub(crate) fn contains(&self, name: &str) -> bool {
         self.get(name).is_some()

@@ -49,8 +49,8 @@ const SETTLED: Duration = Duration::from_millis(1500);
 const API: &str = "127.0.0.1:6443";
 /// Of the service of most steps.
 const WEB: &str = "/api/v1/namespaces/default/services/web";
-/// The collection of slices.
-const SLICES: &str = "/apis/discovery.k8s.io/v1beta1/namespaces/default/endpointslices";
+/// A service that changes with every step, and with it its slice: who has both has taken in the step.
+const MARKER: &str = "10.0.0.200";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let numbers = std::env::var("LVS_BESIDE_SERVICES").unwrap_or_default();
@@ -117,7 +117,7 @@ async fn steps(scene: &mut Scene<'_>) -> Result<(), Box<dyn Error>> {
     scene.step("it is gone", &[]).await?;
     scene.slice("web-2", &["172.17.0.4", "172.17.0.6"]);
     scene.step("a second slice, with one endpoint of the first", &[]).await?;
-    scene.delete(&format!("{SLICES}/web-2"));
+    scene.delete(&format!("{}/web-2", scene.slices_path()));
     scene.step("and without it", &[]).await?;
 
     let ports = |ports: Value| web(json!({"ports": ports}));
@@ -340,7 +340,10 @@ impl<'n> Scene<'n> {
         command.args(["--proxy-mode=ipvs", "--ipvs-scheduler=rr", "--hostname-override=node1"]);
         command.args(["--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0"]);
         command.args(["--conntrack-tcp-timeout-close-wait=0", "--cluster-cidr=172.17.0.0/16"]);
-        command.args(["--feature-gates=EndpointSliceTerminatingCondition=true", "--v=2"]);
+        command.arg("--v=2");
+        if self.cluster.minor <= 20 {
+            command.arg("--feature-gates=EndpointSliceTerminatingCondition=true");
+        }
         command.arg("--kubeconfig").arg(self.cluster.path("proxy.kubeconfig"));
         self.start(self.original, "original.log", command)
     }
@@ -362,6 +365,7 @@ impl<'n> Scene<'n> {
         self.steps += 1;
         self.differences += usize::from(!expected.is_empty());
         let expected: BTreeSet<String> = expected.iter().map(|line| (*line).to_owned()).collect();
+        let marker = self.mark();
         let begin = Instant::now();
         let (mut before, mut since) = (None, Instant::now());
         loop {
@@ -374,8 +378,12 @@ impl<'n> Scene<'n> {
             if both != before {
                 (before, since) = (both, Instant::now());
             }
-            if differences == expected && since.elapsed() > SETTLED {
+            let have_it = before
+                .as_ref()
+                .is_some_and(|(own, original)| own.contains(&marker) && original.contains(&marker));
+            if have_it && differences == expected && since.elapsed() > SETTLED {
                 let (own, _) = before.as_ref().unwrap();
+                let own: Vec<_> = own.iter().filter(|line| !line.contains(MARKER)).collect();
                 let number = self.steps;
                 println!("{number:>2} {what} ({:.1} s): {own:?}", begin.elapsed().as_secs_f64());
                 differences.iter().for_each(|line| println!("     {line}"));
@@ -407,6 +415,34 @@ impl<'n> Scene<'n> {
             side.extend(addresses.iter().map(|address| format!("address {}", address.ip())));
         }
         Ok(side)
+    }
+
+    /// The collection of slices.
+    fn slices_path(&self) -> String {
+        format!("/apis/{}/namespaces/default/endpointslices", self.cluster.slices())
+    }
+
+    /// Changes the marker, and returns the line of a table that has taken in both changes.
+    fn mark(&mut self) -> String {
+        let (port, endpoint) = (1000 + self.steps, format!("172.17.9.{}", self.steps));
+        let spec = json!({
+            "clusterIP": MARKER, "ports": [{"name": "http", "port": port, "targetPort": 8080}],
+        });
+        match self.steps {
+            1 => {
+                let metadata = json!({"name": "marker"});
+                let kind = json!({"kind": "Service", "apiVersion": "v1", "metadata": metadata, "spec": spec});
+                self.post("services", &kind);
+            }
+            _ => {
+                let patch =
+                    json!([{"op": "replace", "path": "/spec/ports", "value": spec["ports"]}]);
+                let path = "/api/v1/namespaces/default/services/marker";
+                self.cluster.send("PATCH", path, "json-patch+json", &patch.to_string());
+            }
+        }
+        self.slice_of("marker-1", "marker", &[&endpoint]);
+        format!("-t {MARKER}:{port} rr {endpoint}:8080")
     }
 
     fn post(&self, kind: &str, object: &Value) {
@@ -443,12 +479,17 @@ impl<'n> Scene<'n> {
 
     /// A slice of the service `web`. After an address may stand what it is not, or where.
     fn slice(&mut self, name: &'static str, endpoints: &[&str]) {
-        let slice = slice(name, "web", endpoints);
+        self.slice_of(name, "web", endpoints);
+    }
+
+    fn slice_of(&mut self, name: &'static str, service: &str, endpoints: &[&str]) {
+        let slice = slice(self.cluster.slices(), name, service, endpoints);
+        let path = self.slices_path();
         if self.slices.insert(name) {
-            return self.cluster.send("POST", SLICES, "json", &slice.to_string());
+            return self.cluster.send("POST", &path, "json", &slice.to_string());
         }
         let patch = json!([{"op": "replace", "path": "/endpoints", "value": slice["endpoints"]}]);
-        let path = format!("{SLICES}/{name}");
+        let path = format!("{path}/{name}");
         self.cluster.send("PATCH", &path, "json-patch+json", &patch.to_string());
     }
 
@@ -508,7 +549,7 @@ impl<'n> Scene<'n> {
             let three = [two[0], two[1], "172.18.0.3"];
             for endpoints in [&three[..], &two[..]] {
                 let begin = Instant::now();
-                let slice = slice("many-1-1", "many-1", endpoints);
+                let slice = slice(self.cluster.slices(), "many-1-1", "many-1", endpoints);
                 self.cluster.etcd_put(&slice_key("many-1-1"), &slice);
                 loop {
                     let servers = ipvs.destinations(&key).await?.all()?;
@@ -579,7 +620,12 @@ impl<'n> Scene<'n> {
                     },
                 });
                 puts.push((format!("/registry/services/specs/default/{name}"), object));
-                let slice = slice(&format!("{name}-1"), &name, &["172.18.0.1", "172.18.0.2"]);
+                let slice = slice(
+                    self.cluster.slices(),
+                    &format!("{name}-1"),
+                    &name,
+                    &["172.18.0.1", "172.18.0.2"],
+                );
                 puts.push((slice_key(&format!("{name}-1")), slice));
             }
             self.cluster.etcd_put_all(&puts);
@@ -597,7 +643,7 @@ impl ControlPlane<'_> {
         command.arg("--cert").arg(key("proxy.crt")).arg("--key").arg(key("proxy.key"));
         command.arg(format!("https://{API}/api/v1/services"));
         command.args(["-o", "/dev/null"]);
-        command.arg(format!("https://{API}/apis/discovery.k8s.io/v1beta1/endpointslices"));
+        command.arg(format!("https://{API}/apis/{}/endpointslices", self.slices()));
         let begin = Instant::now();
         let sizes = self.output(&mut command);
         (begin.elapsed(), sizes.lines().filter_map(|size| size.parse::<u64>().ok()).sum())
@@ -612,7 +658,8 @@ fn uid(number: u32) -> String {
     format!("00000000-0000-4000-8000-{number:012}")
 }
 
-fn slice(name: &str, service: &str, endpoints: &[&str]) -> Value {
+fn slice(version: &str, name: &str, service: &str, endpoints: &[&str]) -> Value {
+    let names_topology = version.ends_with("v1beta1");
     let endpoints: Vec<_> = endpoints
         .iter()
         .map(|text| {
@@ -624,8 +671,10 @@ fn slice(name: &str, service: &str, endpoints: &[&str]) -> Value {
                     "ready": ready && !terminating, "serving": ready, "terminating": terminating,
                 },
             });
-            if more == "here" {
-                endpoint["topology"] = json!({"kubernetes.io/hostname": "node1"});
+            match (more == "here", names_topology) {
+                (true, true) => endpoint["topology"] = json!({"kubernetes.io/hostname": "node1"}),
+                (true, false) => endpoint["nodeName"] = json!("node1"),
+                (false, _) => {}
             }
             endpoint
         })
@@ -634,7 +683,7 @@ fn slice(name: &str, service: &str, endpoints: &[&str]) -> Value {
     let ports = ports
         .map(|(name, protocol, port)| json!({"name": name, "protocol": protocol, "port": port}));
     json!({
-        "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1beta1",
+        "kind": "EndpointSlice", "apiVersion": version,
         "metadata": {
             "name": name, "namespace": "default",
             "labels": {"kubernetes.io/service-name": service},

@@ -232,7 +232,7 @@ fn a_file_of_several_documents_or_a_config_map() {
 
 /// What kube-proxy takes, in the ways in which it takes it.
 #[test]
-fn flags_in_kube_proxys_ways() {
+fn flags_that_kube_proxy_takes() {
     let words = ["--cluster-cidr=", "--nodeport-addresses=", "--ipvs-scheduler=lc", "--v=1"];
     let again = ["--ipvs-scheduler=sh", "--v=4", "--log-json-split-stream", "--boot-id-file", "/x"];
     let found = config(&[&words[..], &again[..]].concat()).unwrap();

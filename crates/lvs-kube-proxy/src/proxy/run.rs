@@ -7,7 +7,7 @@ use std::{
 };
 
 use netns_link::NetNs;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout};
 
 use super::{
     rhythm::Rhythm,
@@ -24,6 +24,8 @@ use crate::{
 
 /// How often somebody's confirmation is looked for, while something is held back.
 const CONFIRMATION: Duration = Duration::from_secs(1);
+/// How often it is asked whether lists can come that have not.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A service proxy for one node.
 ///
@@ -113,7 +115,7 @@ impl<'n, S: Source> Proxy<'n, S> {
     /// Something could not be read or written.
     pub async fn once(&mut self) -> Result<(), Failure> {
         self.rounds.hold_nothing();
-        self.wait_for_lists().await;
+        self.wait_for_lists().await?;
         let mut round = self.round(true).await?;
         if self.rounds.state().is_touched() {
             // Without a scheduler that the kernel lacks.
@@ -142,7 +144,7 @@ impl<'n, S: Source> Proxy<'n, S> {
     ///
     /// Something could not be read.
     pub async fn dry_run(&mut self) -> Result<String, Failure> {
-        self.wait_for_lists().await;
+        self.wait_for_lists().await?;
         let plan = self.rounds.dry_run(Instant::now()).await?;
         Ok(plan.to_string())
     }
@@ -157,11 +159,19 @@ impl<'n, S: Source> Proxy<'n, S> {
         self.rounds.listeners().map(|listener| listener.address())
     }
 
-    async fn wait_for_lists(&mut self) {
+    /// Waits for both lists, as long as they can come by themselves.
+    async fn wait_for_lists(&mut self) -> Result<(), Failure> {
         while !self.rounds.state().is_complete() {
-            let events = self.source.next().await;
-            self.rounds.take_in(events);
+            match timeout(LOOK, self.source.next()).await {
+                Ok(events) => self.rounds.take_in(events),
+                Err(_) => {
+                    if let Some(reason) = self.source.is_stuck() {
+                        return Err(Failure::new(Step::Lists, reason));
+                    }
+                }
+            }
         }
+        Ok(())
     }
 
     /// One round, after the node's settings are made.

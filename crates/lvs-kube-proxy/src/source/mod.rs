@@ -1,5 +1,6 @@
 //! Where Services and EndpointSlices come from.
 
+mod advice;
 #[cfg(feature = "kubernetes")]
 mod api_server;
 mod contact;
@@ -28,6 +29,11 @@ pub(crate) trait Events {
     /// Waits for the next events; there is at least one. May be dropped at any time without losing
     /// any.
     fn next(&mut self) -> impl Future<Output = Vec<Event>>;
+
+    /// Why the lists will not come by themselves, where that is known: somebody has to mend something.
+    fn is_stuck(&self) -> Option<String> {
+        None
+    }
 
     /// Asks for both lists again. The proxy does so before a suspiciously large deletion.
     fn relist(&mut self);

@@ -244,3 +244,64 @@ fn slice(owner: &str, address: &str) -> String {
          endpoints: [{{addresses: [{address}]}}]\n"
     )
 }
+
+/// What an API server would have said of each is said here.
+#[tokio::test]
+async fn what_an_api_server_would_have_said() {
+    let directory = TempDir::new().unwrap();
+    let slice = |text: &str| {
+        format!("kind: EndpointSlice\nmetadata: {text}\nendpoints: [{{addresses: [10.42.0.1]}}]\n")
+    };
+    let owned = "labels: {kubernetes.io/service-name: web}";
+    for (name, text, expected) in [
+        ("a", "kind: Endpoints\nmetadata: {name: web}\n".to_owned(), "endpoints default/web are not read: an EndpointSlice"),
+        ("b", "kind: Service\nmetadata: {name: b}\nspec: {ports: [{port: 80}]}\n".to_owned(), "service default/b has no spec.clusterIP"),
+        ("c", slice(&format!("{{name: c, {owned}}}")), "endpoint slice default/c has no addressType"),
+        ("d", slice(&format!("{{name: d, {owned}}}\naddressType: FQDN")), "endpoint slice default/d has the addressType \"FQDN\""),
+        ("e", slice("{name: e}\naddressType: IPv4"), "endpoint slice default/e has no label"),
+        ("f", slice(&format!("{{name: f, {owned}}}\naddressType: IPv4\nports: [{{name: http, port: 8080}}]")),
+            "endpoint slice default/f: no port of it has the name of a port of service default/web, so it is not used: \"http\" and \"\""),
+        ("g", "kind: Service\nmetadata: {name: g, annotations: {lvs-kube-proxy/schedular: lc}}\nspec: {clusterIP: None}\n".to_owned(),
+            "service default/g: there is no annotation lvs-kube-proxy/schedular"),
+    ] {
+        fs::remove_dir_all(directory.path()).unwrap();
+        fs::create_dir(directory.path()).unwrap();
+        write(directory.path(), "web.yaml", &service("web", 1));
+        write(directory.path(), &format!("{name}.yaml"), &text);
+        let mut source = Directory::open(directory.path()).unwrap();
+        let mut state = State::new(ThisNode::default(), Settings::default());
+        step(&mut source, &mut state).await;
+        let [said] = source.said() else { panic!("{name}: {:?}", source.said()) };
+        assert!(said.starts_with(expected), "{said}");
+    }
+}
+
+/// A port without a name, which an API server would have given the empty one.
+#[tokio::test]
+async fn ports_without_a_name() {
+    let directory = TempDir::new().unwrap();
+    write(directory.path(), "web.yaml", &service("web", 1));
+    let slice = "kind: EndpointSlice\nmetadata: {name: web-1, labels: {kubernetes.io/service-name: web}}\n\
+                 addressType: IPv4\nports: [{port: 8080}]\nendpoints: [{addresses: [10.42.0.1]}]\n";
+    write(directory.path(), "slice.yaml", slice);
+    let mut source = Directory::open(directory.path()).unwrap();
+    let mut state = State::new(ThisNode::default(), Settings::default());
+    step(&mut source, &mut state).await;
+    assert_eq!(table(&state), ["10.96.0.1 10.42.0.1"]);
+    assert_eq!(source.said(), [""; 0]);
+}
+
+/// Why nothing comes, for who does not want to wait.
+#[tokio::test]
+async fn a_broken_file_is_why_nothing_comes() {
+    let directory = TempDir::new().unwrap();
+    write(directory.path(), "a.yaml", &(service("a", 1) + "---\nkind: Service\nspec: [\n"));
+    let mut source = Directory::open(directory.path()).unwrap();
+    assert_eq!(source.is_stuck(), None);
+    assert!(timeout(QUIET, source.next()).await.is_err());
+    let reason = source.is_stuck().unwrap();
+    assert!(reason.contains("a.yaml: document that begins on line "), "{reason}");
+    write(directory.path(), "a.yaml", &service("a", 1));
+    assert!(timeout(LIMIT, source.next()).await.is_ok());
+    assert_eq!(source.is_stuck(), None);
+}

@@ -1,4 +1,4 @@
-//! A Kubernetes 1.20.2 control plane in a network namespace of the guest: `cluster/build` makes its
+//! A Kubernetes control plane (1.20.2, or what LVS_CLUSTER_PROGRAMS names) in a network namespace of the guest: `cluster/build` makes its
 //! programs, `cluster/start` starts them on loopback addresses.
 
 #![allow(dead_code, reason = "each of the tests that share this file uses a part of it")]
@@ -62,15 +62,31 @@ pub(crate) fn programs() -> Result<Option<PathBuf>, Box<dyn Error>> {
     Ok(Some(String::from_utf8(output.stdout)?.trim().into()))
 }
 
+/// The 20 of Kubernetes 1.20.2, of which the programs are.
+pub(crate) fn minor(programs: &Path) -> u32 {
+    let output = Command::new(programs.join("kube-apiserver")).arg("--version").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let minor = text.trim().strip_prefix("Kubernetes v1.").and_then(|rest| rest.split('.').next());
+    minor.and_then(|minor| minor.parse().ok()).unwrap_or_else(|| panic!("{text}"))
+}
+
 pub(crate) struct ControlPlane<'n> {
     here: &'n NetNs,
     programs: PathBuf,
+    /// See [`minor`].
+    pub(crate) minor: u32,
     state: TempDir,
 }
 
 impl<'n> ControlPlane<'n> {
     pub(crate) fn new(here: &'n NetNs, programs: PathBuf) -> Self {
-        Self { here, programs, state: TempDir::new().unwrap() }
+        let minor = minor(&programs);
+        Self { here, programs, minor, state: TempDir::new().unwrap() }
+    }
+
+    /// The version of EndpointSlices.
+    pub(crate) fn slices(&self) -> &'static str {
+        if self.minor <= 20 { "discovery.k8s.io/v1beta1" } else { "discovery.k8s.io/v1" }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -1,23 +1,32 @@
+//! Manifests in a directory, followed.
+
+mod files;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::OsStr,
     fmt, fs, io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use futures_util::{FutureExt, StreamExt};
-use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchMask};
+use inotify::{EventMask, EventOwned, EventStream};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use self::files::{
+    Content, describe, event, is_in_config_map, is_manifest, is_settled, key, listed, manifests,
+    read_file, stamp, watch,
+};
 use super::Events;
 use crate::{
-    manifest::{self, Object},
-    object::{Metadata, Node, ObjectName},
+    manifest::Object,
+    object::{EndpointSlice, Metadata, Node, OWNER, ObjectName},
     state::Event,
 };
+
+/// So many notices of manifests are logged at once.
+const NOTICES: usize = 20;
 
 /// How often the directory is looked through, whatever the kernel says of it: it does not see what
 /// other machines write to a shared file system.
@@ -54,6 +63,12 @@ pub struct Directory {
     next_list: Instant,
     /// The files that could not be read when lists were last wanted, so that it is logged once.
     unread: Vec<String>,
+    /// The names of services' ports, where there are any but the empty one.
+    port_names: BTreeMap<ObjectName, Box<[String]>>,
+    /// What is to be said of manifests.
+    notices: Vec<String>,
+    #[cfg(test)]
+    said: Vec<String>,
     /// The last failure to look through the directory, so that it is logged once.
     failure: Option<String>,
 }
@@ -63,8 +78,9 @@ struct File {
     stamp: Option<Stamp>,
     /// What is in it, in order.
     keys: Box<[Key]>,
-    /// Whether it could be read the last time.
+    /// Whether it could be read the last time, or why not.
     is_good: bool,
+    reason: Option<Box<str>>,
 }
 
 /// By what a changed file is known.
@@ -99,6 +115,10 @@ impl Directory {
             next_look: Instant::now(),
             next_list: Instant::now(),
             unread: Vec::new(),
+            port_names: BTreeMap::new(),
+            notices: Vec::new(),
+            #[cfg(test)]
+            said: Vec::new(),
             failure: None,
         })
     }
@@ -150,6 +170,7 @@ impl Directory {
     /// Reads files that are new, have changed or are gone, and what else holds an object that one of
     /// them no longer has. Each comes with its stamp.
     fn read(&mut self, mut waiting: BTreeMap<Arc<Path>, Option<Stamp>>, events: &mut Vec<Event>) {
+        let mut slices = Vec::new();
         while let Some((path, stamp)) = waiting.pop_first() {
             let objects = match read_file(&path) {
                 Ok(objects) => objects,
@@ -162,14 +183,16 @@ impl Directory {
                     }
                     file.stamp = stamp;
                     file.is_good = false;
+                    file.reason = Some(reason.into());
                     continue;
                 }
             };
-            let Some(objects) = objects else {
+            let Some(Content { objects, notices }) = objects else {
                 let before = self.files.remove(&path).map(|file| file.keys).unwrap_or_default();
                 self.withdraw(&path, &before, &mut waiting, events);
                 continue;
             };
+            self.notices.extend(notices);
             let mut keys: Vec<_> = objects.iter().map(key).collect();
             keys.sort();
             keys.dedup();
@@ -177,9 +200,17 @@ impl Directory {
             let mut gone = before.unwrap_or_default().into_vec();
             gone.retain(|key| keys.binary_search(key).is_err());
             self.withdraw(&path, &gone, &mut waiting, events);
-            let file = File { stamp, keys: keys.into(), is_good: true };
+            let file = File { stamp, keys: keys.into(), is_good: true, reason: None };
             self.files.insert(path.clone(), file);
             for object in objects {
+                match &object {
+                    Object::Service(service) => {
+                        let names = service.spec.ports.iter().map(|port| port.name.clone());
+                        self.port_names.insert(service.metadata.object_name(), names.collect());
+                    }
+                    Object::Slice(slice) => slices.push(port_names(slice)),
+                    Object::Node(_) => {}
+                }
                 let place = (key(&object), path.clone());
                 let is_new = !self.places.contains(&place);
                 self.places.insert(place.clone());
@@ -194,6 +225,45 @@ impl Directory {
                 }
             }
         }
+        self.compare_ports(slices);
+        self.say();
+    }
+
+    /// Notes slices of which no port is called as one of their service is.
+    fn compare_ports(&mut self, slices: Vec<(ObjectName, ObjectName, Vec<String>)>) {
+        for (slice, service, ports) in slices {
+            let Some(names) = self.port_names.get(&service) else { continue };
+            if !ports.is_empty() && !ports.iter().any(|port| names.contains(port)) {
+                let quoted = |names: &[String]| {
+                    let names = names.iter().map(|name| format!("{name:?}"));
+                    names.collect::<Vec<_>>().join(", ")
+                };
+                self.notices.push(format!(
+                    "endpoint slice {slice}: no port of it has the name of a port of service {service}, so it is \
+                     not used: {} and {}",
+                    quoted(&ports),
+                    quoted(names)
+                ));
+            }
+        }
+    }
+
+    fn say(&mut self) {
+        let notices = std::mem::take(&mut self.notices);
+        for notice in notices.iter().take(NOTICES) {
+            tracing::warn!("{notice}");
+        }
+        if let Some(more @ 1..) = notices.len().checked_sub(NOTICES) {
+            tracing::warn!("{more} more such notices of manifests");
+        }
+        #[cfg(test)]
+        self.said.extend(notices);
+    }
+
+    /// What was said of manifests.
+    #[cfg(test)]
+    pub(crate) fn said(&self) -> &[String] {
+        &self.said
     }
 
     /// Takes in that a file no longer holds some objects.
@@ -213,7 +283,10 @@ impl Directory {
                 continue;
             }
             match key {
-                Key::Service(name) => events.push(Event::ServiceGone(name.clone())),
+                Key::Service(name) => {
+                    self.port_names.remove(name);
+                    events.push(Event::ServiceGone(name.clone()));
+                }
                 Key::Slice(name) => events.push(Event::SliceGone(name.clone())),
                 // A node without its object is still there, but nothing is known of it.
                 Key::Node(name) => events.push(Event::Node(Node {
@@ -242,7 +315,7 @@ impl Directory {
             return None;
         }
         for (path, file) in &self.files {
-            let found = read_file(path).ok()??;
+            let found = read_file(path).ok()??.objects;
             // Others than those that are known are about to be read.
             if stamp(path) != file.stamp {
                 return None;
@@ -353,6 +426,12 @@ impl Events for Directory {
         }
     }
 
+    fn is_stuck(&self) -> Option<String> {
+        let (path, file) = self.files.iter().find(|(_, file)| !file.is_good)?;
+        let reason = file.reason.as_deref().unwrap_or("it cannot be read");
+        Some(format!("{}: {reason}", path.display()))
+    }
+
     fn relist(&mut self) {
         self.relist = true;
         self.next_list = Instant::now();
@@ -378,94 +457,11 @@ impl std::error::Error for DirectoryError {
     }
 }
 
-fn watch(path: &Path) -> io::Result<EventStream<Vec<u8>>> {
-    let inotify = Inotify::init()?;
-    let mask = WatchMask::CLOSE_WRITE
-        | WatchMask::MOVE
-        | WatchMask::CREATE
-        | WatchMask::DELETE
-        | WatchMask::DELETE_SELF
-        | WatchMask::MOVE_SELF
-        | WatchMask::ONLYDIR;
-    inotify.watches().add(path, mask)?;
-    inotify.into_event_stream(vec![0; 4096])
-}
-
-fn manifests(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
-    let mut paths = BTreeSet::new();
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if is_manifest(&path) {
-            paths.insert(path);
-        }
-    }
-    Ok(paths)
-}
-
-fn is_manifest(path: &Path) -> bool {
-    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-    let ends_so = path.extension().and_then(OsStr::to_str);
-    !hidden && matches!(ends_so, Some("yaml" | "yml" | "json"))
-}
-
-fn is_in_config_map(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".."))
-}
-
-/// What a file holds; `None` if it is gone.
-fn read_file(path: &Path) -> Result<Option<Vec<Object>>, String> {
-    match fs::read_to_string(path) {
-        Ok(text) => manifest::parse(&text).map(Some).map_err(|error| error.to_string()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn stamp(path: &Path) -> Option<Stamp> {
-    let metadata = fs::metadata(path).ok()?;
-    Some((metadata.ino(), metadata.len(), metadata.modified().ok()?))
-}
-
-fn is_settled((_, _, modified): Stamp) -> bool {
-    // A clock that was set back must not keep a file out for ever.
-    modified.elapsed().map_or(true, |age| age >= SETTLED)
-}
-
-fn key(object: &Object) -> Key {
-    match object {
-        Object::Service(service) => Key::Service(service.metadata.object_name()),
-        Object::Slice(slice) => Key::Slice(slice.metadata.object_name()),
-        Object::Node(node) => Key::Node(node.metadata.name.clone()),
-    }
-}
-
-fn event(object: Object) -> Event {
-    match object {
-        Object::Service(service) => Event::Service(service),
-        Object::Slice(slice) => Event::Slice(slice),
-        Object::Node(node) => Event::Node(node),
-    }
-}
-
-/// The objects that are new or have changed as lists. Nodes, of which there is none, come before.
-fn listed(events: impl Iterator<Item = Event>) -> Vec<Event> {
-    let (mut services, mut slices, mut others) = (Vec::new(), Vec::new(), Vec::new());
-    for event in events {
-        match event {
-            Event::Service(service) => services.push(service),
-            Event::Slice(slice) => slices.push(slice),
-            Event::ServiceGone(_) | Event::SliceGone(_) => {}
-            other => others.push(other),
-        }
-    }
-    others.extend([Event::Services(services), Event::Slices(slices)]);
-    others
-}
-
-fn describe(object: &Object) -> String {
-    match object {
-        Object::Service(service) => format!("service {}", service.metadata.object_name()),
-        Object::Slice(slice) => format!("endpoint slice {}", slice.metadata.object_name()),
-        Object::Node(node) => format!("node {}", node.metadata.name),
-    }
+/// A slice, its service, and the names of its ports.
+fn port_names(slice: &EndpointSlice) -> (ObjectName, ObjectName, Vec<String>) {
+    let name = slice.metadata.object_name();
+    let owner = slice.metadata.labels.get(OWNER).unwrap_or_default();
+    let ports = slice.ports.iter().map(|port| port.name.clone().unwrap_or_default());
+    let service = ObjectName::new(name.namespace.clone(), owner);
+    (name, service, ports.collect())
 }
