@@ -1,4 +1,4 @@
-//! Compiles `shim/ptrace.rs`, which User-Mode Linux needs on some processors, for the program to carry.
+//! Compiles `shim/ptrace.rs`, which User-Mode Linux needs on some processors, into the program.
 
 use std::{env, fs, path::Path, process::Command};
 
@@ -11,7 +11,7 @@ fn main() {
     if !Path::new(SOURCE).exists() {
         println!("cargo::error=the package lacks {SOURCE}");
     }
-    // User-Mode Linux is there for x86-64 only.
+    // User-Mode Linux exists for x86-64 only.
     if variable("CARGO_CFG_TARGET_ARCH") == "x86_64" {
         let (rustc, linker) = (variable("RUSTC"), variable("RUSTC_LINKER"));
         match compile(&rustc, &variable("TARGET"), &linker, &shim) {
@@ -25,7 +25,7 @@ fn main() {
             }
         }
     }
-    // What includes it finds it empty.
+    // The program then includes an empty file.
     if let Err(error) = fs::write(&shim, "") {
         println!("cargo::error={}: {error}", shim.display());
     }
@@ -33,10 +33,10 @@ fn main() {
 
 fn compile(rustc: &str, target: &str, linker: &str, shim: &Path) -> Result<(), String> {
     let mut command = Command::new(rustc);
-    // Without std, which cargo cannot ask for in a part of a package; nor is `panic` to be had there.
+    // Without std, which cargo cannot request for one part of a package. So the code cannot use `panic` either.
     command.args(["--edition", "2024", "--crate-type", "cdylib", "-O", "-C", "panic=abort"]);
     command.args(["-C", "strip=symbols", "-C", "link-arg=-nostdlib"]);
-    // It is the same for every C library; without this there are no such files for musl.
+    // The shim is the same for every C library; without this, musl lacks the files to link it.
     command.args(["-C", "target-feature=-crt-static", "--target", target]);
     if !linker.is_empty() {
         command.arg("-C").arg(format!("linker={linker}"));

@@ -5,8 +5,8 @@
 //! bytes: the answer is EFAULT and the guest panics at boot. Here the caller's bytes are laid over the
 //! whole area, and registers beyond them go back to their initial state. All other requests pass through.
 //!
-//! No part of the crate, which has no unsafe code: `build.rs` compiles it, and the program carries it as bytes.
-//! It uses neither std nor a C library's version, so that it can be loaded beside any C library.
+//! This is not part of the crate, which has no unsafe code: `build.rs` compiles it, and the program carries it
+//! as bytes. It uses neither std nor a versioned symbol of a C library, so it loads beside any C library.
 
 #![no_std]
 
@@ -30,7 +30,7 @@ struct Buffer {
 
 /// In bytes: areas are some 11 KB.
 const LARGEST: usize = 1 << 16;
-/// Where the bits stand that say which registers are not in their initial state, XSTATE_BV.
+/// Offset of XSTATE_BV, the bits of the registers that are not in their initial state.
 const STATES: usize = 512;
 /// The x87 and SSE registers' bits: the others have their place in CPUID.
 const LEGACY: u64 = 3;
@@ -38,15 +38,15 @@ const CPUID_XSTATE: u32 = 0xd;
 
 /// User-Mode Linux calls ptrace in one thread.
 static mut AREA: [u64; LARGEST / 8] = [0; LARGEST / 8];
-/// The bits of registers that lie within a length, and the length for which that was found out: CPUID is
-/// slow in a virtual machine.
+/// The bits of registers that lie within a length, and that length. Kept, since CPUID is slow in a virtual
+/// machine.
 static mut WITHIN: (usize, u64) = (0, 0);
 
 unsafe extern "C" {
     fn __errno_location() -> *mut i32;
 }
 
-/// `ptrace` as the C library has it.
+/// The C library's `ptrace`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptrace(request: u64, process: i64, address: u64, data: *mut u8) -> i64 {
     // The caller's argument is 32 bits wide.

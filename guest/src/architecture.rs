@@ -9,18 +9,18 @@ use crate::error::Error;
 pub(crate) struct Architecture {
     /// Its name in Rust.
     name: &'static str,
-    /// Its name in Debian's archive, with which the packages of its kernels end, too.
+    /// Its name in Debian's archive. The names of its kernel packages end with it, too.
     pub(crate) debian: &'static str,
-    /// Whether Linux runs there as a process: User-Mode Linux.
+    /// Whether User-Mode Linux runs on it.
     pub(crate) has_uml: bool,
     /// The program that runs the other kernels, and Debian's package of it.
     pub(crate) qemu: &'static str,
     pub(crate) qemu_package: &'static str,
-    /// What QEMU has them run on.
+    /// The board that QEMU emulates.
     pub(crate) machine: &'static str,
-    /// The kernel's name for the first serial line of that.
+    /// The kernel's name for that board's first serial line.
     pub(crate) console: &'static str,
-    /// Further kernel parameters, each with a space before it.
+    /// More kernel parameters, each with a space before it.
     pub(crate) parameters: &'static str,
 }
 
@@ -43,17 +43,17 @@ pub(crate) const ARM64: Architecture = Architecture {
     qemu_package: "qemu-system-arm",
     machine: "virt",
     console: "ttyAMA0",
-    // QEMU takes long to calculate signatures of pointers.
+    // QEMU is slow at signing pointers.
     parameters: " arm64.nopauth",
 };
 
 impl Architecture {
-    /// This program's, if guests run there.
+    /// This program's architecture, if guests run on it.
     pub(crate) fn here() -> Option<&'static Self> {
         Self::named(ARCH)
     }
 
-    /// The same, or why there is none.
+    /// The same, or why guests do not run here.
     pub(crate) fn needed() -> Result<&'static Self, Error> {
         let reason = || format!("guests run on x86-64 and arm64 only, and not on {ARCH}");
         Self::here().ok_or_else(|| Error::NoKernel { reason: reason() })

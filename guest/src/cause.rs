@@ -1,4 +1,4 @@
-//! Why a guest ended, as far as its kernel's last words say.
+//! Why a guest ended, from the end of its kernel log.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use nix::sys::{signal::Signal, wait::WaitStatus};
 /// How many lines of a kernel's log are shown.
 const LINES: usize = 5;
 
-/// What is known to end a guest.
+/// A known reason for the end of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
@@ -15,22 +15,22 @@ pub enum Cause {
     Registers,
     /// A process may not trace another here.
     Ptrace,
-    /// This machine's C library is not one that the kernel runs with.
+    /// The kernel does not run with this machine's C library.
     Library,
-    /// The file that is the guest's memory is where no program may be run from.
+    /// The file that is the guest's memory is in a directory mounted noexec.
     NoExec,
-    /// The file that is the guest's memory has no room.
+    /// The disk has no room for the file that is the guest's memory.
     Space,
-    /// The machine has no memory left, or gives none.
+    /// The machine has no memory left, or refuses it.
     Memory,
     /// The guest has no memory left.
     GuestMemory,
 }
 
 impl Cause {
-    /// By the words that the kernels print.
+    /// Finds the cause in a kernel's log.
     ///
-    /// `is_limited` is whether the process may not have all the memory that there is.
+    /// `is_limited` is whether the process has a limit on memory (`ulimit -v`).
     pub(crate) fn of(status: WaitStatus, log: &str, is_limited: bool) -> Option<Self> {
         let says = |texts: &[&str]| texts.iter().any(|text| log.contains(text));
         if says(&["ptrace set fp regs failed"]) {
@@ -45,7 +45,7 @@ impl Cause {
             Some(Self::Space)
         } else if says(&["Cannot allocate memory", "cannot set up guest memory", "errno = 12", "errno = -12"])
             || matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _))
-            // What it says of that is hushed up by `quiet`.
+            // `quiet` suppresses the kernel's message about it.
             || log.trim().is_empty() && is_limited
         {
             Some(Self::Memory)
@@ -56,40 +56,43 @@ impl Cause {
         }
     }
 
-    /// What helps wherever it happens.
+    /// What helps on any machine.
     pub(crate) fn ways(self, memory: u32) -> Vec<String> {
         match self {
             Self::Registers => {
-                vec!["a virtual machine whose processor model has no AMX".to_owned()]
+                vec!["use a virtual machine whose processor model has no AMX".to_owned()]
             }
             Self::Ptrace => vec![
-                "a container that may trace: docker run --cap-add SYS_PTRACE, or --security-opt \
+                "use a container that may trace: docker run --cap-add SYS_PTRACE, or --security-opt \
                  seccomp=unconfined"
                     .to_owned(),
             ],
             Self::Library => vec![
-                "LVS_GUEST_UML= (empty), with LVS_GUEST_KERNEL=uml-testing: that kernel brings its C \
-                 library"
+                "set LVS_GUEST_KERNEL=uml-testing and leave LVS_GUEST_UML empty: that kernel brings its \
+                 own C library"
                     .to_owned(),
             ],
             Self::NoExec => {
-                vec!["TMPDIR=DIRECTORY names one with room that is not mounted noexec".to_owned()]
+                vec!["set TMPDIR=DIRECTORY to one with room that is not mounted noexec".to_owned()]
             }
             Self::Space => vec![
-                format!("TMPDIR=DIRECTORY names one that has room for {memory} MB"),
-                "LVS_GUEST_MEMORY=64 (in MiB; QEMU takes 128) needs less room".to_owned(),
+                format!("set TMPDIR=DIRECTORY to one that has room for {memory} MB"),
+                "set LVS_GUEST_MEMORY=64 (MiB; 128 for QEMU) to need less room".to_owned(),
             ],
             Self::Memory => {
-                vec!["LVS_GUEST_MEMORY=64 (in MiB; QEMU takes 128) needs less memory".to_owned()]
+                vec!["set LVS_GUEST_MEMORY=64 (MiB; 128 for QEMU) to need less memory".to_owned()]
             }
             Self::GuestMemory => {
-                vec![format!("LVS_GUEST_MEMORY={} (in MiB) gives it more", memory.max(256) * 2)]
+                vec![format!(
+                    "set LVS_GUEST_MEMORY={} (MiB) to give it more memory",
+                    memory.max(256) * 2
+                )]
             }
         }
     }
 
-    /// The first release of User-Mode Linux that does not meet it, if that is the kernel's matter.
-    pub(crate) fn mended(self) -> Option<(u32, u32)> {
+    /// The first release of User-Mode Linux without this fault, if it is the kernel's.
+    pub(crate) fn fixed_in(self) -> Option<(u32, u32)> {
         match self {
             Self::Registers => Some((6, 13)),
             Self::Ptrace => Some((6, 16)),
@@ -97,8 +100,8 @@ impl Cause {
         }
     }
 
-    /// Whether another kernel would meet the same, so that none is tried.
-    pub(crate) fn is_the_machines(self) -> bool {
+    /// Whether the machine is at fault: then another kernel would fail too, and none is tried.
+    pub(crate) fn is_machine_fault(self) -> bool {
         matches!(self, Self::NoExec | Self::Space | Self::Memory | Self::GuestMemory)
     }
 }
@@ -107,27 +110,26 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Registers => {
-                "this processor has AMX, whose registers User-Mode Linux before 6.13 does not know"
+                "this processor has AMX, and User-Mode Linux before 6.13 does not know its registers"
             }
             Self::Ptrace => {
                 "a process may not trace another here (ptrace), as in some containers, and User-Mode \
-                 Linux before 6.16 works by that"
+                 Linux before 6.16 needs that"
             }
             Self::Library => "it needs another C library than this machine's",
             Self::NoExec => {
-                "its memory is a file in a directory that is mounted noexec, and a kernel runs from its \
-                 memory"
+                "its memory is a file in a directory mounted noexec, and a kernel runs from its memory"
             }
             Self::Space => "there is no room for the file that is its memory",
-            Self::Memory => "this machine has no memory for it, or gives it none (ulimit -v)",
+            Self::Memory => "this machine has no memory for it, or a limit forbids it (ulimit -v)",
             Self::GuestMemory => "it had too little memory",
         })
     }
 }
 
-/// The last lines of a kernel's log that people can read, up to its panic if there was one: without its
-/// stack and its registers.
-pub(crate) fn last_words(log: &str) -> String {
+/// The last readable lines of a kernel's log, up to its panic if there was one: without stack and
+/// registers.
+pub(crate) fn log_end(log: &str) -> String {
     let mut lines: Vec<&str> = log.lines().filter(|line| is_readable(line)).collect();
     if let Some(panic) = lines.iter().rposition(|line| line.contains("Kernel panic")) {
         lines.truncate(panic + 1);
@@ -139,7 +141,7 @@ pub(crate) fn last_words(log: &str) -> String {
 fn is_readable(line: &str) -> bool {
     const HEADINGS: [&str; 6] =
         ["Call Trace:", "Stack:", "Modules linked in:", "Code:", "<TASK>", "</TASK>"];
-    // `[    0.120000] ` stands before each line of a verbose log.
+    // Each line of a verbose log starts with a time such as `[    0.120000] `.
     let text = match line.trim_start().split_once("] ") {
         Some((time, text)) if time.starts_with('[') && time.contains('.') => text,
         _ => line,
@@ -173,7 +175,7 @@ mod tests {
         Call Trace:\n [<60043c1f>] show_stack+0x13b/0x155\nRIP: 0033:0000000060025ac4\n\n\n";
 
     #[test]
-    fn each_cause_is_known_by_its_words() {
+    fn each_cause_is_found_in_its_log() {
         for (log, cause) in [
             (AMX, Cause::Registers),
             ("check_ptrace : expected SIGSTOP, got status = 9", Cause::Ptrace),
@@ -198,7 +200,7 @@ mod tests {
         ] {
             assert_eq!(Cause::of(EXITED, log, false), Some(cause), "{log}");
         }
-        // Checks that went well are none.
+        // Checks that passed are no cause.
         let well = "Checking that ptrace can change system call numbers...OK\n\
                     Checking PROT_EXEC mmap in /dev/shm...OK\nKernel panic - not syncing: x";
         assert_eq!(Cause::of(EXITED, well, true), None);
@@ -209,19 +211,19 @@ mod tests {
     }
 
     #[test]
-    fn the_last_words_have_no_addresses() {
+    fn the_end_of_a_log_has_no_addresses() {
         assert_eq!(
-            last_words(AMX),
+            log_end(AMX),
             "\tsoft - 0\n\thard - 0\nChecking that ptrace can change system call numbers...OK\n\
              userspace - ptrace set fp regs failed, errno = 14\n\
              Kernel panic - not syncing: userspace - ptrace set fp regs failed, errno = 14"
         );
         assert_eq!(
-            last_words("[    0.12] sysrq: Trigger\n[    0.2] RAX: 00000000deadbeef"),
+            log_end("[    0.12] sysrq: Trigger\n[    0.2] RAX: 00000000deadbeef"),
             "[    0.12] sysrq: Trigger"
         );
         let numbers = "setup_physmem - mapping 520306688 bytes of memory";
-        assert_eq!(last_words(numbers), numbers);
-        assert_eq!(last_words(""), "");
+        assert_eq!(log_end(numbers), numbers);
+        assert_eq!(log_end(""), "");
     }
 }

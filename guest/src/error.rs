@@ -2,18 +2,18 @@ use std::{error, fmt, io, path::PathBuf, time::Duration};
 
 use crate::{architecture::Architecture, cause::Cause, options::Kernel};
 
-/// Why a process could not be put on a kernel that has IPVS, or did not end there by itself.
+/// Why a process did not get onto a kernel with IPVS, or did not end there by itself.
 ///
-/// Its `Debug` text is its `Display` text, so that it can be read where `main` returns it.
+/// Its `Debug` text is its `Display` text, so that it is readable if `main` returns it.
 #[non_exhaustive]
 pub enum Error {
-    /// A variable or option has a value that means nothing.
+    /// A variable or option has an invalid value.
     Setting {
         /// The variable's name.
         name: &'static str,
         /// Its value.
         value: String,
-        /// What is expected.
+        /// What is valid.
         expected: &'static str,
     },
     /// This kernel has no IPVS.
@@ -27,9 +27,9 @@ pub enum Error {
     },
     /// A system call on this machine or in the guest failed.
     System {
-        /// What was being done.
+        /// What failed, such as `open`.
         step: &'static str,
-        /// To what.
+        /// The object, such as a path.
         object: String,
         /// The errno.
         source: io::Error,
@@ -51,16 +51,16 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
-    /// This machine is known not to run a kernel.
+    /// This machine is known to be unable to run the kernel.
     Unfit {
         /// Why not.
         reason: String,
     },
-    /// No guest starts here: neither the kernel that was asked for, nor, if none was, any other.
+    /// No guest starts here: not the kernel that the user named, or, if none was named, none at all.
     NoGuest {
-        /// What was tried, and what came of it.
+        /// The kernels that were tried, each with its error.
         tried: Vec<(Kernel, Self)>,
-        /// What helps on this machine, the surest first.
+        /// What helps on this machine, the surest remedy first.
         ways: Vec<String>,
     },
     /// A program that runs the kernel is not installed.
@@ -84,26 +84,26 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
-    /// A signal ended the fetching of a kernel. [`enter`](crate::enter) and [`run`](crate::run) end
-    /// as the signal says instead of returning this.
+    /// A signal interrupted the download of a kernel. [`enter`](crate::enter) and [`run`](crate::run)
+    /// do not return this: they end by that signal.
     Interrupted {
         /// The signal's number.
         signal: i32,
     },
-    /// There is no directory that can hold the kernel's package.
+    /// The cache directory cannot hold the kernel's package.
     Cache {
         /// The directory.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why not.
         reason: String,
     },
-    /// The command to be run cannot be run.
+    /// The command cannot be run.
     Command {
         /// Its name.
         program: String,
         /// The errno.
         source: io::Error,
-        /// Whether it is on this machine, but the guest cannot see it or what it needs.
+        /// Whether this machine has it, but the guest cannot see it or what it needs.
         is_hidden: bool,
     },
     /// The time limit was reached and the guest was ended.
@@ -113,7 +113,7 @@ pub enum Error {
     },
     /// The guest ended without an exit status: its kernel panicked or never started.
     Crash {
-        /// Why, if that is known.
+        /// Why, if known.
         cause: Option<Cause>,
         /// How the kernel's process ended.
         end: String,
@@ -132,7 +132,7 @@ pub enum Error {
     },
 }
 
-/// What kind of [`Error`] it is.
+/// The kind of an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -142,7 +142,7 @@ pub enum ErrorKind {
     Unavailable,
     /// There is no kernel for a guest.
     NoKernel,
-    /// The command is not there or cannot be run.
+    /// The command does not exist or cannot be run.
     Command,
     /// The time limit was reached.
     TimeLimit,
@@ -153,7 +153,7 @@ pub enum ErrorKind {
 }
 
 impl Error {
-    /// What went wrong, in one word.
+    /// What kind of error it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Setting { .. } => ErrorKind::Setting,
@@ -168,7 +168,7 @@ impl Error {
             | Self::Cache { .. } => ErrorKind::NoKernel,
             Self::Command { .. } => ErrorKind::Command,
             Self::TimeLimit { .. } => ErrorKind::TimeLimit,
-            // What fails to start is no machine without a kernel.
+            // A kernel that failed to start was there.
             Self::NoGuest { tried, .. }
                 if tried.iter().all(|(_, error)| error.kind() == ErrorKind::NoKernel) =>
             {
@@ -188,7 +188,7 @@ impl Error {
         match self {
             Self::Crash { cause: Some(cause), .. } => cause.to_string(),
             Self::Crash { end, log, .. } => match log.lines().last() {
-                Some(line) => format!("{end}, after the words: {}", line.trim()),
+                Some(line) => format!("{end}; its last log line is: {}", line.trim()),
                 None => end.clone(),
             },
             Self::Fetch { command, .. } => format!("{command} cannot fetch its package"),
@@ -196,7 +196,7 @@ impl Error {
         }
     }
 
-    /// The status to exit with: 124 after the time limit, 127 for a command that is not there, 126
+    /// The status to exit with: 124 after the time limit, 127 for a command that does not exist, 126
     /// for one that cannot be run, else 125.
     pub fn exit_code(&self) -> i32 {
         match self {
@@ -215,16 +215,16 @@ impl fmt::Display for Error {
                 write!(f, "{name}={value}: expected {expected}")
             }
             Self::NoIpvs => {
-                write!(f, "this kernel has no IPVS: load it with modprobe ip_vs, as root")
+                write!(f, "this kernel has no IPVS: run `modprobe ip_vs` as root")
             }
             Self::NotPermitted { step, source } => write!(
                 f,
                 "cannot {step}: {source}: this needs CAP_NET_ADMIN and CAP_SYS_ADMIN in the initial \
-                 user namespace (root, and not root of a container's user namespace)"
+                 user namespace (root of the machine, not of a container's user namespace)"
             ),
             Self::NoModule { module, release } => write!(
                 f,
-                "the kernel {release} has no module {module}; LVS_GUEST_KERNEL names another kernel"
+                "the kernel {release} has no module {module}: choose another kernel with LVS_GUEST_KERNEL"
             ),
             Self::System { step, object, source } => write!(f, "cannot {step} {object}: {source}"),
             Self::Threads { count } => write!(
@@ -245,33 +245,32 @@ impl fmt::Display for Error {
             Self::NoProgram { program } => {
                 write!(
                     f,
-                    "{program} is not installed, and the kernels named qemu-* need it: install QEMU \
-                     and kmod once, as root"
+                    "{program} is not installed, and the kernels named qemu-* need it: as root, install \
+                     QEMU and kmod"
                 )?;
                 let architecture = Architecture::here();
                 if let Some(Architecture { qemu_package, .. }) = architecture {
                     write!(f, " (Debian: apt-get install {qemu_package} kmod)")?;
                 }
-                f.write_str(". To run them takes no root")?;
+                f.write_str(". Running them needs no root")?;
                 if Architecture::has_uml_here() {
                     f.write_str(". The kernels named uml* need no installed program")?;
                 }
                 Ok(())
             }
-            Self::Fetch { command, words, remedy } => write!(
-                f,
-                "cannot fetch the package of a kernel: {command} printed:\n{words}\n{remedy}."
-            ),
+            Self::Fetch { command, words, remedy } => {
+                write!(f, "cannot fetch a kernel's package: {command} printed:\n{words}\n{remedy}.")
+            }
             Self::Package { path, reason } => {
-                write!(f, "cannot use the package of a kernel {path}: {reason}")
+                write!(f, "cannot use the kernel's package {path}: {reason}")
             }
             Self::Interrupted { signal } => {
                 write!(f, "signal {signal} interrupted the download of a kernel")
             }
             Self::Cache { path, reason } => write!(
                 f,
-                "{} cannot hold the package of a kernel: {reason}: set LVS_GUEST_CACHE to a \
-                 directory that can",
+                "cannot keep a kernel's package in {}: {reason}: set LVS_GUEST_CACHE to a directory \
+                 that can hold it",
                 path.display()
             ),
             Self::Command { program, source, is_hidden: false } => {
@@ -279,14 +278,14 @@ impl fmt::Display for Error {
             }
             Self::Command { program, source, is_hidden: true } => write!(
                 f,
-                "cannot run {program}: {source}: it is on this machine, but the guest does not see \
-                 it or its interpreter, since it has a /dev, /proc, /run, /sys and /tmp of its own. \
+                "cannot run {program}: {source}: this machine has it, but the guest does not see it or \
+                 its interpreter, since the guest has its own /dev, /proc, /run, /sys and /tmp. \
                  --write DIRECTORY or LVS_GUEST_WRITE=DIRECTORY shows a directory to the guest"
             ),
             Self::TimeLimit { limit } => write!(
                 f,
-                "the command was ended after the time limit of {} s: LVS_GUEST_TIME_LIMIT sets \
-                 another one, and 0 means none",
+                "the command ran longer than the time limit of {} s and was ended: set \
+                 LVS_GUEST_TIME_LIMIT to more seconds, or to 0 for no limit",
                 limit.as_secs_f64()
             ),
             Self::Crash { cause, end, log } => {
@@ -294,14 +293,14 @@ impl fmt::Display for Error {
                 if let Some(cause) = cause {
                     write!(f, ": {cause}")?;
                 }
-                f.write_str(". LVS_GUEST_VERBOSE=1 shows all that its kernel says")?;
+                f.write_str(". LVS_GUEST_VERBOSE=1 shows its whole kernel log")?;
                 if log.is_empty() { Ok(()) } else { write!(f, ", which ends with:\n{log}") }
             }
             Self::Init { words } => write!(f, "cannot set up the guest: {words}"),
             Self::Lost { bytes } => {
                 write!(
                     f,
-                    "{bytes} bytes of the command's output were lost on the way out of the guest"
+                    "{bytes} bytes of the command's output were lost between the guest and this process"
                 )
             }
         }

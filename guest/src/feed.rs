@@ -1,8 +1,7 @@
-//! What a runner sends to the guest's init while the command runs: standard input, and what becomes
-//! of the terminal. A serial line has no end of its own: it is hung up, and what was not read is
-//! gone.
+//! What a runner sends to the guest's init while the command runs: standard input, and changes of the
+//! terminal. A serial line has no end-of-file of its own: hanging it up would lose what was not read yet.
 
-/// A message of the runner's.
+/// A message from the runner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
     /// Bytes of standard input.
@@ -11,7 +10,7 @@ pub(crate) enum Message {
     End,
     /// The terminal's size.
     Size(Size),
-    /// The command that was stopped goes on.
+    /// The stopped command continues.
     Continue,
 }
 
@@ -22,7 +21,7 @@ pub(crate) struct Size {
     pub(crate) columns: u16,
 }
 
-/// Bytes as they come, taken apart into messages.
+/// Takes messages out of bytes as they arrive.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
     bytes: Vec<u8>,
@@ -58,7 +57,7 @@ impl Decoder {
         self.bytes.extend(bytes);
     }
 
-    /// The next message that has come as a whole. One of an unknown kind is left out.
+    /// The next complete message. Skips messages of an unknown kind.
     pub(crate) fn next(&mut self) -> Option<Message> {
         loop {
             let &[kind, low, high] = self.bytes.first_chunk::<HEADER>()?;

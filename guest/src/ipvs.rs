@@ -7,7 +7,7 @@ use crate::{
 
 /// `IPVS_GENL_NAME`.
 const FAMILY: &str = "IPVS";
-/// `IPVS_CMD_GET_INFO`, the cheapest command. Every one of them demands the privilege.
+/// `IPVS_CMD_GET_INFO`, the cheapest command. Every command needs the privilege.
 const GET_INFO: u8 = 15;
 
 /// Whether the kernel that runs this process has IPVS (asking loads its module) and lets this

@@ -1,5 +1,5 @@
-//! Loading kernel modules without kmod: a module is named in `modules.dep` with all that it needs,
-//! or by other names in `modules.alias`.
+//! Loads kernel modules without kmod: `modules.dep` has each module's name with all that it needs,
+//! `modules.alias` its other names.
 
 use std::{
     fs::{self, File},
@@ -12,11 +12,11 @@ use nix::{
     kmod::{self, ModuleInitFlags},
 };
 
-/// Parameters that a module is loaded with. Loaded on demand, dummy would make a link of its own,
-/// and the first one asked for would then be the second.
+/// Parameters for modules. By default dummy makes a link when it loads, and the first link that the
+/// user asks for would then be the second.
 const PARAMETERS: [(&str, &std::ffi::CStr); 1] = [("dummy", c"numdummies=0")];
 
-/// `MODULE_INIT_COMPRESSED_FILE`, from Linux 5.17 on: the kernel takes the module apart itself.
+/// `MODULE_INIT_COMPRESSED_FILE`, from Linux 5.17 on: the kernel decompresses the module itself.
 const COMPRESSED: ModuleInitFlags = ModuleInitFlags::from_bits_retain(4);
 
 /// The modules of one kernel release: a directory as depmod leaves it.
@@ -29,8 +29,8 @@ impl Modules {
         Self { directory: directory.into() }
     }
 
-    /// Loads a module, and those that it needs first, by its name or by an alias:
-    /// `modprobe -q NAME`. A module that is already there, or built in, is a success.
+    /// Loads a module and those that it needs, by its name or by an alias, as
+    /// `modprobe -q NAME` does. A module that is already loaded, or built in, is a success.
     pub(crate) fn load(&self, name: &str) -> io::Result<()> {
         let dependencies = self.read("modules.dep")?;
         if let Some(line) = dependency_line(&dependencies, name) {
@@ -47,19 +47,19 @@ impl Modules {
         for line in modules_of_alias(&aliases, name)
             .filter_map(|module| dependency_line(&dependencies, module))
         {
-            // Several modules may answer to an alias; one that loads is enough.
+            // An alias may have several modules; one that loads is enough.
             result = self.load_line(line).or_else(|error| result.map_err(|_| error));
         }
         result
     }
 
-    /// The files that loading a module takes, in order; none if it is built in.
+    /// The files to load for a module, in order; none if it is built in.
     pub(crate) fn files(&self, name: &str) -> io::Result<Vec<PathBuf>> {
         let dependencies = self.read("modules.dep")?;
         if let Some(line) = dependency_line(&dependencies, name) {
             return Ok(files_of(line).map(|file| self.directory.join(file)).collect());
         }
-        // Without the list, what is not a file is taken for built in.
+        // Without the list, a module without a file counts as built in.
         if self.built_in()?.is_none_or(|list| built_in(&list, name)) {
             return Ok(Vec::new());
         }
@@ -75,8 +75,8 @@ impl Modules {
         self.files(name).is_ok() || self.is_alias_of_built_in(name) || has_alias()
     }
 
-    /// Whether something built in answers to an alias. Its properties are a list as
-    /// `ext4.alias=fs-ext4`, in which each is ended by a NUL.
+    /// Whether something built in has an alias. Its properties are a list of entries such as
+    /// `ext4.alias=fs-ext4`, each ended by a NUL.
     fn is_alias_of_built_in(&self, name: &str) -> bool {
         let properties = fs::read(self.directory.join("modules.builtin.modinfo"));
         let is_it = |property: &[u8]| {
@@ -86,7 +86,7 @@ impl Modules {
         properties.is_ok_and(|properties| properties.split(|byte| *byte == 0).any(is_it))
     }
 
-    /// The list of what is built in, if there is one: it is in a package of its own since 6.18.
+    /// The list of built-in modules, if there is one: since 6.18 it is in a separate package.
     fn built_in(&self) -> io::Result<Option<String>> {
         match self.read("modules.builtin") {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -103,7 +103,7 @@ impl Modules {
     }
 }
 
-/// Loads a module's file; one that is already there is a success.
+/// Loads a module's file; one that is already loaded is a success.
 pub(crate) fn insert(path: &Path) -> io::Result<()> {
     let file = path.to_string_lossy();
     let name = module_name(&file);
@@ -125,7 +125,7 @@ fn files_of(line: &str) -> impl Iterator<Item = &str> {
     needs.split_whitespace().rev().chain([file])
 }
 
-/// The line of `modules.dep` that is about a module.
+/// The line of `modules.dep` for a module.
 fn dependency_line<'a>(dependencies: &'a str, name: &str) -> Option<&'a str> {
     dependencies.lines().find(|line| {
         line.split_once(':').is_some_and(|(file, _)| same_name(module_name(file), name))
@@ -136,7 +136,7 @@ fn built_in(builtin: &str, name: &str) -> bool {
     builtin.lines().any(|file| same_name(module_name(file), name))
 }
 
-/// The modules that answer to an alias.
+/// The modules with an alias.
 fn modules_of_alias<'a>(aliases: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
     aliases.lines().filter_map(move |line| {
         let (pattern, module) = line.strip_prefix("alias ")?.rsplit_once(' ')?;
@@ -160,7 +160,7 @@ fn same_byte(a: u8, b: u8) -> bool {
 }
 
 /// Whether an alias' pattern matches a name. Patterns that the kernel's own code asks for have no
-/// wildcard but `*`; the character classes of device tables stand for themselves here.
+/// wildcard but `*`; here, the character classes of device tables match only themselves.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let Some(star) = pattern.iter().position(|&byte| byte == b'*') else {
         return pattern.len() == name.len() && starts_with(name, pattern);

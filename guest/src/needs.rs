@@ -1,4 +1,4 @@
-//! What the kernel that runs this process has to have: IPVS, or any modules.
+//! What this process needs from its kernel: IPVS, or any modules.
 
 use std::{io, path::Path};
 
@@ -9,8 +9,8 @@ use crate::{
     modules::Modules,
 };
 
-/// Whether the kernel has all of these modules, which are loaded, and lets this process use IPVS if
-/// that is one of them.
+/// Loads all of these modules; if IPVS is one of them, checks that this process may
+/// use it.
 pub(crate) fn probe(modules: &[String]) -> Result<(), Error> {
     modules
         .iter()

@@ -1,4 +1,4 @@
-//! The three netlink requests that find out whether a kernel has IPVS and bring up `lo`.
+//! The three netlink requests that find out whether a kernel has IPVS, and bring up `lo`.
 
 use std::io;
 
@@ -51,8 +51,8 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     request(NETLINK_ROUTE, RTM_NEWLINK, NLM_F_ACK, &payload).map(drop)
 }
 
-/// Sends one message and returns the payload of the first that comes back. The kernel handles a
-/// message before `send` returns, so there is no wait that could last.
+/// Sends one message and returns the payload of the first answer. The kernel handles a
+/// message before `send` returns, so this never waits long.
 fn request(protocol: isize, kind: u16, flags: u16, payload: &[u8]) -> io::Result<Vec<u8>> {
     let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;

@@ -2,45 +2,44 @@ use std::{env, ffi::OsString, fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use crate::error::Error;
 
-/// How a process is put on a kernel that has IPVS.
+/// Which kernel a process runs on, and how.
 ///
-/// A field more breaks no program: start from [`Options::default`] or [`Options::from_env`].
+/// Start from [`Options::default`] or [`Options::from_env`]: fields may be added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Options {
     /// Which kernel may be used. Default: any.
     pub choice: Choice,
-    /// The guest's kernel, which no other one replaces. Default: none is named, and the first that runs
-    /// here is taken.
+    /// The guest's kernel. It is never replaced by another. Default: `None`, the first that runs here.
     pub kernel: Option<Kernel>,
     /// When a guest is ended. Default: 10 minutes; `None` is no limit.
     pub time_limit: Option<Duration>,
-    /// The guest's memory in MiB, at least 32, in QEMU 128. The machine gives it as it is used.
-    /// Default: 512.
+    /// The guest's memory in MiB, at least 32, in QEMU 128. It takes the machine's memory only as it uses
+    /// it. Default: 512.
     pub memory: u32,
-    /// Modules that the kernel must have, by the names that `modprobe` knows; `ip_vs` also asks whether
-    /// IPVS answers. Default: `ip_vs`.
+    /// Modules that the kernel must have, by `modprobe`'s names; for `ip_vs`, IPVS must also answer.
+    /// Default: `ip_vs`.
     pub modules: Vec<String>,
     /// Shows the guest's kernel log on standard error. Default: no.
     pub verbose: bool,
-    /// Directories that are written straight through, besides the working directory and cargo's target
-    /// directory.
+    /// Directories of this machine that the guest writes to, besides the working directory and cargo's
+    /// target directory.
     pub write: Vec<PathBuf>,
-    /// A User-Mode Linux binary to use instead of the package, if the kernel is not one of QEMU's.
+    /// A User-Mode Linux binary to use instead of the package. Not used for kernels in QEMU.
     pub uml: Option<PathBuf>,
-    /// The directory that holds its modules by version. Default: `../lib/uml/modules` from the
-    /// binary.
+    /// The directory of its modules, with one directory for each version. Default: `../lib/uml/modules`
+    /// from the binary.
     pub uml_modules: Option<PathBuf>,
-    /// Whether a User-Mode Linux kernel that may not know this processor's registers gets a shim that does.
-    /// Default: where it is needed, which is before Linux 6.13 on a processor with AMX.
+    /// Whether User-Mode Linux gets the shim for processors with AMX. Default: if needed, which is before
+    /// Linux 6.13 on such a processor.
     pub shim: Option<bool>,
-    /// Where packages are unpacked. Default: the first of `$XDG_CACHE_HOME/lvs-guest`,
-    /// `~/.cache/lvs-guest` and a private directory in `/tmp` that can be made.
+    /// Where packages are unpacked. Default: the first usable of `$XDG_CACHE_HOME/lvs-guest`,
+    /// `~/.cache/lvs-guest` and a private directory in `/tmp`.
     pub cache: Option<PathBuf>,
-    /// A mirror of Debian's archive from which User-Mode Linux is fetched, an address or a directory.
-    /// Default: what apt uses on this machine; where there is no apt, none.
+    /// A mirror of Debian's archive to fetch User-Mode Linux from, an address or a directory.
+    /// Default: apt's mirror; without apt, none.
     pub mirror: Option<String>,
-    /// The public keys of Debian's archive, by which the lists of such a mirror are checked. Default:
+    /// The public keys of Debian's archive, which check that mirror's lists. Default:
     /// `/usr/share/keyrings/debian-archive-keyring.gpg`.
     pub keyring: Option<PathBuf>,
 }
@@ -49,20 +48,20 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Choice {
-    /// This machine's kernel if it has IPVS and the process may use it, in namespaces of its own;
+    /// This machine's kernel if it has IPVS and the process may use it, in new namespaces;
     /// else a guest's.
     #[default]
     Any,
-    /// This machine's kernel, in namespaces of its own, or an error.
+    /// This machine's kernel, in new namespaces, or an error.
     Host,
-    /// This machine's kernel in the namespaces of the caller: what the process does is done to the
-    /// machine's own IPVS table, links and settings.
+    /// This machine's kernel in the caller's namespaces: the process changes the machine's own IPVS
+    /// table, links and settings.
     HostShared,
-    /// A guest's kernel, always.
+    /// Always a guest's kernel.
     Guest,
 }
 
-/// A guest's kernel. Those in QEMU are of this machine's architecture; User-Mode Linux is there for x86-64
+/// A guest's kernel. Those in QEMU have this machine's architecture; User-Mode Linux exists for x86-64
 /// only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -75,7 +74,7 @@ pub enum Kernel {
     Uml6_1,
     /// User-Mode Linux 6.12, of Debian 13.
     Uml6_12,
-    /// The User-Mode Linux of Debian's suite testing, whatever its release.
+    /// The User-Mode Linux in Debian testing now, of any release.
     UmlTesting,
     /// Debian 11's kernel 5.10 in QEMU.
     Qemu5_10,
@@ -83,9 +82,9 @@ pub enum Kernel {
     Qemu6_1,
     /// Debian 13's kernel 6.12 in QEMU.
     Qemu6_12,
-    /// The newest kernel of the backports to Debian 13, in QEMU.
+    /// The newest kernel in Debian 13's backports, in QEMU.
     QemuBackports,
-    /// The newest kernel of Debian's suite unstable, in QEMU.
+    /// The newest kernel in Debian unstable, in QEMU.
     QemuUnstable,
 }
 
@@ -94,13 +93,13 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// A variable has a value that means nothing.
+    /// A variable has an invalid value.
     pub fn from_env() -> Result<Self, Error> {
         Self::from_variables(|name| env::var_os(name))
     }
 
     fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, Error> {
-        // An empty variable is as good as none: `LVS_GUEST_UML= cargo test` takes one back.
+        // An empty variable counts as unset: `LVS_GUEST_UML= cargo test` overrides an exported one.
         let variable = |name| variable(name).filter(|value| !value.is_empty());
         let mut options = Self::default();
         if let Some(value) = variable("LVS_GUEST_PLACE") {
@@ -191,7 +190,7 @@ impl Kernel {
     const EXPECTED: &'static str = "uml, uml-5.10, uml-6.1, uml-6.12, uml-testing, qemu-5.10, \
                                     qemu-6.1, qemu-6.12, qemu-backports or qemu-unstable";
 
-    /// Its name, as `LVS_GUEST_KERNEL` has it.
+    /// Its name in `LVS_GUEST_KERNEL`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Uml => "uml",
@@ -207,16 +206,16 @@ impl Kernel {
         }
     }
 
-    /// What programs may miss that have this kernel instead of the one that is taken first.
-    pub(crate) fn price(self) -> &'static str {
+    /// What this kernel lacks, compared with the first choice.
+    pub(crate) fn drawback(self) -> &'static str {
         match self {
             Self::UmlTesting => " (it has no packet filter: no iptables, no nft)",
-            kernel if kernel.is_qemu() => " (it boots in seconds, and not in a fraction of one)",
+            kernel if kernel.is_qemu() => " (it takes seconds to boot)",
             _ => "",
         }
     }
 
-    /// Whether it runs in QEMU, and not as User-Mode Linux.
+    /// Whether it runs in QEMU, not as User-Mode Linux.
     pub(crate) fn is_qemu(self) -> bool {
         self.name().starts_with("qemu")
     }
@@ -237,7 +236,7 @@ impl Kernel {
         }
     }
 
-    /// How its release begins; empty where that changes.
+    /// The start of its release; empty if that changes over time.
     pub(crate) fn release(self) -> &'static str {
         match self {
             Self::Uml | Self::UmlTesting | Self::QemuBackports | Self::QemuUnstable => "",

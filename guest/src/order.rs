@@ -1,4 +1,5 @@
-//! What a runner and the guest's init write for each other: the command goes in, its end comes out.
+//! The files that a runner and the guest's init write for each other: the order with the command, and the report
+//! on its end.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -19,8 +20,8 @@ use crate::{
     feed::Size,
 };
 
-/// Init's words on the line of control: the command starts, and init listens for standard input; the
-/// command was stopped; it ended, the report is there, and the runner is to end the guest.
+/// Init's words on the control line: the command starts, and init listens for standard input; the
+/// command was stopped; it ended, the report is written, and the runner must end the guest.
 pub(crate) const STARTS: u8 = b'!';
 pub(crate) const STOPPED: u8 = b'z';
 pub(crate) const ENDED: u8 = b'.';
@@ -28,16 +29,16 @@ pub(crate) const ENDED: u8 = b'.';
 /// A command and its surroundings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Command {
-    /// What is run: a path, or a name to be looked up in the environment's `PATH`.
+    /// The program: a path, or a name to find in the environment's `PATH`.
     pub(crate) program: OsString,
-    /// The name that the program is given as its own.
+    /// The name that the program gets as its own.
     pub(crate) name: OsString,
     pub(crate) arguments: Vec<OsString>,
     pub(crate) environment: Vec<(OsString, OsString)>,
     pub(crate) directory: PathBuf,
 }
 
-/// All that the guest's init has to know.
+/// All that the guest's init must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Order {
     pub(crate) command: Command,
@@ -45,13 +46,13 @@ pub(crate) struct Order {
     pub(crate) modules: PathBuf,
     /// How the guest sees this machine's files.
     pub(crate) files: Files,
-    /// Directories that are written straight through.
+    /// Directories that the guest writes to.
     pub(crate) write: Vec<PathBuf>,
-    /// Directories that the guest would hide, and that are to be read there all the same.
+    /// Directories that the guest would hide, and must show, read only.
     pub(crate) show: Vec<PathBuf>,
-    /// The same of single programs.
+    /// Programs that the guest would hide, and must show.
     pub(crate) show_files: Vec<PathBuf>,
-    /// Directories that the guest would hide, and that are to be there, empty, with this mode.
+    /// Directories that the guest would hide, and must make, empty, with this mode.
     pub(crate) make: Vec<(PathBuf, u32)>,
     /// The program that serves as init and modprobe.
     pub(crate) helper: PathBuf,
@@ -67,18 +68,18 @@ pub(crate) struct Order {
 pub(crate) struct Terminal {
     /// Its size at first.
     pub(crate) size: Size,
-    /// It is standard error too.
+    /// It is also standard error.
     pub(crate) errors: bool,
 }
 
 /// How a guest sees this machine's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Files {
-    /// As User-Mode Linux does: any directory of the machine's can be mounted.
+    /// In User-Mode Linux: any of the machine's directories can be mounted.
     Hostfs,
-    /// As QEMU's guests do where a server of files runs beside it: all of them are one file system.
+    /// In QEMU with a file server: all files are one file system.
     Virtiofs,
-    /// As QEMU's guests do without one: one file system to be read, the same once more to be written.
+    /// In QEMU without one: one file system to read, and the same again to write.
     NineP,
 }
 
@@ -95,7 +96,7 @@ pub(crate) struct Report {
 pub(crate) enum End {
     Exit(i32),
     Signal(i32),
-    /// It could not be run: an errno.
+    /// The command could not be run: an errno.
     NotRun(i32),
     /// The guest could not be set up.
     Failed(String),
@@ -261,13 +262,13 @@ impl Terminal {
 }
 
 impl Report {
-    /// The report in a job's directory; `None` if init did not get so far.
+    /// The report in a job's directory; `None` if init wrote none.
     pub(crate) fn read(job: &Path) -> Option<Self> {
         Self::parse(&fs::read_to_string(job.join("report")).ok()?)
     }
 
     pub(crate) fn write(&self, job: &Path) -> io::Result<()> {
-        // Closing it writes it through to this machine's file; sync reports errors of that.
+        // Closing writes it through to this machine's file; sync reports errors of that.
         let mut file = File::create(job.join("report"))?;
         file.write_all(self.to_string().as_bytes())?;
         file.sync_all()

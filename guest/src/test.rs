@@ -1,9 +1,9 @@
-//! Tests of the standard harness, each on a kernel of its own.
+//! Tests of the standard harness, each on its own kernel.
 //!
 //! Such a test runs in a thread of a process that has others, and neither the guest's init nor a
-//! new network namespace can start there. So the test binary is started again, filtered to the one
-//! test. That process goes to the kernel before its `main`, while it has one thread; in the guest
-//! it comes to the test by the same filter.
+//! new network namespace can start there. So the test binary is started again, with the one
+//! test as its filter. That process enters the kernel before its `main`, while it has one thread; in the
+//! guest the same filter selects the test.
 
 use std::{
     env,
@@ -24,11 +24,11 @@ use nix::{
 
 use crate::{Options, Place, enter, error::ErrorKind, inside::init};
 
-/// Set for the process that runs one test: the id of the process that started it.
+/// Set in a process that runs one test: the id of the process that started it.
 const STARTED_BY: &str = "LVS_GUEST_TEST";
 /// The modules that its kernel must have, separated by commas.
 const MODULES: &str = "LVS_GUEST_TEST_MODULES";
-/// Exit statuses that the harness does not use: a run without the test would end with 0.
+/// Exit statuses that the harness does not use: a run that skips the test would end with 0.
 const PASSED: i32 = 83;
 const SKIPPED: i32 = 84;
 
@@ -38,23 +38,23 @@ static BEFORE_MAIN: OnceLock<()> = OnceLock::new();
 static PLACE: OnceLock<Place> = OnceLock::new();
 
 /// Runs the body of a `#[test]` as root on a Linux kernel that has these modules: this machine's,
-/// in namespaces of its own, or a guest's, as [`enter`] does.
+/// in new namespaces, or a guest's, as [`enter`] does.
 ///
-/// Each test has a kernel, or namespaces, of its own: it may run beside others, and what it leaves
-/// behind is gone. The test is `#[test]` of the standard harness, under `cargo test` or `cargo
-/// nextest`. The body runs in a process of its own; what it prints belongs to the test's output.
-/// `Ok` and `Err` mean what they mean in any test, and so do panics and `#[should_panic]`.
+/// Each test has its own kernel, or its own namespaces: it may run beside others, and leaves nothing
+/// behind. The test is a `#[test]` of the standard harness, under `cargo test` or `cargo
+/// nextest`. The body runs in a separate process; its output belongs to the test's output.
+/// `Ok` and `Err`, panics and `#[should_panic]` work as in any test.
 ///
 /// The [crate's page](crate) has an example.
 ///
-/// Modules are named as `modprobe` names them; `ip_vs` also asks whether IPVS answers. The guest
-/// loads others by itself when the kernel asks for them. An empty list is any kernel.
+/// Modules have `modprobe`'s names; for `ip_vs`, IPVS must also answer. The guest
+/// loads others by itself when the kernel asks for them. An empty list accepts any kernel.
 ///
 /// # Panics
 ///
 /// The body panicked or returned an error; it did not end within
 /// [`LVS_GUEST_TIME_LIMIT`](crate#variables); no kernel with these modules can be used. With
-/// `LVS_GUEST_SKIP=1` the test passes where this machine can get no kernel, and prints that it did
+/// `LVS_GUEST_SKIP=1`, if this machine can get no kernel, the test passes and prints that it did
 /// not run.
 #[track_caller]
 pub fn test<T: Termination>(modules: &[&str], body: impl FnOnce() -> T) {
@@ -75,13 +75,13 @@ pub(crate) fn place() -> Option<Place> {
 }
 
 ctor::declarative::ctor! {
-    /// Before `main`, of which the standard harness has its own: plays the part for which this
-    /// process was started, and goes to the kernel if that part is a test.
+    /// Runs before the standard harness's `main`: runs the internal program for which this process was
+    /// started, and enters the kernel if it was started for a test.
     #[ctor(unsafe)]
     fn before_main() {
         crate::assume_role();
         let _ = BEFORE_MAIN.set(());
-        // Programs that the test starts are not started for it.
+        // Programs that the test starts must not take this for themselves.
         let starter = env::var(STARTED_BY).ok().and_then(|id| id.parse().ok());
         if starter.is_some_and(|starter: u32| starter == parent_id() || init::is_guest()) {
             go_to_kernel();
@@ -90,7 +90,7 @@ ctor::declarative::ctor! {
 }
 
 fn go_to_kernel() {
-    // What was started for a test does not outlive it.
+    // This process must not outlive the one that started it.
     let _ = prctl::set_pdeathsig(Signal::SIGTERM);
     let place = Options::from_env().and_then(|mut options| {
         let modules = env::var(MODULES).unwrap_or_default();
@@ -109,14 +109,14 @@ fn go_to_kernel() {
     }
 }
 
-/// Starts the test binary again for the test that this thread runs, and judges how that ended.
+/// Starts the test binary again for the test of this thread, and reports how that ended.
 #[track_caller]
 fn outside(modules: &[&str]) {
-    // The harness names the thread as it names the test.
+    // The harness gives the thread the test's name.
     let thread = thread::current();
     let name = thread.name().filter(|name| *name != "main");
     let name = name.expect("lvs_guest::test is for a #[test] of the standard harness");
-    // Each process that starts itself again must be able to tell that it was.
+    // A process that starts itself again must be able to tell that it was started so.
     assert!(BEFORE_MAIN.get().is_some(), "the linker left out the constructor of lvs_guest");
     assert!(env::var_os(STARTED_BY).is_none(), "lvs_guest::test within another");
     let (status, output) =
@@ -126,7 +126,7 @@ fn outside(modules: &[&str]) {
         Some(SKIPPED) => println!("{name} did not run: there is no kernel, and LVS_GUEST_SKIP=1"),
         Some(0) => panic!("{name} did not run: the test binary knows no test of this name"),
         _ => {
-            // What a `should_panic(expected = …)` looks for.
+            // Where a `should_panic(expected = …)` finds its text.
             let reason = output.find("panicked at").map_or(output.as_str(), |at| &output[at..]);
             panic!("{name} failed on its kernel ({}): {reason}", end(status));
         }
@@ -141,7 +141,7 @@ fn end(status: ExitStatus) -> String {
     }
 }
 
-/// Runs the test in a process of its own. Its output is printed as it comes, by this thread, so
+/// Runs the test in a separate process. This thread prints its output as it arrives, so
 /// that the harness takes it for this test's.
 fn run(name: &str, modules: &str) -> io::Result<(ExitStatus, String)> {
     let (output, end) = unistd::pipe2(OFlag::O_CLOEXEC)?;
@@ -154,14 +154,14 @@ fn run(name: &str, modules: &str) -> io::Result<(ExitStatus, String)> {
         .stdout(end.try_clone()?)
         .stderr(end);
     let mut child = command.spawn()?;
-    // Its copies of the pipe's end.
+    // Closes this process's copies of the pipe's end.
     drop(command);
     let mut text = String::new();
     let mut line = Vec::new();
     let mut output = BufReader::new(File::from(output));
     while output.read_until(b'\n', &mut line)? > 0 {
         let words = String::from_utf8_lossy(&line);
-        // The harness's own words, about a run within the run.
+        // Skip the harness's own lines about the inner run.
         if !matches!(words.trim_end(), "" | "running 1 test") {
             print!("{words}");
         }

@@ -40,7 +40,7 @@ fn signals_are_the_same() {
 }
 
 #[test]
-fn a_command_that_cannot_be_run_is_told_from_one_that_fails() {
+fn a_command_that_cannot_be_run_is_not_one_that_fails() {
     let output = guest().arg("no-such-command").output().unwrap();
     assert_eq!(output.status.code(), Some(127));
     assert!(errors(&output).contains("no-such-command: No such file"), "{output:?}");
@@ -106,7 +106,7 @@ fn arguments_and_environment_are_the_same() {
     expected.push_str("\0x=y\n'\"\\ \u{1f980}\0\0");
     assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
 
-    // All of the environment, and nothing but it: with what says where the package is kept.
+    // The whole environment, and nothing else, except the variables that name the package.
     let places = [
         "HOME",
         "XDG_CACHE_HOME",
@@ -154,7 +154,7 @@ fn a_directory_is_written_through_on_request_only() {
     let directory = Scratch::new("write");
     fs::write(directory.0.join("before"), "old").unwrap();
     let path = directory.0.to_str().unwrap();
-    // What is not shared below /tmp is not even seen: the guest has a /tmp of its own.
+    // The guest does not even see what is not shared below /tmp: it has its own /tmp.
     let output = guest().args(["sh", "-c", &format!("cat '{path}/before'")]).output().unwrap();
     assert_ne!(output.status.code(), Some(0));
     let script = format!("cat '{path}/before'; echo new > '{path}/after'");
@@ -170,7 +170,7 @@ fn a_directory_is_written_through_on_request_only() {
 
 #[test]
 fn directories_that_variables_name_are_there() {
-    // As libpam-tmpdir and logind make them: below directories of which the guest has its own.
+    // libpam-tmpdir and logind make such directories, below those of which the guest has its own.
     let temporary = Scratch::new("variables");
     let shared = Scratch::within(Path::new("/dev/shm"), "variables");
     let (tmpdir, runtime) = (temporary.0.join("user/1000"), shared.0.join("user"));
@@ -224,8 +224,8 @@ fn programs_below_tmp_run() {
     let output = guest().arg(&link).output().unwrap();
     assert_eq!(said(&output), format!("{}\nnew\n", link.display()), "{output:?}");
 
-    // In /tmp itself: the guest's own /tmp is there all the same, with the program in it. So it is
-    // with a program that puts itself into a guest.
+    // In /tmp itself: the guest has its own /tmp with just the program in it. The same
+    // holds for a program that enters a guest by itself.
     let alone = Alone(Path::new("/tmp").join(format!("guest-test-{}-alone", std::process::id())));
     script(&alone.0);
     let output = guest().arg(&alone.0).output().unwrap();
@@ -241,7 +241,7 @@ fn programs_below_tmp_run() {
 }
 
 #[test]
-fn a_program_that_the_guest_cannot_start_is_told_from_one_that_is_not_there() {
+fn a_program_that_the_guest_cannot_start_is_not_a_missing_one() {
     let directory = Scratch::new("interpreter");
     let (shell, script) = (directory.0.join("a/sh"), directory.0.join("b/script"));
     for path in [&shell, &script] {
@@ -268,18 +268,18 @@ fn a_script_that_the_guest_does_not_see_is_named_when_it_fails() {
     assert!(!output.status.success() && output.status.code() != Some(3), "{output:?}");
     let (path, place) = (script.display(), directory.path().display());
     let words = format!(
-        "guest: the command failed, and the guest does not see {path}, which this machine has: it has a \
-         /tmp of its own. --write {place} or"
+        "guest: the command failed. The guest does not see {path} of this machine, since it has its own \
+         /tmp. --write {place} or"
     );
     assert!(errors(&output).contains(&words), "{output:?}");
-    // What the hint says helps.
+    // The hint's advice works.
     let output = guest_with(&["--write", directory.path().to_str().unwrap()])
         .arg("sh")
         .arg(&script)
         .output()
         .unwrap();
     assert_eq!((output.status.code(), errors(&output).as_str()), (Some(3), ""));
-    // A command that does without it fails in its own words, and one that succeeds says nothing.
+    // A command that does not need it fails with its own message, and one that succeeds prints nothing.
     let output = guest().arg("echo").arg(&script).output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }
@@ -303,7 +303,7 @@ fn standard_input_is_passed_on() {
     writer.join().unwrap().unwrap();
     assert!(output.stdout == bytes, "{} of {} bytes of a pipe", output.stdout.len(), bytes.len());
 
-    // A pipe that never ends does not hold up a command that does not read it.
+    // A pipe that never ends does not delay a command that does not read it.
     let mut child = guest().arg("true").stdin(Stdio::piped()).spawn().unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
     let output = guest().args(["sh", "-c", "cat; readlink /proc/self/fd/0"]).output().unwrap();
@@ -361,7 +361,7 @@ fn a_panic_of_the_guest_is_reported() {
 
 #[test]
 fn links_schedulers_and_the_rest_load_by_themselves() {
-    // ipvsadm need not be there: what the kernel is asked for is asked for by hand, as root would.
+    // ipvsadm need not be installed: this makes the kernel's requests by hand, as root.
     let names =
         ["rtnl-link-dummy", "rtnl-link-veth", "rtnl-link-bridge", "br-netfilter", "nlmon", "ipip"];
     let schedulers =
@@ -371,7 +371,7 @@ fn links_schedulers_and_the_rest_load_by_themselves() {
     for name in names.into_iter().chain(schedulers.iter().map(String::as_str)) {
         script.push_str(&format!("$m -q -- {name} || echo {name} does not load\n"));
     }
-    // IPv6 is built in from Linux 7.1 on, and nothing asks for it.
+    // IPv6 is built in from Linux 7.1 on, and nothing requests it.
     script.push_str("[ -d /proc/sys/net/ipv6 ] || $m -q net-pf-10; ls -d /proc/sys/net/ipv6\n");
     script.push_str("! $m -q -- net-pf-16-proto-16-family-NONE; cut -d' ' -f1 /proc/modules\n");
     script.push_str("ls /sys/class/net");
@@ -390,7 +390,7 @@ fn links_schedulers_and_the_rest_load_by_themselves() {
 
 #[test]
 fn the_kernel_loads_a_module_by_itself() {
-    // A raw socket of another family is a request_module of the kernel's own.
+    // A raw socket of another family makes the kernel call request_module.
     let script = "grep -c '^af_key ' /proc/modules; \
                   python3 -c 'import socket; socket.socket(15, socket.SOCK_RAW, 2)' || exit 77; \
                   grep -c '^af_key ' /proc/modules";
@@ -430,7 +430,7 @@ fn a_user_without_rights_boots_a_guest() {
     }
     let directory = Scratch::new("nobody");
     let program = copy_for_everybody(&directory.0);
-    // The package is fetched as this user; what root has in its cache it may not read.
+    // This user fetches the package: it may not read root's cache.
     let cache = directory.0.join("cache");
     fs::create_dir(&cache).unwrap();
     nix::unistd::chown(&cache, Some(65534.into()), Some(65534.into())).unwrap();
@@ -485,7 +485,7 @@ fn guest() -> Command {
 }
 
 fn guest_with(options: &[&str]) -> Command {
-    // The very first run fetches the package and says so.
+    // The very first run fetches the package and prints that.
     static FETCHED: Once = Once::new();
     FETCHED.call_once(|| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lvs-guest"));
@@ -501,7 +501,7 @@ fn shell(script: &str) -> Output {
     guest().args(["sh", "-c", script]).output().unwrap()
 }
 
-/// A guest that sleeps, once it does, and the number of its runner.
+/// A guest that is sleeping, and its runner's process id.
 fn sleeper() -> (Child, i32) {
     let mut child =
         guest().args(["sh", "-c", "echo up; sleep 100"]).stdout(Stdio::piped()).spawn().unwrap();
@@ -514,7 +514,7 @@ fn end(child: &mut Child, signal: Signal) {
     kill(Pid::from_raw(child.id() as i32), signal).unwrap();
     let status = child.wait().unwrap();
     if is_ignored(signal) {
-        // It is inherited that this signal ends no process: then it is what a shell makes of it.
+        // The test may inherit that this signal ends no process: then the status is a shell's for it.
         assert_eq!(status.code(), Some(128 + signal as i32));
     } else {
         assert_eq!(status.signal(), Some(signal as i32));
@@ -541,7 +541,7 @@ fn jobs_of(runner: i32) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The living processes of a runner's kernel: they have the name of the job on their command line.
+/// The living processes of a runner's kernel: their command lines contain the name of the job.
 fn kernels_of(runner: i32) -> Vec<i32> {
     let word = format!("lvs-guest-{}-{runner}-", Uid::effective());
     fs::read_dir("/proc")
@@ -569,7 +569,7 @@ fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A directory of a test's own, gone with it.
+/// A test's own directory, deleted with it.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -590,7 +590,7 @@ impl Drop for Scratch {
     }
 }
 
-/// A file of a test's own, gone with it.
+/// A test's own file, deleted with it.
 struct Alone(PathBuf);
 
 impl Drop for Alone {

@@ -1,4 +1,4 @@
-//! A program as the examples are: `lvs_guest::enter_or_exit` first in `main`.
+//! A program such as the examples: `lvs_guest::enter_or_exit` first in `main`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
@@ -19,7 +19,7 @@ use lvs_guest::{Choice, ErrorKind, Options};
 
 /// Set in the process that enters.
 const ENTERS: &str = "LVS_GUEST_TEST_ENTERS";
-/// Set in a process that may do without a kernel.
+/// Set in a process that may pass without a kernel.
 const SKIPS: &str = "LVS_GUEST_TEST_SKIPS";
 const VALUE: &str = "LVS_GUEST_TEST_VALUE";
 
@@ -33,7 +33,7 @@ fn main() {
     }
     lvs_guest::assume_role();
     let mut arguments = Arguments::from_args();
-    // A process that enters has one thread.
+    // A process that enters must have one thread.
     arguments.test_threads = Some(1);
     let case = |name: &str, case: fn()| {
         Trial::test(name, move || {
@@ -49,7 +49,7 @@ fn main() {
     libtest_mimic::run(&arguments, cases).exit();
 }
 
-/// A test may do without a kernel where there is none, and only there.
+/// A test may pass without a kernel only if there is none.
 fn a_crash_is_no_excuse() {
     let cache = tempfile::tempdir().unwrap();
     let cache = cache.path().to_str().unwrap();
@@ -58,7 +58,7 @@ fn a_crash_is_no_excuse() {
     fs::set_permissions(&slow, fs::Permissions::from_mode(0o755)).unwrap();
     let slow = slow.to_str().unwrap();
     let crash = [("LVS_GUEST_UML", "/bin/true"), ("LVS_GUEST_UML_MODULES", "/")];
-    // It starts, and does not come to its end in time.
+    // It starts, and does not end in time.
     let late =
         [("LVS_GUEST_TIME_LIMIT", "1"), ("LVS_GUEST_UML", slow), ("LVS_GUEST_UML_MODULES", "/")];
     let none = [
@@ -84,7 +84,8 @@ fn a_crash_is_no_excuse() {
         let errors = text(output.stderr);
         assert_eq!(output.status.code(), Some(status), "{errors}");
         assert!(output.stdout.is_empty() && errors.contains(words), "{errors}");
-        let last = errors.lines().last() == Some("guest: nothing was tested, for want of a kernel");
+        let last = errors.lines().last()
+            == Some("guest: nothing was tested, since there is no kernel for it");
         assert_eq!(last, status == 0, "{errors}");
     }
 }
@@ -113,7 +114,7 @@ fn a_failed_enter_leaves_no_trace() {
     }
 }
 
-/// Starts this program again and compares what it finds with what it was given.
+/// Starts this program again and compares what it finds with what it got.
 fn enter_hands_everything_on() {
     let arguments = ["", "two words", "line\nbreak", "'\"$HOME\\"];
     let value = "a=b\n'\"\\";
@@ -139,14 +140,14 @@ fn enter_hands_everything_on() {
     assert_eq!(said["input"], format!("{:?}", "in\n"));
     assert_eq!(said["directory"], env!("CARGO_MANIFEST_DIR"));
     assert_eq!(said["program"], std::env::current_exe().unwrap().to_str().unwrap());
-    // Wherever it is, IPVS is there and nobody else's links are.
+    // On any kernel, IPVS is there, and nobody else's links are.
     assert_eq!(said["links"], r#"["lo"]"#);
     assert_eq!(said["lo"], "0x9", "lo is not up");
     assert_eq!(said["ipvs"], "true");
     assert_eq!(said["names"], "0");
-    // There, its own kernel is this machine's kernel to it: it can be asked for by name.
+    // For the program inside, its own kernel is this machine's: it can ask for that.
     assert!(said["threads"].contains("already has 2 threads"), "{}", said["threads"]);
-    assert!(said["host"].contains("in namespaces of its own"), "{}", said["host"]);
+    assert!(said["host"].contains("in new namespaces"), "{}", said["host"]);
     assert_eq!(said["moved"], "true");
 }
 
@@ -169,11 +170,11 @@ fn look(place: &lvs_guest::Place) -> ! {
     host.choice = Choice::Host;
     let namespace = || fs::read_link("/proc/self/ns/net").unwrap();
     let before = namespace();
-    // One thread alone would be moved.
+    // Only one thread would move.
     let threads =
         std::thread::scope(|scope| scope.spawn(|| lvs_guest::enter(&host)).join().unwrap());
     println!("threads={}", threads.unwrap_err());
-    // A thread that was joined may be on the kernel's list for a moment more.
+    // A joined thread may stay on the kernel's list for a moment.
     while fs::read_dir("/proc/self/task").unwrap().count() > 1 {
         std::thread::yield_now();
     }

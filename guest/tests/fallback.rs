@@ -1,4 +1,4 @@
-//! What `cargo guest` does, and says, where a kernel does not start.
+//! What `cargo guest` does, and prints, if a kernel does not start.
 
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
@@ -14,7 +14,7 @@ use nix::unistd::Uid;
 use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_lvs-guest");
-/// What 6.1 prints on a processor with AMX, but for most of its stack.
+/// The output of 6.1 on a processor with AMX, without most of its stack.
 const AMX: &str = "\
 Core dump limits :
 	soft - 0
@@ -36,14 +36,14 @@ RAX: 0000000000000000 RBX: 00000000deadbeef
 ";
 const ADVICE: &str = "Any of these helps:";
 
-/// A directory of packages whose distribution's kernel is not one.
+/// A cache in which the distribution's kernel is a fake.
 struct Packages {
     directory: TempDir,
 }
 
 impl Packages {
-    /// With a kernel that prints something and exits as one that aborts. `None`, said, where the
-    /// distribution's kernel is not taken from there.
+    /// With a kernel that prints something and exits as if it aborted. `None`, with a message, if the
+    /// distribution's kernel is not taken from the cache.
     fn new(words: &str) -> Option<Self> {
         if Path::new("/usr/bin/linux.uml").exists() {
             println!("not tested: this machine's own kernel is installed");
@@ -71,7 +71,7 @@ impl Packages {
         fs::set_permissions(&kernel, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// A whole kernel, which the machine's own directory of packages has or fetches.
+    /// Adds a real kernel, from the machine's own cache, which fetches it if necessary.
     fn add_testing(&self) {
         let output = Command::new(PROGRAM)
             .args(["--place", "guest", "--kernel", "uml-testing", "--", "true"])
@@ -92,13 +92,13 @@ impl Packages {
         symlink(found.find(|path| path.exists()).unwrap(), self.path().join(name)).unwrap();
     }
 
-    /// How often the distribution's kernel was started.
+    /// How often the distribution's fake kernel was started.
     fn starts(&self) -> usize {
         let path = self.path().join(format!("user-mode-linux-{}/starts", distribution()));
         fs::read_to_string(path).unwrap_or_default().lines().count()
     }
 
-    /// Without apt and QEMU, so that nothing is fetched.
+    /// Without apt and QEMU, so that nothing can be fetched.
     fn command(&self) -> Command {
         let mut command = Command::new(PROGRAM);
         command.args(["--place", "guest", "--", "/bin/uname", "-r"]).stdin(Stdio::null());
@@ -113,7 +113,7 @@ impl Packages {
         self.command().envs(variables.iter().copied()).output().unwrap()
     }
 
-    /// What is said where no kernel starts.
+    /// The error if no kernel starts.
     fn failure(&self, variables: &[(&str, &str)]) -> String {
         let output = self.run(variables);
         assert_eq!(output.status.code(), Some(125), "{output:?}");
@@ -130,14 +130,16 @@ fn the_next_kernel_is_taken_and_the_first_remembered() {
     assert!(said(&output).starts_with('7') && output.status.success(), "{output:?}");
     let line = errors(&output);
     assert_eq!(line.lines().count(), 1, "{line}");
-    for words in ["uml-testing is taken", "no packet filter", "uml is of no use", "has AMX"] {
+    for words in
+        ["using the kernel uml-testing", "no packet filter", "uml does not work", "has AMX"]
+    {
         assert!(line.contains(words), "{words} in {line}");
     }
-    // It is said once, and not tried again.
+    // The line appears once, and the kernel is not tried again.
     let output = packages.run(&[]);
     assert!(said(&output).starts_with('7') && output.stderr.is_empty(), "{output:?}");
     assert_eq!(packages.starts(), 1);
-    // Until the next boot; and with the shim it is another matter.
+    // The note holds until the next boot; and with the shim it does not apply.
     let output = packages.run(&[("LVS_GUEST_SHIM", "1")]);
     assert!(output.status.success(), "{output:?}");
     assert_eq!(packages.starts(), 2);
@@ -146,7 +148,7 @@ fn the_next_kernel_is_taken_and_the_first_remembered() {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     assert!(text.contains(boot.trim()), "{text}");
     fs::write(notes, text.replace(boot.trim(), "another boot")).unwrap();
-    assert!(errors(&packages.run(&[])).contains("uml-testing is taken"));
+    assert!(errors(&packages.run(&[])).contains("using the kernel uml-testing"));
     assert_eq!(packages.starts(), 3);
 }
 
@@ -159,13 +161,13 @@ fn a_kernel_that_was_named_is_not_replaced() {
         assert!(failure.contains("has AMX"), "{failure}");
         let advice = advice(&failure);
         assert!(
-            advice.starts_with("  - LVS_GUEST_KERNEL=uml-testing: that kernel is here"),
+            advice.starts_with("  - set LVS_GUEST_KERNEL=uml-testing: that kernel is here"),
             "{advice}"
         );
         assert!(advice.contains("a virtual machine whose processor model has no AMX"), "{advice}");
     }
     assert_eq!(packages.starts(), 2, "what was named is tried again");
-    // Neither is a file.
+    // Neither is a kernel given as a file.
     let fake =
         packages.path().join(format!("user-mode-linux-{}/usr/bin/linux.uml", distribution()));
     let failure = packages.failure(&[("LVS_GUEST_UML", fake.to_str().unwrap())]);
@@ -188,11 +190,11 @@ fn where_none_starts_there_are_words_and_no_stack() {
         }
         let log = failure.lines().skip(2).take_while(|line| line.starts_with("    "));
         assert_eq!(log.count(), 5, "{failure}");
-        // None of the kernels is advised that were tried.
+        // It does not advise a kernel that was tried.
         let advice = advice(&failure);
         assert!(!advice.contains("LVS_GUEST_KERNEL=uml"), "{advice}");
         assert!(advice.contains("no AMX") && advice.contains("modprobe ip_vs"), "{advice}");
-        // Perhaps this machine is at fault, and not the kernel: it is tried again.
+        // Perhaps this machine is at fault, not the kernel: the kernel is tried again.
         assert_eq!(packages.starts(), number);
     }
     let all = packages.failure(&[("LVS_GUEST_VERBOSE", "1")]);
@@ -209,7 +211,7 @@ fn every_known_cause_has_its_words_and_its_way_out() {
         (
             "Bus error - the host /dev/shm or /tmp mount likely just ran out of space",
             "there is no room for the file that is its memory",
-            "TMPDIR=DIRECTORY names one that has room for 512 MB",
+            "TMPDIR=DIRECTORY to one that has room for 512 MB",
         ),
         (
             "setup_physmem - mapping 520306688 bytes of memory at 0x(____ptrval____) failed - \
@@ -243,7 +245,7 @@ fn a_kernel_that_prints_nothing_has_its_status() {
     assert!(!failure.contains("ends with"), "{failure}");
 }
 
-/// The same with real kernels: a container that refuses to trace.
+/// Real kernels in a container that refuses to trace.
 #[test]
 fn where_tracing_is_refused_a_newer_kernel_is_taken() {
     const REFUSE: &str = r#"
@@ -276,7 +278,7 @@ os.execv(sys.argv[1], sys.argv[1:])
     }
     let output = guest(&[]);
     assert!(output.status.success() && said(&output).starts_with('7'), "{output:?}");
-    // What such a container may not do is not remembered for others.
+    // A restriction of such a container is not remembered for others.
     let output = Command::new(PROGRAM)
         .args(["--place", "guest", "--", "uname", "-r"])
         .env_remove("LVS_GUEST_KERNEL")
@@ -287,7 +289,7 @@ os.execv(sys.argv[1], sys.argv[1:])
     assert!(!errors(&output).contains("trace"), "{output:?}");
 }
 
-/// The same with a real kernel: less memory than the guest is to have.
+/// A real kernel with less memory than the guest needs.
 #[test]
 fn where_memory_is_limited_it_says_so() {
     let guest = |memory: &str| {
@@ -331,7 +333,7 @@ fn distribution() -> String {
     let name = match format!("{}-{}", value("ID"), value("VERSION_ID")).as_str() {
         "debian-11" => "bullseye",
         "debian-13" => "trixie",
-        // Elsewhere, without apt, it is that of Debian 12.
+        // Elsewhere, without apt, it is Debian 12's.
         _ => "bookworm",
     };
     name.to_owned()

@@ -1,4 +1,4 @@
-//! How `cargo guest` gets its kernel, and what it says where it does not.
+//! How `cargo guest` gets its kernel, and what it prints if it cannot.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
@@ -37,14 +37,14 @@ fn two_first_runs_fetch_once() {
             .spawn()
             .unwrap()
     };
-    // What a run left that was ended half-way is no package.
+    // Leftovers of a run that was ended half-way are no package.
     fs::create_dir_all(directory.0.join("partial-1/tree/usr/bin")).unwrap();
     let outputs = [start(), start()].map(|child| child.wait_with_output().unwrap());
     let said: Vec<String> = outputs.iter().map(errors).collect();
     assert!(outputs.iter().all(|output| output.status.code() == Some(7)), "{outputs:?}");
     let count = |word| said.iter().filter(|errors| errors.contains(word)).count();
     assert_eq!((count("fetched in"), count("waiting")), (1, 1), "{said:?}");
-    // What it says that it took on the disk is what it takes.
+    // It reports the disk space that it really uses.
     let said = said.concat();
     let line = said.lines().find(|line| line.contains("fetched in")).unwrap();
     let mut numbers = line.split(" MB ").filter_map(|part| part.rsplit(' ').next()?.parse().ok());
@@ -75,11 +75,11 @@ fn without_apt_it_names_what_helps() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(125));
-    let copied = format!("copied to {}", directory.0.display());
+    let copied = format!(" to {}: then it needs neither network nor apt", directory.0.display());
     for word in ["there is no apt-get", &copied, "modprobe ip_vs", "Debian"] {
         assert!(errors(&output).contains(word), "{word} in {output:?}");
     }
-    // What cannot be done is not begun, and what cannot help is not advised.
+    // It starts nothing that cannot work, and advises nothing that cannot help.
     for word in ["fetching", "LVS_GUEST_KERNEL", "LVS_GUEST_UML"] {
         assert!(!errors(&output).contains(word), "{word} in {output:?}");
     }
@@ -88,17 +88,18 @@ fn without_apt_it_names_what_helps() {
 #[test]
 fn without_a_network_it_says_so() {
     let Some(failure) = fails_in("no-network", &["--net"], "", &[]) else { return };
-    // A machine's apt may know a proxy, which cannot be reached then.
+    // A machine's apt may use a proxy, which is unreachable then.
     let reasons = ["No name server answered", "could not be reached", "No proxy"];
     assert!(reasons.iter().any(|reason| failure.contains(reason)), "{failure}");
-    for word in ["Failed to fetch", "run this again when", "http_proxy", "copied to"] {
+    for word in ["Failed to fetch", "run this again when", "http_proxy", "copy ~/.cache/lvs-guest"]
+    {
         assert!(failure.contains(word), "{word} in {failure}");
     }
 }
 
 #[test]
 fn a_proxy_that_does_not_answer_is_named() {
-    // Nobody listens there.
+    // No program listens there.
     let proxy = "http://127.0.0.1:9/";
     let directory = Scratch::new("proxy-configuration");
     let configuration = directory.0.join("apt.conf");
@@ -111,7 +112,7 @@ fn a_proxy_that_does_not_answer_is_named() {
     let by_variable = [("http_proxy", proxy), ("https_proxy", proxy)];
     for (name, variables) in [("proxy-of-apt", &by_apt[..]), ("proxy-variable", &by_variable)] {
         let Some(failure) = fails_in(name, &[], "", variables) else { return };
-        for word in ["apt goes through the proxy http://127.0.0.1:9/", "Failed to fetch"] {
+        for word in ["apt uses the proxy http://127.0.0.1:9/", "Failed to fetch"] {
             assert!(failure.contains(word), "{word} in {failure}");
         }
     }
@@ -119,7 +120,7 @@ fn a_proxy_that_does_not_answer_is_named() {
 
 #[test]
 fn a_full_disk_is_named_with_the_way_out() {
-    // With no room for apt's configuration, for the lists of packages, and for the package.
+    // Without room for apt's configuration, for the lists of packages, and for the package.
     for (size, word) in [("4k", ""), ("6m", ""), ("20m", ""), ("130m", " MB are free")] {
         let setup = format!("mount -t tmpfs -o size={size} full \"$LVS_GUEST_CACHE\"");
         let Some(failure) = fails_in(&format!("full-{size}"), &[], &setup, &[]) else { return };
@@ -133,7 +134,7 @@ fn a_cache_without_rights_is_named_with_the_way_out() {
     if is_installed() {
         return;
     }
-    // Not below the target directory, which another user may not be let into.
+    // Not below the target directory, which another user may be unable to enter.
     let directory = Scratch::within(&std::env::temp_dir(), "rights");
     let program = directory.0.join("guest");
     fs::copy(PROGRAM, &program).unwrap();
@@ -172,7 +173,7 @@ fn a_signal_ends_it_and_leaves_nothing() {
         std::thread::sleep(Duration::from_millis(100));
         kill(Pid::from_raw(child.id() as i32), signal).unwrap();
         let end = child.wait().unwrap();
-        // The status is what a shell makes of a signal that ends no process here, as under nohup.
+        // If the signal is ignored, as under nohup, the status is a shell's for it.
         let number = end.signal().or(end.code().map(|status| status - 128));
         assert_eq!(number, Some(signal as i32));
         assert_eq!(names(&directory.0), ["lock"]);
@@ -181,7 +182,7 @@ fn a_signal_ends_it_and_leaves_nothing() {
     }
 }
 
-/// On a machine without apt, with the packages of Debian's archive itself.
+/// On a machine without apt, with real packages of Debian's archive.
 #[test]
 fn a_mirror_takes_the_place_of_apt() {
     let Some(address) = mirror_of_apt() else {
@@ -201,7 +202,7 @@ fn a_mirror_takes_the_place_of_apt() {
     let said = errors(&output);
     assert!(said.contains(&address) && said.contains("fetched in"), "{said}");
     assert_eq!(names(&directory.0.join("cache")).len(), 2, "the kernel and the lock are left");
-    // What is kept needs no mirror any more.
+    // A kernel in the cache needs no mirror.
     let output = run("/nowhere");
     assert_eq!((output.status.code(), errors(&output).as_str()), (Some(7), ""), "{output:?}");
 }
@@ -224,17 +225,17 @@ fn what_a_mirror_has_is_checked() {
     let failure = run(path, &[]);
     assert!(failure.contains("LVS_GUEST_MIRROR") && failure.contains("No such file"), "{failure}");
 
-    // The suite has moved on: what the list that is signed names is taken, and nothing else.
+    // The suite has newer packages: only a package in the signed list is used.
     let keys = archive(&mirror);
     let keys = [("LVS_GUEST_KEYRING", keys.to_str().unwrap())];
     let failure = run(path, &[("LVS_GUEST_KEYRING", "/nowhere")]);
-    for word in ["has no such file", "takes gpgv", "/nowhere", "LVS_GUEST_KEYRING"] {
+    for word in ["has no such file", "needs gpgv", "/nowhere", "LVS_GUEST_KEYRING"] {
         assert!(failure.contains(word), "{word} in {failure}");
     }
     let server = Server::start(&mirror);
     for mirror in [path, &server.address, &format!("{}/", server.address)] {
         let failure = run(mirror, &keys);
-        assert!(failure.contains("is gone, taking user-mode-linux_9_amd64.deb"), "{failure}");
+        assert!(failure.contains("is gone, using user-mode-linux_9_amd64.deb"), "{failure}");
         // It has no modules.
         assert!(failure.contains("no usr/bin/linux.uml"), "{failure}");
     }
@@ -252,22 +253,22 @@ fn what_a_mirror_has_is_checked() {
     assert!(failure.contains("Packages.xz: its SHA-256 is "), "{failure}");
     let release = fs::read_to_string(mirror.join("dists/testing/InRelease")).unwrap();
     let failure = damage("dists/testing/InRelease", &release.replace("nobody", "others"));
-    assert!(failure.contains("InRelease: its signature is not good"), "{failure}");
-    // One that is known is checked by its own sum.
+    assert!(failure.contains("InRelease: its signature is not valid"), "{failure}");
+    // A package with a known checksum is checked by that.
     let known = "pool/main/u/user-mode-linux/user-mode-linux_7.2um1_amd64.deb";
     fs::create_dir_all(mirror.join(known).parent().unwrap()).unwrap();
     fs::write(mirror.join(known), "changed").unwrap();
     let failure = run(&server.address, &keys);
     assert!(failure.contains("_7.2um1_amd64.deb: its SHA-256 is "), "{failure}");
-    assert!(failure.contains("names another mirror"), "{failure}");
+    assert!(failure.contains("to another mirror"), "{failure}");
 
     let proxy = [("http_proxy", "http://127.0.0.1:9/")];
     let failure = run("http://mirror.example/debian", &proxy);
     assert!(failure.contains("could not be reached"), "{failure}");
-    assert!(failure.contains("goes through the proxy http://127.0.0.1:9/"), "{failure}");
+    assert!(failure.contains("uses the proxy http://127.0.0.1:9/"), "{failure}");
 }
 
-/// cargo guest on a machine without apt, with its files in a directory; the name of a kernel is to follow.
+/// cargo guest on a machine without apt, with its files in a directory; the caller adds the kernel's name.
 fn without_apt(directory: &Path, mirror: &str) -> Command {
     let programs = directory.join("bin");
     if fs::create_dir(&programs).is_ok() {
@@ -296,7 +297,7 @@ fn mirror_of_apt() -> Option<String> {
     suite.filter(|address| address.starts_with("http")).map(str::to_owned)
 }
 
-/// An archive as Debian's, signed by a key of its own. Its packages have no kernel. Returns the file of the
+/// An archive like Debian's, signed by a new key. Its packages have no kernel. Returns the file of the
 /// public key.
 fn archive(directory: &Path) -> PathBuf {
     let script = r#"
@@ -339,7 +340,7 @@ impl Server {
         let directory = directory.to_owned();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                // A client that goes away harms nobody.
+                // It does not matter if a client goes away.
                 let _ = serve(stream, &directory);
             }
         });
@@ -367,8 +368,8 @@ fn serve(stream: io::Result<TcpStream>, directory: &Path) -> io::Result<()> {
     stream.get_mut().write_all(&body)
 }
 
-/// Fetches in a sandbox where that fails, and returns what it says. Nothing is left behind: not in
-/// the cache, not in /tmp.
+/// Fetches in a sandbox in which that fails, and returns the error. Checks that nothing is left behind in
+/// the cache or in /tmp.
 fn fails_in(
     name: &str,
     namespaces: &[&str],
@@ -388,7 +389,7 @@ fn fails_in(
     }
     let can = Command::new(command.get_program()).args(command.get_args()).arg("true").output();
     if !can.is_ok_and(|output| output.status.success()) {
-        println!("skipped: no namespaces to be had here");
+        println!("skipped: this machine allows no namespaces here");
         return None;
     }
     let script =
@@ -416,7 +417,7 @@ fn fails_in(
     Some(errors(&output))
 }
 
-/// Whether nothing is ever fetched on this machine; then it says so.
+/// Whether the package is installed, so that nothing is ever fetched; prints that.
 fn is_installed() -> bool {
     let installed = Path::new("/usr/bin/linux.uml").exists();
     if installed {
@@ -440,7 +441,7 @@ fn names(directory: &Path) -> Vec<String> {
     entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
 }
 
-/// A directory of a test's own, gone with it.
+/// A test's own directory, deleted with it.
 struct Scratch(PathBuf);
 
 impl Scratch {

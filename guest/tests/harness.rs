@@ -66,7 +66,7 @@ fn a_panic_is_the_tests() {
     lvs_guest::test(&[], || panic!("the body's own words"));
 }
 
-/// Those below are run by [`what_fails_says_so`].
+/// [`what_fails_says_so`] runs the tests below.
 #[test]
 #[ignore = "it fails"]
 fn fails_by_an_error() {
@@ -79,7 +79,7 @@ fn fails_by_a_status() {
     lvs_guest::test(&[], || process::exit(7));
 }
 
-/// The harness would take this for a pass.
+/// Without its own exit status, the harness would count this as passed.
 #[test]
 #[ignore = "it fails"]
 fn fails_by_status_0() {
@@ -101,7 +101,7 @@ fn fails_in_a_thread_of_another_name() {
     panic!("{words}");
 }
 
-/// What is for `main` would run the whole binary again, and end it.
+/// These calls are for `main`: here they would run the whole binary again, and end it.
 #[test]
 #[ignore = "it fails"]
 fn fails_as_a_program() {
@@ -146,12 +146,12 @@ fn a_pass_shows_its_output() {
     assert_eq!(text.matches("running 1 test").count(), 1, "{text}");
 }
 
-/// A machine that can get no kernel: its tests fail, unless the user wants them skipped.
+/// On a machine that can get no kernel, tests fail, unless the user wants them skipped.
 #[test]
 fn without_a_kernel() {
     let cache = tempfile::tempdir().unwrap();
     let cache = cache.path().to_str().unwrap();
-    // Without apt and without root's rights, this machine's kernel is no help either.
+    // Without apt and root, this machine's kernel does not help either.
     let none = [
         ("LVS_GUEST_PLACE", "guest"),
         ("LVS_GUEST_KERNEL", "uml-5.10"),

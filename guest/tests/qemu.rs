@@ -1,4 +1,4 @@
-//! `cargo guest --kernel qemu-6.1 -- COMMAND`: what is QEMU's own. The rest is in `command.rs`.
+//! `cargo guest --kernel qemu-6.1 -- COMMAND`: what is special to QEMU. The rest is in `command.rs`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
@@ -32,14 +32,14 @@ fn streams_status_and_files_are_the_same() {
     assert!(release.starts_with("6.1.0-") && release.ends_with(flavour()), "{release}");
 }
 
-/// QEMU serves the files itself then.
+/// Then QEMU itself serves the files.
 #[test]
 fn a_user_without_rights_boots_a_guest() {
     let Some(mut command) = guest(&[]) else { return };
     if !Uid::effective().is_root() {
         return eprintln!("this is such a user, and every other test shows it");
     }
-    // Where that user is let in, with a cache of its own: what root has it may not read.
+    // In a directory that this user may enter, with its own cache: it may not read root's.
     let directory = std::env::temp_dir().join(format!("guest-qemu-{}", std::process::id()));
     fs::create_dir(&directory).unwrap();
     nix::unistd::chown(&directory, Some(65534.into()), Some(65534.into())).unwrap();
@@ -63,7 +63,7 @@ fn a_user_without_rights_boots_a_guest() {
         command
     };
     let release = streams_status_and_files(user(), &directory);
-    // Its rights are the user's, whatever it is inside.
+    // The guest's root has only the rights of the user outside.
     let script = "id -u; cat secret; chmod 700 /root; cat /root/x; echo x >/etc/lvs-guest-test; \
                   head -1 /proc/net/ip_vs; ip link add type dummy && ls /sys/class/net; exit 7";
     command = user();
@@ -106,7 +106,7 @@ fn streams_status_and_files(mut command: Command, directory: &Path) -> String {
     expected.extend(b"\0\xff\ntwo words|\0\xff\n|\0\xff\na\nb|");
     expected.resize(expected.len() + 3_000_000, 0);
     assert!(output.stdout == expected, "{} of {} bytes", output.stdout.len(), expected.len());
-    // The first run fetches the kernel and says so.
+    // The first run fetches the kernel and prints that.
     assert!(output.stderr.ends_with(b"e\r\n"), "{}", errors(&output));
     assert_eq!(read("kept"), "lost\n");
     assert!(!Path::new("/etc/lvs-guest-test").exists());
@@ -122,7 +122,7 @@ fn a_slow_reader_gets_all_of_the_output() {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut output = vec![0; 7];
     child.stdout.as_mut().unwrap().read_exact(&mut output).unwrap();
-    // Time enough for the command to end: the lines take all that it writes.
+    // Time enough for the command to end: the lines buffer all that it writes.
     std::thread::sleep(Duration::from_secs(8));
     let rest = child.wait_with_output().unwrap();
     assert_eq!(rest.status.code(), Some(3), "{}", errors(&rest));
@@ -151,7 +151,7 @@ fn modules_load_by_themselves() {
     let said = String::from_utf8(output.stdout.clone()).unwrap();
     assert!(said.starts_with("IP Virtual Server version 1.2.1"), "{output:?}");
     assert!(said.contains("\n0\n0\n1\n") && said.contains("\nmodules.dep\n"), "{said}");
-    // This machine's files are seen through the layer only: nothing in between.
+    // This machine's files are visible only through the layer.
     assert!(said.ends_with("modules.symbols.bin\nip_vs_mh\n"), "{said}");
 }
 
@@ -221,7 +221,7 @@ fn the_next_older_kernel_is_taken_if_the_newest_cannot_be_fetched() {
         kept.into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
     fs::remove_dir_all(&directory).unwrap();
     let output = output.unwrap();
-    // What is fetched is no kernel. It was taken all the same.
+    // The fetched package has no kernel. It was used all the same.
     assert_eq!(output.status.code(), Some(125), "{output:?}");
     let said = errors(&output);
     assert!(
@@ -244,19 +244,19 @@ fn what_qemu_needs_is_named() {
     assert!(errors(&output).contains("apt-get install qemu-system-x86"), "{output:?}");
 }
 
-/// Whether it is not QEMU that serves this machine's files.
+/// Whether a file server, not QEMU, serves this machine's files.
 fn has_file_server() -> bool {
     let mut paths =
         ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"].map(Path::new).into_iter();
     Uid::effective().is_root() && paths.any(Path::exists)
 }
 
-/// How the releases of the kernels end that are fetched.
+/// The end of the releases of the kernels that are fetched.
 fn flavour() -> &'static str {
     if has_file_server() { "-cloud-amd64" } else { "-amd64" }
 }
 
-/// A guest of QEMU. Without QEMU on this machine the test cannot run and says so.
+/// A guest in QEMU. Without QEMU on this machine the test cannot run and prints that.
 fn guest(options: &[&str]) -> Option<Command> {
     let path = std::env::var_os("PATH").unwrap();
     if !std::env::split_paths(&path).any(|path| path.join("qemu-system-x86_64").exists()) {
@@ -270,8 +270,8 @@ fn guest(options: &[&str]) -> Option<Command> {
     Some(command)
 }
 
-/// An archive as Debian's: its list names two kernels, and the package of the newer one is missing.
-/// apt's configuration beside it leads there. Returns the names of the packages.
+/// An archive like Debian's: its list names two kernels, and the package of the newer one is missing.
+/// Writes a configuration for apt that leads there. Returns the names of the packages.
 fn archive(directory: &Path) -> [String; 2] {
     let run = |program: &str, words: &[&str]| {
         let output = Command::new(program).args(words).current_dir(directory).output().unwrap();
@@ -315,7 +315,7 @@ fn archive(directory: &Path) -> [String; 2] {
     [newer, older]
 }
 
-/// The living processes that have a word on their command line.
+/// The living processes whose command line contains a word.
 fn processes_of(word: &str) -> Vec<PathBuf> {
     let has = |path: &Path| {
         let line = fs::read(path.join("cmdline")).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The shim for processors whose registers old User-Mode Linux kernels do not know. It is forced on here:
-//! any processor with more registers than AVX's shows what it does.
+//! The shim for processors whose registers old User-Mode Linux kernels do not know. The tests force it:
+//! any processor with more registers than AVX's shows its effect.
 
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
@@ -10,8 +10,8 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-/// Traces a process of its own, sets its registers from buffers of several lengths, and prints what came
-/// of it.
+/// Traces a child process, sets its registers from buffers of several lengths, and prints the
+/// results.
 const TRACER: &str = r#"
 import ctypes, os, signal, struct
 PEEKDATA, POKEDATA, GETREGSET, SETREGSET = 2, 5, 0x4204, 0x4205
@@ -94,7 +94,7 @@ fn a_short_buffer_is_laid_over_the_whole_area() {
     }
     let Some(without) = trace(None) else { return };
     let with = trace(Some(concat!(env!("OUT_DIR"), "/ptrace.so"))).unwrap();
-    // EFAULT is 14, EIO 5; a request that is no use with the shim is none without it.
+    // EFAULT is 14, EIO 5. The shim passes all other requests through.
     let passed =
         "useless 14\ngeneral (0, 216)\npeek 0x1122334455667788\npoke 0 0x99\nnowhere -1 5\n";
     let start = "whole 0\nwhole kept 17 34 51 38\n";
@@ -105,7 +105,7 @@ fn a_short_buffer_is_laid_over_the_whole_area() {
 
 #[test]
 fn old_kernels_run_with_it() {
-    // Processes that take turns, and have numbers in their registers.
+    // Processes that take turns while they have numbers in their registers.
     let script = "uname -r; sum() { awk 'BEGIN { for (i = 1; i < 200000; i++) s += 1 / i; \
                   printf \"%.12f\\n\", s }'; }; for n in 1 2 3 4; do sum & done; wait";
     for (kernel, release) in [("uml-5.10", "5.10."), ("uml-6.1", "6.1."), ("uml-6.12", "6.12.")] {
@@ -122,7 +122,7 @@ fn old_kernels_run_with_it() {
     }
 }
 
-/// What the tracer prints, with something preloaded; `None` where there is no Python.
+/// The tracer's output, with a library preloaded; `None` if there is no Python.
 fn trace(preload: Option<&str>) -> Option<String> {
     let mut command = Command::new("/usr/bin/python3");
     if !Path::new("/usr/bin/python3").exists() {

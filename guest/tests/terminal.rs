@@ -1,4 +1,4 @@
-//! Commands in a guest that have this process's terminal.
+//! Commands in a guest that use this process's terminal.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
@@ -26,7 +26,7 @@ use nix::{
 use rustix::termios::tcsetwinsize;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_lvs-guest");
-/// How long a guest may take to say something: QEMU's are slow.
+/// How long a guest may take for its output: QEMU's are slow.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
@@ -130,7 +130,7 @@ fn the_terminal_is_as_it_was_whatever_ends_the_command() {
             &[],
             "echo up; stty raw -echo; exec sleep 100",
             |screen| {
-                // The keys for a guest that does not listen.
+                // The keys that end a guest that does not respond.
                 std::thread::sleep(Duration::from_millis(300));
                 screen.keys("\x1d\x1d\x1d");
             },
@@ -229,7 +229,7 @@ fn one_terminal_has_one_guest() {
     assert_eq!(first.end().code(), Some(0));
 }
 
-/// The kernels to test on: QEMU takes root.
+/// The kernels to test: QEMU needs root.
 fn kernels() -> Vec<&'static str> {
     let path = std::env::var_os("PATH").unwrap();
     let has_qemu =
@@ -243,13 +243,13 @@ fn kernels() -> Vec<&'static str> {
     kernels
 }
 
-/// A terminal of the test's own, with a program on it.
+/// A new terminal, with a program on it.
 struct Screen {
     outside: File,
     inside: OwnedFd,
     child: Option<Child>,
     said: Vec<u8>,
-    /// As much of it as was expected.
+    /// How much of the output was expected.
     seen: usize,
 }
 
@@ -260,7 +260,7 @@ impl Screen {
         Self { outside: master.into(), inside: slave, child: None, said: Vec::new(), seen: 0 }
     }
 
-    /// A shell's script in a guest, on a terminal of its own.
+    /// A shell's script in a guest, on a new terminal.
     fn start(options: &[&str], script: &str) -> Self {
         let mut screen = Self::new();
         let mut command = screen.guest(options);
@@ -269,7 +269,7 @@ impl Screen {
         screen
     }
 
-    /// A program that has this terminal as its own.
+    /// A program that has this terminal as its controlling terminal.
     fn command(&self) -> Command {
         let mut command = self.command_on("setsid");
         command.arg("--ctty");
@@ -312,7 +312,7 @@ impl Screen {
         kill(Pid::from_raw(self.child.as_ref().unwrap().id() as i32), signal).unwrap();
     }
 
-    /// Waits for a text after what was expected before.
+    /// Waits for a text after the text expected before.
     fn expect(&mut self, text: &str) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -326,7 +326,7 @@ impl Screen {
         }
     }
 
-    /// Takes in what is there, waiting for a moment.
+    /// Reads the output that is there, waiting for a moment.
     fn read(&mut self) {
         let mut waited = [PollFd::new(self.outside.as_fd(), PollFlags::POLLIN)];
         if poll(&mut waited, PollTimeout::from(50u8)).unwrap() > 0 {
@@ -356,8 +356,8 @@ impl Screen {
         }
     }
 
-    /// The exit status, or the signal. Where it is inherited that a signal ends no process, as under
-    /// nohup, the status is what a shell makes of the signal.
+    /// The exit status, or the signal. If the test inherits that a signal ends no process, as under
+    /// nohup, the status is a shell's for the signal.
     fn end_by_signal(&mut self) -> Option<i32> {
         let end = self.end();
         let status = fs::read_to_string("/proc/self/status").unwrap();

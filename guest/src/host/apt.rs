@@ -1,4 +1,4 @@
-//! What is written for apt, and what it prints, as text.
+//! The texts that apt reads, and those that it prints.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ pub(super) fn percent(line: &str) -> Option<f64> {
     line.strip_prefix("dlstatus:")?.split(':').nth(1)?.parse().ok()
 }
 
-/// How many bytes apt fetched, which its last lines say: `Fetched 32.9 MB in 14s (2384 kB/s)`.
+/// How many bytes apt fetched, from its last lines: `Fetched 32.9 MB in 14s (2384 kB/s)`.
 pub(super) fn fetched(said: &str) -> u64 {
     let size = said.lines().find_map(|line| {
         let mut words = line.strip_prefix("Fetched ")?.split(' ');
@@ -33,7 +33,7 @@ pub(super) fn download_size(addresses: &str) -> u64 {
     sizes.sum()
 }
 
-/// The sum of the sizes, in KiB, that packages say they have when they are unpacked.
+/// The sum of the unpacked sizes, in KiB, in descriptions of packages.
 pub(super) fn installed_size(descriptions: &str) -> u64 {
     let sizes = descriptions
         .lines()
@@ -41,7 +41,7 @@ pub(super) fn installed_size(descriptions: &str) -> u64 {
     sizes.sum::<u64>() * 1024
 }
 
-/// What helps, as far as the words of the program that fetches make that certain.
+/// Advice for the user, if the fetching program's output makes the cause certain.
 pub(super) fn remedy(
     program: &str,
     words: &str,
@@ -52,20 +52,20 @@ pub(super) fn remedy(
     let says = |texts: &[&str]| texts.iter().any(|text| words.contains(text));
     let by_proxy = match proxy {
         Some(proxy) => format!(
-            "{program} goes through the proxy {proxy}, which http_proxy or its configuration names: \
-             it must be the right one, and up"
+            "{program} uses the proxy {proxy} (from http_proxy or its configuration): check that it is \
+             the right one, and up"
         ),
-        None => format!(
-            "If this machine reaches others through a proxy only, \
-             http_proxy=http://HOST:PORT names it to {program}"
-        ),
+        None => {
+            format!("If this machine needs a proxy, set http_proxy=http://HOST:PORT for {program}")
+        }
     };
     if says(&["No space left", "Disk quota exceeded"]) {
         let place = place.display();
-        format!("There is no room at {place}: make some, or name another place by LVS_GUEST_CACHE")
+        format!(
+            "There is no room in {place}: make some, or set LVS_GUEST_CACHE to another directory"
+        )
     } else if says(&["407"]) {
-        "The proxy asks for a password: http_proxy=http://USER:PASSWORD@HOST:PORT gives it one"
-            .to_owned()
+        "The proxy asks for a password: set http_proxy=http://USER:PASSWORD@HOST:PORT".to_owned()
     } else if says(&["resolv", "bad address"]) {
         format!("No name server answered: run this again when the network is up. {by_proxy}")
     } else if says(&[" connect", "Connection ", "timed out", "unreachable", "Operation too slow"]) {
@@ -80,7 +80,7 @@ pub(super) fn source_lines(addresses: &str, suites: &[&str]) -> Option<String> {
     let keys =
         if Path::new(KEYRING).exists() { format!(" [signed-by={KEYRING}]") } else { String::new() };
     let mirror = mirror(addresses)?;
-    // Without a source of security updates there is what the last point release had.
+    // Without a source of security updates, the last point release has to do.
     let security = security_mirror(addresses);
     let lines = suites.iter().filter_map(|suite| {
         let mirror = if suite.ends_with("-security") { security? } else { mirror };
@@ -89,9 +89,9 @@ pub(super) fn source_lines(addresses: &str, suites: &[&str]) -> Option<String> {
     Some(lines.collect())
 }
 
-/// The mirror that this machine uses of Debian's archive, from what apt would fetch: one has the
-/// other suites as well. It is the source that has a suite of updates; others of the machine's
-/// sources may be somebody else's.
+/// The mirror of Debian's archive that this machine uses, from the addresses that apt would fetch: it
+/// has the other suites as well. It is the source that has a suite of updates; the machine's other
+/// sources may belong to somebody else.
 fn mirror(addresses: &str) -> Option<&str> {
     let sources = || {
         addresses
@@ -104,7 +104,7 @@ fn mirror(addresses: &str) -> Option<&str> {
     updated.or_else(|| sources().next()).map(|(mirror, _)| mirror)
 }
 
-/// The mirror that this machine uses of Debian's security updates.
+/// The mirror of Debian's security updates that this machine uses.
 fn security_mirror(addresses: &str) -> Option<&str> {
     addresses
         .lines()
@@ -113,8 +113,8 @@ fn security_mirror(addresses: &str) -> Option<&str> {
         .map(|(mirror, _)| mirror)
 }
 
-/// apt's configuration. It is a file, since a list cannot be emptied on apt's command line. All that
-/// apt writes goes below one directory; sources and keys are the machine's own.
+/// apt's configuration, as a file, since apt's command line cannot empty a list. All that apt writes
+/// goes below one directory; sources and keys are the machine's own.
 pub(super) fn configuration(directory: &Path, architecture: &str) -> String {
     let directory = directory.display();
     format!(

@@ -1,4 +1,4 @@
-//! What comes from a mirror of Debian, checked and unpacked without Debian's programs.
+//! Checks and unpacks files from a mirror of Debian without Debian's programs.
 
 use std::{
     fs::File,
@@ -12,12 +12,12 @@ use tar::Archive;
 
 use crate::host::pinned::Package;
 
-/// How a package, an `ar` archive, begins.
+/// The first bytes of a package, an `ar` archive.
 const MAGIC: &[u8] = b"!<arch>\n";
-/// The part of a package that has its files.
+/// The part of a package that holds its files.
 const FILES: &str = "data.tar.xz";
 
-/// A file's SHA-256 in hexadecimal digits. The file is at its start again then.
+/// A file's SHA-256 in hexadecimal digits. Leaves the file at its start.
 pub(super) fn sum(file: &mut File) -> io::Result<String> {
     let mut digest = Sha256::new();
     let mut piece = vec![0; 1 << 16];
@@ -32,7 +32,7 @@ pub(super) fn sum(file: &mut File) -> io::Result<String> {
     Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Unpacks a package below a directory; nothing of it goes elsewhere.
+/// Unpacks a package below a directory, and nowhere else.
 pub(super) fn unpack(package: &mut File, directory: &Path) -> io::Result<()> {
     let (start, length) = files(package)?;
     package.seek(SeekFrom::Start(start))?;
@@ -42,17 +42,17 @@ pub(super) fn unpack(package: &mut File, directory: &Path) -> io::Result<()> {
     archive.unpack(directory)
 }
 
-/// A text that was packed by xz.
+/// Unpacks a text that xz packed.
 pub(super) fn unpack_text(file: File) -> io::Result<String> {
     let mut text = String::new();
     XzReader::new(io::BufReader::new(file), true).read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// Where in a package its files are. Each part has a header of 60 bytes, which has the part's name, and its
-/// length as a decimal number at 48; parts begin at even bytes.
+/// The offset and length of a package's files. Each part has a header of 60 bytes, with the part's name, and
+/// its length as a decimal number at 48; parts start at even bytes.
 fn files(package: &mut File) -> io::Result<(u64, u64)> {
-    let invalid = || Error::new(ErrorKind::InvalidData, "it is no package with a data.tar.xz");
+    let invalid = || Error::new(ErrorKind::InvalidData, "not a package with a data.tar.xz");
     let mut magic = [0; MAGIC.len()];
     package.rewind()?;
     package.read_exact(&mut magic)?;
@@ -73,7 +73,7 @@ fn files(package: &mut File) -> io::Result<(u64, u64)> {
     }
 }
 
-/// The sum that a suite's signed list has of one of its files: ` SUM SIZE NAME` below `SHA256:`.
+/// The sum of a file in a suite's signed list: ` SUM SIZE NAME` below `SHA256:`.
 pub(super) fn listed_sum<'a>(release: &'a str, name: &str) -> Option<&'a str> {
     let sums = release.lines().skip_while(|line| *line != "SHA256:").skip(1);
     sums.take_while(|line| line.starts_with(' ')).find_map(|line| {
@@ -83,7 +83,7 @@ pub(super) fn listed_sum<'a>(release: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-/// Whether a signed list is that of a suite, which is known by two names.
+/// Whether a signed list is the list of a suite. A suite has two names.
 pub(super) fn is_of(release: &str, suite: &str) -> bool {
     let mut names = release.lines().filter_map(|line| line.split_once(": "));
     names.any(|(field, value)| ["Suite", "Codename"].contains(&field) && value == suite)

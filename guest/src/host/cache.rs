@@ -1,4 +1,4 @@
-//! Where packages are kept once they are unpacked.
+//! The directory that keeps unpacked packages.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -19,10 +19,10 @@ use crate::{
     options::Options,
 };
 
-/// Where a package is fetched before it is whole.
+/// Prefix of the directory in which a package is fetched and unpacked.
 const PARTIAL: &str = "partial-";
 
-/// Looks for something in a directory of the cache, which is filled first if it is not there.
+/// Finds something in a directory of the cache. Fills the directory first if it does not exist.
 pub(super) fn kept<T>(
     cache: &Path,
     name: &str,
@@ -39,7 +39,7 @@ pub(super) fn kept<T>(
     let _lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => lock,
         Err((lock, _)) => {
-            eprintln!("guest: waiting for another process that fetches a kernel");
+            eprintln!("guest: waiting for another process that is fetching a kernel");
             Flock::lock(lock, FlockArg::LockExclusive)
                 .map_err(|(_, error)| error)
                 .context("lock", lock_path.display())?
@@ -48,8 +48,8 @@ pub(super) fn kept<T>(
     if let Some(found) = look(&unpacked) {
         return Ok(found);
     }
-    // This process has the lock, so what there is was left by a run that was killed. Its apt may still
-    // be running, so the directory's name is not used again.
+    // This process has the lock, so these directories are left over from a killed run. Its apt may still
+    // be running, so do not use the directory's name again.
     for entry in fs::read_dir(cache).context("read", cache.display())?.flatten() {
         if entry.file_name().as_encoded_bytes().starts_with(PARTIAL.as_bytes()) {
             remove(&entry.path())?;
@@ -75,7 +75,7 @@ pub(super) fn kept<T>(
         .context("find the kernel in", unpacked.display())
 }
 
-/// Where packages are kept: where the user said, or the first place that this user may have.
+/// The directory that keeps packages: the user's choice, or the first that this user may use.
 pub(super) fn directory(options: &Options) -> Result<PathBuf, Error> {
     if let Some(path) = &options.cache {
         let made = fs::create_dir_all(path).and_then(|()| std::path::absolute(path));
@@ -85,7 +85,7 @@ pub(super) fn directory(options: &Options) -> Result<PathBuf, Error> {
         |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let places = [variable("XDG_CACHE_HOME"), variable("HOME").map(|home| home.join(".cache"))];
     let own = places.into_iter().flatten().map(|place| place.join("lvs-guest")).find(|path| {
-        // With sudo, HOME can be another user's: nothing of root's is left there.
+        // With sudo, HOME can be another user's: root leaves nothing there.
         let nearest = path.ancestors().find(|path| path.exists());
         nearest.is_some_and(is_own)
             && fs::create_dir_all(path).is_ok()
@@ -94,8 +94,8 @@ pub(super) fn directory(options: &Options) -> Result<PathBuf, Error> {
     own.map_or_else(|| temporary_cache(Path::new("/tmp")), Ok)
 }
 
-/// A directory in one where everybody may write. Programs run from it, so nobody else may have made
-/// it.
+/// A directory in one that everybody may write to. Programs run from it, so it must not be made by
+/// somebody else.
 fn temporary_cache(base: &Path) -> Result<PathBuf, Error> {
     let path = base.join(format!("lvs-guest-cache-{}", Uid::effective()));
     let refused = |reason: String| Err(refused(&path, reason));
@@ -123,7 +123,7 @@ fn is_own(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.uid() == Uid::effective().as_raw())
 }
 
-/// This machine's distribution and release, as `debian-12`: a kernel fetched on one may not run on
+/// This machine's distribution and release, such as `debian-12`: a kernel fetched on one may not run on
 /// another that shares the home directory.
 pub(super) fn system_name() -> String {
     let text = fs::read_to_string("/etc/os-release").unwrap_or_default();

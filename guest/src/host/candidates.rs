@@ -1,4 +1,4 @@
-//! Which kernels are tried, one after the other, and what came of each.
+//! Which kernels are tried, in which order, and how each failed.
 
 use crate::{
     architecture::Architecture,
@@ -8,8 +8,8 @@ use crate::{
     options::{Kernel, Options},
 };
 
-/// What is tried where none is named. A kernel of Debian's other releases is taken only if it is here
-/// already, as in a directory that was copied from another machine.
+/// The kernels that are tried if the user names none. Kernels of other Debian releases are used only if they
+/// are in the cache already, such as in a directory copied from another machine.
 const ORDER: [Kernel; 6] = [
     Kernel::Uml,
     Kernel::UmlTesting,
@@ -18,12 +18,12 @@ const ORDER: [Kernel; 6] = [
     Kernel::Uml5_10,
     Kernel::Qemu6_1,
 ];
-/// These may be fetched.
+/// Of these, the kernels that may be fetched.
 const FETCHED: [Kernel; 3] = [Kernel::Uml, Kernel::UmlTesting, Kernel::Qemu6_1];
-/// In the directory of packages.
+/// The file of notes in the cache.
 const NOTES: &str = "bad-uml";
 
-/// The kernels that are left to be tried.
+/// The kernels that remain to be tried.
 pub(super) struct Candidates<'a> {
     options: &'a Options,
     left: std::vec::IntoIter<Kernel>,
@@ -71,22 +71,22 @@ impl<'a> Candidates<'a> {
         None
     }
 
-    /// Whether it is one that was tried, by another name.
+    /// Whether this kernel was tried under another name.
     fn is_the_same(&self, kernel: Kernel) -> bool {
         let release_of = |kernel| kernel::release_of(self.options, kernel);
         self.tried.iter().any(|(tried, _)| release_of(*tried) == release_of(kernel))
     }
 
-    /// Whether trying a kernel that was not named costs nothing in vain.
+    /// Whether a kernel that the user did not name is worth trying.
     fn may_run(&self, kernel: Kernel, is_here: bool) -> bool {
         if kernel.is_qemu() {
-            // Where it is all that there is, its error says what it lacks.
+            // If there is no other choice, its error says what is missing.
             return kernel::has_qemu() || !Architecture::has_uml_here();
         }
         if !Architecture::has_uml_here() {
             return false;
         }
-        // What the first fetch met, the next one meets.
+        // A second fetch would fail as the first did.
         let cannot_fetch =
             |error: &Error| matches!(error, Error::Fetch { .. } | Error::Cache { .. });
         let may_fetch = FETCHED.contains(&kernel)
@@ -95,40 +95,40 @@ impl<'a> Candidates<'a> {
         is_here || may_fetch
     }
 
-    /// Whether what ended one that was tried would end this one, too.
+    /// Whether a cause that ended another kernel would end this one, too.
     fn meets_the_same(&self, kernel: Kernel, releases: &[String]) -> bool {
         !kernel.is_qemu() && ways::meets_the_same(&self.tried, releases)
     }
 
-    /// Why a kernel would not start: by this machine's processor, or as it was seen before.
+    /// Why a kernel would not start: because of this machine's processor, or from a note.
     fn known_bad(&self, kernel: Kernel, releases: &[String]) -> Option<String> {
         if kernel.is_qemu() {
             return None;
         }
         let is_old = releases.iter().any(|release| shim::is_old(release));
         if is_old && processor::has_amx() && !shim::is_used(self.options, releases) {
-            return Some(format!("{}, and the shim for it is not used", Cause::Registers));
+            return Some(format!("{}, and the shim for it is switched off", Cause::Registers));
         }
         let reason = self.notes.as_ref()?.find(&self.subject(kernel, releases))?;
-        Some(format!("{reason} (seen before: it is tried again after this machine's next boot)"))
+        Some(format!("{reason} (noted earlier: it is tried again after this machine's next boot)"))
     }
 
-    /// What is noted of a kernel holds for its release, with or without the shim, and for what the
-    /// process may do.
+    /// The subject of a note on a kernel: its release, with or without the shim, and what the process
+    /// may do.
     fn subject(&self, kernel: Kernel, releases: &[String]) -> String {
         let with = if shim::is_used(self.options, releases) { "with" } else { "without" };
         let filters = processor::filters();
         format!("{kernel} {} {with} the shim, {filters}", releases.join(" "))
     }
 
-    /// A kernel starts the command. Takes note of those that crashed before it: they, and not this
-    /// machine, are at fault. Says, once per boot, that it is not the first.
+    /// A kernel is starting the command. Notes those that crashed before it: they, and not this
+    /// machine, are at fault. Once per boot, prints that this kernel is not the first choice.
     pub(super) fn begin(&self, kernel: Kernel) {
         let Some((first, error)) = self.tried.first() else { return };
         let say = || {
-            let (price, reason) = (kernel.price(), error.reason());
+            let (drawback, reason) = (kernel.drawback(), error.reason());
             eprintln!(
-                "guest: the kernel {kernel} is taken{price}, for {first} is of no use: {reason}"
+                "guest: using the kernel {kernel}{drawback}, because {first} does not work: {reason}"
             );
         };
         let Some(notes) = &self.notes else { return say() };
@@ -142,15 +142,15 @@ impl<'a> Candidates<'a> {
         let words = format!("{kernel} for {first}, {}", processor::filters());
         if notes.find(&words).is_none() {
             say();
-            notes.add(&words, "said");
+            notes.add(&words, "printed");
         }
     }
 
-    /// Takes in why a kernel did not come to start the command. Returns the error to report, or nothing
-    /// if another kernel may do.
+    /// Records why a kernel did not start the command. Returns the error to report, or `None` if another
+    /// kernel may work.
     pub(super) fn failed(&mut self, kernel: Kernel, error: Error) -> Option<Error> {
         match &error {
-            Error::Crash { cause: Some(cause), .. } if cause.is_the_machines() => {
+            Error::Crash { cause: Some(cause), .. } if cause.is_machine_fault() => {
                 self.left = Vec::new().into_iter();
             }
             Error::Crash { .. } | Error::NoModule { .. } => {}
@@ -161,7 +161,7 @@ impl<'a> Candidates<'a> {
         None
     }
 
-    /// What to report when there is none left.
+    /// The error to report when no kernel is left.
     pub(super) fn into_error(self) -> Error {
         let here = ways::Here::look(self.options);
         let ways = ways::of(&here, &self.tried, self.options.memory);
@@ -169,7 +169,7 @@ impl<'a> Candidates<'a> {
     }
 }
 
-/// How the release of a kernel begins that is not here.
+/// The start of the release of a kernel that is not in the cache.
 fn known_release(options: &Options, kernel: Kernel) -> String {
     kernel::release_of(options, kernel).release().trim_end_matches('.').to_owned()
 }

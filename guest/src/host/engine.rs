@@ -9,7 +9,7 @@ use crate::{
     order::Files,
 };
 
-/// The launcher's words for the engines.
+/// The launcher's names for the engines.
 pub(super) const UML: &str = "uml";
 pub(super) const QEMU: &str = "qemu";
 
@@ -20,11 +20,11 @@ pub(crate) enum Engine {
     Qemu(Machine),
 }
 
-/// The descriptors through which a guest speaks, for its engine to inherit.
+/// The descriptors of a guest's lines, which its engine inherits.
 pub(crate) struct Lines {
     pub(crate) output: OwnedFd,
     pub(crate) errors: OwnedFd,
-    /// What init says of the command.
+    /// What init reports about the command.
     pub(crate) control: OwnedFd,
     pub(crate) input: Option<OwnedFd>,
 }
@@ -35,7 +35,7 @@ impl Engine {
         let entries = fs::read_dir(self.modules()).into_iter().flatten().flatten();
         let releases: Vec<_> = entries.map(|entry| entry.path()).collect();
         let is_missing = |name: &&String| !releases.iter().any(|path| Modules::new(path).has(name));
-        // Without lists, nothing is known of its modules.
+        // Without lists, its modules are unknown.
         let Some(directory) = releases.iter().find(|path| path.join("modules.dep").exists()) else {
             return Ok(());
         };
@@ -61,7 +61,7 @@ impl Engine {
         }
     }
 
-    /// The launcher's word for it.
+    /// The launcher's name for it.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Uml(_) => UML,
@@ -69,7 +69,7 @@ impl Engine {
         }
     }
 
-    /// Where its process starts.
+    /// Its process's working directory.
     pub(super) fn directory(&self) -> &Path {
         match self {
             Self::Uml(Uml { library: Some((tree, _)), .. }) => tree,

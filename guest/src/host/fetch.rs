@@ -32,30 +32,30 @@ use crate::{
 
 /// Where packages are unpacked, below the directory in which they are fetched.
 pub(super) const TREE: &str = "tree";
-/// How many kernels are tried if the mirror lists packages that it does not have.
+/// How many kernels are tried if the mirror lists packages that it no longer has.
 const ATTEMPTS: usize = 3;
-/// In bytes: with less the disk is full.
+/// In bytes: with less, the disk is full.
 const LEAST_SPACE: u64 = 1 << 14;
-/// With less, and a program that neither says nor writes anything new for so long, it was full. (A network
-/// that does not answer is given up by apt after 30 seconds.)
+/// In bytes: with less, the disk counts as full after [`SILENCE`] without new output or data. (apt gives up a
+/// network that does not answer after 30 seconds.)
 const LITTLE_SPACE: u64 = 1 << 28;
 const SILENCE: Duration = Duration::from_secs(40);
 
-/// apt with a state directory of its own, and the packages that it fetches there.
+/// apt with its own state directory, and the packages that it fetches there.
 pub(super) struct Fetch<'a> {
     directory: &'a Path,
     signals: Signals,
     progress: Progress,
-    /// What apt said when it could not read all of the lists of packages.
+    /// apt's output if it could not read all of the lists of packages.
     complaint: Option<Error>,
     /// Bytes that came over the network.
     downloaded: u64,
-    /// Takes away what no guest needs of what was unpacked.
+    /// Removes what no guest needs from the unpacked files.
     trim: fn(&Path) -> Result<(), Error>,
     started: Instant,
 }
 
-/// What came of a command.
+/// The output of a command that ended.
 pub(super) struct Said {
     pub(super) succeeded: bool,
     output: String,
@@ -63,7 +63,7 @@ pub(super) struct Said {
 }
 
 impl<'a> Fetch<'a> {
-    /// Reads the lists of packages of Debian's suites, or without any of the machine's own sources.
+    /// Reads the lists of packages: those of Debian's suites, or without any, the machine's own sources.
     pub(super) fn start(directory: &'a Path, suites: &[&str]) -> Result<Self, Error> {
         if !kernel::has_apt() {
             let reason = "there is no apt-get on this machine".to_owned();
@@ -89,7 +89,7 @@ impl<'a> Fetch<'a> {
         let place = fetch.place().display();
         eprintln!("guest: fetching a kernel with IPVS from {of}, once, into {place}");
         fetch.configure(suites)?;
-        // That one of several sources fails need not matter. If the package is missing, it is why.
+        // If one of several sources fails, that may not matter. If the package is missing, it is why.
         let said = fetch.with_progress("apt-get", &["update"], |percent| {
             format!("reading the lists of packages: {percent:.0} %")
         });
@@ -101,23 +101,23 @@ impl<'a> Fetch<'a> {
         Ok(fetch)
     }
 
-    /// Has something done to the directory before its size is told.
+    /// Trims the directory before its size is printed.
     pub(super) fn trimmed(self, trim: fn(&Path) -> Result<(), Error>) -> Self {
         Self { trim, ..self }
     }
 
-    /// The names of the packages that begin so.
+    /// The names of the packages that start with this.
     pub(super) fn names(&mut self, start: &str) -> Result<String, Error> {
         self.apt("apt-cache", &["pkgnames", start])
     }
 
-    /// What is known of packages.
+    /// The descriptions of packages.
     pub(super) fn show(&mut self, packages: &[String]) -> Result<String, Error> {
         self.apt("apt-cache", &words("show --no-all-versions", packages))
     }
 
     /// Fetches and unpacks the first set of packages that is available, and returns the directory.
-    /// `none` is the reason if there is no set.
+    /// `none` is the error's reason if there is no set.
     pub(super) fn first_of(&mut self, sets: &[Vec<String>], none: &str) -> Result<PathBuf, Error> {
         let mut failure = None;
         for set in sets.iter().take(ATTEMPTS) {
@@ -149,7 +149,7 @@ impl<'a> Fetch<'a> {
     }
 
     fn fetch(&mut self, packages: &[String]) -> Result<(), Error> {
-        // What an attempt before this one left is not unpacked.
+        // Do not unpack what an earlier attempt left.
         for path in self.packages()? {
             fs::remove_file(&path).context("remove", path.display())?;
         }
@@ -160,7 +160,7 @@ impl<'a> Fetch<'a> {
         self.check_room(size + unpacked)?;
         self.with_progress("apt-get", &words("download", packages), |percent| {
             let done = megabytes((size as f64 * percent / 100.0) as u64);
-            format!("downloading {done} of {packed} MB, {disk} MB when it is unpacked")
+            format!("downloading {done} of {packed} MB ({disk} MB unpacked)")
         })?;
         self.downloaded += size;
         let tree = self.directory.join(TREE);
@@ -179,27 +179,27 @@ impl<'a> Fetch<'a> {
             megabytes(disk_usage(&tree)),
         );
         eprintln!(
-            "guest: it is a kernel of its own: nothing on this machine changes but files below the \
-             working directory and cargo's target directory"
+            "guest: this kernel runs beside this machine's own: it changes nothing on this machine but files \
+             below the working directory and cargo's target directory"
         );
         Ok(())
     }
 
-    /// The packages that are here, not unpacked.
+    /// The packages that are here, still packed.
     fn packages(&self) -> Result<Vec<PathBuf>, Error> {
         let entries = fs::read_dir(self.directory).context("read", self.directory.display())?;
         let paths = entries.flatten().map(|entry| entry.path());
         Ok(paths.filter(|path| path.extension() == Some(OsStr::new("deb"))).collect())
     }
 
-    /// Refuses a download that has no room.
+    /// Refuses a download for which there is no room.
     fn check_room(&self, needed: u64) -> Result<(), Error> {
         let free = free_space(self.directory);
         if free >= needed {
             return Ok(());
         }
         let (needed, free) = (megabytes(needed), megabytes(free));
-        let reason = format!("it takes {needed} MB there, and {free} MB are free");
+        let reason = format!("it needs {needed} MB there, and {free} MB are free");
         Err(Error::Cache { path: self.place().to_owned(), reason })
     }
 
@@ -237,7 +237,7 @@ impl<'a> Fetch<'a> {
         self.run(&mut command, |_, _| {})
     }
 
-    /// Runs a program of apt's that fetches, and shows how far it is.
+    /// Runs one of apt's programs that fetches, and shows its progress.
     fn with_progress(
         &mut self,
         program: &str,
@@ -245,7 +245,7 @@ impl<'a> Fetch<'a> {
         text: impl Fn(f64) -> String,
     ) -> Result<String, Error> {
         let mut command = self.command(program, &[]);
-        // Lines such as `dlstatus:1:20.5:Retrieving file 1 of 3` among the others.
+        // Lines such as `dlstatus:1:20.5:Retrieving file 1 of 3` are among the output.
         command.args(["-q", "-o", "APT::Status-Fd=1"]).args(words);
         self.progress.say(Instant::now(), &text(0.0));
         let said = self.run(&mut command, |progress, line| {
@@ -263,8 +263,8 @@ impl<'a> Fetch<'a> {
         command
     }
 
-    /// Runs a command to its end, and returns what it prints. Its own words are the error if it
-    /// fails. A signal to this process ends it.
+    /// Runs a command to its end, and returns what it prints. If it fails, its output is the error. A
+    /// signal to this process ends it.
     fn run(
         &mut self,
         command: &mut Command,
@@ -273,7 +273,7 @@ impl<'a> Fetch<'a> {
         let name = command.get_program().to_string_lossy().into_owned();
         let progress = &mut self.progress;
         let said = listen(
-            // So that nothing is left in the directory of temporary files, whatever ends it.
+            // So that it leaves nothing in the directory of temporary files, however it ends.
             command.current_dir(self.directory).env("TMPDIR", self.directory),
             self.directory,
             &mut self.signals,
@@ -296,12 +296,12 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    /// Where packages are kept.
+    /// The directory that keeps packages.
     fn place(&self) -> &Path {
         self.directory.parent().unwrap_or(self.directory)
     }
 
-    /// The proxy that apt goes through.
+    /// The proxy that apt uses.
     fn proxy(&self) -> Option<String> {
         let mut command = self.command("apt-config", &["dump", "--format", "%v%n"]);
         let output = command.arg("Acquire::http::Proxy").stderr(Stdio::null()).output().ok()?;
@@ -313,8 +313,8 @@ impl<'a> Fetch<'a> {
     }
 }
 
-/// Runs a command that writes to a directory, and hands on each line that it prints as it comes, and an
-/// empty one each half second.
+/// Runs a command that writes to a directory, and passes on each line that it prints at once, and an
+/// empty one every half second.
 pub(super) fn listen(
     command: &mut Command,
     directory: &Path,
@@ -347,7 +347,7 @@ pub(super) fn listen(
         if pipes.iter().all(Option::is_none) {
             break Ok(());
         }
-        // A program that waits in vain may go on to say the same.
+        // A program that waits without success may repeat its line.
         let last =
             said[0].trim_ascii_end().rsplit(|&byte| byte == b'\n').next().unwrap_or_default();
         let space = free_space(directory);
@@ -356,8 +356,8 @@ pub(super) fn listen(
             (progress, since) = (now, Instant::now());
         }
         match read_any(&mut pipes, &mut said, signals) {
-            // On a full disk apt can wait for ever for a helper of its own, which may have made room
-            // again before it failed.
+            // On a full disk apt can wait endlessly for one of its helpers, which may have made room again
+            // before it failed.
             Ok(None)
                 if space < LEAST_SPACE || space < LITTLE_SPACE && since.elapsed() > SILENCE =>
             {
@@ -384,7 +384,7 @@ pub(super) fn listen(
     Ok(Said { succeeded: status.success(), output, errors })
 }
 
-/// Waits a while for output or a signal; a pipe that is at its end is closed.
+/// Waits a while for output or a signal; closes a pipe that is at its end.
 fn read_any(
     pipes: &mut [Option<File>; 2],
     said: &mut [Vec<u8>; 2],
@@ -420,12 +420,12 @@ fn words<'a>(command: &'a str, packages: &'a [String]) -> Vec<&'a str> {
     command.split(' ').chain(packages.iter().map(String::as_str)).collect()
 }
 
-/// How many bytes a directory has room for; any number if that is not known.
+/// How many bytes of room a directory has; the maximum if unknown.
 pub(super) fn free_space(directory: &Path) -> u64 {
     statvfs(directory).map_or(u64::MAX, |system| system.blocks_available() * system.fragment_size())
 }
 
-/// What the files below a directory take on the disk.
+/// How much of the disk the files below a directory use.
 pub(super) fn disk_usage(directory: &Path) -> u64 {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries

@@ -22,17 +22,17 @@ const END: &str = "TRAILER!!!";
 /// An archive as it is written.
 pub(crate) struct Initramfs {
     file: BufWriter<File>,
-    /// The length so far.
+    /// The length up to now.
     length: usize,
-    /// The paths that are there.
+    /// The paths in it.
     paths: BTreeSet<PathBuf>,
 }
 
-/// What a program file says of itself.
+/// What a program file's headers contain.
 struct Program {
-    /// Where in the file that ends which is loaded.
+    /// Where in the file the loaded part ends.
     end: u64,
-    /// The dynamic linker, of a program that is linked dynamically.
+    /// The dynamic linker, if the program is linked dynamically.
     interpreter: Option<PathBuf>,
 }
 
@@ -46,7 +46,7 @@ impl Initramfs {
     pub(crate) fn add_program(&mut self, path: &Path, program: &Path) -> Result<(), Error> {
         let file = File::open(program).context("open", program.display())?;
         let parts = Program::read(&file).context("read the parts of", program.display())?;
-        // The debugging information, most of the file, comes last and is left out.
+        // Leaves out the debugging information, which is most of the file and comes last.
         let mut contents = vec![0; parts.end as usize];
         file.read_exact_at(&mut contents, 0).context("read", program.display())?;
         self.add(path, PROGRAM, &contents).context("pack", program.display())?;
@@ -57,12 +57,12 @@ impl Initramfs {
         Ok(())
     }
 
-    /// Adds a file, and the directories that lead to it.
+    /// Adds a file and its parent directories.
     pub(crate) fn add_file(&mut self, path: &Path, contents: &[u8]) -> io::Result<()> {
         self.add(path, PROGRAM, contents)
     }
 
-    /// Adds a directory, and those that lead to it.
+    /// Adds a directory and its parents.
     pub(crate) fn add_directory(&mut self, path: &Path) -> io::Result<()> {
         self.add(path, DIRECTORY, &[])
     }
@@ -82,7 +82,7 @@ impl Initramfs {
         self.entry(path.strip_prefix("/").unwrap_or(path).as_os_str(), mode, contents)
     }
 
-    /// A header of hexadecimal numbers, the name with a NUL, the contents; each part begins at a
+    /// Writes a header of hexadecimal numbers, the name with a NUL, the contents. Each part starts at a
     /// multiple of four.
     fn entry(&mut self, name: &OsStr, mode: u32, contents: &[u8]) -> io::Result<()> {
         let number = self.paths.len() as u32;
@@ -130,7 +130,7 @@ impl Program {
         Ok(program)
     }
 
-    /// The dynamic linker and the libraries that it finds for a program.
+    /// The dynamic linker, and the libraries that it finds for a program.
     fn libraries(&self, program: &Path) -> Result<Vec<PathBuf>, Error> {
         let Some(linker) = &self.interpreter else { return Ok(Vec::new()) };
         let output = Command::new(linker).arg("--list").arg(program).output();

@@ -1,4 +1,4 @@
-//! The directory through which a runner and the guest's init speak.
+//! The directory through which a runner and the guest's init communicate.
 
 use std::{
     ffi::OsStr,
@@ -28,7 +28,7 @@ use crate::{
 const PREFIX: &str = "lvs-guest-";
 const UNFINISHED: &str = ".new";
 
-/// A job's directory: private, locked while its runner lives, gone with it.
+/// A job's directory: private, locked while its runner lives, and deleted with it.
 pub(crate) struct Job {
     path: PathBuf,
     /// Held for its lock.
@@ -36,14 +36,14 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Makes a job's directory below another, after the removal of what runners left there that
-    /// were killed.
+    /// Makes a job's directory below another, and first removes the directories that killed runners left
+    /// there.
     pub(crate) fn create(base: &Path) -> Result<Self, Error> {
         remove_stale(base);
         let user = Uid::effective();
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let path = base.join(format!("{PREFIX}{user}-{}-{time:x}", process::id()));
-        // Locked under a name that the others leave alone, so that it is never seen unlocked.
+        // Locked under a name that others ignore, so that they never see it unlocked.
         let unfinished = path.with_extension(&UNFINISHED[1..]);
         let made = DirBuilder::new().mode(0o700).create(&unfinished);
         made.context("make the directory", unfinished.display())?;
@@ -62,8 +62,8 @@ impl Job {
         &self.path
     }
 
-    /// Writes the order, which has the environment in it, for this user only, and the link through
-    /// which the kernel finds init: a path that fits on a kernel's command line.
+    /// Writes the order, readable by this user only since it holds the environment, and the link through
+    /// which the kernel finds init: a path short enough for a kernel's command line.
     pub(crate) fn put(&self, order: &Order) -> Result<(), Error> {
         let path = self.path.join("order");
         OpenOptions::new()
@@ -80,20 +80,20 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        // What cannot be removed now is removed by the next run.
+        // If it cannot be removed now, the next run removes it.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
 
-/// Notes which process group a job's kernel is, so that a later run can end what is left of it.
+/// Writes down the process group of a job's kernel, so that a later run can end what is left of it.
 pub(crate) fn note_group(job: &Path, kernel: &Path) -> io::Result<()> {
     let mut note = format!("{}\n", process::id()).into_bytes();
     note.extend(kernel.as_os_str().as_bytes());
     fs::write(job.join("group"), note)
 }
 
-/// Removes the directories that runners of this user left behind, and ends what is left of their
-/// kernels. A directory that somebody has locked belongs to a living runner.
+/// Removes the directories that this user's runners left behind, and ends what is left of their
+/// kernels. A locked directory belongs to a living runner.
 fn remove_stale(base: &Path) {
     let user = Uid::effective();
     let prefix = format!("{PREFIX}{user}-");
@@ -113,8 +113,8 @@ fn remove_stale(base: &Path) {
     }
 }
 
-/// Ends the processes of a noted group that run the noted kernel. Process numbers come round again:
-/// others that have the number by now are left alone.
+/// Ends the processes of a noted group that run the noted kernel. Process numbers are reused: other
+/// processes that have the number now are left alone.
 fn end_group(job: &Path) {
     let Ok(note) = fs::read(job.join("group")) else { return };
     let Some(newline) = note.iter().position(|&byte| byte == b'\n') else { return };

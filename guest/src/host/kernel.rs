@@ -1,4 +1,4 @@
-//! The kernel that was asked for, fetched if need be.
+//! Finds the requested kernel, and fetches it if necessary.
 
 use std::{fs, io, os::unix::fs::symlink, path::Path};
 
@@ -21,22 +21,22 @@ use crate::{
 };
 
 const UML: &str = "user-mode-linux";
-/// Where the package of User-Mode Linux has its kernel and its modules.
+/// The paths of the kernel and its modules in the package of User-Mode Linux.
 const UML_BINARY: &str = "usr/bin/linux.uml";
 const UML_MODULES: &str = "usr/lib/uml/modules";
-/// The C library that a kernel of another release is linked with.
+/// The package of the C library that a kernel of another release is linked with.
 const LIBRARY: &str = "libc6";
-/// How the names of the packages of kernels begin, before the kernel's release.
+/// Prefix of the names of kernel images, before the kernel's release.
 const IMAGE: &str = "linux-image-";
-/// How the names of all its packages begin.
+/// Prefix of the names of all packages of kernels.
 const PACKAGES: &str = "linux-";
-/// The packages that have the kernel and its modules, where the image has not.
+/// Prefixes of the packages that hold the kernel and its modules, if the image does not.
 const NEEDED: [&str; 2] = ["linux-binary-", "linux-modules-"];
-/// The package that has the list of what is built in, where the image has not.
+/// Prefix of the package that lists the built-in modules, if the image does not.
 const USEFUL: &str = "linux-base-";
-/// Where they have the modules: older ones in the second.
+/// Where they hold the modules: older ones in the second.
 const MODULES: [&str; 2] = ["usr/lib/modules", "lib/modules"];
-/// There, drivers of devices that no guest has.
+/// Directories of drivers below, for devices that no guest has.
 const NO_DEVICES: [&str; 12] = [
     "sound",
     "drivers/gpu",
@@ -64,7 +64,7 @@ pub(super) fn find(options: &Options, kernel: Kernel) -> Result<Engine, Error> {
     }
 }
 
-/// The kernel of User-Mode Linux that is here, and need not be fetched.
+/// The User-Mode Linux kernel that is here already.
 pub(super) fn uml_here(options: &Options, kernel: Kernel) -> Option<Uml> {
     let installed = || below(Path::new("/")).filter(|_| kernel == Kernel::Uml);
     let kept = || below(&cache::directory(options).ok()?.join(uml_name(options, kernel)));
@@ -74,12 +74,12 @@ pub(super) fn uml_here(options: &Options, kernel: Kernel) -> Option<Uml> {
     }
 }
 
-/// Whether this machine has what runs the kernels named qemu-*.
+/// Whether this machine has the programs that run the kernels named qemu-*.
 pub(super) fn has_qemu() -> bool {
     Programs::find().is_ok()
 }
 
-/// Whether this machine has what fetches User-Mode Linux.
+/// Whether this machine can fetch User-Mode Linux.
 pub(super) fn can_fetch(options: &Options) -> bool {
     Architecture::has_uml_here() && (options.mirror.is_some() || has_apt())
 }
@@ -95,8 +95,8 @@ fn uml_name(options: &Options, kernel: Kernel) -> String {
     format!("{UML}-{name}")
 }
 
-/// Debian's own kernel that `uml` is, so that one package is kept once: Debian 12's where no apt says what
-/// the distribution has.
+/// The Debian release whose kernel `uml` is, so that one package is kept once: Debian 12's if there is no apt
+/// to ask.
 pub(super) fn release_of(options: &Options, kernel: Kernel) -> Kernel {
     released(kernel, &cache::system_name(), options.mirror.is_some() || !has_apt())
 }
@@ -150,7 +150,7 @@ fn find_machine(options: &Options, kernel: Kernel) -> Result<Machine, Error> {
         let modules = MODULES.map(|name| tree.join(name)).into_iter().find(|path| path.is_dir())?;
         let release = fs::read_dir(&modules).ok()?.next()?.ok()?.file_name();
         let release = release.to_string_lossy().into_owned();
-        // From 7.2 on it is with the modules.
+        // From 7.2 on, the kernel is beside the modules.
         let boot = tree.join("boot").join(format!("vmlinuz-{release}"));
         let places = [modules.join(&release).join("vmlinuz"), boot];
         let kernel = places.into_iter().find(|path| path.is_file())?;
@@ -167,7 +167,7 @@ fn find_machine(options: &Options, kernel: Kernel) -> Result<Machine, Error> {
             let reason = format!("the package of {kernel} has no kernel or no modules");
             return Err(Error::NoKernel { reason });
         };
-        // Where depmod looks.
+        // depmod reads this path.
         if !tree.join("lib").exists() {
             symlink("usr/lib", tree.join("lib")).context("make the link", "lib")?;
         }
@@ -187,7 +187,7 @@ fn remove_drivers(tree: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// The packages of the kernels whose release begins as wanted, the newest kernel first.
+/// The packages of the kernels whose release starts as requested, the newest kernel first.
 fn image_packages(
     fetch: &mut Fetch<'_>,
     kernel: Kernel,
@@ -202,7 +202,7 @@ fn image_packages(
     Ok(images.iter().filter_map(|image| parts(image, &descriptions, &names)).collect())
 }
 
-/// The images of kernels among the names of packages, the one with the highest numbers first:
+/// The images among the names of packages, the one with the highest numbers first:
 /// `linux-image-6.12.117+deb13-cloud-amd64`.
 fn images(names: &str, release: &str, flavour: &str) -> Vec<String> {
     let numbers = |name: &str| -> Vec<u64> {
@@ -224,9 +224,9 @@ fn images(names: &str, release: &str, flavour: &str) -> Vec<String> {
     images.into_iter().rev().map(|(_, name)| name).collect()
 }
 
-/// The packages that are needed to boot an image: the image, and the packages of the kernel and its
-/// modules if it depends on such. `None` if one of these is not among the names of packages. The
-/// other dependencies matter only on a machine where the image is installed.
+/// The packages needed to boot an image: the image, and the packages of the kernel and its modules if
+/// it depends on them. `None` if one of these is not among the names. The other dependencies matter
+/// only on a machine where the image is installed.
 fn parts(image: &str, descriptions: &str, names: &str) -> Option<Vec<String>> {
     let first = format!("Package: {image}");
     let description = descriptions.split("\n\n").find(|text| text.lines().any(|l| l == first))?;
@@ -261,7 +261,7 @@ fn given(binary: &Path, modules: Option<&Path>) -> Result<Uml, Error> {
     Ok(Uml { binary: real, modules, library: None })
 }
 
-/// The kernel of a package that was unpacked in a directory.
+/// The kernel of a package that is unpacked in a directory.
 fn below(directory: &Path) -> Option<Uml> {
     let (binary, modules) = (directory.join(UML_BINARY), directory.join(UML_MODULES));
     let there = unistd::access(&binary, AccessFlags::X_OK).is_ok() && modules.is_dir();
@@ -273,8 +273,8 @@ fn below(directory: &Path) -> Option<Uml> {
     there.then_some(Uml { binary, modules, library })
 }
 
-/// Makes a kernel look for its program interpreter below the directory in which it is started: the
-/// name loses its leading slash, which needs no other change to the file.
+/// Makes a kernel look for its program interpreter below its working directory: removes the leading
+/// slash of the name, which needs no other change to the file.
 fn use_own_library(tree: &Path) -> Result<(), Error> {
     const NAME: &[u8] = b"/lib64/ld-linux-x86-64.so.2\0";
     let binary = tree.join(UML_BINARY);
@@ -290,7 +290,7 @@ fn use_own_library(tree: &Path) -> Result<(), Error> {
         return Err(io::Error::from(io::ErrorKind::NotFound))
             .context("find the C library in", tree.display());
     };
-    // The interpreter is beside the library. Links of the package's own may lead out of the tree.
+    // The interpreter is beside the library. The package's own links may lead out of the tree.
     let link = tree.join("lib64");
     remove(&link)?;
     let target = library.strip_prefix(tree).unwrap_or(&library);

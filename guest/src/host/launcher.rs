@@ -30,11 +30,11 @@ use crate::{
     },
 };
 
-/// The name under which the launcher is started.
+/// The program name under which the launcher is started.
 const LAUNCHER: &str = "lvs-guest-launcher";
 
-/// The launcher's part: becomes the engine, in a session of its own, and dies with the runner. These
-/// things are done between fork and exec; a program of its own can do them without unsafe code.
+/// Acts as the launcher: becomes the engine, in a new session, and dies with the runner. This happens
+/// between fork and exec; a separate program can do it without unsafe code.
 pub(crate) fn assume_role() {
     let mut words = crate::words();
     if words.next().as_deref() != Some(OsStr::new(LAUNCHER)) {
@@ -67,16 +67,16 @@ fn launch(mut words: impl Iterator<Item = OsString>) -> Result<(), Error> {
     Err(command.args(words).exec()).context("run", real.display())
 }
 
-/// An engine's processes, ended when dropped.
+/// An engine's processes; ended when dropped.
 pub(super) struct Process {
     pub(super) group: Pid,
     _orphans: Orphans,
 }
 
-/// While this lives, orphans among this process's descendants become its children. Otherwise they
-/// would be the children of the machine's init, and some inits never wait for theirs.
+/// While this lives, orphaned descendants of this process become its children. Otherwise they would be
+/// the children of the machine's init, and some inits never wait for theirs.
 struct Orphans {
-    /// Whether it was so before.
+    /// The setting before.
     before: bool,
 }
 
@@ -112,8 +112,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Its helper processes outlive the kernel if it is killed. They are in its group, and are
-        // this process's children once the kernel is gone.
+        // The kernel's helper processes survive if it is killed. They are in its group, and become this
+        // process's children when the kernel is gone.
         let _ = signal::kill(self.group, Signal::SIGKILL);
         let _ = signal::killpg(self.group, Signal::SIGKILL);
         let _ = waitpid(self.group, None);

@@ -1,4 +1,4 @@
-//! Fetching packages from a mirror of Debian that the user names, on machines without apt: Fedora, Alpine,
+//! Fetches packages from a mirror of Debian that the user names, on machines without apt: Fedora, Alpine,
 //! Arch and others.
 
 use std::{
@@ -23,9 +23,9 @@ use crate::{
     options::{Kernel, Options},
 };
 
-/// A suite's list of packages, below the suite's directory.
+/// The path of a suite's list of packages, below the suite's directory.
 const LIST: &str = "main/binary-amd64/Packages.xz";
-/// How much more than its size a package takes when it is unpacked, at most.
+/// Unpacked size of a package, at most, as a multiple of its packed size.
 const UNPACKED: u64 = 6;
 
 /// A mirror, and what is fetched from it.
@@ -47,7 +47,7 @@ enum Place {
 }
 
 impl<'a> Mirror<'a> {
-    /// The mirror that the user names, for packages that are fetched into a directory.
+    /// The mirror that the user names, and the directory to fetch packages into.
     pub(super) fn new(name: &str, directory: &'a Path, options: &Options) -> Result<Self, Error> {
         let place = match name.strip_prefix("file://") {
             Some(path) => Place::Directory(path.into()),
@@ -76,10 +76,10 @@ impl<'a> Mirror<'a> {
         })
     }
 
-    /// Fetches a kernel and its library and unpacks them. Returns where.
+    /// Fetches and unpacks a kernel and its library. Returns the directory.
     pub(super) fn fetch(mut self, kernel: Kernel) -> Result<PathBuf, Error> {
         let Some((suite, packages)) = pinned::packages(kernel) else {
-            let reason = format!("{kernel} is fetched by apt only, which this machine has not");
+            let reason = format!("only apt can fetch {kernel}, and this machine has no apt");
             return Err(Error::NoKernel { reason });
         };
         let cache = self.directory.parent().unwrap_or(self.directory);
@@ -89,7 +89,7 @@ impl<'a> Mirror<'a> {
         let free = free_space(self.directory);
         if free < needed {
             let (needed, free) = (megabytes(needed), megabytes(free));
-            let reason = format!("it takes up to {needed} MB there, and {free} MB are free");
+            let reason = format!("it needs up to {needed} MB there, and {free} MB are free");
             return Err(Error::Cache { path: cache.to_owned(), reason });
         }
         let tree = self.directory.join(TREE);
@@ -126,26 +126,26 @@ impl<'a> Mirror<'a> {
         }
     }
 
-    /// A package whose contents are the right ones; `None` if the mirror has no such file.
+    /// A package with the right checksum; `None` if the mirror has no such file.
     fn package(&mut self, package: &Package) -> Result<Option<File>, Error> {
         self.checked(&package.path, &package.sum, package.size)
     }
 
-    /// A file of the mirror if its sum is right.
+    /// A file of the mirror, if its checksum is right.
     fn checked(&mut self, path: &str, sum: &str, size: u64) -> Result<Option<File>, Error> {
         let Some(mut file) = self.get(path, size)? else { return Ok(None) };
         let found = archive::sum(&mut file).context("read", path)?;
         if found != sum {
             let reason = format!(
-                "its SHA-256 is {found} and must be {sum}: it was changed, or did not come whole. \
-                 Nothing of it was used. LVS_GUEST_MIRROR names another mirror"
+                "its SHA-256 is {found}, but must be {sum}: the file was changed or is incomplete. \
+                 Nothing of it was used. Set LVS_GUEST_MIRROR to another mirror"
             );
             return Err(self.refused(path, reason));
         }
         Ok(Some(file))
     }
 
-    /// The package that took the place of one that the mirror has no more, by the suite's signed lists.
+    /// The package that replaces one that the mirror no longer has, from the suite's signed lists.
     fn successor(
         &mut self,
         package: &Package,
@@ -157,37 +157,38 @@ impl<'a> Mirror<'a> {
             None => list.insert(self.list(package, suite)?),
         };
         let Some(next) = archive::listed(packages, package.name()) else {
-            let reason = format!("the suite {suite} has no package {} any more", package.name());
+            let reason = format!("the suite {suite} no longer has the package {}", package.name());
             return Err(self.refused(&package.path, reason));
         };
         self.progress.clear();
-        eprintln!("guest: {} is gone, taking {}", package.file_name(), next.file_name());
+        eprintln!("guest: {} is gone, using {}", package.file_name(), next.file_name());
         match self.package(&next)? {
             Some(file) => Ok((next, file)),
             None => {
-                let reason = format!("the list of {suite} has it, but the mirror has no such file");
+                let reason =
+                    format!("the list of {suite} names it, but the mirror has no such file");
                 Err(self.refused(&next.path, reason))
             }
         }
     }
 
-    /// The list of a suite's packages, whose signature was checked.
+    /// A suite's list of packages, with its signature checked.
     fn list(&mut self, package: &Package, suite: &str) -> Result<String, Error> {
         let gone = |why: &str| {
-            format!("the mirror has no such file, and {why}. A mirror that keeps old files helps")
+            format!("the mirror has no such file, and {why}. Use a mirror that keeps old files")
         };
         let keyring = self.keyring.clone();
         let Some(gpgv) = find_program("gpgv").filter(|_| keyring.is_file()) else {
             let keyring = keyring.display();
             let why = gone(&format!(
-                "to find a newer one takes gpgv and the keys of Debian's archive in {keyring} \
-                 (package debian-archive-keyring; LVS_GUEST_KEYRING names another file)"
+                "finding a newer one needs gpgv and the keys of Debian's archive in {keyring} \
+                 (package debian-archive-keyring; or set LVS_GUEST_KEYRING to another file)"
             ));
             return Err(self.refused(&package.path, why));
         };
         let path = format!("dists/{suite}/InRelease");
         if self.get(&path, 0)?.is_none() {
-            let why = gone("it has no suite by that name either");
+            let why = gone("it has no suite of that name either");
             return Err(self.refused(&path, why));
         }
         let (signed, release) = (self.local(&path), self.directory.join("Release"));
@@ -195,7 +196,7 @@ impl<'a> Mirror<'a> {
         command.arg("--keyring").arg(keyring).arg("--output").arg(&release).arg(signed);
         let said = self.run(&mut command)?;
         if !said.succeeded {
-            let reason = format!("its signature is not good: gpgv says: {}", said.errors);
+            let reason = format!("its signature is not valid: gpgv printed: {}", said.errors);
             return Err(self.refused(&path, reason));
         }
         let release = fs::read_to_string(&release).context("read", release.display())?;
@@ -206,7 +207,7 @@ impl<'a> Mirror<'a> {
         let path = format!("dists/{suite}/{LIST}");
         match self.checked(&path, sum, 0)? {
             Some(file) => archive::unpack_text(file).context("unpack", path),
-            None => Err(self.refused(&path, gone("its signed list names it"))),
+            None => Err(self.refused(&path, gone("its signed list names this file"))),
         }
     }
 
@@ -214,7 +215,7 @@ impl<'a> Mirror<'a> {
         Error::Package { path: format!("{}/{path}", self.name()), reason }
     }
 
-    /// Where a file of the mirror is on this machine, once it was got.
+    /// Where a file of the mirror is on this machine, once fetched.
     fn local(&self, path: &str) -> PathBuf {
         match &self.place {
             Place::Directory(directory) => directory.join(path),
@@ -222,7 +223,7 @@ impl<'a> Mirror<'a> {
         }
     }
 
-    /// A file of the mirror, of so many bytes if that is known; `None` if the mirror has it not.
+    /// A file of the mirror, with its size in bytes or 0 if unknown; `None` if the mirror does not have it.
     fn get(&mut self, path: &str, size: u64) -> Result<Option<File>, Error> {
         let local = self.local(path);
         if let Place::Address(address, program) = &self.place {
@@ -279,12 +280,12 @@ impl<'a> Mirror<'a> {
     }
 }
 
-/// The command that fetches a file. Both programs heed the variables that name proxies.
+/// The command that fetches a file. Both programs use the proxies in their usual variables.
 fn download(program: &Path, file: &Path, address: &str) -> Command {
     let mut command = Command::new(program);
     let real = fs::canonicalize(program).unwrap_or_default();
     if program.ends_with("curl") {
-        // A server that says nothing is given up.
+        // Gives up a server that sends nothing.
         command.args(["-fsSL", "--connect-timeout", "30", "--retry", "2"]);
         command.args(["--speed-limit", "1", "--speed-time", "60", "-o"]);
     } else if real.ends_with("busybox") {
@@ -296,7 +297,7 @@ fn download(program: &Path, file: &Path, address: &str) -> Command {
     command
 }
 
-/// The proxy that the variables name for an address.
+/// The proxy for an address, from the usual variables.
 fn proxy(address: &str) -> Option<String> {
     let (scheme, _) = address.split_once("://")?;
     let names = [format!("{scheme}_proxy"), "all_proxy".to_owned(), "HTTPS_PROXY".to_owned()];

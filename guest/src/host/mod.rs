@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{self, AccessFlags};
 
-/// A program in `PATH` or where administrators have theirs.
+/// A program in `PATH` or in the administrators' directories.
 fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let administrators = ["/usr/sbin", "/sbin"].map(PathBuf::from);

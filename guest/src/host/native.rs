@@ -12,10 +12,10 @@ use crate::{
     order::Command,
 };
 
-/// Moves this process into a network and a mount namespace of its own, with `lo` up, a `/sys` that
-/// shows this network namespace's links, and a `/run/netns` for its own names.
+/// Moves this process into new network and mount namespaces, with `lo` up, a `/sys` that
+/// shows this network namespace's links, and its own `/run/netns`.
 pub(crate) fn isolate() -> Result<(), Error> {
-    // Only the calling thread would be moved; others would go on working on the machine's own.
+    // Only the calling thread would move; others would still act on the machine's own.
     let count = threads()?;
     if count > 1 {
         return Err(Error::Threads { count });
@@ -24,7 +24,7 @@ pub(crate) fn isolate() -> Result<(), Error> {
     let none: Option<&str> = None;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     permitted("make the mounts private", mount(none, "/", none, private, none))?;
-    // What is mounted below /sys (cgroups) goes with it: as `ip netns exec` does.
+    // This also unmounts what is below /sys (cgroups), as `ip netns exec` does.
     let _ = umount2("/sys", MntFlags::MNT_DETACH);
     permitted("mount /sys", mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none))?;
     let names = Path::new("/run/netns");
@@ -39,7 +39,7 @@ pub(crate) fn threads() -> Result<usize, Error> {
     Ok(fs::read_dir("/proc/self/task").context("read", "/proc/self/task")?.count())
 }
 
-/// Makes an error of its own of a lack of privilege: a guest can help then.
+/// Turns a lack of privilege into its own error: then a guest can help.
 fn permitted(step: &'static str, result: nix::Result<()>) -> Result<(), Error> {
     match result {
         Err(error @ (Errno::EPERM | Errno::EACCES)) => {

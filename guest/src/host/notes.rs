@@ -1,4 +1,4 @@
-//! What is known of this machine until it is started again.
+//! Facts about this machine that hold until its next boot.
 
 use std::{
     fs::{self, OpenOptions},
@@ -6,34 +6,34 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Lines in a file in the directory of packages. One that cannot be read or written is no error: what it
-/// would say is found out again.
+/// Lines in a file in the cache. A file that cannot be read or written is no error: its facts are found out
+/// again.
 pub(super) struct Notes {
     path: PathBuf,
-    /// What each line that still holds begins with.
+    /// The prefix of each line that is still valid.
     time: String,
 }
 
 impl Notes {
     pub(super) fn new(cache: &Path, name: &str) -> Self {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        // Containers of one machine may share a directory, and not what they may do.
+        // Containers of one machine may share a cache, but differ in what they may do.
         let container = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
         let time = format!("{} {}", boot.trim(), container.display());
         Self { path: cache.join(name), time }
     }
 
-    /// What is noted of something.
+    /// The note on a subject.
     pub(super) fn find(&self, subject: &str) -> Option<String> {
         let text = fs::read_to_string(&self.path).unwrap_or_default();
         let start = self.start(subject);
         text.lines().find_map(|line| line.strip_prefix(&start)).map(str::to_owned)
     }
 
-    /// Takes note of something in a line.
+    /// Notes something about a subject, in one line.
     pub(super) fn add(&self, subject: &str, what: &str) {
         let text = fs::read_to_string(&self.path).unwrap_or_default();
-        // What was noted before this start of the machine goes.
+        // Drops notes from before this boot.
         let is_old = !text.contains(&self.time);
         let file = OpenOptions::new()
             .create(true)

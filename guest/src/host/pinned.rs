@@ -1,4 +1,4 @@
-//! The packages of User-Mode Linux that are known by their checksums, for machines without apt.
+//! Packages of User-Mode Linux with their checksums, for machines without apt.
 
 use crate::options::Kernel;
 

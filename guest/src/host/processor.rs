@@ -2,8 +2,8 @@
 
 use std::fs;
 
-/// How many filters the system calls of this process go through: those of a container, which may
-/// refuse what a kernel needs.
+/// The number of filters on this process's system calls: those of a container, which may refuse what a
+/// kernel needs.
 pub(super) fn filters() -> String {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("Seccomp_filters"));

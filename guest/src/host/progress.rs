@@ -1,19 +1,19 @@
-//! A line on standard error that says how far something is.
+//! A line on standard error that shows progress.
 
 use std::{
     io::{self, IsTerminal, Write},
     time::{Duration, Instant},
 };
 
-/// Between two lines where they cannot be written over.
+/// Time between two lines if the output is no terminal.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// On a terminal one line that changes; elsewhere a line every ten seconds.
 pub(super) struct Progress {
     on_terminal: bool,
-    /// When something was said last, or this was made.
+    /// When it last printed something, or was made.
     last: Instant,
-    /// What the line on a terminal says.
+    /// The text of the line on a terminal.
     shown: String,
 }
 
@@ -24,12 +24,12 @@ impl Progress {
 
     pub(super) fn say(&mut self, now: Instant, text: &str) {
         if let Some(line) = self.line(now, text) {
-            // It does not matter if nobody can read it.
+            // If nobody can read it, that does not matter.
             let _ = io::stderr().write_all(line.as_bytes());
         }
     }
 
-    /// Takes the line off a terminal.
+    /// Clears the line on a terminal.
     pub(super) fn clear(&mut self) {
         if self.on_terminal {
             self.shown.clear();

@@ -1,4 +1,4 @@
-//! QEMU, which runs the kernels that Debian makes for real machines.
+//! QEMU, which runs Debian's ordinary kernels.
 
 use std::{
     ffi::OsString,
@@ -24,26 +24,26 @@ use crate::{
     order::Files,
 };
 
-/// In MiB: with less the kernel has no room for itself and its initramfs.
+/// In MiB: with less, the kernel has no room for itself and its initramfs.
 pub(crate) const LEAST_MEMORY: u32 = 128;
-/// How long a guest may take until it speaks under KVM: it takes a second where KVM works.
+/// How long a guest with KVM may take to its first output. A second is usual.
 pub(crate) const KVM_PATIENCE: Duration = Duration::from_secs(5);
 
 const DEPMOD: &str = "depmod";
-/// In Debian 12 it is part of QEMU, afterwards a package of its own.
+/// In Debian 12 it is part of QEMU, later a separate package.
 const FILE_SERVERS: [&str; 2] = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"];
 const KVM: &str = "/dev/kvm";
-/// In the directory of packages: this boot's number, if its KVM does not work.
+/// File in the cache with this boot's number, if its KVM does not work.
 const BAD_KVM: &str = "bad-kvm";
-/// In a job's directory.
+/// File names in a job's directory.
 const INITRAMFS: &str = "initramfs";
 const SOCKET: &str = "files";
 const INPUT: &str = "input";
-/// What it takes to speak, and to see this machine's files.
+/// Modules for output and for this machine's files.
 const MODULES: [&str; 2] = ["virtio_pci", "virtio_console"];
 const VIRTIOFS_MODULES: [&str; 1] = ["virtiofs"];
 const NINE_P_MODULES: [&str; 2] = ["9pnet_virtio", "9p"];
-/// What takes tenths of a second at boot, and that a guest has no use for.
+/// Initcalls that take tenths of a second at boot, and that no guest needs.
 const SKIPPED: &str = "load_system_certificate_list,jent_mod_init";
 
 /// A kernel, and the programs of this machine that run it.
@@ -58,16 +58,16 @@ pub(crate) struct Machine {
     pub(crate) programs: Programs,
 }
 
-/// The programs that run a machine.
+/// The programs that run it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Programs {
     architecture: &'static Architecture,
     qemu: PathBuf,
-    /// Without one QEMU serves this machine's files itself.
+    /// If there is none, QEMU itself serves this machine's files.
     file_server: Option<PathBuf>,
 }
 
-/// What carries out the guest's instructions.
+/// What executes the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Accelerator {
     /// The processor.
@@ -77,10 +77,10 @@ pub(crate) enum Accelerator {
 }
 
 impl Programs {
-    /// What of this machine's runs a kernel: it can if this is no error, for whatever user.
+    /// Finds the programs on this machine. Success means that any user can run a kernel.
     ///
-    /// Only root can use the server of files: the layer over the files opens them in a way that is the
-    /// right of their owners, and QEMU alone asks again in another way if that is refused.
+    /// Only root can use the file server: the overlay opens files in a way that only their owners may,
+    /// and only QEMU retries another way if that is refused.
     pub(crate) fn find() -> Result<Self, Error> {
         let architecture = Architecture::needed()?;
         let program = architecture.qemu;
@@ -91,8 +91,8 @@ impl Programs {
         Ok(Self { architecture, qemu, file_server })
     }
 
-    /// The end of the name of the packages of kernels that they run: those for virtual machines, and
-    /// those for any machine, which alone have 9p.
+    /// The end of the names of the kernel packages that they run: those for virtual machines, or
+    /// those for any machine, since only these have 9p.
     pub(crate) fn flavour(&self) -> String {
         let cloud = if self.files() == Files::NineP { "" } else { "-cloud" };
         format!("{cloud}-{}", self.architecture.debian)
@@ -104,7 +104,7 @@ impl Programs {
     }
 }
 
-/// Writes `modules.dep` and its like, which packages leave to the machine that they are installed on.
+/// Writes `modules.dep` and similar lists, which packages leave to the machine that installs them.
 pub(crate) fn write_module_lists(tree: &Path, release: &str) -> Result<(), Error> {
     let program = find_program(DEPMOD).ok_or(Error::NoProgram { program: DEPMOD })?;
     let output = process::Command::new(program).arg("-b").arg(tree).arg(release).output();
@@ -123,10 +123,10 @@ impl Machine {
         self.programs.files()
     }
 
-    /// Puts into a job's directory what QEMU finds there.
+    /// Puts the files that QEMU opens into a job's directory.
     pub(crate) fn prepare(&self, helper: &Path, job: &Path, lines: &Lines) -> Result<(), Error> {
         if let Some(input) = &lines.input {
-            // QEMU reads from a pipe with this name, and writes to one that is never written to.
+            // QEMU reads from the pipe with this name, and opens another one to write, which stays empty.
             let input = format!("/proc/self/fd/{}", input.as_raw_fd());
             for (end, target) in [("in", input.as_str()), ("out", "/dev/null")] {
                 let link = job.join(INPUT).with_extension(end);
@@ -136,8 +136,8 @@ impl Machine {
         self.write_initramfs(helper, job)
     }
 
-    /// Writes the file system that the kernel starts with: this program, and what it takes to see
-    /// this machine's files.
+    /// Writes the file system that the kernel starts with: this program, and the modules for this
+    /// machine's files.
     fn write_initramfs(&self, helper: &Path, job: &Path) -> Result<(), Error> {
         let path = job.join(INITRAMFS);
         let mut archive = Initramfs::create(&path).context("make", path.display())?;
@@ -164,7 +164,7 @@ impl Machine {
         archive.finish().context("write", path.display())
     }
 
-    /// The launcher's words: QEMU, the server of files, and QEMU's arguments.
+    /// The launcher's arguments: QEMU, the file server, and QEMU's arguments.
     pub(crate) fn words(
         &self,
         job: &Job,
@@ -204,7 +204,7 @@ impl Machine {
         add("-m", format!("{memory}M"));
         if self.files() == Files::NineP {
             add("-machine", (*machine).to_owned());
-            // Read only, and as this user may write: the guest shows of the latter what is asked for.
+            // Twice: read only, and writable as this user may. The guest shows only the requested parts of the latter.
             for (tag, rights) in [(inside::TAG, ",readonly=on"), (inside::WRITABLE_TAG, "")] {
                 let served = "path=/,security_model=none,multidevs=remap";
                 add("-fsdev", format!("local,id={tag},{served}{rights}"));
@@ -212,7 +212,7 @@ impl Machine {
             }
         } else {
             add("-machine", format!("{machine},memory-backend=memory"));
-            // The server of files works in the guest's memory.
+            // The file server works in the guest's memory.
             add("-object", format!("memory-backend-memfd,id=memory,size={memory}M,share=on"));
             add("-chardev", format!("socket,id=files,path={job_text}/{SOCKET}"));
             let tag = inside::TAG;
@@ -232,7 +232,7 @@ impl Machine {
                 self.files().name(),
             ),
         );
-        // The kernel log, which QEMU's own words go to as well.
+        // The kernel log, and QEMU's own messages.
         add("-chardev", "file,id=log,path=/proc/self/fd/1".to_owned());
         add("-serial", "chardev:log".to_owned());
         add("-device", "virtio-serial-pci".to_owned());
@@ -249,21 +249,21 @@ impl Machine {
         arguments
     }
 
-    /// Whether this machine has a KVM of which nothing bad is known.
+    /// Whether this machine has a KVM that is not known to fail.
     pub(crate) fn may_use_kvm(&self) -> bool {
         let noted = fs::read_to_string(self.cache.join(BAD_KVM)).ok();
         unistd::access(KVM, AccessFlags::R_OK | AccessFlags::W_OK).is_ok() && noted != boot_number()
     }
 
-    /// Takes note, for as long as this machine runs, that its KVM does not work.
+    /// Notes, until this machine's next boot, that its KVM does not work.
     pub(crate) fn note_bad_kvm(&self) {
         // Without the note the next run tries KVM again.
         let _ = fs::write(self.cache.join(BAD_KVM), boot_number().unwrap_or_default());
     }
 }
 
-/// The launcher's part: starts the server of files if there is one, which ends with its only client;
-/// QEMU's arguments are left among the words.
+/// The launcher's part: starts the file server if there is one, which ends with its only client, and
+/// leaves QEMU's arguments in the iterator.
 pub(crate) fn launch(
     job: &Path,
     words: &mut impl Iterator<Item = OsString>,
@@ -276,7 +276,7 @@ pub(crate) fn launch(
     }
     let path = job.join(SOCKET);
     let listener = UnixListener::bind(&path).context("listen at", path.display())?;
-    // A copy made by dup is inherited, by QEMU as well: it is closed again.
+    // QEMU inherits a copy made by dup, too: it is closed again.
     let inherited = unistd::dup(&listener).context("copy", "a socket")?;
     process::Command::new(&server)
         .arg(format!("--fd={}", inherited.as_raw_fd()))
@@ -288,7 +288,7 @@ pub(crate) fn launch(
     Ok(process::Command::new(program))
 }
 
-/// A number that is another after each boot of this machine.
+/// A number that changes with each boot of this machine.
 fn boot_number() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
 }

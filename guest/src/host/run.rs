@@ -1,4 +1,4 @@
-//! Running a command in a guest of its own, whatever the guest's kernel runs on.
+//! Runs a command in a new guest, on any kind of kernel.
 
 use std::{
     io::{self, IsTerminal},
@@ -40,7 +40,7 @@ use crate::{
     order::{self, Command, Order, Report},
 };
 
-/// Runs a command in a guest of its own, on the first kernel that starts here or the one that was named.
+/// Runs a command in a new guest, on the first kernel that starts here or the one that the user named.
 pub(crate) fn run(options: &Options, command: &Command) -> Result<Outcome, Error> {
     let started = Instant::now();
     let mut candidates = Candidates::new(options);
@@ -60,7 +60,7 @@ pub(crate) fn run(options: &Options, command: &Command) -> Result<Outcome, Error
     Err(candidates.into_error())
 }
 
-/// Runs a command on a kernel. `begun` is whether it came as far as starting the command.
+/// Runs a command on a kernel. Sets `begun` if the command started.
 fn run_on(
     kernel: Kernel,
     options: &Options,
@@ -86,12 +86,12 @@ fn run_on(
         Engine::Qemu(machine) => run.attempt_fast(machine, begun),
     };
     if options.verbose {
-        eprintln!("guest: {:.3} s from start to end", started.elapsed().as_secs_f64());
+        eprintln!("guest: {:.3} s in total", started.elapsed().as_secs_f64());
     }
     outcome
 }
 
-/// What the attempts to run one command have in common.
+/// What all attempts to run one command share.
 struct Run<'a> {
     options: &'a Options,
     command: &'a Command,
@@ -102,8 +102,8 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// With KVM where it works, else without. Some machines offer a KVM that hangs or dies: a guest
-    /// that does not speak within seconds is given up, and the next ones do not try.
+    /// Uses KVM if it works. Some machines offer a KVM that hangs or dies: a guest without output
+    /// within seconds is ended, and later ones do not try KVM.
     fn attempt_fast(&self, machine: &Machine, begun: &mut bool) -> Result<Outcome, Error> {
         if !machine.may_use_kvm() {
             return self.attempt(Some(Accelerator::Tcg), None, begun);
@@ -115,8 +115,8 @@ impl Run<'_> {
                     _ => format!("the guest did not start within {:?}", qemu::KVM_PATIENCE),
                 };
                 eprintln!(
-                    "guest: KVM does not work here ({reason}): going on without it, slower, until \
-                     this machine boots again"
+                    "guest: KVM does not work here ({reason}): continuing without it, slower, until this \
+                     machine's next boot"
                 );
                 machine.note_bad_kvm();
                 self.attempt(Some(Accelerator::Tcg), None, begun)
@@ -125,8 +125,8 @@ impl Run<'_> {
         }
     }
 
-    /// Runs the command once. `begun` is whether the guest came as far as starting it; a guest
-    /// that does not within the patience is ended.
+    /// Runs the command once. Sets `begun` if the command started. Ends a guest that does not start
+    /// it within the given time.
     fn attempt(
         &self,
         accelerator: Option<Accelerator>,
@@ -138,7 +138,7 @@ impl Run<'_> {
         let helper = std::env::current_exe().context("find the path of", "this program")?;
         let terminal = Terminal::find();
         let input = terminal.is_some() || Feed::wanted();
-        // Given up last: a signal that comes now takes effect when nothing is left.
+        // Dropped last: a signal that arrives now takes effect when nothing is left.
         let mut signals = Signals::block()?;
         let job = Job::create(&base)?;
         let visible = Visible::new(options, self.command, &helper)?;
@@ -170,8 +170,7 @@ impl Run<'_> {
         } else {
             (None, None)
         };
-        // A copy made by dup is inherited by the kernel, these are not: the pipes end with the
-        // kernel.
+        // The kernel inherits a copy made by dup, but not these: the pipes end with the kernel.
         let inherit = |end: &OwnedFd| unistd::dup(end).context("copy", "a pipe");
         let lines = Lines {
             output: inherit(&output_end)?,
@@ -210,7 +209,7 @@ impl Run<'_> {
         if *begun && first != deadline && matches!(end, End::TimeLimit) {
             end = signals.supervise(process.group, &mut traffic, deadline)?;
         }
-        // A busy machine is no reason to end a guest that gets on.
+        // Do not end a guest that makes progress on a busy machine.
         let mut given = Duration::ZERO;
         while let (true, End::TimeLimit, Some(limit)) = (*begun, &end, limit) {
             let allowance = starved::allowance(process.group, limit);
@@ -238,7 +237,7 @@ impl Run<'_> {
             return Err(Error::Crash {
                 cause: Cause::of(status, &log, is_limited()),
                 end: describe(status),
-                log: cause::last_words(&log),
+                log: cause::log_end(&log),
             });
         };
         let lost = report.bytes().saturating_sub(output.count() + errors.count());
@@ -251,7 +250,7 @@ impl Run<'_> {
             order::End::NotRun(errno) => Err(Error::Command {
                 program: self.command.program.to_string_lossy().into_owned(),
                 source: io::Error::from_raw_os_error(errno),
-                // What cannot be found there can be found here.
+                // A command that is missing there may exist here.
                 is_hidden: errno == Errno::ENOENT as i32
                     && self.command.look_up().is_ok_and(|path| path.exists()),
             }),
@@ -266,19 +265,19 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
     unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("make", "a pipe")
 }
 
-/// Where the job and the guest's memory go: in memory if there is room.
+/// The directory for the job and the guest's memory: in memory if there is room.
 fn base_directory(options: &Options) -> PathBuf {
     let temporary = std::env::temp_dir();
-    // On a hardened machine programs run in none of the first: they do where the kernels are kept.
+    // A hardened machine may mount all of these noexec. Programs run where the kernels are kept.
     let cache = cache::directory(options).unwrap_or_default();
     let candidates = [Path::new(SHARED_MEMORY), &temporary, Path::new("/tmp"), &cache];
     let fitting = candidates.into_iter().find(|path| {
-        // No colon either: it separates the names of what is preloaded.
+        // No colon either: it separates the names in LD_PRELOAD.
         let plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b':';
         let plain = path.as_os_str().as_bytes().iter().all(plain);
         let room = statvfs(*path).is_ok_and(|system| {
             let free = system.blocks_available() * system.fragment_size();
-            // The kernel is run from the file that is its memory.
+            // The kernel runs from the file that is its memory.
             free >> 20 > options.memory.into() && !system.flags().contains(FsFlags::ST_NOEXEC)
         });
         plain && path.is_absolute() && room && unistd::access(*path, AccessFlags::W_OK).is_ok()
@@ -286,7 +285,7 @@ fn base_directory(options: &Options) -> PathBuf {
     fitting.unwrap_or(Path::new("/tmp")).to_owned()
 }
 
-/// Whether this process may not have all the memory that there is: `ulimit -v`.
+/// Whether this process has a limit on memory (`ulimit -v`).
 fn is_limited() -> bool {
     getrlimit(Resource::RLIMIT_AS).is_ok_and(|(soft, _)| soft != RLIM_INFINITY)
 }

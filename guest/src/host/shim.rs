@@ -8,12 +8,12 @@ use crate::{
     options::Options,
 };
 
-/// Empty where it could not be compiled.
+/// Empty if it could not be compiled.
 const SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ptrace.so"));
-/// The first release that asks the machine how large its registers are.
+/// The first release that asks the machine for the size of its registers.
 const FIRST_WITHOUT: (u32, u32) = (6, 13);
 
-/// Whether a User-Mode Linux kernel gets the shim: where it needs it, or as the options say.
+/// Whether a User-Mode Linux kernel gets the shim: as the options say, else if it needs it.
 pub(super) fn is_used(options: &Options, releases: &[String]) -> bool {
     let is_wanted = options
         .shim
@@ -21,7 +21,7 @@ pub(super) fn is_used(options: &Options, releases: &[String]) -> bool {
     is_wanted && !SHIM.is_empty()
 }
 
-/// Whether a release is one that panics without the shim on a processor with AMX.
+/// Whether a release panics without the shim on a processor with AMX.
 pub(super) fn is_old(release: &str) -> bool {
     version(release).is_some_and(|version| version < FIRST_WITHOUT)
 }
@@ -32,7 +32,7 @@ pub(super) fn version(release: &str) -> Option<(u32, u32)> {
     numbers.next().zip(numbers.next())
 }
 
-/// Puts the shim into a job's directory, from which programs can be loaded.
+/// Puts the shim into a job's directory, since programs can be loaded from there.
 pub(super) fn put(job: &Job) -> Result<PathBuf, Error> {
     let path = job.path().join("ptrace.so");
     fs::write(&path, SHIM).context("write", path.display())?;

@@ -1,14 +1,14 @@
-//! How long a guest's processes waited for a processor, which is not their fault.
+//! How long a guest's processes waited for a processor: their time limit is extended by that.
 
 use std::{fs, time::Duration};
 
 use nix::unistd::{self, Pid};
 
-/// How much longer than its time limit a guest may take altogether for want of a processor: four times.
+/// The extension at most, as a multiple of the time limit.
 const MOST: u32 = 3;
 
-/// How much time a guest gets beyond its limit: as long as the processes of its group, as far as they live,
-/// waited for a processor that others had. Nothing where the kernel does not count it.
+/// How much time a guest gets beyond its limit: the time that the living processes of its group waited for a
+/// busy processor. Zero if the kernel does not count it.
 pub(super) fn allowance(group: Pid, limit: Duration) -> Duration {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());

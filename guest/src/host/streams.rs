@@ -22,22 +22,22 @@ use crate::{
     host::terminal::Escape,
 };
 
-/// As much as a pipe that is ready takes without making the writer wait (`PIPE_BUF`).
+/// As much as a writable pipe takes without blocking the writer (`PIPE_BUF`).
 pub(crate) const PIECE: usize = 4096;
 /// How much of a kernel log is kept.
 const LOG: usize = 1 << 16;
 
-/// Output on its way: read from a pipe, written to a descriptor of ours.
+/// Output on its way: read from a pipe, written to one of our descriptors.
 pub(crate) struct Stream {
     kind: Kind,
     source: Option<File>,
     sink: Option<OwnedFd>,
     pending: VecDeque<u8>,
-    /// The end of what came, of a log.
+    /// Of a log: the end of the data.
     kept: VecDeque<u8>,
     /// Bytes read so far.
     count: u64,
-    /// Lines end as a raw terminal has it.
+    /// Lines end as in raw mode of a terminal.
     is_raw: bool,
 }
 
@@ -72,14 +72,14 @@ impl Stream {
         Ok(Self::new(Kind::Errors, source, Some(sink)))
     }
 
-    /// To be asked for its end, and also to standard error if it is shown.
+    /// Kept for its end, and also passed to standard error if it is shown.
     pub(crate) fn log(source: OwnedFd, show: bool, is_raw: bool) -> Result<Self, Error> {
         let sink = show.then(|| io::stderr().as_fd().try_clone_to_owned()).transpose();
         let log = Self::new(Kind::Log, source, sink.context("copy", "standard error")?);
         Ok(Self { is_raw, ..log })
     }
 
-    /// What init says of the command.
+    /// What init reports about the command.
     pub(crate) fn control(source: OwnedFd) -> Self {
         Self::new(Kind::Control, source, None)
     }
@@ -89,7 +89,7 @@ impl Stream {
         Self { kind, source: Some(source.into()), sink, pending, kept, count: 0, is_raw: false }
     }
 
-    /// What came of init since it was asked last.
+    /// Init's words since the last call.
     pub(super) fn take_words(&mut self) -> Vec<u8> {
         match self.kind {
             Kind::Control => self.kept.drain(..).collect(),
@@ -97,18 +97,18 @@ impl Stream {
         }
     }
 
-    /// Bytes that came.
+    /// How many bytes arrived.
     pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
-    /// The end of what came, of a log.
+    /// Of a log: the end of the data.
     pub(crate) fn text(&self) -> String {
         let kept: Vec<u8> = self.kept.iter().copied().filter(|&byte| byte != b'\r').collect();
         String::from_utf8_lossy(&kept).into_owned()
     }
 
-    /// Whether something that came is not passed on yet.
+    /// Whether some data is not passed on yet.
     pub(super) fn is_behind(&self) -> bool {
         !self.pending.is_empty()
     }
@@ -117,7 +117,7 @@ impl Stream {
         self.source.is_none() && !self.is_behind()
     }
 
-    /// Room downstream if something is pending, else more from upstream.
+    /// Waits for room downstream if data is pending, else for data from upstream.
     pub(super) fn waits_for(&self) -> Option<PollFd<'_>> {
         match &self.sink {
             Some(sink) if !self.pending.is_empty() => {
@@ -127,7 +127,7 @@ impl Stream {
         }
     }
 
-    /// Moves what can be moved without waiting.
+    /// Moves data as far as possible without blocking.
     pub(super) fn step(&mut self) -> io::Result<()> {
         if self.pending.is_empty() {
             self.fill()?;
@@ -137,7 +137,7 @@ impl Stream {
             let (piece, _) = self.pending.as_slices();
             let piece = &piece[..piece.len().min(PIECE)];
             let written = match nix::unistd::write(sink, piece) {
-                // A program without a reader for its errors seldom ends for that.
+                // Programs seldom end because nobody reads their errors.
                 Err(Errno::EPIPE) if self.kind != Kind::Output => piece.len(),
                 result => retry(result)?,
             };
@@ -174,8 +174,8 @@ impl Stream {
 }
 
 impl Feed {
-    /// Whether this process's standard input is a pipe, a socket or a file. `/dev/null` need not be
-    /// passed on.
+    /// Whether this process's standard input is a pipe, a socket or a file. `/dev/null` is not passed
+    /// on.
     pub(crate) fn wanted() -> bool {
         let Ok(input) = io::stdin().as_fd().try_clone_to_owned() else { return false };
         File::from(input).metadata().is_ok_and(|metadata| {
@@ -195,12 +195,12 @@ impl Feed {
         })
     }
 
-    /// Sends something of its own.
+    /// Sends a message of its own.
     pub(super) fn send(&mut self, message: &Message) {
         self.pending.extend(message.to_bytes());
     }
 
-    /// Whether the keys came that end a guest that does not listen.
+    /// Whether the user typed the keys that end a guest that does not respond.
     pub(super) fn is_escaped(&self) -> bool {
         self.is_escaped
     }
@@ -222,7 +222,7 @@ impl Feed {
             match self.sink.write(&self.pending.make_contiguous()[..length]) {
                 Ok(length) => drop(self.pending.drain(..length)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The guest is about to end, and takes no input any more.
+                // The guest is about to end, and no longer takes input.
                 Err(_) => {
                     self.pending.clear();
                     self.source = None;
@@ -237,7 +237,7 @@ impl Feed {
             return;
         }
         let mut piece = [0; PIECE - 3];
-        // An input that cannot be read ends there.
+        // An input that cannot be read counts as ended.
         let length = source.read(&mut piece).unwrap_or(0);
         let typed = &piece[..length];
         if let Some(escape) = &mut self.escape {
@@ -252,7 +252,7 @@ impl Feed {
     }
 }
 
-/// Whether a descriptor can be read or written at once, or is at its end.
+/// Whether a descriptor can be read or written now, or is at its end.
 fn is_ready(descriptor: BorrowedFd<'_>, flags: PollFlags) -> bool {
     let mut waited = [PollFd::new(descriptor, flags)];
     matches!(poll(&mut waited, PollTimeout::ZERO), Ok(1..))

@@ -1,4 +1,4 @@
-//! Waiting for a process while its output is passed on, signals and a time limit end it.
+//! Waits for a process and passes on its output; signals and a time limit end it.
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
@@ -25,7 +25,7 @@ use crate::{
 
 /// The signals that end a run.
 const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
-/// The signals that say that the terminal may have changed.
+/// The signals that may mean a change of the terminal.
 const TERMINAL: [Signal; 2] = [Signal::SIGCONT, Signal::SIGWINCH];
 
 /// How a command ended.
@@ -34,7 +34,7 @@ const TERMINAL: [Signal; 2] = [Signal::SIGCONT, Signal::SIGWINCH];
 pub enum Outcome {
     /// With an exit status.
     Exit(i32),
-    /// By a signal: the command's own, or one that this process got and passed on.
+    /// By a signal: one of the command's own, or one that this process passed on.
     Signal(i32),
 }
 
@@ -52,16 +52,16 @@ impl Outcome {
                 Some(&SigSet::from_iter([signal])),
                 None,
             );
-            // Rust's own handler for SIGSEGV and SIGBUS takes the first and makes way for the second.
+            // Rust's handler for SIGSEGV and SIGBUS consumes the first and then restores the default.
             let _ = signal::raise(signal).and_then(|()| signal::raise(signal));
         }
-        // An ignored signal, such as SIGPIPE in a Rust program: what a shell makes of it.
+        // An ignored signal, such as SIGPIPE in a Rust program: exit with a shell's status for it.
         process::exit(128 + number)
     }
 }
 
-/// The signals that a supervised run looks at itself, from before its process is started. When this
-/// is dropped, the thread's signal mask is what it was before.
+/// The signals that a supervised run handles, from before its process starts. Dropping this restores
+/// the thread's signal mask.
 pub(crate) struct Signals {
     descriptor: SignalFd,
     before: SigSet,
@@ -72,9 +72,9 @@ pub(crate) struct Signals {
 pub(crate) enum End {
     /// The process ended, and all of its output is out.
     Process(WaitStatus),
-    /// A signal came, or nobody reads the output any more (`SIGPIPE`). The process may live.
+    /// A signal arrived, or nobody reads the output any more (`SIGPIPE`). The process may still live.
     Signal(Signal),
-    /// The time limit was reached. The process may live.
+    /// The time limit was reached. The process may still live.
     TimeLimit,
 }
 
@@ -88,8 +88,8 @@ impl Signals {
         Ok(Self { descriptor, before })
     }
 
-    /// Waits for a process that leads a process group, moving data until it has ended and each
-    /// stream has come to its end. What else is left in the group is killed when the process ends.
+    /// Waits for a process that leads a process group, and moves data until the process has ended and each
+    /// stream is at its end. When the process ends, kills the rest of its group.
     pub(super) fn supervise(
         &mut self,
         child: Pid,
@@ -135,7 +135,7 @@ impl Signals {
         }
     }
 
-    /// A signal that came and ends the run.
+    /// A pending signal that ends the run.
     pub(super) fn ending(&mut self) -> Result<Option<Signal>, Error> {
         while let Some(signal) = self.next()? {
             if ENDING.contains(&signal) {
@@ -165,7 +165,7 @@ impl Signals {
 }
 
 impl AsFd for Signals {
-    /// Readable when a signal came.
+    /// Readable when a signal is pending.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
     }
@@ -173,12 +173,12 @@ impl AsFd for Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        // One that came too late to be looked at takes effect now.
+        // A signal that arrived too late for this run takes effect now.
         let _ = self.before.thread_set_mask();
     }
 }
 
-/// How a process ended, if it did. It is not taken off the system's list: its number stays its own.
+/// How a process ended, if it did. Leaves it as a zombie, so that its number is not reused.
 fn end_of(child: Pid) -> Result<Option<WaitStatus>, Error> {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     match waitid(Id::Pid(child), flags).context("wait for process", child)? {

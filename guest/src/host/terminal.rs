@@ -26,13 +26,13 @@ use crate::{
     feed::Size,
 };
 
-/// What ends a guest that does not listen: Control-], this often, within this time.
+/// The keys that end a guest that does not respond: Control-], this often, within this time.
 const ESCAPE: u8 = 0x1d;
 const ESCAPES: usize = 3;
 const ESCAPE_TIME: Duration = Duration::from_secs(1);
 
-/// A terminal that is both standard input and standard output. When this is dropped, the terminal is
-/// as it was before.
+/// A terminal that is both standard input and standard output. Dropping this restores the
+/// terminal's settings.
 pub(super) struct Terminal {
     terminal: OwnedFd,
     before: Option<Termios>,
@@ -40,15 +40,15 @@ pub(super) struct Terminal {
     _lock: Option<Flock<File>>,
 }
 
-/// Looks for the keys that end a guest that does not listen.
+/// Finds the keys that end a guest that does not respond.
 #[derive(Debug, Default)]
 pub(super) struct Escape {
     times: Vec<Instant>,
 }
 
 impl Terminal {
-    /// The terminal, if there is one that this process may have: it is not in the background, and no
-    /// other guest has the same terminal.
+    /// The terminal, if this process may have it: the process is not in the background, and no other
+    /// guest has the same terminal.
     pub(super) fn find() -> Option<Self> {
         let input = io::stdin();
         if !input.is_terminal() || !io::stdout().is_terminal() {
@@ -78,7 +78,7 @@ impl Terminal {
             .map_or(Size::default(), |size| Size { rows: size.ws_row, columns: size.ws_col })
     }
 
-    /// Lets every key through, and every byte of the output: the guest's terminal sees to them.
+    /// Passes every key and every byte of output through: the guest's terminal handles them.
     pub(super) fn make_raw(&mut self) -> Result<(), Error> {
         let settings = termios::tcgetattr(&self.terminal).context("ask for", "the terminal")?;
         let mut raw = settings.clone();
@@ -87,7 +87,7 @@ impl Terminal {
         termios::tcsetattr(&self.terminal, SetArg::TCSANOW, &raw).context("set", "the terminal")
     }
 
-    /// Stops this process and what else is in its job, as Control-Z does; returns when it goes on.
+    /// Stops this process and the rest of its job, as Control-Z does; returns when it continues.
     pub(super) fn suspend(&mut self) -> Result<(), Error> {
         self.give_back();
         signal::kill(Pid::from_raw(0), Signal::SIGTSTP).context("stop", "this job")?;
@@ -108,7 +108,7 @@ impl Drop for Terminal {
 }
 
 impl Escape {
-    /// Whether the keys that were typed now, with those before, end the guest.
+    /// Whether the keys typed now, with those before, end the guest.
     pub(super) fn is_in(&mut self, typed: &[u8], now: Instant) -> bool {
         for &byte in typed {
             if byte == ESCAPE {

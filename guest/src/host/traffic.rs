@@ -1,4 +1,4 @@
-//! All that goes between this process and a guest while the command runs.
+//! All data between this process and a guest while the command runs.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use crate::{
     order::{ENDED, Report, STARTS, STOPPED},
 };
 
-/// How long nothing may come of what init has written before it counts as lost.
+/// Data that init has written counts as lost after this long without any of it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The streams of a guest, standard input, and the terminal if the command has it.
@@ -31,10 +31,10 @@ pub(super) struct Traffic<'a> {
     pub(super) control: Stream,
     pub(super) feed: Option<Feed>,
     pub(super) terminal: Option<Terminal>,
-    /// Init said that the command starts, and listens for standard input: what came before would be
-    /// mangled by its serial line.
+    /// Init reported that the command starts, and listens for standard input: its serial line would have
+    /// mangled earlier input.
     pub(super) has_begun: bool,
-    /// What is still to come, once init said that the command ended.
+    /// What is still to arrive, once init reported the end of the command.
     pub(super) rest: Option<Rest>,
     /// Called when the command starts.
     pub(super) begin: &'a dyn Fn(),
@@ -42,9 +42,9 @@ pub(super) struct Traffic<'a> {
 
 /// Output that init has written.
 pub(super) struct Rest {
-    /// How much it was altogether.
+    /// How many bytes in total.
     written: u64,
-    /// How much of it was still to come when something of it came last, and when that was.
+    /// How many bytes were missing when the last ones arrived, and when that was.
     missing: u64,
     since: Instant,
 }
@@ -58,8 +58,8 @@ impl Traffic<'_> {
         self.streams().iter().all(|stream| stream.is_done())
     }
 
-    /// When the guest has nothing left to do, if it does not end by itself: when all that it wrote is here,
-    /// or nothing of it comes any more. A reader of ours that takes its time does not count.
+    /// When the guest can be ended, if it does not end by itself: when all that it wrote has arrived, or
+    /// nothing arrives any more. A slow reader of ours does not count.
     pub(super) fn can_end_at(&self) -> Option<Instant> {
         let Rest { missing, since, .. } = self.rest.as_ref()?;
         match missing {
@@ -91,8 +91,8 @@ impl Traffic<'_> {
             .chain(feed.and_then(Feed::waits_for))
     }
 
-    /// Moves what can be moved without waiting. Returns the signal that the run is to end by if
-    /// nobody reads the output any more, or the user gave the guest up.
+    /// Moves data as far as possible without blocking. Returns the signal that ends the run if nobody
+    /// reads the output any more, or the user gave the guest up.
     pub(super) fn step(&mut self) -> Result<Option<Signal>, Error> {
         for stream in [&mut self.output, &mut self.errors, &mut self.log, &mut self.control] {
             match stream.step() {
@@ -134,7 +134,7 @@ impl Traffic<'_> {
         Ok(None)
     }
 
-    /// The terminal has another size, or this process was stopped and another had the terminal.
+    /// The terminal has a new size, or this process was stopped and another had the terminal.
     pub(super) fn look_at_terminal(&mut self, signal: Signal) -> Result<(), Error> {
         if let Some(terminal) = self.terminal.as_mut().filter(|_| self.has_begun) {
             if signal == Signal::SIGCONT {

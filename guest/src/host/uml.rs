@@ -22,8 +22,8 @@ use crate::{
 
 /// In MiB: less does not boot.
 pub(crate) const LEAST_MEMORY: u32 = 32;
-/// What the kernel would do at boot for devices and file systems that a guest never uses, measuring
-/// for some tenths of a second.
+/// Initcalls for devices and file systems that a guest never uses, which measure for some tenths of a
+/// second.
 const SKIPPED: &str =
     "raid6_select_algo,raid6_init,calibrate_xor_blocks,init_btrfs_fs,init_zswap,strp_dev_init";
 
@@ -33,13 +33,13 @@ pub(crate) struct Uml {
     pub(crate) binary: PathBuf,
     /// The directory that holds its modules, in one named by the kernel's release.
     pub(crate) modules: PathBuf,
-    /// The directory in which it finds its program interpreter, and that of its C library, if they
-    /// are not the machine's own.
+    /// The directory that its program interpreter's name starts from, and the directory of its C library,
+    /// if they are not the machine's own.
     pub(crate) library: Option<(PathBuf, PathBuf)>,
 }
 
 impl Uml {
-    /// The launcher's words: the kernel, its library, the shim and the kernel's arguments.
+    /// The launcher's arguments: the kernel, its library, the shim and the kernel's arguments.
     pub(crate) fn words(
         &self,
         job: &Job,
@@ -57,14 +57,14 @@ impl Uml {
         Ok(words)
     }
 
-    /// The releases whose modules are there: the kernel's own, as `uname -r` prints it.
+    /// The releases of its modules, as `uname -r` prints them.
     pub(super) fn releases(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.modules).into_iter().flatten().flatten();
         entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
 }
 
-/// The launcher's part: moves to one CPU; the kernel's arguments are left among the words.
+/// The launcher's part: moves to one CPU, and leaves the kernel's arguments in the iterator.
 pub(crate) fn launch(
     words: &mut impl Iterator<Item = OsString>,
 ) -> Result<process::Command, Error> {
@@ -72,7 +72,7 @@ pub(crate) fn launch(
     else {
         return Err(io::Error::from(io::ErrorKind::InvalidInput)).context("use", "the launcher");
     };
-    // The kernel's threads and processes take turns: on one CPU each turn costs a fifth.
+    // The kernel's threads and processes take turns: on one CPU, a turn costs a fifth.
     let allowed = sched_getaffinity(Pid::from_raw(0)).context("ask for", "the CPUs")?;
     let mut cpus = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false));
     let choice = process::id() as usize % cpus.clone().count().max(1);
@@ -104,7 +104,7 @@ fn kernel_arguments(job: &Path, options: &Options, lines: &Lines) -> Vec<OsStrin
         "rootfstype=hostfs".into(),
         "rootflags=/".into(),
         "ro".into(),
-        // Else /dev/shm is hidden when the kernel looks for init there.
+        // Otherwise /dev/shm is hidden when the kernel looks for init there.
         "devtmpfs.mount=0".into(),
         joined("init=", &job.join("init")),
         joined(&format!("{}=", inside::JOB), job),
@@ -119,7 +119,7 @@ fn kernel_arguments(job: &Path, options: &Options, lines: &Lines) -> Vec<OsStrin
         // A panic ends the process.
         "panic=-1".into(),
         "noreboot".into(),
-        // What is not measured or made at boot is a second saved.
+        // Skipping these measurements and devices saves a second at boot.
         "lpj=22355968".into(),
         "pty.legacy_count=0".into(),
         format!("initcall_blacklist={SKIPPED}").into(),

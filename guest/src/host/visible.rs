@@ -1,4 +1,4 @@
-//! Which of this machine's directories a guest sees where it has its own, and which it writes to.
+//! Which of this machine's directories a guest sees below its own ones, and which it writes to.
 
 use std::{
     collections::BTreeSet,
@@ -20,18 +20,18 @@ pub(super) const SHARED_MEMORY: &str = "/dev/shm";
 /// The directories of this machine that a command in a guest gets, besides what it can read anyway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Visible {
-    /// Directories that are written straight through.
+    /// Directories that the guest writes to.
     pub(super) write: Vec<PathBuf>,
-    /// Directories that are read, where the guest has its own.
+    /// Directories that the guest reads below its own ones.
     pub(super) show: Vec<PathBuf>,
-    /// Programs in a directory that is the guest's own.
+    /// Programs in a directory of which the guest has its own.
     pub(super) show_files: Vec<PathBuf>,
-    /// Directories that are there, empty, with these modes, where the guest has its own.
+    /// Empty directories to make below the guest's own ones, with these modes.
     pub(super) make: Vec<(PathBuf, u32)>,
 }
 
 impl Visible {
-    /// The command writes straight through to the directories of the options, the working directory
+    /// The command writes to the directories in the options, the working directory
     /// and cargo's target directory. It reads what it needs to start: the directories of its program,
     /// of this program, and of variables such as `PATH`. Other variables, such as `TMPDIR` and
     /// `XDG_RUNTIME_DIR`, name directories to put things in: these are made, empty.
@@ -65,8 +65,8 @@ impl Visible {
         Ok(visible)
     }
 
-    /// What a command that failed may have missed: the arguments that name what is on this machine and not
-    /// in the guest, in words.
+    /// A hint for a command that failed: its arguments that name files of this machine that the guest does
+    /// not show.
     pub(super) fn hint(&self, command: &Command) -> Option<String> {
         let mut hidden: Vec<_> = command
             .arguments
@@ -85,13 +85,13 @@ impl Visible {
             let directory = directory.display();
             format!("--write {directory} or LVS_GUEST_WRITE={directory} shows that directory to it")
         } else {
-            "It sees copies in the working directory".to_owned()
+            "To use it, copy it to the working directory".to_owned()
         };
         Some(format!(
-            "the command failed, and the guest does not see {}, which this machine has: it has a {} of \
-             its own. {way}",
+            "the command failed. The guest does not see {} of this machine, since it has its own {}. \
+             {way}",
             names.join(", "),
-            own.join(" and a "),
+            own.join(" and "),
         ))
     }
 
@@ -103,7 +103,7 @@ impl Visible {
         let names = [Some(bytes), value].into_iter().flatten().filter(|name| !name.is_empty());
         let named = names.map(|name| directory.join(OsStr::from_bytes(name)));
         let path = named.into_iter().find(|path| path.exists())?;
-        // Where links lead, too: it takes all of them.
+        // Also check the targets of links: all of them must be visible.
         let hidden = with_target(&path).into_iter().find(|path| {
             let shown = self.write.iter().chain(&self.show).any(|shown| path.starts_with(shown));
             is_hidden(path) && !shown && !self.show_files.contains(path)
@@ -124,7 +124,7 @@ impl Visible {
     }
 }
 
-/// What the guest writes straight through: what is asked for, the working directory and cargo's
+/// The directories that the guest writes to: the user's choice, the working directory and cargo's
 /// target directory.
 fn written_through(
     options: &Options,
@@ -136,7 +136,7 @@ fn written_through(
         let real = fs::canonicalize(path).context("find", path.display())?;
         if is_system(&real) || !real.is_dir() {
             let value = path.display().to_string();
-            let expected = "directories that are none of the system's and hold none";
+            let expected = "directories that are not, and do not contain, the system's";
             return Err(Error::Setting { name: "LVS_GUEST_WRITE", value, expected });
         }
         paths.push(real);
@@ -148,8 +148,8 @@ fn written_through(
     Ok(paths)
 }
 
-/// Whether a directory is one of the system's or holds one. Written through, it would let the guest
-/// change the machine, and would hide what the guest has of its own.
+/// Whether a directory is one of the system's or contains one. If the guest could write to it, it could
+/// change the machine, and the guest's own would be hidden.
 fn is_system(path: &Path) -> bool {
     const HELD: [&str; 11] =
         ["/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/run", "/sbin", "/sys", "/usr", "/var"];
@@ -160,8 +160,8 @@ fn is_system(path: &Path) -> bool {
         || below("/dev") && !below(SHARED_MEMORY)
 }
 
-/// Whether a path is below a directory of the guest's own in which it can have some of this machine's
-/// files: not below one through which a kernel shows itself.
+/// Whether a path is below one of the guest's own directories in which it can have some of this machine's
+/// files. A kernel's own file systems are not among them.
 fn is_hidden(path: &Path) -> bool {
     let shown = [Path::new(SHARED_MEMORY)].into_iter();
     OWN_DIRECTORIES
@@ -172,7 +172,7 @@ fn is_hidden(path: &Path) -> bool {
         .any(|own| path.starts_with(own) && path != own)
 }
 
-/// An absolute path, and what it comes to when links are followed, if that differs.
+/// An absolute path, and its target after all links, if that differs.
 fn with_target(path: &Path) -> Vec<PathBuf> {
     if !path.is_absolute() {
         return Vec::new();
@@ -182,7 +182,7 @@ fn with_target(path: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Leaves out directories that are in others. The outer ones come first.
+/// Removes directories that are in others. The outer ones come first.
 fn keep_outermost(paths: &mut Vec<PathBuf>) {
     paths.sort();
     paths.dedup_by(|inner, outer| inner.starts_with(outer));
@@ -219,9 +219,9 @@ mod tests {
         };
         let (path, place) = (script.to_str().unwrap(), directory.path().display());
         let words = hint(&visible, &["-e", path]).unwrap();
-        assert!(words.contains(&format!("does not see {path}, which")), "{words}");
+        assert!(words.contains(&format!("does not see {path} of this machine")), "{words}");
         let way = format!("--write {place} or LVS_GUEST_WRITE={place} shows that");
-        assert!(words.contains(&format!("a /tmp of its own. {way}")), "{words}");
+        assert!(words.contains(&format!("its own /tmp. {way}")), "{words}");
         // By another name.
         for argument in [&format!("--file={path}"), &path[1..], link.to_str().unwrap()] {
             assert_eq!(hint(&visible, &[argument]).as_ref(), Some(&words), "{argument}");
@@ -233,7 +233,7 @@ mod tests {
         let words = hint(&visible, &[path, elsewhere.path().to_str().unwrap()]).unwrap();
         assert!(
             words.ends_with(
-                "a /dev/shm and a /tmp of its own. It sees copies in the working directory"
+                "its own /dev/shm and /tmp. To use it, copy it to the working directory"
             ),
             "{words}"
         );

@@ -1,4 +1,4 @@
-//! What a user can do where no guest starts.
+//! What a user can do if no guest starts.
 
 use std::path::PathBuf;
 
@@ -13,18 +13,18 @@ use crate::{
     options::{Kernel, Options},
 };
 
-/// What decides on a machine which ways out there are.
+/// The facts about this machine that decide which remedies apply.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Here {
     is_root: bool,
     has_apt: bool,
     can_fetch: bool,
     has_qemu: bool,
-    /// This machine's kind of processor, if guests run there.
+    /// This machine's kind of processor, if guests run on it.
     architecture: Option<&'static Architecture>,
-    /// The running kernel's modules have IPVS.
+    /// The running kernel has IPVS as a module.
     has_ipvs: bool,
-    /// Kernels that need not be fetched, and their releases.
+    /// Kernels in the cache, and their releases.
     kept: Vec<(Kernel, Vec<String>)>,
     cache: Option<PathBuf>,
 }
@@ -53,18 +53,18 @@ impl Here {
     }
 }
 
-/// Whether what ended a kernel that was tried would end one of these releases, too.
+/// Whether the cause that ended a kernel would end one of these releases, too.
 pub(super) fn meets_the_same(tried: &[(Kernel, Error)], releases: &[String]) -> bool {
-    let mended = |error: &Error| match error {
-        Error::Crash { cause, .. } => cause.and_then(Cause::mended),
+    let fixed_in = |error: &Error| match error {
+        Error::Crash { cause, .. } => cause.and_then(Cause::fixed_in),
         _ => None,
     };
-    tried.iter().filter_map(|(_, error)| mended(error)).any(|first| {
+    tried.iter().filter_map(|(_, error)| fixed_in(error)).any(|first| {
         releases.iter().any(|release| shim::version(release).is_some_and(|version| version < first))
     })
 }
 
-/// What helps on a machine, the surest first.
+/// What helps on this machine, the surest remedy first.
 pub(super) fn of(here: &Here, tried: &[(Kernel, Error)], memory: u32) -> Vec<String> {
     let was_tried = |kernel: Kernel| tried.iter().any(|(tried, _)| *tried == kernel);
     let failed = |is: fn(&Error) -> bool| tried.iter().any(|(_, error)| is(error));
@@ -77,14 +77,14 @@ pub(super) fn of(here: &Here, tried: &[(Kernel, Error)], memory: u32) -> Vec<Str
         _ => None,
     });
     let is_unfit = failed(|error| matches!(error, Error::Unfit { .. }));
-    let is_the_machines = cause.is_some_and(Cause::is_the_machines);
+    let is_machine_fault = cause.is_some_and(Cause::is_machine_fault);
     let mut ways = Vec::new();
     let mut add = |way: String| ways.push(way);
-    // Where no User-Mode Linux is, what takes neither QEMU nor its time comes first.
+    // Without User-Mode Linux, the remedy that needs no QEMU, which is slow, comes first.
     if !has_uml {
         add(own_kernel(here));
     }
-    if let (true, Some(cause)) = (is_the_machines, cause) {
+    if let (true, Some(cause)) = (is_machine_fault, cause) {
         cause.ways(memory).into_iter().for_each(&mut add);
     } else {
         let release_of = |kernel| here.kept.iter().find(|(kept, _)| *kept == kernel);
@@ -95,38 +95,47 @@ pub(super) fn of(here: &Here, tried: &[(Kernel, Error)], memory: u32) -> Vec<Str
         };
         for (kernel, releases) in &here.kept {
             if !has_tried(releases) && !meets_the_same(tried, releases) {
-                add(format!("LVS_GUEST_KERNEL={kernel}: that kernel is here{}", kernel.price()));
+                add(format!(
+                    "set LVS_GUEST_KERNEL={kernel}: that kernel is here{}",
+                    kernel.drawback()
+                ));
             }
         }
         let testing = Kernel::UmlTesting;
         let may_fetch = here.can_fetch && !cannot_fetch;
         if may_fetch && !was_tried(testing) && release_of(testing).is_none() {
-            add(format!("LVS_GUEST_KERNEL={testing} fetches a kernel of 48 MB{}", testing.price()));
+            add(format!(
+                "set LVS_GUEST_KERNEL={testing} to fetch a kernel of 48 MB{}",
+                testing.drawback()
+            ));
         }
         if here.has_qemu && !tried.iter().any(|(kernel, _)| kernel.is_qemu()) {
-            add("LVS_GUEST_KERNEL=qemu-6.1 runs Debian's kernel in QEMU, which is here".to_owned());
+            add("set LVS_GUEST_KERNEL=qemu-6.1 to run Debian's kernel in QEMU, which is here"
+                .to_owned());
         }
     }
     if has_uml && here.has_ipvs {
         add(own_kernel(here));
     }
-    if !is_the_machines {
+    if !is_machine_fault {
         if let (Some(Architecture { qemu_package, .. }), true, false, false) =
             (here.architecture, here.has_apt, here.has_qemu, cannot_fetch)
         {
             add(format!(
-                "apt-get install {qemu_package} kmod, as root, and LVS_GUEST_KERNEL=qemu-6.1"
+                "run apt-get install {qemu_package} kmod as root, and set LVS_GUEST_KERNEL=qemu-6.1"
             ));
         }
         if has_uml && !here.can_fetch {
-            add("LVS_GUEST_MIRROR=http://HOST/debian names a mirror of Debian (or a directory that is \
-                 one): it takes no apt, and no root"
-                .to_owned());
+            add(
+                "set LVS_GUEST_MIRROR=http://HOST/debian to a mirror of Debian (or to a directory \
+                 with its files): this needs neither apt nor root"
+                    .to_owned(),
+            );
         }
         if let (true, true, Some(cache)) = (has_uml, cannot_fetch, &here.cache) {
             add(format!(
-                "~/.cache/lvs-guest of a machine where a guest starts, copied to {}: it takes \
-                 neither network nor apt then",
+                "copy ~/.cache/lvs-guest from a machine where a guest starts to {}: then it needs \
+                 neither network nor apt",
                 cache.display()
             ));
         }
@@ -134,7 +143,7 @@ pub(super) fn of(here: &Here, tried: &[(Kernel, Error)], memory: u32) -> Vec<Str
             cause.ways(memory).into_iter().for_each(&mut add);
         }
         if !has_uml || !here.has_apt {
-            add("x86-64 Debian or Ubuntu, also in a virtual machine: apt fetches a kernel there, \
+            add("use x86-64 Debian or Ubuntu, perhaps in a virtual machine: there, apt fetches a kernel \
                  without root"
                 .to_owned());
         }
@@ -145,17 +154,18 @@ pub(super) fn of(here: &Here, tried: &[(Kernel, Error)], memory: u32) -> Vec<Str
     ways
 }
 
-/// What it takes to do without a guest.
+/// How to do without a guest.
 fn own_kernel(here: &Here) -> String {
     match (here.has_ipvs, here.is_root) {
-        (true, true) => "modprobe ip_vs",
-        (true, false) => "root, and modprobe ip_vs",
+        (true, true) => "run modprobe ip_vs",
+        (true, false) => "become root, and run modprobe ip_vs",
         (false, _) => {
-            return "root on a machine whose own kernel has IPVS (modprobe ip_vs)".to_owned();
+            return "become root on a machine whose own kernel has IPVS (modprobe ip_vs)"
+                .to_owned();
         }
     }
     .to_owned()
-        + ": this machine's own kernel has IPVS as a module, and is used then"
+        + ": then this machine's own kernel is used, which has IPVS as a module"
 }
 
 #[cfg(test)]
@@ -197,11 +207,14 @@ mod tests {
         let mut here = Here { kept: both(), ..debian() };
         here.kept.push((Kernel::Uml6_12, vec!["6.12.113".to_owned()]));
         let ways = ways(&here, &[(Kernel::Uml, crash(Some(Cause::Registers)))]);
-        assert!(ways.starts_with("LVS_GUEST_KERNEL=uml-testing: that kernel is here"), "{ways}");
+        assert!(
+            ways.starts_with("set LVS_GUEST_KERNEL=uml-testing: that kernel is here"),
+            "{ways}"
+        );
         assert!(ways.contains("no packet filter"), "{ways}");
         assert!(ways.contains("no AMX") && ways.contains("apt-get install qemu"), "{ways}");
         for word in
-            ["LVS_GUEST_KERNEL=uml:", "uml-6.12", "fetches", "copied to", "modprobe ip_vs: this"]
+            ["LVS_GUEST_KERNEL=uml:", "uml-6.12", "to fetch", "to /cache", "modprobe ip_vs: then"]
         {
             assert!(!ways.contains(word), "{word} in {ways}");
         }
@@ -216,11 +229,11 @@ mod tests {
         };
         let here = Here { kept: Vec::new(), ..debian() };
         let offline = ways(&here, &[(Kernel::Uml, fetch())]);
-        assert!(offline.contains("copied to /cache"), "{offline}");
+        assert!(offline.contains(" to /cache: "), "{offline}");
         assert!(!offline.contains("LVS_GUEST_KERNEL") && !offline.contains("apt-get install"));
         let kept = Here { kept: both()[1..].to_vec(), has_qemu: true, ..debian() };
         let offline = ways(&kept, &[(Kernel::Uml, fetch())]);
-        assert!(offline.starts_with("LVS_GUEST_KERNEL=uml-testing: that kernel is here"));
+        assert!(offline.starts_with("set LVS_GUEST_KERNEL=uml-testing: that kernel is here"));
     }
 
     #[test]
@@ -228,7 +241,7 @@ mod tests {
         let here = Here { has_apt: false, can_fetch: false, kept: Vec::new(), ..debian() };
         let none = || Error::NoKernel { reason: String::new() };
         let ways = ways(&here, &[(Kernel::Uml, none())]);
-        assert!(ways.contains("copied to /cache") && ways.contains("virtual machine"), "{ways}");
+        assert!(ways.contains(" to /cache: ") && ways.contains("virtual machine"), "{ways}");
         assert!(ways.contains("LVS_GUEST_MIRROR=http://HOST/debian"), "{ways}");
         assert!(!ways.contains("LVS_GUEST_KERNEL") && !ways.contains("apt-get"), "{ways}");
     }
@@ -237,10 +250,10 @@ mod tests {
     fn what_is_the_machines_fault_is_mended_and_not_gone_round() {
         let here = Here { kept: both(), ..debian() };
         for (cause, word) in [
-            (Cause::NoExec, "TMPDIR=DIRECTORY"),
-            (Cause::Space, "TMPDIR=DIRECTORY names one that has room for 512 MB"),
-            (Cause::Memory, "LVS_GUEST_MEMORY=64"),
-            (Cause::GuestMemory, "LVS_GUEST_MEMORY=1024"),
+            (Cause::NoExec, "set TMPDIR=DIRECTORY"),
+            (Cause::Space, "set TMPDIR=DIRECTORY to one that has room for 512 MB"),
+            (Cause::Memory, "set LVS_GUEST_MEMORY=64"),
+            (Cause::GuestMemory, "set LVS_GUEST_MEMORY=1024"),
         ] {
             let ways = ways(&here, &[(Kernel::Uml, crash(Some(cause)))]);
             assert!(ways.starts_with(word), "{word} in {ways}");
@@ -253,8 +266,8 @@ mod tests {
         let user = Here { has_ipvs: true, ..debian() };
         let root = Here { is_root: true, ..user.clone() };
         let tried = [(Kernel::Uml, crash(Some(Cause::Ptrace)))];
-        assert!(ways(&user, &tried).contains("root, and modprobe ip_vs: this machine's own"));
-        assert!(ways(&root, &tried).contains("\nmodprobe ip_vs: this machine's own"));
+        assert!(ways(&user, &tried).contains("become root, and run modprobe ip_vs: then this"));
+        assert!(ways(&root, &tried).contains("\nrun modprobe ip_vs: then this machine's own"));
         assert!(ways(&root, &tried).contains("SYS_PTRACE"));
     }
 
@@ -270,21 +283,29 @@ mod tests {
         let no_qemu = || [(Kernel::Qemu6_1, Error::NoProgram { program: ARM64.qemu })];
         let words = ways(&user, &no_qemu());
         let lines: Vec<_> = words.lines().collect();
-        assert!(lines[0].starts_with("root, and modprobe ip_vs: this machine's own"), "{words}");
-        assert!(lines[1].starts_with("apt-get install qemu-system-arm kmod, as root"), "{words}");
-        assert!(lines[2].starts_with("x86-64 Debian or Ubuntu") && lines.len() == 3, "{words}");
+        assert!(lines[0].starts_with("become root, and run modprobe ip_vs: then"), "{words}");
+        assert!(
+            lines[1].starts_with("run apt-get install qemu-system-arm kmod as root"),
+            "{words}"
+        );
+        assert!(lines[2].starts_with("use x86-64 Debian or Ubuntu") && lines.len() == 3, "{words}");
         let root = Here { is_root: true, ..user.clone() };
-        assert!(ways(&root, &no_qemu()).starts_with("modprobe ip_vs: this machine's own"));
+        assert!(ways(&root, &no_qemu()).starts_with("run modprobe ip_vs: then this machine's own"));
         let without = Here { has_ipvs: false, ..user.clone() };
-        assert!(ways(&without, &no_qemu()).starts_with("root on a machine whose own kernel has"));
+        assert!(
+            ways(&without, &no_qemu()).starts_with("become root on a machine whose own kernel has")
+        );
         // A kernel that was named, and that is none of this processor's.
         let none = [(Kernel::Uml, Error::NoKernel { reason: String::new() })];
         let here = Here { has_qemu: true, ..user };
         let words = ways(&here, &none);
-        assert!(words.contains("\nLVS_GUEST_KERNEL=qemu-6.1 runs Debian's kernel"), "{words}");
+        assert!(
+            words.contains("\nset LVS_GUEST_KERNEL=qemu-6.1 to run Debian's kernel"),
+            "{words}"
+        );
         assert!(!words.contains("uml"), "{words}");
         // Another processor, on which nothing of this runs.
         let other = Here { architecture: None, ..here };
-        assert!(ways(&other, &none).starts_with("root, and modprobe ip_vs"));
+        assert!(ways(&other, &none).starts_with("become root, and run modprobe ip_vs"));
     }
 }

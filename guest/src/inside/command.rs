@@ -1,4 +1,4 @@
-//! Running the command in the guest, and passing on what it reads and writes.
+//! Runs the command in the guest, and passes on what it reads and writes.
 
 use std::{
     collections::VecDeque,
@@ -33,19 +33,19 @@ use crate::{
     order::{Command, End, Order, Report, STARTS, STOPPED},
 };
 
-/// The command as it runs, and this side of its standard streams.
+/// The running command, and our ends of its standard streams.
 pub(super) struct Running {
     pub(super) process: Pid,
     pub(super) output: Option<File>,
     pub(super) errors: Option<File>,
     pub(super) input: Option<File>,
-    /// Its terminal, if it has one, of which the output and the input are the other side.
+    /// Its terminal, if it has one: the output and the input are the other side of that.
     pub(super) terminal: Option<Terminal>,
 }
 
 /// Runs the command, passing on its output until it ends.
 pub(super) fn run(order: &Order, lines: &mut Lines) -> Result<Report, Error> {
-    // The runner waits for this before it sends input: the line is ready for any byte now.
+    // The runner waits for this before it sends input: from now on the line takes any byte.
     lines.say(STARTS)?;
 
     let mut written = [0, 0];
@@ -60,7 +60,7 @@ pub(super) fn run(order: &Order, lines: &mut Lines) -> Result<Report, Error> {
             return Ok(Report { end: End::NotRun(errno), written });
         }
     };
-    // Blocked only now, as the command would inherit it; what ended before is asked for below.
+    // Not blocked earlier, since the command would inherit it; a process that ended before is found below.
     let set = SigSet::from_iter([Signal::SIGCHLD]);
     set.thread_block().context("block", "SIGCHLD")?;
     let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
@@ -75,8 +75,8 @@ pub(super) fn run(order: &Order, lines: &mut Lines) -> Result<Report, Error> {
         if reap(process, terminal.is_some(), &mut ended)? {
             lines.say(STOPPED)?;
         }
-        // What is in the pipes when the command has ended is its output; what others write later,
-        // that it left running, is not.
+        // What is in the pipes when the command ends is its output. Later output, of processes that it left
+        // running, is not.
         let timeout = if ended.is_some() { PollTimeout::ZERO } else { PollTimeout::NONE };
         let mut waited = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         waited.extend(feed.as_ref().and_then(Feed::waits_for));
@@ -123,8 +123,8 @@ fn start(command: &Command, input: bool) -> io::Result<Running> {
     })
 }
 
-/// Takes note of ended processes; every orphan of the guest is init's. Returns whether the command
-/// was stopped, if that is looked at.
+/// Collects ended processes; every orphan of the guest is init's. Returns whether the command
+/// was stopped, if `look_at_stops`.
 fn reap(command: Pid, look_at_stops: bool, ended: &mut Option<End>) -> Result<bool, Error> {
     let mut flags = WaitPidFlag::WNOHANG;
     flags.set(WaitPidFlag::WUNTRACED, look_at_stops);
@@ -148,13 +148,13 @@ fn reap(command: Pid, look_at_stops: bool, ended: &mut Option<End>) -> Result<bo
     }
 }
 
-/// Writes what a pipe has to a serial line, and counts it. The line makes init wait while the
-/// runner's reader is slow: so does a pipe.
+/// Writes the data of a pipe to a serial line, and counts it. The line blocks init while the
+/// runner's reader is slow, as a pipe would.
 fn pass_on(pipe: &mut Option<File>, line: &mut File, count: &mut u64) -> Result<(), Error> {
     let Some(source) = pipe.as_mut().filter(|pipe| is_ready(pipe)) else { return Ok(()) };
     let mut piece = vec![0; 1 << 16];
     let length = match source.read(&mut piece) {
-        // A terminal that nobody has open any more; one that is read and written is not waited for.
+        // Nobody has the terminal open any more, or there is no data now: neither is an error.
         Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => 0,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
         length => length.context("read", "output")?,
@@ -171,19 +171,19 @@ fn is_ready(pipe: &File) -> bool {
     matches!(poll(&mut waited, PollTimeout::ZERO), Ok(1..))
 }
 
-/// Standard input on its way from its serial line to the command: see the runner's side.
+/// Standard input on its way from its serial line to the command; `Feed` is also on the runner's side.
 struct Feed {
     line: File,
     sink: File,
     decoder: Decoder,
-    /// Bytes that came and are not passed on yet.
+    /// Bytes that arrived and are not passed on yet.
     pending: VecDeque<u8>,
     is_last: bool,
 }
 
 impl Feed {
     fn new(line: File, sink: File) -> io::Result<Self> {
-        // A command that does not read must not keep its output from being passed on.
+        // A command that does not read must not block its output.
         fcntl(&sink, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let (decoder, pending) = (Decoder::default(), VecDeque::new());
         Ok(Self { line, sink, decoder, pending, is_last: false })
@@ -197,7 +197,7 @@ impl Feed {
         }
     }
 
-    /// Moves what can be moved without waiting; false when that was all, or nobody reads it.
+    /// Moves data as far as possible without blocking. Returns false if that was all, or nobody reads it.
     fn step(&mut self, command: Pid, terminal: Option<&Terminal>) -> bool {
         if self.pending.is_empty() && is_ready(&self.line) {
             let mut piece = [0; 4096];
@@ -215,7 +215,7 @@ impl Feed {
                         terminal.resize(size);
                     }
                 }
-                // It may have ended.
+                // It may have ended already.
                 Message::Continue => drop(signal::kill(command, Signal::SIGCONT)),
             }
         }

@@ -1,7 +1,7 @@
-//! The guest's first process: makes the guest's root of this machine's files, runs the command,
-//! reports how it ended, and turns the guest off. It also is the guest's `modprobe`.
+//! The guest's first process: builds the guest's root from this machine's files, runs the command,
+//! reports how it ended, and turns the guest off. It is also the guest's `modprobe`.
 //!
-//! Nothing that is installed is needed in the guest.
+//! It needs no program installed in the guest.
 
 use std::{
     convert::Infallible,
@@ -28,11 +28,11 @@ use crate::{
     order::{End, Files, Order, Report},
 };
 
-/// Plays init or modprobe if this process was started as that, and does not return then.
+/// Acts as init or modprobe if this process was started as that, and then does not return.
 pub(crate) fn assume_role() {
     if process::id() == 1 {
         if let Some(job) = std::env::var_os(JOB) {
-            // It is in the initramfs only.
+            // It exists in the initramfs only.
             if Path::new(FIRST_STAGE).exists() {
                 first_stage(Path::new(&job));
             }
@@ -42,7 +42,7 @@ pub(crate) fn assume_role() {
     terminal::assume_role();
     let mut words = crate::words();
     if words.next().as_deref() == Some(OsStr::new(MODPROBE)) && is_guest() {
-        // The kernel says `modprobe -q -- NAME`, and iptables `modprobe NAME -q`.
+        // The kernel runs `modprobe -q -- NAME`, and iptables `modprobe NAME -q`.
         let mut names = words.filter(|word| !word.as_encoded_bytes().starts_with(b"-"));
         let name = names.next_back().unwrap_or_default();
         process::exit(modprobe(&name.to_string_lossy()));
@@ -61,17 +61,17 @@ fn modprobe(name: &str) -> i32 {
     let result = Modules::new(MODULES).load(name);
     match result {
         Ok(()) => 0,
-        // The kernel asks for many things that may be there or not.
+        // The kernel asks for many modules that may not exist.
         Err(error) if error.kind() == io::ErrorKind::NotFound => 1,
         Err(error) => {
-            // To the kernel log: nobody else listens.
+            // To the kernel log, since nobody reads its standard error.
             let _ = fs::write("/dev/kmsg", format!("guest: cannot load module {name}: {error}\n"));
             1
         }
     }
 }
 
-/// What QEMU's guests start with: goes over to this machine's files, and to the init there.
+/// The first program in QEMU's guests: changes to this machine's files, and runs the init there.
 fn first_stage(job: &Path) -> ! {
     let Err(error) = go_over(job);
     eprintln!("guest: {error}");
@@ -106,7 +106,7 @@ fn init(job: &Path) -> ! {
         eprintln!("guest: {error}");
         Report { end: End::Failed(error.to_string()), written: [0; 2] }
     });
-    // Without a report the runner shows the kernel log, where this is.
+    // Without a report, the runner shows the kernel log, which has this line.
     if let Err(error) = report.write(&own("job")) {
         eprintln!("guest: cannot report {report}: {error}");
     } else if let Some(Err(error)) = lines.as_mut().map(Lines::finish) {
@@ -118,7 +118,7 @@ fn init(job: &Path) -> ! {
 fn turn_off() -> ! {
     unistd::sync();
     let Err(error) = reboot(RebootMode::RB_POWER_OFF);
-    // The kernel panics when init ends, and so the guest ends in any case.
+    // The kernel panics when init ends, so the guest ends in any case.
     eprintln!("guest: cannot turn off: {error}");
     process::exit(1);
 }

@@ -48,13 +48,13 @@ impl Lines {
         })
     }
 
-    /// Tells the runner how the command is.
+    /// Tells the runner the state of the command.
     pub(super) fn say(&mut self, word: u8) -> Result<(), Error> {
         self.control.write_all(&[word]).context("write to", "the line of control")
     }
 
-    /// Waits until the runner has all that was written. What is on its way when the guest is turned off is
-    /// lost.
+    /// Waits until the runner has received all data. Turning the guest off loses data that is on its
+    /// way.
     pub(super) fn finish(&mut self) -> Result<(), Error> {
         if self.files == Files::Hostfs {
             for line in &self.outputs {
@@ -62,8 +62,8 @@ impl Lines {
             }
             return Ok(());
         }
-        // A virtio port does not tell when it is empty. The runner knows how much there is to come, from
-        // the report, and ends the guest when it has it.
+        // A virtio port does not tell when it is empty. The runner knows from the report how many bytes to
+        // expect, and ends the guest when it has them.
         unistd::sync();
         self.say(ENDED)?;
         loop {
@@ -72,14 +72,14 @@ impl Lines {
     }
 }
 
-/// The path of a line: 1 standard output, 2 standard error, 3 standard input, 4 what init says of the
+/// The path of a line: 1 standard output, 2 standard error, 3 standard input, 4 what init reports about the
 /// command.
 fn path(files: Files, number: u8) -> Result<PathBuf, Error> {
     if files == Files::Hostfs {
         return Ok(format!("/dev/ttyS{}", number - 1).into());
     }
-    // QEMU's are virtio ports of a device that may have any number. They appear some time after
-    // their driver.
+    // QEMU's lines are ports of a virtio device with any number. They appear some time after their
+    // driver.
     let end = format!("p{number}");
     let deadline = Instant::now() + WAIT;
     loop {

@@ -19,10 +19,10 @@ use crate::{
     order::{Files, Order},
 };
 
-/// Where the new root is put together: a directory that every Linux has.
+/// Where the new root is built: a directory that every Linux has.
 const SCRATCH: &str = "/proc";
 
-/// Makes the guest's root, this machine's files with a layer in memory over them, and moves there.
+/// Makes the guest's root, this machine's files with a layer in memory over them, and changes to it.
 pub(super) fn make(order: &Order, modules: &Path, release: &str) -> Result<(), Error> {
     let scratch = Path::new(SCRATCH);
     mount_own("tmpfs", SCRATCH, Some("mode=755"))?;
@@ -39,20 +39,20 @@ pub(super) fn make(order: &Order, modules: &Path, release: &str) -> Result<(), E
     } else {
         make_plain_root(root)?;
     }
-    // The new root goes over the old one, which is then below it in the same place, and let go.
+    // The new root is mounted over the old one, which is then unmounted.
     std::env::set_current_dir(root).context("enter", root.display())?;
     unistd::pivot_root(".", ".").context("change to", root.display())?;
     umount2(".", MntFlags::MNT_DETACH).context("let go of", "the old root")?;
     std::env::set_current_dir("/").context("enter", "/")
 }
 
-/// Whether the kernel can have a layer over this machine's files: up to 5.10, an overlay over hostfs
+/// Whether the kernel supports a layer over this machine's files: up to 5.10, an overlay over hostfs
 /// loses files.
 fn has_layer(order: &Order, release: &str) -> bool {
     order.files != Files::Hostfs || !release.starts_with("5.")
 }
 
-/// Makes a root in memory with this machine's directories in it, which can only be read.
+/// Makes a root in memory that contains this machine's directories, read only.
 fn make_plain_root(root: &Path) -> Result<(), Error> {
     mount(Some("tmpfs"), root, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
         .context("mount", root.display())?;
@@ -77,7 +77,7 @@ fn make_plain_root(root: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives the guest its own system directories, and what is written straight through.
+/// Mounts the guest's own system directories, and those that it may write to.
 pub(super) fn furnish(
     job: &Path,
     order: &Order,
@@ -102,7 +102,7 @@ pub(super) fn furnish(
     host.show(job, &own("job"), MsFlags::empty())?;
     host.show(modules, Path::new(MODULES), MsFlags::MS_RDONLY)?;
     if has_layer(order, release) {
-        // Where other programs look for them.
+        // Other programs look for the modules here.
         host.show(modules, &Path::new("/lib/modules").join(release), MsFlags::MS_RDONLY)?;
     }
     for (path, mode) in &order.make {
@@ -119,29 +119,29 @@ pub(super) fn furnish(
     for path in &order.write {
         host.show(path, path, MsFlags::empty())?;
     }
-    // The helper's directory need not be seen elsewhere.
+    // The program's directory need not be visible elsewhere.
     if let (Some(directory), Some(name)) = (order.helper.parent(), order.helper.file_name()) {
         host.show(directory, &own("program"), MsFlags::MS_RDONLY)?;
         symlink(own("program").join(name), MODPROBE).context("make", MODPROBE)?;
     }
     fs::write("/proc/sys/kernel/modprobe", MODPROBE).context("write", "kernel.modprobe")?;
-    // What the guest is for. Asking for the family loads it, but not up to 5.10. It may ask for others
-    // while it is loaded (crc32c, where that is no part of the kernel).
+    // The guest's purpose. Asking for the family loads it, but not up to 5.10. Loading it may request
+    // other modules (crc32c, if that is not built in).
     Modules::new(MODULES).load("ip_vs").context("load the module", "ip_vs")?;
     unistd::sethostname(&order.host_name).context("set", "the host name")?;
     netlink::loopback_up().context("bring up", "lo")
 }
 
-/// Mounts a file system of the kernel's own.
+/// Mounts one of the kernel's own file systems.
 fn mount_own(kind: &str, path: &str, data: Option<&str>) -> Result<(), Error> {
     fs::create_dir_all(path).context("make the directory", path)?;
     mount(Some(kind), path, Some(kind), MsFlags::empty(), data).context("mount", path)
 }
 
-/// This machine's files, while the guest's root is furnished.
+/// This machine's files, while the guest's root is built.
 enum HostFiles {
     Hostfs,
-    /// All of them are to be seen here.
+    /// All of them are visible at this path.
     All(PathBuf),
 }
 
@@ -179,7 +179,7 @@ impl HostFiles {
         };
         fs::create_dir_all(directory).context("make the directory", directory.display())?;
         File::create(path).context("make", path.display())?;
-        // Only directories can be mounted from this machine; what is bound stays.
+        // This machine offers directories only for mounting; a bound file stays after that.
         let all = own("directory");
         self.show(directory, &all, MsFlags::MS_RDONLY)?;
         let none: Option<&str> = None;
@@ -191,7 +191,7 @@ impl HostFiles {
 
 impl Drop for HostFiles {
     fn drop(&mut self) {
-        // The command is to see what is shown only.
+        // The command must see only what is shown.
         if let Self::All(path) = self {
             let _ = umount2(path.as_path(), MntFlags::MNT_DETACH);
         }
@@ -201,7 +201,7 @@ impl Drop for HostFiles {
 /// Mounts all of this machine's files in a guest of QEMU.
 pub(super) fn mount_host(files: Files, tag: &str, path: &Path) -> Result<(), Error> {
     let read_only = files == Files::NineP && tag == TAG;
-    // What is only read is kept in the guest's memory. What is written is this machine's at once.
+    // The guest keeps in memory what it only reads. What it writes goes to this machine at once.
     let options = match (files, read_only) {
         (Files::NineP, true) => Some("trans=virtio,version=9p2000.L,msize=512000,cache=loose"),
         (Files::NineP, false) => Some("trans=virtio,version=9p2000.L,msize=512000,cache=mmap"),

@@ -1,5 +1,5 @@
-//! The command's terminal. Between init and the command stands a process that leads the terminal's
-//! session, as a shell does: the kernel stops no children of init.
+//! The command's terminal. Between init and the command is a process that leads the terminal's
+//! session, as a shell does: the kernel does not stop children of init.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -33,25 +33,25 @@ use crate::{
 const LEADER: &str = "lvs-guest-leader";
 /// The name under which this program becomes the command with its terminal.
 const FOREGROUND: &str = "lvs-guest-foreground";
-/// Where it says that it could not.
+/// The file in which it reports that it could not.
 const NOT_RUN: &str = "/run/lvs-guest/not-run";
 
-/// A terminal of the guest's, as it is seen from outside.
+/// A terminal of the guest's, seen from outside.
 pub(super) struct Terminal {
     outside: File,
-    /// Held, since a terminal that nobody has open loses its session.
+    /// Kept open, since a terminal that nobody has open loses its session.
     _inside: OwnedFd,
 }
 
 impl Terminal {
-    /// Sends the command SIGWINCH if the size is another one.
+    /// Sets a new size; the kernel sends the command SIGWINCH if it differs.
     pub(super) fn resize(&self, size: Size) {
         // A wrong size is no reason to end the command.
         let _ = tcsetwinsize(&self.outside, winsize(size));
     }
 }
 
-/// Starts the command with a terminal of its own.
+/// Starts the command on a new terminal.
 pub(super) fn start(
     command: &Command,
     wanted: &order::Terminal,
@@ -111,7 +111,7 @@ pub(super) fn assume_role() {
     process::exit(1);
 }
 
-/// Starts the command, and ends as it ends. It stops when the command stops, and goes on with it.
+/// Starts the command, and ends as it ends. Stops when the command stops, and continues it afterwards.
 fn lead(words: impl Iterator<Item = OsString>) -> io::Result<Outcome> {
     unistd::setsid()?;
     // The first terminal that the leader of a session opens is the session's.
@@ -126,7 +126,7 @@ fn lead(words: impl Iterator<Item = OsString>) -> io::Result<Outcome> {
             WaitStatus::Signaled(_, signal, _) => return Ok(Outcome::Signal(signal as i32)),
             WaitStatus::Stopped(..) => {
                 signal::raise(Signal::SIGSTOP)?;
-                // Init let this process go on.
+                // Init continued this process.
                 signal::killpg(command, Signal::SIGCONT)?;
             }
             _ => {}
@@ -134,13 +134,13 @@ fn lead(words: impl Iterator<Item = OsString>) -> io::Result<Outcome> {
     }
 }
 
-/// Moves to the foreground of the terminal, and becomes the command. Between fork and exec that would
-/// take unsafe code.
+/// Moves to the foreground of the terminal, and becomes the command. Between fork and exec this would
+/// need unsafe code.
 fn become_command(mut words: impl Iterator<Item = OsString>) -> io::Error {
     let (Some(program), Some(name)) = (words.next(), words.next()) else {
         return Errno::EINVAL.into();
     };
-    // This process is in the background still, where this signal would stop it.
+    // This process is still in the background, where this signal would stop it.
     let stop = SigSet::from_iter([Signal::SIGTTOU]);
     let foreground = stop
         .thread_block()
