@@ -1,15 +1,15 @@
-//! Kube-proxy's IPVS mode by hand, by direct routing: the pods answer their clients themselves.
+//! Kube-proxy's IPVS mode by hand, with direct routing: the pods answer their clients themselves.
 //!
-//! It begins where the NAT walkthrough ends: two pods behind a virtual service. Each pod then gets
-//! the virtual address too, on a dummy link that is moved into its namespace, and the service is made
-//! again with direct-routed real servers. IPVS now only sends the client's packets on, unchanged, to
+//! It starts where the NAT walkthrough ends: two pods behind a virtual service. Each pod then also gets
+//! the virtual address, on a dummy link that is moved into its namespace, and the service is created
+//! again with direct-routed real servers. IPVS now only forwards the client's packets, unchanged, to
 //! the pod's link-layer address.
 //!
 //! ```sh
 //! cargo run --example dr_mode
 //! ```
 //!
-//! It needs neither root nor IPVS in the kernel: see the package `guest`.
+//! It needs neither root nor IPVS in the kernel: see the package `lvs-guest`.
 
 use std::{
     error::Error,
@@ -79,16 +79,16 @@ async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
 
     heading("The virtual address in each pod, too");
     for (pod, server) in pods.iter().zip(&servers) {
-        // The pod's namespace, by one of its processes, gets the name that `ip netns` wants.
+        // `ip netns` needs a name for the pod's namespace: a link to that of one of its processes.
         let (name, pid) = (pod.name(), server.pid());
         command(format_args!("ln -s /proc/{pid}/ns/net /var/run/netns/{name}"));
         let namespace = NetNs::from_pid(pid)?;
         namespace.attach(name)?;
 
-        // Pods and clients share a bridge, on which everybody would now answer "that is me" to the
-        // question for the virtual address. The walkthrough's text leaves it out: a pod must answer
-        // only for the addresses of the link on which it is asked, and never ask in the name of the
-        // virtual address. IPv6 has no ARP; there `nodad` keeps the pods from claiming the address.
+        // Pods and clients share a bridge, and every host with the virtual address would now answer ARP
+        // requests for it. The walkthrough's text leaves this out: a pod must answer only for the addresses
+        // of the link on which it is asked, and must not send requests with the virtual address as source.
+        // IPv6 has no ARP; there `nodad` lets several pods have the address.
         if !options.ipv6 {
             command(format_args!("ip netns exec {name} sysctl -w net.ipv4.conf.all.arp_ignore=1"));
             command(format_args!(
@@ -130,15 +130,15 @@ async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
         fetch(client, container.namespace(), address, options.times, &pods).await?;
     }
     println!(
-        "(From the host it does not work: its packets come from the virtual address, and a pod"
+        "(From the host it does not work: the source of its packets is the virtual address, and a"
     );
-    println!("does not believe packets that come from an address of its own.)");
+    println!("pod drops packets that come from one of its own addresses.)");
 
     heading("The replies did not pass the director");
     command(format_args!("ipvsadm -L -n --stats {}", direct.key()));
     show_packets(&ipvs, direct.key()).await?;
 
-    heading("Everything away again");
+    heading("Clean up");
     command(format_args!("ipvsadm -D {}", direct.key()));
     direct.delete(&ipvs).await?;
     command("ip link del dummy0");
@@ -152,7 +152,7 @@ async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Waits for the kernel to add up its counters, which it does every two seconds, and shows the
+/// Waits for the kernel to update its counters, which it does every two seconds, and prints the
 /// service's packets in both directions, as ipvsadm does.
 async fn show_packets(ipvs: &Client, service: &ServiceKey) -> Result<(), Box<dyn Error>> {
     let until = Instant::now() + Duration::from_secs(10);
@@ -168,7 +168,7 @@ async fn show_packets(ipvs: &Client, service: &ServiceKey) -> Result<(), Box<dyn
     print!("{}", Listing::of_service(&found).options(&columns));
     let statistics = found.entry.statistics;
     if statistics.incoming_packets == 0 || statistics.outgoing_packets != 0 {
-        return Err("the packets were to go one way only".into());
+        return Err("the director has forwarded answers".into());
     }
     Ok(())
 }

@@ -1,16 +1,16 @@
-//! A director is lost, and another one takes its virtual address over: the connections go on.
+//! A director is lost, and another one takes over its virtual address: the connections continue.
 //!
-//! Two directors of direct routing share their connections by sync daemons. When the first one is lost,
-//! the second one adds the virtual address and announces it on the link. The neighbours learn at once
-//! where the address is now; without the announcement they would send to the lost one for half a
+//! Two directors with direct routing share their connections by sync daemons. When the first one is lost,
+//! the second one adds the virtual address and announces it on the link. The neighbours then know at once
+//! where the address is; without the announcement they would send to the lost one for half a
 //! minute or more.
 //!
 //! ```sh
 //! cargo run --example failover
-//! cargo run --example failover -- --ipv6 --silent    # and without the announcement
+//! cargo run --example failover -- --ipv6 --silent    # over IPv6, without the announcement
 //! ```
 //!
-//! It needs neither root nor IPVS in the kernel: see the package `guest`.
+//! It needs neither root nor IPVS in the kernel: see the package `lvs-guest`.
 
 use std::{
     error::Error,
@@ -36,15 +36,15 @@ use tokio::{
 };
 
 const CONNECTIONS: usize = 4;
-const PATIENCE: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A virtual address moves from a lost director to another one under established connections.
 #[derive(Parser)]
 struct Arguments {
-    /// The same over IPv6
+    /// Use IPv6
     #[arg(long)]
     ipv6: bool,
-    /// Do not announce the address at its new place, and see the connections stall
+    /// Do not announce the moved address, and see the connections stall
     #[arg(long)]
     silent: bool,
 }
@@ -78,20 +78,20 @@ async fn walkthrough(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let client = host.container("client", 30).await?;
     let mut talks = Vec::new();
     for _ in 0..CONNECTIONS {
-        let connect = || StdStream::connect_timeout(&vip, PATIENCE);
+        let connect = || StdStream::connect_timeout(&vip, ANSWER_TIMEOUT);
         let stream = client.namespace().run(connect)??;
         stream.set_nonblocking(true)?;
         talks.push(TcpStream::from_std(stream)?);
     }
     let since = Instant::now();
-    while backup.connections()?.count() < CONNECTIONS && since.elapsed() < 5 * PATIENCE {
+    while backup.connections()?.count() < CONNECTIONS && since.elapsed() < 5 * ANSWER_TIMEOUT {
         for talk in &mut talks {
             ask(talk).await?;
         }
         sleep(Duration::from_millis(100)).await;
     }
     println!(
-        "{} connections; the second director knows {}",
+        "{} connections; the second director has {}",
         talks.len(),
         backup.connections()?.count()
     );
@@ -105,9 +105,9 @@ async fn walkthrough(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     };
     director.prepare(second.namespace(), &[vip.ip()])?;
     for (number, talk) in talks.iter_mut().enumerate() {
-        match timeout(PATIENCE, ask(talk)).await {
-            Ok(took) => println!("connection {number} goes on; its request took {:?}", took?),
-            Err(_) => println!("connection {number} got no answer in {PATIENCE:?}"),
+        match timeout(ANSWER_TIMEOUT, ask(talk)).await {
+            Ok(took) => println!("connection {number} continues; its request took {:?}", took?),
+            Err(_) => println!("connection {number} got no answer in {ANSWER_TIMEOUT:?}"),
         }
     }
     Ok(())
@@ -120,7 +120,7 @@ async fn balance(
     role: DaemonRole,
 ) -> Result<Client, Box<dyn Error>> {
     let link = director.links().find("eth0").await?.ok_or("no eth0")?;
-    // Sync daemons speak IPv4 unless they are told a group of IPv6.
+    // Sync daemons use IPv4 unless they get an IPv6 group.
     let number = if role == DaemonRole::MASTER { 11 } else { 12 };
     let address = Address::new(IpAddr::from([172, 31, 0, number]), 24)?;
     director.links().add_address(&link, address).await?;

@@ -1,14 +1,14 @@
-//! Two ports in one service: packets are marked as they come in, and IPVS goes by the mark.
+//! Two ports in one service: packets get a mark as they come in, and IPVS matches the mark.
 //!
 //! Ports 80 and 443 of the virtual address are one service. With persistence, a client gets both from
-//! the same pod, as a shop that keeps its sessions in memory wants it.
+//! the same pod, as needed by a shop that keeps its sessions in memory.
 //!
 //! ```sh
 //! cargo run --example firewall_mark
 //! ```
 //!
-//! It needs neither root nor IPVS in the kernel: see the package `guest`. It needs tc, of the package
-//! iproute2, which marks on every kernel; iptables does where the kernel has its tables.
+//! It needs neither root nor IPVS in the kernel: see the package `lvs-guest`. It needs tc, from the package
+//! iproute2. tc sets marks on every kernel, iptables only on kernels that have its tables.
 
 use std::{error::Error, net::SocketAddr};
 
@@ -52,7 +52,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         command(&line);
         testbed::run(scene.host.namespace(), "iproute2", &line.split(' ').collect::<Vec<_>>())?;
     }
-    println!("A firewall does the same, on kernels that have its tables:");
+    println!("On kernels that have its tables, iptables does the same:");
     println!(
         "    iptables -t mangle -A PREROUTING -d {vip} -p tcp -m multiport --dports 80,443 -j MARK \
          --set-mark {mark}"
@@ -62,7 +62,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let service = VirtualService::firewall_mark(mark)
         .scheduler("rr")
         .persistent()
-        // Port 0: the one to which the client connected.
+        // Port 0: the port to which the client connected.
         .real_servers(scene.pods.iter().map(|pod| RealServer::nat((pod.address(), 0).into())))
         .build()?;
     for change in service.apply(&scene.ipvs).await? {

@@ -1,4 +1,4 @@
-//! What the examples share: how they start, how they tell their steps, and who answered.
+//! What the examples share: how they start, print their steps, and find out which pod answered.
 
 #![allow(clippy::exhaustive_enums, clippy::exhaustive_structs, reason = "not published")]
 
@@ -21,37 +21,37 @@ use tokio::{
     time::timeout,
 };
 
-/// The programs in the README, which have to compile.
+/// The programs in the README, which must compile.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// How long a page may take. Nothing waits for it when all goes well.
+/// How long fetching a page may take. If all works, nothing waits for it.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Colours, on a terminal and where `NO_COLOR` is not set.
 const HEADING: Style = Style::new().bold();
 const COMMAND: Style = AnsiColor::Cyan.on_default();
 
-/// The flags of the walkthroughs.
+/// The options of the walkthroughs.
 #[derive(clap::Args, Debug)]
 pub struct Options {
-    /// How the pod for a new connection is chosen: rr, wrr, lc, wlc, sh, …
+    /// How a pod is chosen for a new connection: rr, wrr, lc, wlc, sh, …
     #[arg(long, default_value = "wlc")]
     pub scheduler: String,
-    /// The weights of the two pods, 0 to 2147483647: two numbers with a comma between, or one for both
+    /// The weights of the two pods, 0 to 2147483647: two numbers separated by a comma, or one for both
     #[arg(long, default_value = "1", allow_hyphen_values = true, value_parser = weights)]
     pub weight: [u32; 2],
-    /// The same over IPv6
+    /// Use IPv6
     #[arg(long)]
     pub ipv6: bool,
-    /// Real nginx processes in the pods (needs the package nginx or nginx-light)
+    /// Run real nginx processes in the pods (needs the package nginx or nginx-light)
     #[arg(long)]
     pub nginx: bool,
-    /// What fetches the page: in-process, curl, busybox
+    /// How to fetch the page: in-process, curl, busybox; several separated by commas
     #[arg(long, value_delimiter = ',', default_value = "in-process")]
     pub client: Vec<Client>,
-    /// How often each client fetches the page, at least once
+    /// How many times each client fetches the page, at least 1
     #[arg(long, default_value = "4", allow_hyphen_values = true, value_parser = times)]
     pub times: usize,
 }
@@ -76,7 +76,7 @@ impl Options {
         pods.iter().zip(self.weight)
     }
 
-    /// Refuses what the kernel would refuse, before anything is built.
+    /// Refuses, before anything is built, what the kernel would refuse.
     ///
     /// # Errors
     /// If there is no such scheduler.
@@ -92,32 +92,32 @@ impl Options {
 fn weights(text: &str) -> Result<[u32; 2], String> {
     let weight = |text: &str| match text.parse() {
         Ok(weight @ 0..=0x7fff_ffff) => Ok(weight),
-        _ => Err(format!("{text:?} is no weight: 0 to 2147483647")),
+        _ => Err(format!("{text:?} is not a weight: expected 0 to 2147483647")),
     };
     match text.split(',').collect::<Vec<_>>()[..] {
         [both] => Ok([weight(both)?; 2]),
         [first, second] => Ok([weight(first)?, weight(second)?]),
-        _ => Err("there are two pods: one weight for both, or two weights".to_owned()),
+        _ => Err("expected one weight for both pods, or two separated by a comma".to_owned()),
     }
 }
 
 fn times(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(times @ 1..) => Ok(times),
-        _ => Err("it takes a number, at least 1".to_owned()),
+        _ => Err("expected a number, at least 1".to_owned()),
     }
 }
 
 /// Reads the command line, and puts the example on a kernel that has IPVS.
 pub fn start<Arguments: clap::Parser>() -> Arguments {
-    // First of all: this program may have been started as the guest's init.
+    // First: this program may have been started as the guest's init.
     guest::assume_role();
     let arguments = Arguments::parse();
     println!("Running on {}.", guest::enter_or_exit());
     arguments
 }
 
-/// Ends a program. An error is printed as people read it: all mistakes of a file, a line each.
+/// Ends a program. Prints an error for people: all mistakes in a file, one in each line.
 pub fn end(outcome: Result<(), Box<dyn Error>>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -128,17 +128,17 @@ pub fn end(outcome: Result<(), Box<dyn Error>>) -> ExitCode {
     }
 }
 
-/// Says what the lines with `$` are.
+/// Explains the lines with `$`.
 pub fn legend() {
-    println!("A line with $ is the command that does the same; this program does it by netlink.");
+    println!("A line with $ is the equivalent command; this program does the same by netlink.");
 }
 
-/// A heading: what comes next, and why.
+/// Prints a heading: what comes next.
 pub fn heading(text: &str) {
     anstream::println!("\n{HEADING}== {text}{HEADING:#}");
 }
 
-/// The command that the next step stands for.
+/// Prints the command that is equivalent to the next step.
 pub fn command(line: impl fmt::Display) {
     anstream::println!("{COMMAND}$ {line}{COMMAND:#}");
 }
@@ -146,8 +146,8 @@ pub fn command(line: impl fmt::Display) {
 /// What serves a pod's page: this process, or an nginx in the pod.
 #[derive(Debug)]
 pub enum WebServer {
-    /// A server in this process, on a socket of the pod's namespace, and a process in the pod that
-    /// does nothing, as docker's pause container.
+    /// A server in this process, on a socket in the pod's namespace, and a process in the pod that
+    /// does nothing, like docker's pause container.
     InProcess(Server, Process),
     /// A real nginx, a process in the pod's namespace.
     Nginx(Nginx),
@@ -162,7 +162,7 @@ impl WebServer {
         })
     }
 
-    /// A process in the pod's namespace, which is thus `/proc/PID/ns/net`.
+    /// A process in the pod; the pod's namespace is `/proc/PID/ns/net`.
     pub fn pid(&self) -> u32 {
         match self {
             Self::InProcess(_, pause) => pause.pid(),
@@ -171,8 +171,8 @@ impl WebServer {
     }
 }
 
-/// Fetches the page of a virtual service several times, each on a connection of its own, tells what
-/// came, and counts which pod it came from.
+/// Fetches the page of a virtual service several times, each time on a new connection, prints
+/// it, and counts which pods answered.
 pub async fn fetch(
     client: Client,
     from: &NetNs,
@@ -190,22 +190,22 @@ pub async fn fetch(
         let pod = pods
             .iter()
             .find(|pod| got == page(pod.name()))
-            .ok_or_else(|| format!("the page is nobody's: {got}"))?;
+            .ok_or_else(|| format!("the page names no pod: {got}"))?;
         *answers.entry(pod.name().to_owned()).or_default() += 1;
     }
-    let told: Vec<_> = answers.iter().map(|(pod, count)| format!("{pod} {count}")).collect();
-    println!("({times} times; answered by: {})", told.join(", "));
+    let counts: Vec<_> = answers.iter().map(|(pod, count)| format!("{pod} {count}")).collect();
+    println!("({times} times; answered by: {})", counts.join(", "));
     Ok(answers)
 }
 
-/// Where the short examples play: a docker host as the director, which has the virtual address
-/// 10.0.0.185, pods at 172.17.0.3 and on, and a client on the same bridge. Docker's settings are
-/// made; see the example nat_mode for each of them.
+/// The setting of the short examples: a docker host as the director, which has the virtual address
+/// 10.0.0.185, pods from 172.17.0.3 on, and a client on the same bridge. It includes docker's
+/// settings; the example nat_mode explains each of them.
 #[derive(Debug)]
 pub struct Scene {
     /// The director.
     pub host: DockerHost,
-    /// pod1, pod2 and on.
+    /// pod1, pod2 and so on.
     pub pods: Vec<Container>,
     /// The client's container, at 172.17.0.2.
     pub client: Container,
@@ -216,7 +216,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Makes it all, with so many pods.
+    /// Builds it with this number of pods.
     pub async fn new(pods: u8) -> Result<Self, Box<dyn Error>> {
         let host = DockerHost::new(Family::Ipv4).await?;
         let client = host.container("client", 2).await?;
@@ -233,7 +233,7 @@ impl Scene {
         Ok(Self { host, pods: containers, client, ipvs, vip })
     }
 
-    /// Gives the client one more address, from which it can connect.
+    /// Gives the client another address to connect from.
     pub async fn add_client_address(&self, address: IpAddr) -> Result<(), Box<dyn Error>> {
         let links = self.client.links();
         let link = links.find("eth0").await?.ok_or("the client has no eth0")?;
@@ -264,7 +264,7 @@ impl Conversation {
         Ok(Self { stream: timeout(LIMIT, socket.connect(address)).await?? })
     }
 
-    /// Says something and returns the name of the pod that answers.
+    /// Sends a message and returns the name of the pod that answers.
     pub async fn pod(&mut self) -> Result<String, Box<dyn Error>> {
         self.stream.write_all(b"hello").await?;
         let mut answer = [0; 64];

@@ -1,14 +1,14 @@
-//! Kube-proxy's IPVS mode by hand: a virtual service in front of two pods, by NAT.
+//! Kube-proxy's IPVS mode by hand: a virtual service in front of two pods, with NAT.
 //!
 //! Two pods serve a page on a docker-like bridge. A dummy link holds the virtual address, and IPVS
-//! shares the connections to it out between the pods. The page is fetched from a container on the
+//! distributes its connections over the pods. The page is fetched from a container on the
 //! same bridge and from the host.
 //!
 //! ```sh
 //! cargo run --example nat_mode
 //! ```
 //!
-//! It needs neither root nor IPVS in the kernel: see the package `guest`.
+//! It needs neither root nor IPVS in the kernel: see the package `lvs-guest`.
 
 use std::{error::Error, net::SocketAddr};
 
@@ -47,12 +47,12 @@ async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
     }
     println!("{} at {}", container.name(), container.address());
 
-    heading("What docker has set already, and the walkthrough's text leaves out");
-    // The host passes packets on between its links.
+    heading("Docker's settings, which the walkthrough's text leaves out");
+    // The host forwards packets between its links.
     command(host.forward_command());
     host.forward()?;
-    // The pods' replies to the container are switched in the bridge. So that they pass IPVS, which
-    // must undo the address translation, the bridge hands them to the host's netfilter.
+    // The bridge switches the pods' replies to the container. They must pass IPVS, which undoes the
+    // address translation, so the bridge hands them to the host's netfilter.
     command(host.filter_bridge_command());
     host.filter_bridge()?;
 
@@ -62,7 +62,7 @@ async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
     command(format_args!("ip addr add {} dev dummy0", address.ip()));
     host.links().add_address(&dummy, Address::host(address.ip()).nodad()).await?;
     if options.ipv6 {
-        // An IPv4 address counts on a link that is down, an IPv6 address does not.
+        // An IPv4 address works on a link that is down, an IPv6 address does not.
         command("ip link set dummy0 up");
         host.links().up(&dummy).await?;
     }
@@ -93,11 +93,11 @@ async fn walkthrough(options: &Options) -> Result<(), Box<dyn Error>> {
         fetch(client, host.namespace(), address, options.times, &pods).await?;
     }
 
-    heading("The connections, counted");
+    heading("The connection counters");
     command("ipvsadm -L -n");
     print!("{}", Table::read(&ipvs).await?);
 
-    heading("Everything away again");
+    heading("Clean up");
     command(format_args!("ipvsadm -D {}", service.key()));
     service.delete(&ipvs).await?;
     command("ip link del dummy0");

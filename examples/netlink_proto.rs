@@ -1,12 +1,12 @@
-//! IPVS over a connection of netlink-proto, for a program that runs one already: one connection and one
-//! driver for every family of generic netlink. Any other program is better served by `ipvs-client`, which
-//! has none of the limits that [`lvs::netlink_proto`] names.
+//! IPVS over a connection of netlink-proto, for a program that already has one: one connection and one
+//! driver for every family of generic netlink. Any other program should use `ipvs-client`, which
+//! has none of the limits that [`lvs::netlink_proto`] lists.
 //!
 //! ```sh
 //! cargo run --example netlink_proto
 //! ```
 //!
-//! It needs neither root nor IPVS in the kernel: see the package `guest`.
+//! It needs neither root nor IPVS in the kernel: see the package `lvs-guest`.
 
 use std::error::Error;
 
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn run() -> Result<(), Box<dyn Error>> {
-    // A socket belongs to the namespace in which it is made, here by a thread of its own.
+    // A socket belongs to the namespace in which it is made. Here a separate thread makes it.
     let runtime = Handle::current();
     let (mut driver, connection, _unsolicited) = NetNs::new()?.run(move || {
         let _runtime = runtime.enter();

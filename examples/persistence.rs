@@ -1,10 +1,10 @@
-//! A client keeps its real server, and a netmask makes one client of a whole network.
+//! A client keeps its real server, and a netmask makes a whole network count as one client.
 //!
 //! ```sh
 //! cargo run --example persistence
 //! ```
 //!
-//! It needs neither root nor IPVS in the kernel: see the package `guest`.
+//! It needs neither root nor IPVS in the kernel: see the package `lvs-guest`.
 
 use std::{
     collections::BTreeSet,
@@ -16,10 +16,10 @@ use clap::Parser;
 use examples::{Conversation, Scene, command, heading};
 use lvs::{RealServer, VirtualService, VirtualServiceBuilder};
 
-/// The same clients without persistence, with it, and with a netmask.
+/// The same clients without persistence, with persistence, and with a netmask.
 #[derive(Parser)]
 struct Arguments {
-    /// How often each client connects
+    /// How many times each client connects
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..))]
     times: u32,
 }
@@ -59,7 +59,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             println!("{client}: {}", answers.join(" "));
             pods.push(BTreeSet::from_iter(answers));
         }
-        // The next one begins without its connections and templates.
+        // The next service starts without this one's connections and templates.
         command(format_args!("ipvsadm -D {}", service.key()));
         service.delete(&scene.ipvs).await?;
         Ok::<_, Box<dyn Error>>(pods)
@@ -71,9 +71,12 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         return Err("a client has several pods".into());
     }
     let masked = service().persistent().netmask(24);
-    let pods = pods_of("With a netmask, every network of 256 addresses does", masked).await?;
+    let pods =
+        pods_of("With a netmask, every network of 256 addresses keeps its pod", masked).await?;
     if pods[0] != pods[1] || pods[2] != pods[3] || pods[0] == pods[2] {
-        return Err("two clients of one network have different pods, or both networks one".into());
+        return Err(
+            "clients of one network have different pods, or both networks have the same".into()
+        );
     }
     Ok(())
 }

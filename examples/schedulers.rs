@@ -1,13 +1,13 @@
-//! Who gets the connections: each of the kernel's schedulers with the same clients and pods.
+//! Which pods get the connections: each of the kernel's schedulers with the same clients and pods.
 //!
 //! 60 clients connect three times each and hold their connections. The pods' weights are 120, 80 and
-//! 40. A character of a bar stands for three connections.
+//! 40. One character of a bar is three connections.
 //!
 //! ```sh
 //! cargo run --example schedulers
 //! ```
 //!
-//! It needs neither root nor IPVS in the kernel: see the package `guest`.
+//! It needs neither root nor IPVS in the kernel: see the package `lvs-guest`.
 
 use std::{
     collections::BTreeMap,
@@ -23,21 +23,21 @@ const WEIGHTS: [u32; 3] = [120, 80, 40];
 const CLIENTS: u8 = 60;
 const ROUNDS: usize = 3;
 
-/// What follows from a scheduler's rule for these connections, which are made one after the other.
+/// The result of a scheduler's rule for these connections, which are made one after the other.
 enum Expected {
-    /// So many connections for each pod.
+    /// This number of connections for each pod.
     Counts([usize; 3]),
-    /// Each client has one pod.
+    /// Each client stays with one pod.
     Sticky,
-    /// All connections are to one virtual address, and so to one pod.
+    /// All connections are to one virtual address, so to one pod.
     OnePod,
 }
 
 use Expected::{Counts, OnePod, Sticky};
 
-/// Equal shares, and 3 : 2 : 1. Those that look for the least loaded pod reach them exactly
-/// whenever the number of connections is a multiple of the weights' sum, 6: a pod that has its share
-/// already is never the least loaded while another has not.
+/// Equal shares, and 3 : 2 : 1. Schedulers that choose the least loaded pod reach them exactly
+/// whenever the number of connections is a multiple of the weights' sum, 6: a pod that already has its
+/// share is never the least loaded while another has not.
 const EQUAL: Expected = Counts([60, 60, 60]);
 const BY_WEIGHT: Expected = Counts([90, 60, 30]);
 
@@ -47,19 +47,19 @@ const SCHEDULERS: [(&str, &str, Expected); 11] = [
     ("lc", "fewest connections", EQUAL),
     ("wlc", "fewest connections for its weight", BY_WEIGHT),
     ("sed", "shortest expected delay", BY_WEIGHT),
-    ("nq", "an idle one, else as sed", BY_WEIGHT),
+    ("nq", "an idle pod, else as sed", BY_WEIGHT),
     ("fo", "the heaviest, until it fails", Counts([180, 0, 0])),
-    // The kernel passes on to the next pod when there are more connections than the weight says.
+    // The kernel uses the next pod when a pod has more connections than its weight.
     ("ovf", "the heaviest, until it is full", Counts([121, 59, 0])),
     ("sh", "by the client's address", Sticky),
     ("mh", "by the client's address, Maglev", Sticky),
     ("dh", "by the virtual address", OnePod),
 ];
 
-/// A distribution table of the kernel's schedulers.
+/// Shows how each of the kernel's schedulers distributes connections.
 #[derive(Parser)]
 struct Arguments {
-    /// Only these
+    /// Only these schedulers
     #[arg(long, value_delimiter = ',', value_parser = SCHEDULERS.map(|(name, ..)| name))]
     scheduler: Vec<String>,
 }
@@ -78,8 +78,8 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     }
 
     heading("Connections of pod1 █ (weight 120), pod2 ▒ (80) and pod3 ░ (40)");
-    // A port for each: a real server that comes back to the same address and port within two minutes
-    // has its old connections counted still.
+    // A new port for each: a real server that is added again at the same address and port within two
+    // minutes still counts its old connections.
     for (port, (scheduler, rule, expected)) in (8000..).zip(&SCHEDULERS) {
         if !arguments.scheduler.is_empty() && !arguments.scheduler.iter().any(|s| s == scheduler) {
             continue;
@@ -123,9 +123,9 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             OnePod => counts.contains(&held.len()),
         };
         if !as_expected {
-            return Err(format!("not what the rule of {scheduler} says").into());
+            return Err(format!("the result does not follow the rule of {scheduler}").into());
         }
-        // While there is the service, so that the pods hear of it.
+        // While the service still exists, so that the pods learn of the end.
         drop(held);
         service.delete(&scene.ipvs).await?;
     }

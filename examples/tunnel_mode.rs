@@ -1,14 +1,14 @@
-//! Real servers behind a tunnel: they may be anywhere, and answer their clients themselves.
+//! Real servers behind a tunnel: they may be in any network, and answer their clients themselves.
 //!
 //! IPVS packs each of the client's packets into another one (IP in IP) and sends it to the pod,
-//! which unpacks it. So the pod gets the packet as the client sent it, to the virtual address, which
-//! the pod must therefore have, too.
+//! which unpacks it. So the pod gets the packet as the client sent it, to the virtual address; therefore
+//! the pod must have this address, too.
 //!
 //! ```sh
 //! cargo run --example tunnel_mode
 //! ```
 //!
-//! It needs neither root nor IPVS in the kernel: see the package `guest`.
+//! It needs neither root nor IPVS in the kernel: see the package `lvs-guest`.
 
 use std::error::Error;
 
@@ -23,12 +23,12 @@ use testbed::DockerHost;
 struct Arguments {
     #[command(flatten)]
     options: Options,
-    /// Generic UDP encapsulation, in place of IP in IP (needs the package iproute2)
+    /// Use generic UDP encapsulation instead of IP in IP (needs the package iproute2)
     #[arg(long)]
     gue: bool,
 }
 
-/// The UDP port at which the pods take encapsulated packets.
+/// The UDP port on which the pods receive encapsulated packets.
 const GUE_PORT: u16 = 6080;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -47,19 +47,19 @@ async fn run(options: &Options, gue: bool) -> Result<(), Box<dyn Error>> {
     let vips = [address.ip()];
     prepare_director(host.namespace(), "dummy0", &vips)?;
 
-    heading("The end of the tunnel in each pod, and the virtual address");
+    heading("The tunnel's end in each pod, and the virtual address");
     let mut servers = Vec::new();
     for pod in &pods {
         servers.push(WebServer::start(pod, options.nginx).await?);
         command(format_args!("ip netns exec {} sh -c '{}'", pod.name(), pod.tunnel_command()));
         pod.open_tunnel().await?;
         if gue {
-            // The UDP around the tunnel's packets is taken off before the tunnel's own end.
+            // The kernel removes the UDP header before the tunnel's end gets the packet.
             let line = pod.gue_command(GUE_PORT);
             command(format_args!("ip netns exec {} sh -c '{line}'", pod.name()));
             pod.open_gue(GUE_PORT)?;
         }
-        // As for direct routing: see the example dr_mode. It is gone with the pod.
+        // As for direct routing: see the example dr_mode. It ends with the pod.
         let _ = prepare_real_server(pod.namespace(), "dummy1", &vips)?;
     }
 

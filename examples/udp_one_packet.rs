@@ -1,14 +1,14 @@
-//! Each datagram scheduled for itself: what DNS servers want behind resolvers that always ask from
+//! Each datagram scheduled on its own, as DNS servers need behind resolvers that always ask from
 //! the same port.
 //!
-//! Otherwise all datagrams from one port are one connection to IPVS, which goes to one pod until it
-//! has been silent for five minutes.
+//! Otherwise IPVS takes all datagrams from one port for one connection, which stays with one pod until
+//! it has been silent for five minutes.
 //!
 //! ```sh
 //! cargo run --example udp_one_packet
 //! ```
 //!
-//! It needs neither root nor IPVS in the kernel: see the package `guest`.
+//! It needs neither root nor IPVS in the kernel: see the package `lvs-guest`.
 
 use std::{collections::BTreeMap, error::Error, net::SocketAddr, time::Duration};
 
@@ -34,10 +34,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let scene = Scene::new(2).await?;
     let address = SocketAddr::new(scene.vip, 53);
-    // By direct routing: IPVS keeps no connection by which it could translate an answer's address.
+    // With direct routing: IPVS keeps no connection that would let it translate an answer's address.
     let mut servers = Vec::new();
     for pod in &scene.pods {
-        // Gone with the pod.
+        // It ends with the pod.
         let _ = prepare_real_server(pod.namespace(), "dummy1", &[scene.vip])?;
         servers.push(pod.serve_udp(address)?);
     }
@@ -48,7 +48,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 
     for (title, service, expected) in [
         ("One port is one connection", service(), 1),
-        ("Each datagram for itself", service().one_packet(), scene.pods.len()),
+        ("Each datagram on its own", service().one_packet(), scene.pods.len()),
     ] {
         heading(title);
         let service = service.build()?;

@@ -1,13 +1,13 @@
-//! What goes on in a load balancer: changes, traffic, connections and totals.
+//! Shows what happens in a load balancer: changes, traffic, connections and totals.
 //!
-//! Two pods behind a virtual address; a client that fetches their page time and again; and an
-//! administrator who drains one of the pods. Meanwhile the table is watched.
+//! There are two pods behind a virtual address, a client that fetches their page again and again, and an
+//! administrator who drains one of the pods. The program watches the table.
 //!
 //! ```sh
 //! cargo run --example watch
 //! ```
 //!
-//! It needs neither root nor IPVS in the kernel: see the package `guest`.
+//! It needs neither root nor IPVS in the kernel: see the package `lvs-guest`.
 
 use std::{collections::BTreeMap, error::Error, net::SocketAddr, time::Duration};
 
@@ -20,10 +20,10 @@ use testbed::{DockerHost, Family, http_get};
 /// Watches a virtual service under traffic, while one of its real servers is drained.
 #[derive(Parser)]
 struct Arguments {
-    /// Seconds between two looks; the kernel brings its counters up to date every two
+    /// Seconds between two reads of the table; the kernel updates its counters every two seconds
     #[arg(long, default_value_t = 2)]
     interval: u64,
-    /// How often to look
+    /// How many times to read the table
     #[arg(long, default_value_t = 5)]
     times: u32,
 }
@@ -63,7 +63,7 @@ async fn watch(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         for look in 0..arguments.times {
             let differences = watch.next().await?;
             match look {
-                0 => heading("The table at first"),
+                0 => heading("The table at the start"),
                 _ => heading(&format!("{:.1} s later", differences.elapsed.as_secs_f64())),
             }
             for change in &differences.changes {
@@ -82,7 +82,7 @@ async fn watch(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
                 );
             }
             if differences.activity.is_empty() && look > 0 {
-                println!("(the kernel has not brought its counters up to date since)");
+                println!("(the kernel has not updated its counters since)");
             }
             if look == arguments.times / 2 {
                 println!("(now pod1 is drained)");
@@ -107,7 +107,7 @@ async fn watch(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         println!("{destination:<20} {state:<12} {count}");
     }
     heading("All services together");
-    // Not `totals`, which may be two seconds old: these are what the CPUs have counted until now.
+    // Not `totals`, which may be two seconds old: these are the CPUs' counters now.
     println!("{} connections", client.cpu_totals()?.live().connections);
     Ok(())
 }

@@ -1,19 +1,19 @@
 //! Shares by weight, and a pod taken out of service without breaking a connection.
 //!
-//! Weight 0 gives a pod no new connections while those that it has go on. When the last of them has
-//! ended, the pod is taken away.
+//! With weight 0 a pod gets no new connections, and its old ones continue. When the last of them has
+//! ended, the pod is deleted.
 //!
-//! A persistent service is another matter: a client that was sent to the pod keeps coming to it, weight
-//! 0 or not, as long as the kernel remembers it, and so the pod may never get empty. There, set
-//! `net.ipv4.vs.expire_quiescent_template` to 1 first (`Sysctl::EXPIRE_QUIESCENT_TEMPLATE`); each client's
-//! next connection then goes elsewhere. Nor does a client leave that keeps sending UDP from one port.
-//! `lvs::Drain` sets the weight, waits, and has a limit for such clients: see the example roll_out.
+//! A persistent service differs: a client of the pod keeps coming to it, even with weight
+//! 0, as long as the kernel remembers the client, so the pod may never be empty. For such a service, first set
+//! `net.ipv4.vs.expire_quiescent_template` to 1 (`Sysctl::EXPIRE_QUIESCENT_TEMPLATE`); each client's
+//! next connection then goes to another pod. A client that keeps sending UDP from one port does not leave
+//! either. `lvs::Drain` sets the weight, waits, and has a limit for such clients: see the example roll_out.
 //!
 //! ```sh
 //! cargo run --example weights_and_drain
 //! ```
 //!
-//! It needs neither root nor IPVS in the kernel: see the package `guest`.
+//! It needs neither root nor IPVS in the kernel: see the package `lvs-guest`.
 
 use std::{
     collections::BTreeMap,
@@ -27,13 +27,13 @@ use examples::{Conversation, Scene, command, heading};
 use lvs::{RealServer, Table, VirtualService, client::packet::DestinationKey};
 use testbed::Container;
 
-/// Two pods by weight, of which one is drained under traffic.
+/// Two pods with weights; one of them is drained under traffic.
 #[derive(Parser)]
 struct Arguments {
     /// The weights of the two pods
     #[arg(long, value_delimiter = ',', default_value = "3,1", num_args = 2)]
     weight: Vec<u32>,
-    /// How many connections are made at a time
+    /// How many connections to make at a time
     #[arg(long, default_value_t = 12)]
     connections: usize,
 }
@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 #[tokio::main(flavor = "current_thread")]
 async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let scene = Scene::new(2).await?;
-    let [first, second] = &scene.pods[..] else { return Err("two pods were made".into()) };
+    let [first, second] = &scene.pods[..] else { return Err("expected two pods".into()) };
     let _servers = [first.serve_tcp(80)?, second.serve_tcp(80)?];
     let address = SocketAddr::new(scene.vip, 80);
     let apply = async |pods: &[(&Container, u32)]| {
@@ -78,7 +78,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     apply(&[(first, weights[0]), (second, weights[1])]).await?;
     let (mut open, _) = connect().await?;
 
-    heading("pod1 is to go: no new connections");
+    heading("pod1 is drained: no new connections");
     let service = apply(&[(first, 0), (second, weights[1])]).await?;
     let (_, counts) = connect().await?;
     if counts.contains_key(first.name()) {
@@ -88,7 +88,7 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     for connection in &mut open {
         alive += usize::from(connection.pod().await? == first.name());
     }
-    println!("{alive} connections to pod1 go on");
+    println!("{alive} connections to pod1 continue");
     command("ipvsadm -L -n");
     print!("{}", Table::read(&scene.ipvs).await?);
 
@@ -105,12 +105,12 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             break;
         }
         if Instant::now() > until {
-            return Err("pod1 does not get empty".into());
+            return Err("pod1 still has connections".into());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 
-    heading("It can be taken away");
+    heading("pod1 has no connections and is deleted");
     apply(&[(second, weights[1])]).await?;
     connect().await?;
     command("ipvsadm -L -n");

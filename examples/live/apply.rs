@@ -1,12 +1,12 @@
-//! A table from a file: shows what it takes, asks, applies it, and keeps it so.
+//! A table from a file: prints the plan, asks, applies it, and keeps the table so.
 //!
 //! ```sh
-//! cargo run --example apply                                     # in the guest, with a file of its own
+//! cargo run --example apply                                     # in the guest, with its own file
 //! cargo run --example apply -- --here --watch 60 services.yaml  # this machine's table
 //! ```
 //!
-//! The schema of the file is that of `ipvs_table::TableDocument`. Other services are left alone, unless
-//! `--all` says that the whole table is the file's.
+//! The file has the schema of `ipvs_table::TableDocument`. Other services are left alone, unless
+//! `--all` says that the file is the whole table.
 
 use std::{
     error::Error,
@@ -25,24 +25,24 @@ use lvs::{
     Desired, Drain, Policy, Reconciler, Scope, VirtualService, block_on, client::blocking::Client,
 };
 
-/// Brings the table of this network namespace to what a file says.
+/// Changes the table of this network namespace to what a file describes.
 #[derive(Parser)]
 struct Arguments {
-    /// The services, in YAML or JSON; without it, two services of the example's own
+    /// The services, in YAML or JSON; without it, two services of this example
     file: Option<PathBuf>,
-    /// This machine's kernel and network namespace, not the guest's
+    /// Use this machine's kernel and network namespace instead of the guest's
     #[arg(long, requires = "file")]
     here: bool,
     /// Delete every service that the file does not name
     #[arg(long)]
     all: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
-    /// Only show what it takes
+    /// Only print the plan
     #[arg(long)]
     dry_run: bool,
-    /// For how many seconds to keep it so
+    /// How many seconds to keep the table so
     #[arg(long, default_value_t = 2)]
     watch: u64,
 }
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    // A file with errors changes nothing: all of them are reported, a line each.
+    // A file with errors changes nothing: all of them are printed, one in each line.
     let text = match &arguments.file {
         Some(file) => {
             fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?
@@ -80,7 +80,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     }
     let ipvs = Client::connect()?;
     if arguments.file.is_none() {
-        heading("What is there: somebody has set it differently");
+        heading("The table, which somebody has set differently");
         let other: VirtualService = "\
             -A -t 10.0.0.185:80 -s sh -p 300\n\
             -a -t 10.0.0.185:80 -r 172.17.0.2:80 -m\n\
@@ -88,17 +88,17 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             .parse()?;
         block_on(other.apply(&ipvs))?;
         print!("{other}");
-        heading("What should be");
+        heading("The desired table");
         print!("{text}");
     }
 
     let scope = if arguments.all { Scope::All } else { Scope::Named };
     let policy = Policy::new().scope(scope).drain(Drain::for_at_most(Duration::from_secs(60)));
     let plan = block_on(desired.plan(&ipvs, &policy))?;
-    heading("What it takes");
+    heading("The plan");
     anstream::print!("{}", plan.diff().coloured(true));
     if plan.is_empty() {
-        println!("nothing: the table is as it should be");
+        println!("no changes: the table is as desired");
     }
     if arguments.dry_run {
         return Ok(());
@@ -110,9 +110,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let applied = block_on(plan.apply(&ipvs))?;
     println!("{} changes made", applied.len());
 
-    heading(&format!("Kept so for {} s", arguments.watch));
+    heading(&format!("Kept for {} s", arguments.watch));
     if arguments.file.is_none() {
-        println!("(somebody deletes a service)");
+        println!("(another program deletes a service)");
         let service = desired.iter().next().ok_or("the example has services")?;
         block_on(service.delete(&ipvs))?;
     }
@@ -129,11 +129,11 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         thread::sleep(Duration::from_millis(50));
     }
     let status = reconciler.status();
-    println!("{} looks at the table, {} changes", status.rounds, status.changes);
+    println!("{} rounds, {} changes", status.rounds, status.changes);
     if arguments.file.is_none()
         && !block_on(reconciler.desired().plan(&ipvs, &Policy::new()))?.is_empty()
     {
-        return Err("the table is not as it should be".into());
+        return Err("the table is not as desired".into());
     }
     Ok(())
 }

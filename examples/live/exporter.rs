@@ -5,10 +5,10 @@
 //! cargo run --example exporter -- --here --listen 127.0.0.1:9712      # this machine's table
 //! ```
 //!
-//! The metrics have the names, types and labels of node_exporter's IPVS collector, so that its
-//! dashboards work. What that leaves out is added in its manner: every counter of each real server, its
-//! upper threshold, whether the table could be read in one piece, and for services of an IPv6 mark a
-//! label `family`, since marks of both families may be the same.
+//! The metrics have the names, types and labels of node_exporter's IPVS collector, so its
+//! dashboards work. More metrics follow the same pattern: every counter of each real server, its
+//! upper threshold, and whether nobody changed the table while it was read. Services of an IPv6 mark have
+//! the additional label `family`, since marks of both families may be equal.
 
 use std::{
     error::Error,
@@ -33,10 +33,10 @@ use netns_link::{NetNs, blocking::Links};
 /// Serves the metrics of this network namespace's IPVS.
 #[derive(Parser)]
 struct Arguments {
-    /// This machine's kernel and network namespace, not the guest's
+    /// Use this machine's kernel and network namespace instead of the guest's
     #[arg(long)]
     here: bool,
-    /// Where to listen
+    /// The address to listen on
     #[arg(long, default_value = "127.0.0.1:9712")]
     listen: SocketAddr,
 }
@@ -62,7 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("http://{}/metrics", listener.local_addr()?);
     if arguments.here {
         for stream in listener.incoming() {
-            // A client that goes away harms nobody.
+            // It does not matter if a client goes away.
             if let Err(error) = stream.map_err(Into::into).and_then(|stream| serve(stream, &ipvs)) {
                 eprintln!("{error}");
             }
@@ -101,7 +101,7 @@ pub(crate) fn serve(stream: TcpStream, ipvs: &Client) -> Result<(), Box<dyn Erro
             Ok((totals, table)) => ("200 OK", metrics(&totals, &table)),
             Err(error) => ("503 Service Unavailable", format!("{error}\n")),
         },
-        _ => ("404 Not Found", "there is /metrics\n".to_owned()),
+        _ => ("404 Not Found", "only /metrics exists\n".to_owned()),
     };
     write!(
         stream,
@@ -112,10 +112,10 @@ pub(crate) fn serve(stream: TcpStream, ipvs: &Client) -> Result<(), Box<dyn Erro
     Ok(())
 }
 
-/// A metric: its name, its type, what it is, and its value.
+/// A metric: its name, its type, its help text, and its value.
 struct Metric<T>(&'static str, &'static str, &'static str, fn(&T) -> u64);
 
-/// Of everything together.
+/// The sums over all services.
 const TOTALS: &[Metric<Statistics>] = &[
     Metric("connections_total", "counter", "Connections made.", |totals| totals.connections),
     Metric("incoming_packets_total", "counter", "Packets from clients.", |totals| {
@@ -130,7 +130,7 @@ const TOTALS: &[Metric<Statistics>] = &[
     Metric("outgoing_bytes_total", "counter", "Bytes to clients.", |totals| totals.outgoing_bytes),
 ];
 
-/// Of each real server.
+/// For each real server.
 const BACKEND: &[Metric<DestinationEntry>] = &[
     Metric("backend_connections_active", "gauge", "Connections in use.", |entry| {
         entry.active_connections.into()
@@ -138,11 +138,11 @@ const BACKEND: &[Metric<DestinationEntry>] = &[
     Metric("backend_connections_inactive", "gauge", "Connections that are closing.", |entry| {
         entry.inactive_connections.into()
     }),
-    Metric("backend_weight", "gauge", "The weight.", |entry| entry.destination.weight.get().into()),
+    Metric("backend_weight", "gauge", "Weight.", |entry| entry.destination.weight.get().into()),
     Metric(
         "backend_upper_threshold",
         "gauge",
-        "Connections at which it is full; 0 for none.",
+        "Upper connection threshold; 0 for none.",
         |entry| entry.destination.thresholds.upper().into(),
     ),
     Metric("backend_connections_total", "counter", "Connections made.", |entry| {
@@ -192,7 +192,7 @@ fn sample(text: &mut String, name: &str, labels: &str, value: u64) {
     let _ = writeln!(text, "node_ipvs_{name}{labels} {value}");
 }
 
-/// As node_exporter has them: of a mark the eight hexadecimal digits that `/proc/net/ip_vs` shows.
+/// node_exporter's labels. A mark has eight hexadecimal digits, as in `/proc/net/ip_vs`.
 fn labels(service: &ServiceSnapshot, entry: &DestinationEntry) -> String {
     let (address, port, mark, protocol, family) = match service.entry.service.key() {
         ServiceKey::Address { protocol, address, port } => {
@@ -211,7 +211,7 @@ fn labels(service: &ServiceSnapshot, entry: &DestinationEntry) -> String {
     )
 }
 
-/// What Prometheus does.
+/// Requests the metrics as Prometheus does.
 pub(crate) fn scrape(address: SocketAddr) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\n\r\n")?;

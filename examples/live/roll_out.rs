@@ -1,13 +1,13 @@
-//! New pods take the old ones' place while clients ask all the time, and no request fails.
+//! New pods replace old ones under traffic, and no request fails.
 //!
-//! Each old pod is drained: it gets no new connections, keeps those that it has, and is taken away
+//! Each old pod is drained: it gets no new connections, keeps its old ones, and is deleted
 //! when they have ended or its time is over.
 //!
 //! ```sh
 //! cargo run --example roll_out
 //! ```
 //!
-//! It needs neither root nor IPVS in the kernel: see the package `guest`.
+//! It needs neither root nor IPVS in the kernel: see the package `lvs-guest`.
 
 use std::{
     cell::Cell,
@@ -23,10 +23,10 @@ use futures_util::future::join_all;
 use lvs::{Desired, Drain, Policy, RealServer, Reconciler, Table, VirtualService};
 use testbed::Container;
 
-/// Rolls a service out over new pods, under traffic.
+/// Replaces the pods of a service under traffic.
 #[derive(Parser)]
 struct Arguments {
-    /// How many clients ask at the same time
+    /// How many clients send requests at the same time
     #[arg(long, default_value_t = 4)]
     clients: usize,
     /// How many pods are replaced, one after the other
@@ -51,7 +51,7 @@ async fn roll_out(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         let service = VirtualService::tcp(address).scheduler("rr").real_servers(pods);
         Ok(service.build()?.into())
     };
-    // The connections here end at once, but the kernel calls them inactive for two minutes more.
+    // The connections here end at once, but the kernel counts them as inactive for two more minutes.
     let drain = Drain::for_at_most(Duration::from_secs(1)).look_every(Duration::from_millis(100));
     let mut reconciler = Reconciler::new(Policy::new().drain(drain));
     let pods = usize::from(arguments.pods);
@@ -60,7 +60,7 @@ async fn roll_out(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     reconciler.set(desired(&scene.pods[..pods])?);
     settle(&mut reconciler, &scene).await?;
 
-    heading("New pods take their place, one by one, under traffic");
+    heading("New pods replace them, one by one, under traffic");
     let over = Cell::new(false);
     let (client, from) = (scene.client.namespace(), scene.client.address());
     let ask = async || -> Result<BTreeMap<String, usize>, Box<dyn Error>> {
@@ -73,7 +73,7 @@ async fn roll_out(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     };
     let clients = async {
         let mut answers: BTreeMap<String, usize> = BTreeMap::new();
-        // As many as were asked for, each with one conversation at a time.
+        // That many requests at a time, each on its own connection.
         for asked in join_all((0..arguments.clients).map(|_| ask())).await {
             for (pod, count) in asked? {
                 *answers.entry(pod).or_default() += count;
@@ -102,20 +102,20 @@ async fn roll_out(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let answers = answers?;
     print!("{}", Table::read(&scene.ipvs).await?);
 
-    heading("Who answered");
+    heading("Requests by pod");
     for (pod, count) in &answers {
         println!("{pod}: {count} requests");
     }
     let status = reconciler.status();
     println!("{} requests, none failed", answers.values().sum::<usize>());
-    println!("{} looks, {} changes, {} failures", status.rounds, status.changes, status.failures);
+    println!("{} rounds, {} changes, {} failures", status.rounds, status.changes, status.failures);
     match answers.len() == 2 * pods {
         true => Ok(()),
-        false => Err("not every pod had its turn".into()),
+        false => Err("not every pod got a request".into()),
     }
 }
 
-/// Carries out what is due until nothing is being drained.
+/// Runs the rounds that are due until nothing is being drained.
 async fn settle(reconciler: &mut Reconciler, scene: &Scene) -> Result<(), Box<dyn Error>> {
     loop {
         if let Some(round) = reconciler.round(&scene.ipvs, Instant::now()).await {

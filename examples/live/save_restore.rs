@@ -1,13 +1,13 @@
 //! The table as the rules of `ipvsadm -S`, and back.
 //!
 //! ```sh
-//! cargo run --example save_restore                               # in the guest, to and fro
+//! cargo run --example save_restore                               # in the guest, both ways
 //! cargo run --example save_restore -- --here save > rules        # this machine's table
 //! cargo run --example save_restore -- --here restore rules
 //! ```
 //!
-//! Restoring differs from `ipvsadm -R` in that nothing of a file with mistakes is applied, and in that
-//! what is there already stays as it is, with its connections.
+//! Unlike `ipvsadm -R`, restoring applies nothing of a file with mistakes, and leaves what is already
+//! in the table as it is, with its connections.
 
 use std::{error::Error, fs, path::PathBuf, process::ExitCode};
 
@@ -20,16 +20,16 @@ use lvs::{Desired, Policy, Scope, block_on, client::blocking::Client};
 struct Arguments {
     #[command(subcommand)]
     what: Option<What>,
-    /// This machine's kernel and network namespace, not the guest's
+    /// Use this machine's kernel and network namespace instead of the guest's
     #[arg(long)]
     here: bool,
 }
 
 #[derive(Subcommand)]
 enum What {
-    /// Prints the table
+    /// Print the table
     Save,
-    /// Makes the table what a file says
+    /// Make the table what a file describes
     Restore {
         /// A file of `ipvsadm -S`
         file: PathBuf,
@@ -68,7 +68,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Reads a file. All its mistakes are reported, each with line and column.
+/// Reads a file. Reports all its mistakes, each with line and column.
 fn read(file: &PathBuf) -> Result<Desired, Box<dyn Error>> {
     let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
     Ok(text.parse()?)
@@ -88,7 +88,7 @@ fn restore(ipvs: &Client, desired: &Desired) -> Result<(), Box<dyn Error>> {
 fn to_and_fro(ipvs: &Client) -> Result<(), Box<dyn Error>> {
     heading("A file with mistakes: nothing of it is applied");
     let wrong = RULES.replace("-w 3", "-w three").replace("wlc", "none");
-    println!("{}", wrong.parse::<Desired>().err().ok_or("it has mistakes")?);
+    println!("{}", wrong.parse::<Desired>().err().ok_or("the mistakes were not found")?);
     heading("Restored into an empty table");
     let rules: Desired = RULES.parse()?;
     restore(ipvs, &rules)?;
@@ -99,7 +99,7 @@ fn to_and_fro(ipvs: &Client) -> Result<(), Box<dyn Error>> {
     if saved != rules {
         return Err("what was saved is not what was restored".into());
     }
-    heading("Restored with one weight changed: one write, and everything else stays");
+    heading("Restored with one weight changed: one write, the rest stays");
     restore(ipvs, &RULES.replace("-w 3", "-w 5").parse()?)?;
     heading("Restored as it was");
     restore(ipvs, &rules)?;

@@ -1,4 +1,4 @@
-//! What the examples show, checked on the guest: `cargo test -p live-examples`.
+//! Checks what the examples show, on the guest: `cargo test -p live-examples`.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -48,12 +48,12 @@ fn main() {
     ];
     let conclusion = libtest_mimic::run(&arguments, cases);
     if ignored {
-        println!("live: nothing was tested on a kernel: there is none to be had here");
+        println!("live: nothing was tested on a kernel: this machine can get none");
     }
     conclusion.exit();
 }
 
-/// What node_exporter's IPVS collector exports.
+/// The metrics of node_exporter's IPVS collector.
 const NODE_EXPORTER: [(&str, bool); 8] = [
     ("node_ipvs_connections_total", true),
     ("node_ipvs_incoming_packets_total", true),
@@ -67,7 +67,7 @@ const NODE_EXPORTER: [(&str, bool); 8] = [
 const LABELS: [&str; 6] =
     ["local_address", "local_mark", "local_port", "proto", "remote_address", "remote_port"];
 
-/// Reads the text as Prometheus does. No two samples may be the same.
+/// Parses the text as Prometheus does. No two samples may be the same.
 fn parsed(text: &str) -> Result<Vec<Sample>, Failed> {
     let lines = text.lines().map(|line| Ok(line.to_owned()));
     let samples = Scrape::parse(lines)?.samples;
@@ -75,7 +75,7 @@ fn parsed(text: &str) -> Result<Vec<Sample>, Failed> {
     assert_eq!(samples.len(), lines, "every line is a sample");
     let ids: BTreeSet<String> =
         samples.iter().map(|sample| format!("{} {}", sample.metric, sample.labels)).collect();
-    assert_eq!(ids.len(), lines, "each is there once");
+    assert_eq!(ids.len(), lines, "no sample twice");
     Ok(samples)
 }
 
@@ -132,7 +132,7 @@ fn names_of_node_exporter() -> Result<(), Failed> {
     Ok(())
 }
 
-/// Over HTTP, as Prometheus would.
+/// Over HTTP, as Prometheus does.
 fn exporter_is_scraped() -> Result<(), Failed> {
     let namespace = NetNs::new()?;
     let ipvs = Client::connect_in(&namespace)?;
@@ -173,7 +173,7 @@ service, real server                            weight  active   inactive conn/s
 -f 10 -6                             rr                 0        0        12.5     0        0
 ";
 
-/// A frame is what the table is, and what went through it since the last look.
+/// A frame shows the table, and the traffic since the frame before.
 fn top_draws_a_table() -> Result<(), Failed> {
     let rules = "\
         -A -t 10.0.0.185:80 -s wrr\n\
@@ -182,7 +182,7 @@ fn top_draws_a_table() -> Result<(), Failed> {
         -A -f 10 -6 -s rr\n";
     let mut table = Snapshot::from(&rules.parse::<Desired>()?);
     let (mut top, start) = (Top::default(), Instant::now());
-    top.look(table.clone(), start);
+    top.update(table.clone(), start);
     for service in table.services.values_mut() {
         service.entry.statistics.connections += 25;
         for entry in &mut service.destinations {
@@ -192,11 +192,11 @@ fn top_draws_a_table() -> Result<(), Failed> {
             entry.statistics.incoming_bytes += 3_000;
         }
     }
-    top.look(table, start + Duration::from_secs(2));
+    top.update(table, start + Duration::from_secs(2));
     assert_eq!(top.text(100, 12)?, FRAME);
     top.scroll(1);
     assert!(!top.text(100, 12)?.contains("-t 10.0.0.185:80"), "it is above the first line");
-    // No size of a terminal is too small.
+    // No terminal is too small.
     for (width, height) in [(1, 1), (20, 3), (3, 40), (500, 2)] {
         top.text(width, height)?;
     }

@@ -1,12 +1,12 @@
 //! The table, live in the terminal: services and real servers, their connections and rates.
 //!
 //! ```sh
-//! cargo run --example top               # in the guest, with some traffic; q ends it
+//! cargo run --example top               # in the guest, with some traffic; quit with q
 //! cargo run --example top -- --here     # this machine's table
 //! cargo run --example top | cat         # without a terminal: some frames as text
 //! ```
 //!
-//! The kernel brings its counters up to date every two seconds, so a shorter interval shows rates that
+//! The kernel updates its counters every two seconds, so with a shorter interval the rates
 //! jump.
 
 use std::{
@@ -43,25 +43,25 @@ use ratatui::{
     widgets::{Block, Row, Sparkline, Table},
 };
 
-/// Shows services, connections and rates as they are now.
+/// Shows services, connections and rates, live.
 #[derive(Parser)]
 struct Arguments {
-    /// This machine's kernel and network namespace, not the guest's
+    /// Use this machine's kernel and network namespace instead of the guest's
     #[arg(long)]
     here: bool,
-    /// Seconds between two looks
+    /// Seconds between two frames
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     interval: f64,
-    /// Without a terminal: how many frames to print
+    /// How many frames to print without a terminal
     #[arg(long, default_value_t = 3)]
     frames: u32,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
-    let seconds: f64 = text.parse().map_err(|_| "it takes a number of seconds".to_owned())?;
+    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
     match (0.1..=3600.0).contains(&seconds) {
         true => Ok(seconds),
-        false => Err("it takes 0.1 to 3600 seconds".to_owned()),
+        false => Err("expected 0.1 to 3600 seconds".to_owned()),
     }
 }
 
@@ -77,7 +77,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let interval = Duration::from_secs_f64(arguments.interval);
     if io::stdout().is_terminal() && io::stdin().is_terminal() {
-        // It restores the terminal, whatever happens.
+        // The terminal is restored in any case.
         let mut terminal = ratatui::try_init()?;
         let outcome = watch(&ipvs, interval, &mut terminal);
         ratatui::try_restore()?;
@@ -96,7 +96,7 @@ fn watch(
     let mut top = Top::default();
     loop {
         let next = Instant::now() + interval;
-        top.look(ipvs.snapshot()?, Instant::now());
+        top.update(ipvs.snapshot()?, Instant::now());
         loop {
             terminal.draw(|frame| top.draw(frame))?;
             if !event::poll(next.saturating_duration_since(Instant::now()))? {
@@ -131,13 +131,13 @@ pub(crate) fn print_frames(
         if number > 0 {
             thread::sleep(interval);
         }
-        top.look(ipvs.snapshot()?, Instant::now());
+        top.update(ipvs.snapshot()?, Instant::now());
         writeln!(out, "{}", top.text(100, 16)?)?;
     }
     Ok(())
 }
 
-/// What is shown.
+/// The state of the display.
 #[derive(Default)]
 pub(crate) struct Top {
     table: Snapshot,
@@ -145,13 +145,13 @@ pub(crate) struct Top {
     rates: BTreeMap<(ServiceKey, Option<DestinationKey>), Traffic<f64>>,
     /// Connections per second, the newest first.
     history: VecDeque<u64>,
-    /// How many rows are above the first one shown.
+    /// How many rows are above the first visible one.
     scrolled: usize,
 }
 
 impl Top {
-    /// Takes in a table.
-    pub(crate) fn look(&mut self, table: Snapshot, now: Instant) {
+    /// Updates the display with a new table.
+    pub(crate) fn update(&mut self, table: Snapshot, now: Instant) {
         if let Some(taken) = self.taken {
             let elapsed = now.saturating_duration_since(taken);
             let differences = Differences::between(&self.table, &table, elapsed);
@@ -172,7 +172,7 @@ impl Top {
         self.scrolled = self.scrolled.saturating_add_signed(rows).min(all);
     }
 
-    /// A rate of all services together.
+    /// The sum of a rate over all services.
     fn whole(&self, rate: impl Fn(&Traffic<f64>) -> f64) -> f64 {
         let services = self.rates.iter().filter(|((_, destination), _)| destination.is_none());
         services.map(|(_, rates)| rate(rates)).sum()
@@ -258,7 +258,7 @@ impl Top {
                     entry.inactive_connections.to_string(),
                 ];
                 let rates = self.rates(*key, Some(destination.key));
-                // Without a weight it gets no new connections.
+                // With weight 0 it gets no new connections.
                 let leaves = destination.weight == Weight::ZERO;
                 let style = if leaves { Color::Yellow.into() } else { Style::new() };
                 Row::new(cells.into_iter().chain(rates)).style(style)
@@ -299,7 +299,7 @@ fn short(number: f64) -> String {
     format!("{scaled:.0}T")
 }
 
-/// Two pods behind a service, and a client that asks them all the time. Dropped, it ends.
+/// Two pods behind a service, and a client that sends requests all the time. It ends when dropped.
 pub(crate) struct Busy {
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<(), String>>>,

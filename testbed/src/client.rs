@@ -20,10 +20,10 @@ use tokio::{
 
 use crate::{error::Error, process::program, server::in_namespace};
 
-/// What fetches a page.
+/// How a page is fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Client {
-    /// This process, by [`http_get`].
+    /// In this process, by [`http_get`].
     InProcess,
     /// `curl --silent --show-error --fail URL`.
     Curl,
@@ -32,10 +32,10 @@ pub enum Client {
 }
 
 impl Client {
-    /// Fetches `http://ADDRESS/` from a namespace, on a connection of its own.
+    /// Fetches `http://ADDRESS/` from a namespace, on a new connection.
     ///
     /// # Errors
-    /// If the page has not come whole within the limit ([`Error::is_timeout`]), if the connection
+    /// If the page is not complete within the limit ([`Error::is_timeout`]), if the connection
     /// fails, if the status is not 200, or if the program is not installed.
     pub async fn get(
         self,
@@ -48,9 +48,9 @@ impl Client {
             Self::InProcess => http_get(namespace, address, limit).await,
             Self::Curl => {
                 let mut command = Command::new(program("curl", "curl")?);
-                // No proxy of the machine's: the address is one of the topology.
+                // Without the machine's proxy: the address belongs to the topology.
                 command.args(["--silent", "--show-error", "--fail", "--noproxy", "*"]);
-                // As the other two do: see `http_get`.
+                // As the other two clients do: see `http_get`.
                 command.args(["--header", "Connection: close", &url]);
                 output(namespace, command, limit).await
             }
@@ -63,7 +63,7 @@ impl Client {
         }
     }
 
-    /// The command that it stands for, as a reader would type it.
+    /// The equivalent command, as a reader would type it.
     pub fn command(self, address: SocketAddr) -> String {
         match self {
             Self::InProcess | Self::Curl => format!("curl http://{address}/"),
@@ -90,14 +90,14 @@ impl FromStr for Client {
         [Self::InProcess, Self::Curl, Self::Busybox]
             .into_iter()
             .find(|client| client.to_string() == text)
-            .ok_or_else(|| Error::new(text, "no client; there are in-process, curl and busybox"))
+            .ok_or_else(|| Error::new(text, "not a client: expected in-process, curl or busybox"))
     }
 }
 
-/// Fetches `http://ADDRESS/` from a namespace, on a connection of its own.
+/// Fetches `http://ADDRESS/` from a namespace, on a new connection.
 ///
 /// # Errors
-/// If the page has not come whole within the limit ([`Error::is_timeout`]), if the connection
+/// If the page is not complete within the limit ([`Error::is_timeout`]), if the connection
 /// fails, or if the status is not 200.
 pub async fn http_get(
     namespace: &NetNs,
@@ -109,13 +109,13 @@ pub async fn http_get(
         let stream = open(namespace, address).await?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(io_error)?;
-        // The connection ends with this call, whatever way it ends.
+        // The connection ends with this call, however it ends.
         let mut driver = JoinSet::new();
         driver.spawn(connection);
         let request = Request::get("/")
             .header(header::HOST, address.to_string())
-            // The server closes first: when this call returns, nothing of the connection is on its
-            // way any more, and what the caller changes next does not meet it.
+            // The server closes first: when this call returns, no packet of the connection is on its
+            // way any more, and the caller's next changes do not affect it.
             .header(header::CONNECTION, "close")
             .body(Empty::<Bytes>::new())
             .map_err(io::Error::other)?;
@@ -131,10 +131,10 @@ pub async fn http_get(
     .await
 }
 
-/// Sends a message on a TCP connection of its own and returns the answer.
+/// Sends a message on a new TCP connection and returns the answer.
 ///
 /// # Errors
-/// If no answer has come within the limit ([`Error::is_timeout`]), or the connection fails.
+/// If no answer arrives within the limit ([`Error::is_timeout`]), or the connection fails.
 pub async fn tcp_exchange(
     namespace: &NetNs,
     address: SocketAddr,
@@ -155,10 +155,10 @@ pub async fn tcp_exchange(
     .await
 }
 
-/// Sends a datagram from a port of its own and returns the answer.
+/// Sends a datagram from a new port and returns the answer.
 ///
 /// # Errors
-/// If no answer has come within the limit ([`Error::is_timeout`]), or it is refused.
+/// If no answer arrives within the limit ([`Error::is_timeout`]), or it is refused.
 pub async fn udp_exchange(
     namespace: &NetNs,
     address: SocketAddr,
@@ -229,7 +229,7 @@ async fn within<T>(
         .map_err(|error| Error::new(step, error))
 }
 
-/// hyper's error, or the I/O error beneath it, so that its kind is not lost.
+/// hyper's error, or the I/O error in it, so that its kind is not lost.
 fn io_error(error: hyper::Error) -> io::Error {
     let kind = std::error::Error::source(&error)
         .and_then(|source| source.downcast_ref::<io::Error>())

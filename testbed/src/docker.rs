@@ -20,13 +20,13 @@ use crate::{
     server::Server,
 };
 
-/// The name of the bridge, as docker has it.
+/// Docker's name for the bridge.
 const BRIDGE: &str = "docker0";
 
-/// The name of the one link of a container, as docker has it.
+/// Docker's name for a container's only link.
 const INSIDE: &str = "eth0";
 
-/// Which addresses a topology has.
+/// The addresses of a topology.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
     /// The bridge has 172.17.0.1/16, the outside is 192.168.50.0/24.
@@ -66,7 +66,7 @@ impl Family {
     }
 }
 
-/// A host with docker's bridge, in a namespace of its own. It is the director of the walkthroughs.
+/// A host with docker's bridge, in its own namespace. It is the director of the walkthroughs.
 #[derive(Debug)]
 pub struct DockerHost {
     namespace: NetNs,
@@ -77,9 +77,9 @@ pub struct DockerHost {
 }
 
 impl DockerHost {
-    /// A host with its loopback link up and the bridge docker0, which has the address
-    /// 172.17.0.1/16 (or fd00:172:17::1/64) and is up. It does not forward, and what the bridge
-    /// switches does not pass its netfilter, whatever the machine has loaded.
+    /// Makes a host with its loopback link up and the bridge docker0, which has the address
+    /// 172.17.0.1/16 (or fd00:172:17::1/64) and is up. The host does not forward, and bridged
+    /// packets do not pass its netfilter, even if the machine has br_netfilter loaded.
     ///
     /// # Errors
     /// Without root, or if the kernel has no bridges.
@@ -95,7 +95,7 @@ impl DockerHost {
         Ok(host)
     }
 
-    /// The host's namespace: where IPVS is to be, and the client "on the host".
+    /// The host's namespace: for IPVS, and for the client "on the host".
     pub fn namespace(&self) -> &NetNs {
         &self.namespace
     }
@@ -105,18 +105,18 @@ impl DockerHost {
         &self.links
     }
 
-    /// Which addresses it has.
+    /// Its addresses.
     pub fn family(&self) -> Family {
         self.family
     }
 
-    /// The host's address on the bridge, which is the gateway of the containers.
+    /// The host's address on the bridge, which is the containers' gateway.
     pub fn address(&self) -> IpAddr {
         self.family.on_bridge(1)
     }
 
-    /// A container on the bridge: `docker run`. Its address is 172.17.0.NUMBER (2 to 254), its
-    /// default route leads to the host.
+    /// Makes a container on the bridge, as `docker run` does. Its address is 172.17.0.NUMBER (2 to 254),
+    /// its default route leads to the host.
     ///
     /// # Errors
     /// If the number is taken, and as [`DockerHost::new`].
@@ -128,7 +128,7 @@ impl DockerHost {
         self.attach(name, veth, address, self.address()).await
     }
 
-    /// A client on another network, whose gateway is this host: 192.168.50.2.
+    /// Makes a client on another network, with this host as its gateway: 192.168.50.2.
     ///
     /// # Errors
     /// If there is one already, and as [`DockerHost::new`].
@@ -155,7 +155,7 @@ impl DockerHost {
         Ok(setting.write(&self.namespace, 1)?)
     }
 
-    /// The command that [`forward`](Self::forward) stands for.
+    /// The command that is equivalent to [`forward`](Self::forward).
     pub fn forward_command(&self) -> &'static str {
         match self.family {
             Family::Ipv4 => "sysctl -w net.ipv4.ip_forward=1",
@@ -163,15 +163,15 @@ impl DockerHost {
         }
     }
 
-    /// Lets what the bridge switches pass the host's netfilter, and with it IPVS, as docker does:
+    /// Makes bridged packets pass the host's netfilter, and so IPVS, as docker does:
     /// `modprobe br_netfilter`, `sysctl -w net.bridge.bridge-nf-call-iptables=1`
     /// (`bridge-nf-call-ip6tables` for IPv6).
     ///
     /// Without it, a pod's answer to a client on the same bridge comes from the pod's own address,
-    /// past IPVS, and the client refuses it.
+    /// bypasses IPVS, and the client refuses it.
     ///
     /// # Errors
-    /// If the module br_netfilter cannot be had.
+    /// If the module br_netfilter cannot be loaded.
     pub fn filter_bridge(&self) -> Result<(), Error> {
         let setting = self.bridge_filter()?;
         if setting.read(&self.namespace).is_err() {
@@ -180,7 +180,7 @@ impl DockerHost {
         Ok(setting.write(&self.namespace, 1)?)
     }
 
-    /// The commands that [`filter_bridge`](Self::filter_bridge) stands for.
+    /// The commands that are equivalent to [`filter_bridge`](Self::filter_bridge).
     pub fn filter_bridge_command(&self) -> &'static str {
         match self.family {
             Family::Ipv4 => "modprobe br_netfilter; sysctl -w net.bridge.bridge-nf-call-iptables=1",
@@ -190,9 +190,9 @@ impl DockerHost {
         }
     }
 
-    /// The opposite: `sysctl -w net.bridge.bridge-nf-call-iptables=0`, where there is br_netfilter.
-    /// In direct routing, the answers of the pods then do not count as outgoing packets of the
-    /// service, as on a segment without a bridge of the host's.
+    /// The opposite: `sysctl -w net.bridge.bridge-nf-call-iptables=0`, if br_netfilter is loaded.
+    /// With direct routing, the pods' answers then do not count as outgoing packets of the
+    /// service, as on a segment without a bridge on the host.
     ///
     /// # Errors
     /// As [`Setting::write`].
@@ -218,7 +218,7 @@ impl DockerHost {
         gateway: IpAddr,
     ) -> Result<Container, Error> {
         let (namespace, links) = new_namespace(self.family).await?;
-        // The other end is born in the container: no name of the host's is taken.
+        // The other end is made in the container, so it needs no free name on the host.
         let inside =
             LinkUnspec::new_with_name(INSIDE).setns_by_fd(namespace.as_fd().as_raw_fd()).build();
         let veth = veth.set_info_data(InfoData::Veth(InfoVeth::Peer(inside))).build();
@@ -238,8 +238,8 @@ impl DockerHost {
     }
 }
 
-/// A namespace with one link: a pod, or a client. Gone, with its link, when it is dropped and what
-/// runs in it has ended.
+/// A namespace with one link: a pod, or a client. It is deleted, with its link, when it is dropped and all
+/// its processes have ended.
 #[derive(Debug)]
 pub struct Container {
     name: String,
@@ -251,7 +251,7 @@ pub struct Container {
 }
 
 impl Container {
-    /// The name, which its servers tell.
+    /// The name, which its servers send.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -271,7 +271,7 @@ impl Container {
         &self.links
     }
 
-    /// Looks for a host on its own segment instead of sending to the gateway:
+    /// Finds a host on its own segment instead of sending to the gateway:
     /// `ip route add HOST dev eth0`.
     ///
     /// # Errors
@@ -292,7 +292,7 @@ impl Container {
         add_route(&self.routes, &format!("route of {} to {host}", self.name), route).await
     }
 
-    /// Sends to a host through the gateway also if it is on its own segment:
+    /// Sends to a host through the gateway even if it is on its own segment:
     /// `ip route add HOST via GATEWAY`.
     ///
     /// # Errors
@@ -313,19 +313,19 @@ impl Container {
         add_route(&self.routes, &what, route).await
     }
 
-    /// Takes packets out of tunnels of IP in IP that end at its address, whoever sends them:
+    /// Unpacks packets of IP in IP tunnels that end at its address, from any sender:
     /// `modprobe ipip`, `ip link set tunl0 up` (`ip6_tunnel` and `ip6tnl0` for IPv6).
     ///
-    /// What comes out of the tunnel was sent by a client whose answers go out by eth0; the check of
+    /// The tunnel's packets come from clients that are reached over eth0, so the check of
     /// IPv4 sources is switched off for it: `sysctl -w net.ipv4.conf.tunl0.rp_filter=0`, and for
     /// `all`, since the stricter of the two counts.
     ///
     /// # Errors
-    /// If the module cannot be had.
+    /// If the module cannot be loaded.
     pub async fn open_tunnel(&self) -> Result<(), Error> {
         let (module, name) = self.tunnel();
         if self.links.find(name).await?.is_none() {
-            // The module makes one in every namespace.
+            // The module makes this link in every namespace.
             load_module(module)?;
         }
         if self.address.is_ipv4() {
@@ -336,7 +336,7 @@ impl Container {
         Ok(self.links.up(&found(&self.links, name).await?).await?)
     }
 
-    /// The commands that [`open_tunnel`](Self::open_tunnel) stands for.
+    /// The commands that are equivalent to [`open_tunnel`](Self::open_tunnel).
     pub fn tunnel_command(&self) -> String {
         let (module, name) = self.tunnel();
         let checks = match self.address {
@@ -348,12 +348,12 @@ impl Container {
         format!("modprobe {module}{checks}; ip link set {name} up")
     }
 
-    /// Takes the UDP off packets of generic UDP encapsulation to a port: `modprobe fou` (and `fou6`
-    /// for IPv6), `ip fou add port PORT gue`. What is left goes to
+    /// Removes the UDP header of packets of generic UDP encapsulation to a port: `modprobe fou` (and `fou6`
+    /// for IPv6), `ip fou add port PORT gue`. The inner packet goes to
     /// [`open_tunnel`](Self::open_tunnel)'s link.
     ///
     /// # Errors
-    /// If a module cannot be had, or if `ip` is not installed.
+    /// If a module cannot be loaded, or if `ip` is not installed.
     pub fn open_gue(&self, port: u16) -> Result<(), Error> {
         let (modules, words) = self.gue(port);
         modules.iter().try_for_each(|module| load_module(module))?;
@@ -361,7 +361,7 @@ impl Container {
         run(&self.namespace, "iproute2", &words).map(drop)
     }
 
-    /// The commands that [`open_gue`](Self::open_gue) stands for.
+    /// The commands that are equivalent to [`open_gue`](Self::open_gue).
     pub fn gue_command(&self, port: u16) -> String {
         let (modules, words) = self.gue(port);
         format!("modprobe -a {}; {words}", modules.join(" "))
@@ -374,7 +374,7 @@ impl Container {
         }
     }
 
-    /// The module, and the link that it makes.
+    /// The module, and the link that the module makes.
     fn tunnel(&self) -> (&'static str, &'static str) {
         match self.address {
             IpAddr::V4(_) => ("ipip", "tunl0"),
@@ -382,7 +382,7 @@ impl Container {
         }
     }
 
-    /// Serves a page that names the container on a port of all its addresses; see
+    /// Serves a page that names the container, on a port of all its addresses; see
     /// [`page`](crate::page).
     ///
     /// # Errors
@@ -391,7 +391,7 @@ impl Container {
         Server::http(&self.namespace, self.everywhere(port), &self.name)
     }
 
-    /// Answers each message of TCP connections to a port of all its addresses with
+    /// Answers each message on TCP connections to a port of all its addresses with
     /// `NAME: message`.
     ///
     /// # Errors
@@ -401,16 +401,16 @@ impl Container {
     }
 
     /// Answers each datagram to one of its addresses with `NAME: datagram`. The answer comes from
-    /// this very address, which must therefore be there (in direct routing, the virtual one).
+    /// this address, so the container must have it (with direct routing, the virtual address).
     ///
     /// # Errors
-    /// If the address is not there or the port is taken.
+    /// If the container does not have the address or the port is taken.
     pub fn serve_udp(&self, address: SocketAddr) -> Result<Server, Error> {
         Server::udp(&self.namespace, address, &self.name)
     }
 
     /// Serves the page of [`serve_http`](Container::serve_http) by a real nginx, and waits until
-    /// it does.
+    /// nginx answers.
     ///
     /// # Errors
     /// If nginx is not installed or does not start.
@@ -418,8 +418,8 @@ impl Container {
         Nginx::start(self, port).await
     }
 
-    /// Starts a process in the container that does nothing: what makes it a thing with a PID,
-    /// whose namespace is /proc/PID/ns/net.
+    /// Starts a process in the container that does nothing. Its PID names the container's
+    /// namespace: /proc/PID/ns/net.
     ///
     /// # Errors
     /// If `cat` cannot be started.
@@ -439,8 +439,8 @@ impl Container {
 async fn new_namespace(family: Family) -> Result<(NetNs, Links), Error> {
     let namespace = NetNs::new()?;
     if family == Family::Ipv6 {
-        // Else the link-local addresses are examined for duplicates first, and for up to two
-        // seconds no neighbour is found.
+        // Otherwise the kernel first checks link-local addresses for duplicates, and finds no
+        // neighbour for up to two seconds.
         Setting::new("net/ipv6/conf/default/accept_dad")?.write(&namespace, 0)?;
     }
     let links = Links::connect(&namespace)?;
@@ -452,7 +452,7 @@ async fn found(links: &Links, name: &str) -> Result<Link, Error> {
     links.find(name).await?.ok_or_else(|| Error::new(format_args!("find link {name}"), "gone"))
 }
 
-/// rtnetlink for what the crate netns-link has not: bridges, pairs and routes.
+/// rtnetlink for what the crate netns-link lacks: bridges, pairs and routes.
 fn route_netlink(namespace: &NetNs) -> Result<rtnetlink::Handle, Error> {
     let runtime = Handle::current();
     let (connection, handle, _) = namespace

@@ -1,7 +1,7 @@
 use std::{error, fmt, io};
 
 /// What could not be set up or exchanged, and why. Its `Debug` text is its `Display` text, so that it
-/// can be read where `main` returns it.
+/// is readable if `main` returns it.
 pub struct Error {
     step: String,
     source: Box<dyn error::Error + Send + Sync>,
@@ -15,12 +15,12 @@ impl Error {
         Self { step: step.to_string(), source: source.into() }
     }
 
-    /// Whether the answer did not come in time.
+    /// Whether the answer did not arrive in time.
     pub fn is_timeout(&self) -> bool {
         matches!(self.io_kind(), Some(io::ErrorKind::TimedOut))
     }
 
-    /// The kind of the I/O error beneath, if it is one: how a connection failed.
+    /// The kind of the I/O error in it, if there is one: how a connection failed.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         self.source.downcast_ref::<io::Error>().map(io::Error::kind)
     }

@@ -1,8 +1,8 @@
-//! What examples and tests of a load balancer need around it: a docker-like host with a bridge,
-//! pods and clients in network namespaces, servers that say who they are, and traffic to them.
+//! The surroundings of a load balancer for examples and tests: a docker-like host with a bridge,
+//! pods and clients in network namespaces, servers that answer with their name, and traffic to them.
 //!
-//! Everything lies in namespaces of its own and is gone when it is dropped; nothing of the machine
-//! is touched. It takes root in the initial user namespace, as IPVS does, and a tokio runtime.
+//! Everything is in new namespaces and is deleted when it is dropped; the machine's own namespaces are not
+//! changed. It needs root in the initial user namespace, as IPVS does, and a tokio runtime.
 #![forbid(unsafe_code)]
 #![allow(clippy::exhaustive_enums, clippy::exhaustive_structs, reason = "not published")]
 

@@ -17,10 +17,10 @@ use crate::{
     server::page,
 };
 
-/// How long nginx may take until it serves.
+/// How long nginx may take to start.
 const START: Duration = Duration::from_secs(10);
 
-/// A real nginx in a container; killed when it is dropped, and its files removed.
+/// A real nginx in a container. Dropping it kills it and removes its files.
 #[derive(Debug)]
 pub struct Nginx {
     process: Process,
@@ -33,7 +33,7 @@ impl Nginx {
         let step = format!("nginx in {}", container.name());
         let failed = |error: std::io::Error| Error::new(&step, error);
         let address = SocketAddr::new(container.address(), port);
-        // Asked here, because nginx tries for seconds, and another server would answer for it.
+        // Checked here, because nginx retries for seconds, and another server would answer for it.
         container.namespace().run(|| TcpListener::bind(address))?.map_err(failed)?;
         let files = tempfile::Builder::new().prefix("nginx-").tempdir().map_err(failed)?;
         let dir = files.path();
@@ -68,7 +68,7 @@ impl Nginx {
     }
 }
 
-/// One process, everything in one directory, nothing of the machine's own nginx.
+/// One process, all files in one directory, independent of the machine's own nginx.
 fn configuration(dir: &Path, address: IpAddr, port: u16) -> String {
     let listen = match address {
         IpAddr::V4(_) => port.to_string(),

@@ -10,7 +10,7 @@ use netns_link::NetNs;
 
 use crate::error::Error;
 
-/// A process in a namespace; killed, and waited for, when it is dropped.
+/// A process in a namespace. Dropping it kills it and waits for its end.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -20,13 +20,13 @@ impl Process {
     /// Starts one.
     ///
     /// # Errors
-    /// If the program is not there or the namespace cannot be entered.
+    /// If the program does not exist or the namespace cannot be entered.
     pub fn start(namespace: &NetNs, command: &mut Command) -> Result<Self, Error> {
         Ok(Self { child: namespace.spawn(command)? })
     }
 
     pub(crate) fn pause(namespace: &NetNs) -> Result<Self, Error> {
-        // It waits for its input to end: also if this program is killed, nothing stays behind.
+        // It ends when its input ends, so even if this program is killed, it does not stay behind.
         Self::start(namespace, Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()))
     }
 
@@ -43,17 +43,17 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // An error says that it has ended already.
+        // An error means that it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Runs a program in a namespace to its end and returns what it prints. The first of the words is its
-/// name; the package is Debian's that it comes in.
+/// Runs a program in a namespace to its end and returns what it prints. The first word is its
+/// name; the package is the Debian package that contains it.
 ///
 /// # Errors
-/// If it is not installed, cannot be started, or fails; the text then has what it says.
+/// If it is not installed, cannot be started, or fails; the error contains what it prints.
 pub fn run(namespace: &NetNs, package: &str, words: &[&str]) -> Result<String, Error> {
     let (name, arguments) = words.split_first().unwrap_or((&"", &[]));
     let mut command = Command::new(program(name, package)?);
@@ -70,10 +70,10 @@ pub fn run(namespace: &NetNs, package: &str, words: &[&str]) -> Result<String, E
     String::from_utf8(output.stdout).map_err(|error| failed(error.to_string()))
 }
 
-/// Gives a namespace's IPv4 firewall a rule, as `iptables` takes it.
+/// Adds a rule to a namespace's IPv4 firewall, in `iptables` syntax.
 ///
-/// Debian's package has one program for each of the kernel's two ways to filter, of which a kernel may
-/// have one only.
+/// Debian's package has one program for each of the kernel's two filters. A kernel may have only one
+/// of the filters.
 ///
 /// # Errors
 /// As [`run`].
@@ -89,11 +89,11 @@ pub fn iptables(namespace: &NetNs, rule: &str) -> Result<(), Error> {
     run(namespace, PACKAGE, &words).map(drop)
 }
 
-/// Where a program is: in PATH, or where Debian has those of the administrator, which are not in
+/// The path of a program: in PATH, or in Debian's directories for the administrator, which are not in
 /// an ordinary user's PATH.
 ///
 /// # Errors
-/// If it is not there; the text says what package to install.
+/// If it is not installed; the error names the package to install.
 pub fn program(name: &str, package: &str) -> Result<PathBuf, Error> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)

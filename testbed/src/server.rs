@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::error::Error;
 
-/// The page that a pod serves. It begins with `<!DOCTYPE html>` and tells the name.
+/// The page that a pod serves. It starts with `<!DOCTYPE html>` and contains the name.
 pub fn page(name: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html>\n<head><title>{name}</title></head>\n\
@@ -44,7 +44,7 @@ impl Server {
                     response.headers_mut().insert(header::CONTENT_TYPE, html);
                     Ok::<_, Infallible>(response)
                 };
-                // A client that breaks off is none of the server's concern.
+                // The server does not care if a client disconnects.
                 let _ = http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service_fn(respond))
                     .await;
@@ -52,7 +52,7 @@ impl Server {
         })
     }
 
-    /// Answers what comes on each TCP connection with `NAME: ` before it.
+    /// Answers each message on a TCP connection with `NAME: ` before it.
     ///
     /// # Errors
     /// If the address cannot be bound.
@@ -87,7 +87,7 @@ impl Server {
         let task = tokio::spawn(async move {
             let mut datagram = vec![0; 65536];
             loop {
-                // An error belongs to a datagram sent before, whose receiver is gone.
+                // The error is about an earlier datagram, whose receiver is gone.
                 if let Ok((length, client)) = socket.recv_from(&mut datagram).await {
                     let _ = socket.send_to(&answer(&name, &datagram[..length]), client).await;
                 }
@@ -96,10 +96,10 @@ impl Server {
         Ok(Self { task })
     }
 
-    /// Ends it and waits until it has: new connections are refused from now on.
+    /// Ends it and waits for its end: after that, new connections are refused.
     pub async fn stop(mut self) {
         self.task.abort();
-        // That it was aborted is what it says.
+        // It reports that it was aborted, as intended.
         let _ = (&mut self.task).await;
     }
 
@@ -115,12 +115,12 @@ impl Server {
         })
         .map_err(|error| Error::new(format_args!("listen on tcp {address}"), error))?;
         let task = tokio::spawn(async move {
-            // Dropped with the task, and the connections with it.
+            // Dropped with the task, and its connections with it.
             let mut connections = JoinSet::new();
             loop {
                 match listener.accept().await {
                     Ok((stream, _)) => drop(connections.spawn(serve(stream))),
-                    // Too many open files, most likely: some will be closed.
+                    // Too many open files, most likely: wait until some are closed.
                     Err(_) => sleep(Duration::from_millis(10)).await,
                 }
                 while connections.try_join_next().is_some() {}
@@ -136,7 +136,7 @@ impl Drop for Server {
     }
 }
 
-/// Makes a socket of tokio's in a namespace, where it stays.
+/// Makes a tokio socket in a namespace, where it stays.
 pub(crate) fn in_namespace<T: Send>(
     namespace: &NetNs,
     open: impl FnOnce() -> io::Result<T> + Send,

@@ -1,1 +1,1 @@
-//! Nothing: the examples are the package.
+//! Empty: the package consists of the examples.
