@@ -1,6 +1,6 @@
 //! Everything that needs a real kernel, in one binary: `cargo test -p kernel-tests`.
 //!
-//! It puts itself on a kernel that has IPVS (see the package `guest`) and runs every case there.
+//! It puts itself on a kernel that has IPVS (see the package `lvs-guest`) and runs every case there.
 //! Where there is no such kernel it says why and runs none, which is a failure when
 //! `LVS_REQUIRE_KERNEL=1`, and always when there is one that does not start.
 

@@ -8,7 +8,7 @@
 //! cargo run --example kube_proxy
 //! ```
 //!
-//! It needs neither root nor IPVS in the kernel: see the package `guest`. With the feature
+//! It needs neither root nor IPVS in the kernel: see the package `lvs-guest`. With the feature
 //! `kubernetes` and `--kubeconfig` it is a proxy for the cluster of that file, on this machine.
 
 use std::{
