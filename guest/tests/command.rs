@@ -321,7 +321,7 @@ fn the_time_limit_ends_the_command() {
     assert_eq!(said(&output), "so far\n");
     assert!(errors(&output).contains("time limit of 1 s"), "{output:?}");
     assert!(started.elapsed() >= Duration::from_secs(1));
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
 }
 
 #[test]

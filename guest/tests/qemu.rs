@@ -163,7 +163,8 @@ fn the_time_limit_ends_the_command() {
     assert_eq!(output.status.code(), Some(124), "{output:?}");
     assert_eq!(output.stdout, b"so far\n");
     assert!(errors(&output).contains("time limit of 20 s"), "{output:?}");
-    assert!(started.elapsed() < Duration::from_secs(25), "{:?}", started.elapsed());
+    // The limit is extended, up to four times, while other processes have the processor.
+    assert!(started.elapsed() < Duration::from_secs(90), "{:?}", started.elapsed());
 }
 
 #[test]
