@@ -1,4 +1,4 @@
-//! Batches and snapshots on a real kernel, each hole of the kernel's shown first.
+//! Batches and snapshots on a real kernel. Each kernel bug is shown before its remedy.
 
 use std::{
     collections::BTreeSet,
@@ -71,7 +71,7 @@ fn destination(number: u16) -> Destination {
     Destination::new(DestinationKey::new(([172, 17, high, low], 80).into()).expect("IPv4"))
 }
 
-/// Adds services 1 to `services`, each with so many destinations.
+/// Adds services 1 to `services`, each with this number of destinations.
 fn load(services: u16, destinations: u16) -> Vec<Request> {
     let mut writes = Vec::new();
     for number in 1..=services {
@@ -95,7 +95,7 @@ async fn batch_of_none_one_and_many(_: NetNs, client: Client) -> Outcome {
     outcomes.into_result()?;
     assert_eq!(client.services().await?.len(), 500);
     assert_eq!(client.destinations(service(77).key()).await?.len(), 10);
-    // Again, everything is there already: 5,500 failures, each its own.
+    // The second time everything exists already: 5,500 failures, each with its own error.
     for (write, outcome) in writes.iter().zip(client.batch(&writes).await) {
         let error = outcome.expect_err("it is there already");
         assert_eq!(error.kind(), ErrorKind::AlreadyExists);
@@ -141,7 +141,7 @@ async fn batch_returns_each_outcome(_: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// A failure is called the same whichever way it was met.
+/// A failure has the same error in a batch as in a single call.
 async fn batch_says_what_calls_say(_: NetNs, client: Client) -> Outcome {
     let mut sip = Service::new(key("-u 10.0.0.185:5060"));
     sip.flags = ipvs_client::packet::ServiceFlags::PERSISTENT;
@@ -181,7 +181,7 @@ async fn batch_says_what_calls_say(_: NetNs, client: Client) -> Outcome {
 
 async fn batch_stops_and_reports_progress(_: NetNs, client: Client) -> Outcome {
     let mut writes = load(1_000, 0);
-    // In the third datagram of 128.
+    // In the third datagram of 128 requests.
     writes[300] = Request::NewService(service(1));
     let mut told = Vec::new();
     let mut tell = |known| told.push(known);
@@ -201,8 +201,8 @@ async fn batch_stops_and_reports_progress(_: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// The hole: of a thousand requests in one datagram that each want an acknowledgement, most
-/// acknowledgements are dropped by a full receive buffer. A batch on the same buffer gets them all.
+/// The bug: if each of a thousand requests in one datagram wants an acknowledgement, a full receive
+/// buffer drops most of them. A batch on the same buffer gets all acknowledgements.
 async fn batch_with_the_smallest_buffer(namespace: NetNs, client: Client) -> Outcome {
     let (acknowledged, overrun) = namespace.run(flood)??;
     assert!(overrun, "the kernel said nothing");
@@ -221,8 +221,8 @@ async fn batch_with_the_smallest_buffer(namespace: NetNs, client: Client) -> Out
     Ok(())
 }
 
-/// Sends a thousand NEW_SERVICE in one datagram, and returns how many acknowledgements came and
-/// whether the kernel told of an overrun.
+/// Sends a thousand NEW_SERVICE in one datagram. Returns the number of acknowledgements, and
+/// whether the kernel reported an overrun.
 fn flood() -> Result<(usize, bool), Failed> {
     const ENOBUFS: i32 = 105;
     let socket = open()?;
@@ -252,7 +252,7 @@ async fn batch_that_ends_with_a_daemon(namespace: NetNs, client: Client) -> Outc
     links.up(&links.create_dummy("sync0").await?.link).await?;
     let start = Request::NewDaemon(SyncDaemon::new(DaemonRole::BACKUP, "sync0".parse()?, 1.into()));
     let stop = Request::DeleteDaemon(DaemonRole::BACKUP);
-    // The kernel forgets to acknowledge the stop; the batch ends all the same.
+    // The kernel forgets to acknowledge the stop; the batch still ends.
     for _ in 0..10 {
         client.batch(&[start.clone(), stop.clone()]).await.into_result()?;
     }
@@ -275,7 +275,7 @@ async fn batch_dropped_half_way(_: NetNs, client: Client) -> Outcome {
             }
         }
         drop(batch);
-        // The next one has its own answers.
+        // The next batch gets its own answers.
         let outcomes = client.batch(&[Request::Flush, Request::NewService(service(1))]).await;
         assert!(outcomes.iter().all(Result::is_ok), "{polls}: {outcomes:?}");
         assert_eq!(client.services().await?.len(), 1);
@@ -286,7 +286,7 @@ async fn batch_dropped_half_way(_: NetNs, client: Client) -> Outcome {
 async fn snapshot_of_everything(_: NetNs, client: Client) -> Outcome {
     assert!(client.snapshot().await?.services.is_empty());
     client.batch(&load(150, 3)).await.into_result()?;
-    // One whose list takes more than a datagram.
+    // A service whose list needs more than one datagram.
     let long = Service::new(key("-u 10.0.0.185:53"));
     client.add_service(&long).await?;
     let writes: Vec<_> =
@@ -312,8 +312,8 @@ async fn snapshot_of_everything(_: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// The hole: what others add while the kernel lists makes it repeat what it has listed already, and
-/// nothing in its answers says so.
+/// The bug: if others add services while the kernel lists them, it repeats what it has listed already, and
+/// its answers do not show that.
 async fn list_repeats_what_was_listed(namespace: NetNs, client: Client) -> Outcome {
     let key = *service(1).key();
     client.batch(&load(1, 200)).await.into_result()?;
@@ -326,7 +326,7 @@ async fn list_repeats_what_was_listed(namespace: NetNs, client: Client) -> Outco
         let mut first = true;
         loop {
             let (datagram, _) = socket.recv_from_full()?;
-            // The end comes alone.
+            // The end arrives alone.
             if datagram.len() <= 20 {
                 return Ok(listed);
             }
@@ -345,7 +345,7 @@ async fn list_repeats_what_was_listed(namespace: NetNs, client: Client) -> Outco
     Ok(())
 }
 
-/// A snapshot that says that it is consistent has all that was there all the time, once.
+/// A snapshot that reports to be consistent has everything that existed all the time, once.
 async fn snapshot_while_others_write(namespace: NetNs, client: Client) -> Outcome {
     let key = *service(1).key();
     client.batch(&load(1, 2_000)).await.into_result()?;
@@ -399,8 +399,8 @@ struct Table {
     destinations: u16,
 }
 
-/// While another program adds and deletes services of its own, all others are in every snapshot, none
-/// of them in doubt, and a snapshot costs a few requests for each change.
+/// While another program adds and deletes its services, every snapshot has all the others, all of them
+/// certain, and costs a few requests for each change.
 async fn snapshot_beside_a_writer(
     namespace: NetNs,
     client: Client,
@@ -410,7 +410,7 @@ async fn snapshot_beside_a_writer(
     let Table { services, destinations } = table;
     client.batch(&load(services, destinations)).await.into_result()?;
     let mut quiet = usize::MAX;
-    // From 7.1 on the kernel may still be at enlarging its table, which shows as a change.
+    // From 7.1 on the kernel may still be enlarging its table, which counts as a change.
     for _ in 0..3 {
         let before = requests(&client)?;
         assert!(client.snapshot().await?.is_certain());
@@ -458,8 +458,8 @@ async fn snapshot_beside_a_writer(
             assert_eq!(found.destinations.len(), usize::from(destinations), "{key}");
             assert!(!snapshot.uncertain.contains(&key), "{key} is in doubt");
         }
-        // Besides: four more lists of services; whether each of up to 20 others is there, and its
-        // destinations; the same of each change, and of each service that a list lacked by its fault.
+        // In addition: four more lists of services; for up to 20 others, whether it exists, and its
+        // destinations; the same for each change, and for each service that a disturbed list lacked.
         let most = quiet + 4 + 2 * 20 + 3 * (changed + 1);
         assert!(asked <= most, "{asked} requests for {changed} changes");
         certain += usize::from(snapshot.is_certain());
@@ -475,7 +475,7 @@ async fn snapshot_beside_a_writer(
     Ok(())
 }
 
-/// How many requests a client has sent: the sequence number of the last.
+/// The number of requests that a client has sent: the sequence number of the last.
 fn requests(client: &Client) -> Result<usize, Failed> {
     let text = format!("{client:?}");
     let (_, number) = text.split_once("sequence: ").ok_or_else(|| text.clone())?;
@@ -484,7 +484,7 @@ fn requests(client: &Client) -> Result<usize, Failed> {
 }
 
 async fn blocking_client_does_the_same(namespace: NetNs, client: Client) -> Outcome {
-    // No tokio in the way: a blocking call on this thread would be a mistake in a program, not here.
+    // Without tokio: a blocking call on its thread would be a mistake in a program, but not here.
     let blocking = blocking::Client::connect_in(&namespace)?;
     assert_eq!(blocking.info()?, client.info().await?);
     blocking.batch(&load(20, 3)).into_result()?;
@@ -523,13 +523,13 @@ async fn modify_and_upsert(_: NetNs, client: Client) -> Outcome {
     sip.engine = Some(EngineName::SIP);
     assert!(client.upsert_service(&sip).await?);
     assert!(!client.upsert_service(&sip).await?);
-    // The hole: an update that does not name the engine takes it away.
+    // The trap: an update that does not name the engine removes it.
     let mut plain = sip.clone();
     plain.engine = None;
     client.update_service(&plain).await?;
     assert_eq!(client.service(sip.key()).await?.service.engine, None);
     client.update_service(&sip).await?;
-    // A change of one setting keeps it.
+    // Changing one setting keeps the engine.
     assert!(client.modify_service(sip.key(), |service| service.timeout = 90).await?);
     assert!(!client.modify_service(sip.key(), |service| service.timeout = 90).await?);
     sip.timeout = 90;
@@ -549,7 +549,7 @@ async fn modify_and_upsert(_: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-// What follows speaks netlink by hand, to show what the kernel does without the client.
+// The functions below send netlink messages by hand, to show the kernel's behaviour without the client.
 
 fn open() -> Result<NetlinkSocket, Failed> {
     let mut socket = NetlinkSocket::new(NETLINK_GENERIC)?;

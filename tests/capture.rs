@@ -2,9 +2,9 @@
 //!
 //!     cargo run -p kernel-tests --bin capture -- crates/ipvs-packet/tests/golden
 //!
-//! runs each command line of [`CASES`] in a network namespace of its own, on a kernel with IPVS (as
-//! the crate `guest` finds one: `LVS_GUEST_KERNEL=uml-testing` takes another), and writes the IPVS messages
-//! that passed, seen through an nlmon link, to `<directory>/<kernel>/<case>.txt`. A second run writes the
+//! runs each command line of [`CASES`] in a new network namespace, on a kernel with IPVS (from the crate
+//! `lvs-guest`: `LVS_GUEST_KERNEL=uml-testing` chooses another one), and writes the IPVS messages
+//! seen through an nlmon link to `<directory>/<kernel>/<case>.txt`. A second run writes the
 //! same bytes. It needs the programs `ipvsadm` (1.31) and `ip`.
 
 use std::{
@@ -27,9 +27,9 @@ use nix::{
     },
 };
 
-/// What is captured: a name, the commands that make the state before it, and the command. Commands
-/// are ipvsadm's arguments. Tables have at most one service, since the order of several is the
-/// kernel's own.
+/// The cases: a name, the commands that prepare the state, and the captured command. Commands
+/// are ipvsadm's arguments. Tables have at most one service, since the kernel chooses the order of
+/// several.
 const CASES: &[(&str, &[&str], &str)] = &[
     // Services.
     ("add-tcp", &[], "-A -t 10.0.0.185:80"),
@@ -256,8 +256,8 @@ const TCP6: &[&str] = &["-A -t [2001:db8::1]:80"];
 const TCP_ONE: &[&str] = &["-A -t 10.0.0.185:80", "-a -t 10.0.0.185:80 -r 172.17.0.3:80 -m"];
 const MASTER: &[&str] = &["--start-daemon master --mcast-interface dummy0"];
 
-/// How long a command may take. Stopping a sync daemon can lose its acknowledgement in the kernel,
-/// for which ipvsadm then waits for ever.
+/// How long a command may take. When a sync daemon stops, the kernel can lose the acknowledgement, and
+/// ipvsadm then waits endlessly for it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
@@ -303,8 +303,8 @@ fn capture(directory: &Path) -> Result<usize, Box<dyn Error>> {
     Ok(CASES.len())
 }
 
-/// Runs a closure, and what it starts, in a network namespace that nobody else has. The thread that
-/// enters it ends with it.
+/// Runs a closure, and what it starts, in a new network namespace. The thread that
+/// enters the namespace ends with it.
 fn in_new_namespace<T: Send>(
     run: impl FnOnce() -> Result<T, Box<dyn Error>> + Send,
 ) -> Result<T, String> {
@@ -371,8 +371,8 @@ impl Monitor {
         Ok(Self(fd))
     }
 
-    /// The IPVS messages that passed. The kernel shows them while it handles them, so all of a
-    /// command that has ended are there.
+    /// The IPVS messages seen. The kernel shows them while it handles them, so after a command has ended,
+    /// all of its messages are here.
     fn messages(&self) -> Result<Vec<Message>, Box<dyn Error>> {
         const ARPHRD_NETLINK: u16 = 824;
         const NETLINK_GENERIC: u16 = 16;
@@ -414,7 +414,7 @@ impl Message {
 }
 
 /// Takes the IPVS messages out of a datagram, with family number, sequence number and port set to
-/// zero, since they differ from run to run.
+/// zero, since these differ in each run.
 fn split(mut datagram: &[u8], messages: &mut Vec<Message>) -> Result<(), Box<dyn Error>> {
     const HEADERS: usize = 16 + 4;
     /// Lower numbers are netlink's own, this one is the controller that resolves families.

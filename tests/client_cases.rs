@@ -47,7 +47,7 @@ pub(crate) fn cases() -> Vec<Trial> {
     ]
 }
 
-/// Cases that need a kernel of their own: they change what is the machine's.
+/// Cases that need a kernel of their own: they change settings of the whole machine.
 pub(crate) fn guest_cases() -> Vec<Trial> {
     vec![
         client_case("client_outlives_a_reload_of_ip_vs", outlives_a_reload_of_ip_vs),
@@ -55,7 +55,7 @@ pub(crate) fn guest_cases() -> Vec<Trial> {
     ]
 }
 
-/// The family's number changes when the module is loaded again: calls go on.
+/// Loading the module again changes the family's number: calls still work.
 async fn outlives_a_reload_of_ip_vs(namespace: NetNs, client: Client) -> Outcome {
     let blocking = ipvs_client::blocking::Client::connect_in(&namespace)?;
     let key = key("-t 10.0.0.185:80");
@@ -64,7 +64,7 @@ async fn outlives_a_reload_of_ip_vs(namespace: NetNs, client: Client) -> Outcome
         client.flush().await?;
         unload_ip_vs()?;
         if std::fs::read_to_string("/proc/sys/kernel/osrelease")?.starts_with("5.10.") {
-            // Linux 5.10 does not know by what module the family comes.
+            // Linux 5.10 does not know which module has the family.
             let error = client.info().await.expect_err("there is no IPVS");
             assert_eq!(error.kind(), ErrorKind::NotAvailable, "{error}");
             let writes = vec![Request::NewService(Service::new(key)); 300];
@@ -76,7 +76,7 @@ async fn outlives_a_reload_of_ip_vs(namespace: NetNs, client: Client) -> Outcome
             assert!(kinds.eq(expected), "not for want of a scheduler");
             load_ip_vs()?;
         }
-        // A call of each kind finds the family again.
+        // After it, a call of each kind finds the family again.
         match round {
             0 => drop(client.info().await?),
             1 => {
@@ -86,14 +86,14 @@ async fn outlives_a_reload_of_ip_vs(namespace: NetNs, client: Client) -> Outcome
         }
         client.flush().await?;
         assert!(blocking.services()?.is_empty());
-        // What is missing is told from the family that is missing.
+        // A missing object is not confused with a missing family.
         let error = client.delete_service(&key).await.expect_err("there is none");
         assert_eq!(error.kind(), ErrorKind::ServiceNotFound);
     }
     Ok(())
 }
 
-/// The kernel takes no datagram that is longer than the send buffer, and a batch's usually are.
+/// The kernel refuses a datagram longer than the send buffer, and a batch's usually are longer.
 fn key_of(port: u16) -> ServiceKey {
     ServiceKey::tcp(([10, 0, 0, 185], port).into()).expect("IPv4")
 }
@@ -101,7 +101,7 @@ fn key_of(port: u16) -> ServiceKey {
 async fn smallest_send_buffer(namespace: NetNs, _: Client) -> Outcome {
     const DEFAULT: &str = "/proc/sys/net/core/wmem_default";
     let before = std::fs::read_to_string(DEFAULT)?;
-    // `SOCK_MIN_SNDBUF`: what a socket gets at least.
+    // `SOCK_MIN_SNDBUF`: a socket gets at least this.
     std::fs::write(DEFAULT, "4608")?;
     let small = Client::connect_in(&namespace);
     std::fs::write(DEFAULT, before)?;
@@ -118,10 +118,10 @@ async fn smallest_send_buffer(namespace: NetNs, _: Client) -> Outcome {
 fn unload_ip_vs() -> Result<(), Failed> {
     let modules = std::fs::read_to_string("/proc/modules")?;
     let names = modules.lines().filter_map(|line| line.split(' ').next());
-    // The schedulers, and then what they use.
+    // First the schedulers, then the modules that they use.
     for name in names.filter(|name| name.starts_with("ip_vs_")).chain(["ip_vs"]) {
         let name = std::ffi::CString::new(name)?;
-        // What earlier cases left is cleared away in its own time.
+        // The kernel frees what earlier cases left only after a while.
         let until = Instant::now() + Duration::from_secs(30);
         while let Err(errno) = delete_module(&name, DeleteModuleFlags::empty()) {
             if errno != Errno::EAGAIN || Instant::now() > until {
@@ -142,7 +142,7 @@ fn load_ip_vs() -> Outcome {
 async fn info(_: NetNs, client: Client) -> Outcome {
     let info = client.info().await?;
     assert_eq!(info.version.to_string(), "1.2.1");
-    // From 7.1 on each namespace has a table of connections of its own, from its first service on.
+    // From 7.1 on each namespace has its own table of connections, from its first service on.
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let numbers: Vec<u32> = release.split('.').map_while(|part| part.parse().ok()).collect();
     let own_table = numbers >= vec![7, 1];
@@ -157,7 +157,7 @@ async fn info(_: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// Services of every kind of key, each with other settings.
+/// Services with every kind of key, each with other settings.
 fn services() -> Result<Vec<Service>, Failed> {
     let mut services: Vec<Service> = [
         "-t 10.0.0.185:80",
@@ -216,7 +216,7 @@ async fn service_updates_read_back_equal(_: NetNs, client: Client) -> Outcome {
         client.add_service(&Service::new(*service.key())).await?;
         client.update_service(&service).await?;
         assert_eq!(client.service(service.key()).await?.service, service);
-        // Back again: flags are cleared, and the engine goes with its absence.
+        // And back: flags are cleared, and an absent engine is removed.
         service = Service::new(*service.key());
         client.update_service(&service).await?;
         assert_eq!(client.service(service.key()).await?.service, service);
@@ -323,7 +323,7 @@ async fn more_than_one_datagram(_: NetNs, client: Client) -> Outcome {
         Ok(keys)
     };
     let mut listed = list().await?;
-    // From 7.1 on the kernel may still be at enlarging its table, which disturbs a list as changes do.
+    // From 7.1 on the kernel may still be enlarging its table, which disturbs a list as changes do.
     for _ in 0..20 {
         if listed == expected {
             break;
@@ -430,7 +430,7 @@ async fn daemons(namespace: NetNs, client: Client) -> Outcome {
     for role in [DaemonRole::MASTER, DaemonRole::BACKUP] {
         let error = client.stop_daemon(role).await.expect_err("none runs");
         assert_eq!(error.kind(), ErrorKind::DaemonNotFound, "{error}");
-        // Stopped at once, the kernel forgets to acknowledge; see `Exchange`.
+        // If stopped at once, the kernel forgets to acknowledge; see `Exchange`.
         for _ in 0..20 {
             let daemon = SyncDaemon::new(role, "sync0".parse()?, 7.into());
             client.start_daemon(&daemon).await?;
@@ -453,7 +453,7 @@ async fn daemons(namespace: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// To the kernel a name is bytes: what is not UTF-8 is neither lost nor spoils the list.
+/// For the kernel a name is bytes: a name that is not UTF-8 is not lost and does not break the list.
 async fn daemon_on_an_odd_interface(namespace: NetNs, client: Client) -> Outcome {
     const NAME: &str = r"x\xffy";
     let links = netns_link::Links::connect(&namespace)?;
@@ -532,7 +532,7 @@ async fn cancelled_calls_harm_nobody(_: NetNs, client: Client) -> Outcome {
         client.add_service(&Service::new(ServiceKey::tcp(([10, 0, 0, 1], port).into())?)).await?;
     }
     for round in 0..200u32 {
-        // Dropped after a few polls, at whatever point it then is.
+        // Dropped after a few polls, at any stage.
         let mut call = Box::pin(client.services());
         for _ in 0..round % 8 {
             tokio::select! {

@@ -1,4 +1,4 @@
-//! ipvs-client with as few privileges as its documentation names, and at the limits of a process.
+//! ipvs-client with the least privileges that its documentation names, and at the limits of a process.
 
 use ipvs_client::{
     Client, Error, ErrorKind, Socket, Sysctl, blocking,
@@ -49,7 +49,7 @@ fn without_capabilities() -> Outcome {
     Ok(())
 }
 
-/// At home one capability is enough for everything, wherever it is called from.
+/// In the process's own namespace one capability is enough for everything.
 fn with_net_admin() -> Outcome {
     let here = NetNs::current()?;
     let service = Service::new(key("-f 7"));
@@ -83,7 +83,7 @@ fn one_thread() -> Outcome {
     Ok(())
 }
 
-/// As in a container that is not privileged.
+/// As in an unprivileged container.
 fn settings_read_only() -> Outcome {
     let client = blocking::Client::connect()?;
     let before = client.sysctl(Sysctl::CONNTRACK)?;
@@ -95,7 +95,7 @@ fn settings_read_only() -> Outcome {
     Ok(())
 }
 
-/// What was changed before a setting failed is returned, and can be undone.
+/// If a setting fails, the changes before it are returned, and can be undone.
 fn one_setting_read_only() -> Outcome {
     let client = blocking::Client::connect()?;
     let before = client.sysctls()?;

@@ -15,14 +15,14 @@ pub(crate) fn cases() -> Vec<Trial> {
     vec![needing(&[("ipvsadm", "ipvsadm")], case)]
 }
 
-/// Each recipe is what ipvsadm takes, from an empty table on. Where the recipe shows what the table
-/// is then, in its Rust, that is what ipvsadm makes.
+/// ipvsadm accepts each recipe, from an empty table on. If the recipe's Rust shows the resulting table,
+/// ipvsadm makes the same one.
 async fn lines_are_ipvsadms(namespace: NetNs, client: Client) -> Outcome {
     let directory = tempfile::tempdir()?;
     let (mut lines, mut compared) = (0, 0);
     for recipe in COOKBOOK.split("\n## ").skip(1) {
         let (title, text) = recipe.split_once('\n').ok_or("a recipe without text")?;
-        // What `-R` reads where the recipe does not say.
+        // The input of `-R`, if the recipe does not show it.
         std::fs::write(directory.path().join("rules"), "-A -t 10.0.0.185:80 -s rr\n")?;
         let commands = text.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next());
         for line in commands.ok_or_else(|| format!("no lines: {title}"))?.lines() {
@@ -52,7 +52,7 @@ async fn lines_are_ipvsadms(namespace: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// The table in which a recipe ends, if its Rust has one table only and so have its lines.
+/// The table at the end of a recipe, if its Rust has only one table.
 fn table_of(recipe: &str) -> Option<String> {
     let mut tables = recipe.split("# assert_eq!(rules(&ipvs)?, \"\\\n").skip(1);
     let table = tables.next().filter(|_| !recipe.contains("watch "))?;

@@ -1,6 +1,6 @@
-//! Programs that look after a table, with our ipvsadm in place of the original: ldirectord, which
-//! runs ipvsadm for all that it does, and keepalived, beside which ipvsadm is used by hand. Servers
-//! stop and start again meanwhile.
+//! Programs that manage a table, with our ipvsadm instead of the original: ldirectord, which
+//! runs ipvsadm for everything, and keepalived, with ipvsadm used by hand beside it. Meanwhile servers
+//! stop and start again.
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ use netns_link::NetNs;
 
 use crate::{ipvsadm_cases::directory, table_cases::run};
 
-/// How long a director may take to see what has changed. ldirectord checks one server after another.
+/// How long a director may take to notice a change. ldirectord checks one server after another.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Every case by its name.
@@ -44,7 +44,7 @@ pub(crate) fn cases() -> Vec<Trial> {
     ]
 }
 
-/// A web server on some address, until it is dropped.
+/// A web server on an address, until it is dropped.
 pub(crate) struct Server {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -63,7 +63,7 @@ impl Server {
                     thread::sleep(Duration::from_millis(10));
                     continue;
                 };
-                // Who only looks whether it connects does not ask.
+                // A check that only connects sends no request.
                 let _ = stream.set_nonblocking(false);
                 let _ = stream.set_read_timeout(Some(Duration::from_millis(200)));
                 let _ = stream.read(&mut [0; 1000]);
@@ -83,11 +83,11 @@ impl Drop for Server {
     }
 }
 
-/// A process that is ended with the case.
+/// A process that is killed when the case ends.
 struct Director(Child);
 
 impl Director {
-    /// Asks it to end, and waits.
+    /// Terminates it, and waits for its end.
     fn stop(&mut self, namespace: &NetNs) -> Outcome {
         run(namespace, "kill", &["-TERM", &self.0.id().to_string()], "")?;
         self.0.wait()?;
@@ -123,7 +123,7 @@ impl Host {
         Server::start(&self.namespace, address)
     }
 
-    /// The table, once it holds lines or does not, and has been the same for a while.
+    /// The table, once it contains the lines (or does not, if false), and has not changed for a while.
     fn table(&self, lines: &[(&str, bool)], log: &Path) -> Result<String, Failed> {
         let begun = Instant::now();
         let (mut last, mut since) = (String::new(), Instant::now());
@@ -133,7 +133,7 @@ impl Host {
                 (last, since) = (table, Instant::now());
             }
             let fits = lines.iter().all(|(line, there)| last.contains(line) == *there);
-            // Checks run each second.
+            // Checks run every second.
             if fits && since.elapsed() > Duration::from_millis(1500) {
                 return Ok(last);
             }
@@ -165,13 +165,13 @@ fn ldirectord_on_ours() -> Outcome {
     Ok(())
 }
 
-/// The tables that ldirectord makes with one ipvsadm: at its start, while servers stop and start
+/// ldirectord's tables with one of the ipvsadms: at its start, while servers stop and start
 /// again, after a change by hand, and at its end.
 fn ldirectord(ipvsadm: &Path, quiescent: bool) -> Result<Vec<String>, Failed> {
     let host = Host::new()?;
     let directory = tempfile::tempdir()?;
     let (file, log) = (directory.path().join("cf"), directory.path().join("log"));
-    // In debug mode it takes the one in its directory, and stays in the foreground.
+    // In debug mode it uses the ipvsadm in its directory, and stays in the foreground.
     symlink(ipvsadm, directory.path().join("ipvsadm"))?;
     let quiet = if quiescent { "yes" } else { "no" };
     fs::write(
@@ -210,7 +210,7 @@ fn ldirectord(ipvsadm: &Path, quiescent: bool) -> Result<Vec<String>, Failed> {
         tables.push(host.table(lines, &log)?);
         Ok(())
     };
-    // A quiet server has weight 0, and another one goes.
+    // If quiescent, the server gets weight 0; else it is deleted.
     let first_up = ("-r 10.1.0.1:80 -m -w 2", true);
     let second_up = ("-r 10.1.0.2:80 -m -w 1", true);
     let first_down =
@@ -238,7 +238,7 @@ fn ldirectord(ipvsadm: &Path, quiescent: bool) -> Result<Vec<String>, Failed> {
     Ok(tables)
 }
 
-/// Listings of both programs are equal at each step, what they save too, and a change by hand holds.
+/// Listings and saved rules of both programs are equal at each step, and a change by hand lasts.
 fn keepalived_beside_ours() -> Outcome {
     let host = Host::new()?;
     let directory = tempfile::tempdir()?;
@@ -287,7 +287,7 @@ fn keepalived_beside_ours() -> Outcome {
     see(&[first_up, second_down])?;
     let second = host.server("10.1.0.2:80")?;
     see(&[first_up, second_up])?;
-    // Its own changes go on beside one by hand.
+    // keepalived's own changes continue beside one by hand.
     let by_hand = ["-e", "-f", "7", "-r", "10.1.0.1", "-g", "-w", "9"];
     assert_eq!(host.ipvsadm(&ours, &by_hand)?.0, 0);
     drop((first, second));

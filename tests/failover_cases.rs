@@ -1,5 +1,4 @@
-//! An address that is reached on the director's own link, and that moves to another director: its
-//! connections go on.
+//! An address on the director's own link moves to another director: its connections continue.
 
 use std::{
     net::{IpAddr, SocketAddr, TcpStream as StdStream},
@@ -29,9 +28,9 @@ use tokio::{
 };
 
 const CONNECTIONS: usize = 4;
-/// No request may wait longer.
-const MOMENT: Duration = Duration::from_secs(1);
-/// Long enough for a slow emulated machine.
+/// The longest wait for any request.
+const REQUEST_LIMIT: Duration = Duration::from_secs(1);
+/// Enough for a slow emulated machine.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Every case by its name.
@@ -48,7 +47,7 @@ pub(crate) fn cases() -> Vec<Trial> {
     ]
 }
 
-/// Two directors, a real server of direct routing and a client, all on one segment.
+/// Two directors, a direct-routed real server and a client, all on one segment.
 struct Segment {
     host: DockerHost,
     directors: [(Container, Client); 2],
@@ -70,7 +69,7 @@ impl Segment {
         for (name, number) in [("director1", 11), ("director2", 12)] {
             let director = host.container(name, number).await?;
             let link = director.links().find("eth0").await?.ok_or("no eth0")?;
-            // Sync daemons speak IPv4.
+            // Sync daemons use IPv4.
             let address = Address::new(IpAddr::from([172, 31, 0, number]), 24)?;
             director.links().add_address(&link, address).await?;
             let ipvs = Client::connect_in(director.namespace())?;
@@ -85,17 +84,18 @@ impl Segment {
 
     async fn talk(&self) -> Result<Talk, Failed> {
         let at = self.vip;
-        let stream = self.client.namespace().run(|| StdStream::connect_timeout(&at, MOMENT))??;
+        let stream =
+            self.client.namespace().run(|| StdStream::connect_timeout(&at, REQUEST_LIMIT))??;
         stream.set_nonblocking(true)?;
         Ok(Talk(TcpStream::from_std(stream)?))
     }
 }
 
-/// A connection on which a request is answered.
+/// A connection with a real server that answers.
 struct Talk(TcpStream);
 
 impl Talk {
-    /// Sends a request and waits for its answer. Returns how long that took.
+    /// Sends a request and waits for its answer. Returns how long it took.
     async fn ask(&mut self) -> Result<Duration, Failed> {
         let since = Instant::now();
         timeout(LIMIT, async {
@@ -111,7 +111,7 @@ impl Talk {
     }
 }
 
-/// IPv4 answers for an address on a dummy link; IPv6 answers for those of the link itself.
+/// IPv4 answers for an address on a dummy link; IPv6 only for addresses of the link itself.
 async fn reached_on_its_link() -> Outcome {
     for family in [Family::Ipv4, Family::Ipv6] {
         let segment = Segment::new(family).await?;
@@ -124,7 +124,7 @@ async fn reached_on_its_link() -> Outcome {
         );
         let on_link = Director::new("ipvs0").clients_on("eth0");
         on_link.prepare(director, &vips)?;
-        // The client remembers that nobody answered.
+        // The client remembers that it got no answer.
         forget_neighbours(segment.client.namespace())?;
         segment.talk().await?.ask().await?;
         on_link.remove(director, &vips)?;
@@ -138,7 +138,7 @@ async fn reached_on_its_link() -> Outcome {
     Ok(())
 }
 
-/// Takes away what a client has learnt, as time does.
+/// Makes a client forget its neighbours, as time does.
 fn forget_neighbours(client: &NetNs) -> Outcome {
     let links = netns_link::blocking::Links::connect(client)?;
     let link = links.find("eth0")?.ok_or("no eth0")?;
@@ -147,12 +147,12 @@ fn forget_neighbours(client: &NetNs) -> Outcome {
     Ok(())
 }
 
-/// The first director is lost in the middle of the traffic, and the second one takes its address.
+/// The first director is lost in the middle of traffic, and the second one takes over its address.
 async fn failover(family: Family, announced: bool) -> Outcome {
     let segment = Segment::new(family).await?;
     let [(first, master), (second, backup)] = &segment.directors;
     for (ipvs, role) in [(master, DaemonRole::MASTER), (backup, DaemonRole::BACKUP)] {
-        // Each connection is sent with its third packet, and again with each second one.
+        // A connection is synchronised at its third packet, and at every second one after that.
         let each = SyncThreshold::new(1, 2);
         ipvs.set_sysctl(Sysctl::SYNC_THRESHOLD, each)?;
         ipvs.start_daemon(&SyncDaemon::new(role, "eth0".parse()?, 7.into())).await?;
@@ -176,7 +176,7 @@ async fn failover(family: Family, announced: bool) -> Outcome {
         sleep(Duration::from_millis(50)).await;
     }
 
-    // From now on each connection asks without a pause.
+    // From now on each connection sends requests without a pause.
     let ended = Arc::new(AtomicBool::new(false));
     let traffic: Vec<_> = talks
         .into_iter()
@@ -201,14 +201,17 @@ async fn failover(family: Family, announced: bool) -> Outcome {
     let namespace = second.namespace().as_fd().try_clone_to_owned()?;
     tokio::task::spawn_blocking(move || taking_over.prepare(&NetNs::from_fd(namespace)?, &vips))
         .await??;
-    sleep(2 * MOMENT).await;
+    sleep(2 * REQUEST_LIMIT).await;
     ended.store(true, Ordering::Relaxed);
     for task in traffic {
-        let ran = timeout(MOMENT, task).await;
+        let ran = timeout(REQUEST_LIMIT, task).await;
         match (announced, ran) {
             (true, Ok(ended)) => {
                 let (worst, count) = ended??;
-                assert!(worst < MOMENT && count > 10, "{count} requests, the worst took {worst:?}");
+                assert!(
+                    worst < REQUEST_LIMIT && count > 10,
+                    "{count} requests, the worst took {worst:?}"
+                );
             }
             (true, Err(_)) => return Err("a connection does not go on".into()),
             (false, ran) => assert!(ran.is_err(), "without an announcement it went on: {ran:?}"),

@@ -1,4 +1,4 @@
-//! Clients on both sides of a fork: never the other side's answer, and no side hangs.
+//! Clients on both sides of a fork: neither side gets the other's answers or hangs.
 
 use std::{
     thread,
@@ -31,7 +31,7 @@ pub(crate) fn cases() -> Vec<Trial> {
     vec![part::case("fork_both_sides", BOTH_SIDES, &["env"])]
 }
 
-/// A hundred children, while threads of the parent have the sockets nearly all of the time.
+/// A hundred children, while threads of the parent use the sockets nearly all of the time.
 fn both_sides() -> Outcome {
     let here = NetNs::current()?;
     let links = netns_link::blocking::Links::connect(&here)?;
@@ -47,11 +47,11 @@ fn both_sides() -> Outcome {
         thread::spawn(move || while client.services().is_ok() && links.list().is_ok() {});
     }
     for round in 1..=100_u16 {
-        // SAFETY: the child calls what is tested, and ends without anything of the parent's.
+        // SAFETY: the child calls only what is tested, and exits without running the parent's code.
         match unsafe { fork() }? {
             ForkResult::Child => {
                 let refused = child_is_refused(&client, &links);
-                // SAFETY: the process ends here; nothing of it is used any more.
+                // SAFETY: the process ends here, and nothing of it is used after that.
                 unsafe { nix::libc::_exit(if refused { 0 } else { 1 }) }
             }
             ForkResult::Parent { child } => {

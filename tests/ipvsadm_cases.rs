@@ -1,5 +1,5 @@
-//! Our ipvsadm beside ipvsadm 1.31, each as a process on a real kernel: what they print, what they
-//! do, and how they end.
+//! Our ipvsadm beside ipvsadm 1.31, each as a process on a real kernel: their output, their
+//! effect, and their exit status.
 
 use std::{
     collections::BTreeMap,
@@ -29,9 +29,9 @@ use crate::{
     },
 };
 
-/// How many random tables a case goes through.
+/// The number of random tables in a case.
 const TABLES: u32 = 50;
-/// How many random command lines.
+/// The number of random command lines.
 const LINES: u32 = 400;
 
 /// Every case by its name.
@@ -74,7 +74,7 @@ pub(crate) fn cases() -> Vec<Trial> {
     beside.chain(alone).chain([walkthrough, keepalived]).collect()
 }
 
-/// A directory in which ipvsadm is ours.
+/// A directory that contains our ipvsadm under this name.
 pub(crate) fn directory() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(|| {
@@ -106,7 +106,7 @@ fn theirs(namespace: &NetNs, words: &[&str], input: &str) -> Result<Ended, Faile
     Ok(end(&run(namespace, "ipvsadm", words, input)?))
 }
 
-/// Ours, which must succeed without a word on the standard error.
+/// The output of ours, which must succeed and print nothing to standard error.
 fn printed(namespace: &NetNs, line: &str, input: &str) -> Result<String, Failed> {
     let words: Vec<_> = line.split_whitespace().collect();
     let (status, stdout, stderr) = ours(namespace, &words, input)?;
@@ -116,7 +116,7 @@ fn printed(namespace: &NetNs, line: &str, input: &str) -> Result<String, Failed>
     }
 }
 
-/// Random tables, one made by ours and the next by theirs: every listing, `-S`, and one service.
+/// Random tables, made by ours and theirs in turn: every listing, `-S`, and one service.
 async fn prints_the_same(namespace: NetNs, client: Client) -> Outcome {
     let options = list_options();
     let mut listings = 0;
@@ -150,7 +150,7 @@ async fn prints_the_same(namespace: NetNs, client: Client) -> Outcome {
             assert_eq!(ours, theirs, "seed {seed}: ipvsadm {line}");
             listings += 1;
         }
-        // All but the thresholds, which theirs loses.
+        // All settings except the thresholds, which theirs loses.
         let saved: Rules = printed(&namespace, "-Sn", "")?.parse()?;
         assert_eq!(settings(&saved.table()?), settings(&snapshot), "seed {seed}");
         let without = Rules::from(&without_thresholds(&saved.table()?)).to_string();
@@ -161,7 +161,7 @@ async fn prints_the_same(namespace: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// What one saves the other restores.
+/// Each program restores what the other one saved.
 async fn files_go_both_ways(namespace: NetNs, client: Client) -> Outcome {
     for seed in 0..TABLES {
         let writes = random(5000 + seed, table());
@@ -212,14 +212,14 @@ async fn command_lines_do_the_same(namespace: NetNs, client: Client) -> Outcome 
         }
         let words = random(6000 + seed, command_words());
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        // Ours takes the number of an encapsulation, too.
+        // Ours also accepts the number of an encapsulation.
         if words.windows(2).any(|it| it[0] == "--tun-type" && it[1].parse::<u8>().is_ok()) {
             continue;
         }
         let (our_status, our_output, our_error) = ours(&namespace, &words, "")?;
         let (their_status, their_output, their_error) = theirs(&other, &words, "")?;
         let their_kind = kind(their_status, &their_error);
-        // What ours says before the kernel does.
+        // Errors that ours finds before the kernel does.
         let is_before = ["must be 1 to 15 bytes long", "threshold"];
         let is_before = our_status == 255 && is_before.iter().any(|it| our_error.contains(it));
         let our_kind = if is_before { their_kind } else { kind(our_status, &our_error) };
@@ -227,7 +227,7 @@ async fn command_lines_do_the_same(namespace: NetNs, client: Client) -> Outcome 
         assert_eq!((our_status, our_kind), (their_status, their_kind), "{what}");
         let is_ours = words.iter().any(|word| ["-h", "-v", "--help", "--version"].contains(word));
         if !is_ours {
-            // The kernel's own order is another one in each namespace.
+            // The kernel's own order differs between namespaces.
             let unsorted = words.contains(&"--nosort");
             let [our_output, their_output] = [&our_output, &their_output].map(|output| {
                 let mut lines: Vec<_> = output.lines().collect();
@@ -250,7 +250,7 @@ async fn command_lines_do_the_same(namespace: NetNs, client: Client) -> Outcome 
     Ok(())
 }
 
-/// The kind of an error, by the words of either program.
+/// The kind of an error, from either program's message.
 fn kind(status: i32, stderr: &str) -> &'static str {
     let kinds = [
         ("it exists", &["already exists", "already runs", "has already run"][..]),
@@ -271,7 +271,7 @@ fn kind(status: i32, stderr: &str) -> &'static str {
     }
 }
 
-/// The statuses of what the kernel refuses, of a fixed table.
+/// The exit statuses for requests that the kernel refuses, on a fixed table.
 async fn ends_the_same(namespace: NetNs, client: Client) -> Outcome {
     let other = fresh_namespace().await?;
     for line in [
@@ -337,7 +337,7 @@ async fn ends_the_same(namespace: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// Without `-n`, and names given.
+/// Without `-n`, and with names as input.
 async fn names_are_the_same(namespace: NetNs, _: Client) -> Outcome {
     for line in [
         "-A -t localhost:http -s rr",
@@ -358,7 +358,7 @@ async fn names_are_the_same(namespace: NetNs, _: Client) -> Outcome {
     let listed = printed(&namespace, "-L", "")?;
     assert!(listed.contains("TCP  localhost:http rr"), "{listed}");
 
-    // What was saved with names is read again; the original reads [NAME]:PORT as something else.
+    // A file saved with names can be read again; the original misreads [NAME]:PORT.
     let (saved, numbers) = (printed(&namespace, "-S", "")?, printed(&namespace, "-Sn", "")?);
     assert!(numbers.contains("-A -t [::1]:443 "), "{numbers}");
     printed(&namespace, "-C", "")?;
@@ -368,7 +368,7 @@ async fn names_are_the_same(namespace: NetNs, _: Client) -> Outcome {
 }
 
 async fn restores_all_or_says_what(namespace: NetNs, client: Client) -> Outcome {
-    // Bad lines: all are named, and nothing is done.
+    // Wrong lines: all are reported, and nothing is changed.
     let file =
         "-A -t 10.0.0.1:80\n-A -t 10.0.0.2:x\n# a comment\nipvsadm -A -t 10.0.0.3:80 -Q\n-Ln\n";
     let (status, stdout, stderr) = ours(&namespace, &["-R"], file)?;
@@ -392,7 +392,7 @@ async fn restores_all_or_says_what(namespace: NetNs, client: Client) -> Outcome 
     assert!(stderr.ends_with("ipvsadm: 2 of 4 lines were carried out\n"), "{stderr}");
     assert_eq!(client.services().await?.len(), 1);
 
-    // What the kernel refuses is named by its line, and the rest is done.
+    // Lines that the kernel refuses are reported by number, and the rest is done.
     let file = "-A -t 10.0.0.1:80 -s rr\n\n-A -t 10.0.0.4:80\n-a -t 10.0.0.5:80 -r 10.1.0.1 -m\n";
     let (status, _, stderr) = ours(&namespace, &["-R"], file)?;
     assert_eq!(status, 255);
@@ -406,11 +406,11 @@ async fn restores_all_or_says_what(namespace: NetNs, client: Client) -> Outcome 
     );
     assert_eq!(client.services().await?.len(), 2);
 
-    // Only looked at.
+    // Only a dry run.
     assert_eq!(printed(&namespace, "-R --dry-run", "-C\n")?, "");
     assert_eq!(client.services().await?.len(), 2);
     assert_eq!(ours(&namespace, &["-R", "--dry-run"], "-Q\n")?.0, 255);
-    // A large one.
+    // A large file.
     let file: String = (0..500)
         .map(|number| {
             let service = format!("10.2.{}.{}:80", number / 250, number % 250);
@@ -424,8 +424,8 @@ async fn restores_all_or_says_what(namespace: NetNs, client: Client) -> Outcome 
     Ok(())
 }
 
-/// A line that repeats what is exactly so is a success: the same line twice, a file over its own table,
-/// at once and line by line. One that differs is not.
+/// A line that repeats an existing entry exactly is a success: the same line twice, a file over its own table,
+/// at once and line by line. A line that differs is not.
 async fn repeats_what_is_so(namespace: NetNs, client: Client) -> Outcome {
     let service = "-A -t 10.0.0.1:80 -s rr -p 60\n";
     let server = "-a -t 10.0.0.1:80 -r 10.1.0.1 -m -w 3\n";
@@ -439,7 +439,7 @@ async fn repeats_what_is_so(namespace: NetNs, client: Client) -> Outcome {
         assert_eq!(saved.lines().count(), 3, "{saved}");
         assert_eq!(ours(&namespace, words, &file)?, (0, String::new(), whole.clone()), "{words:?}");
         assert_eq!(printed(&namespace, "-Sn", "")?, saved);
-        // What differs is named with how, and nothing is changed.
+        // The difference is reported, and nothing is changed.
         for (line, what) in [
             ("-A -t 10.0.0.1:80 -s rr", "and differs: persistence 60 s -> none"),
             ("-a -t 10.0.0.1:80 -r 10.1.0.1:80 -m", "and differs: weight 3 -> 1"),
@@ -448,7 +448,7 @@ async fn repeats_what_is_so(namespace: NetNs, client: Client) -> Outcome {
             let (status, _, stderr) = ours(&namespace, words, line)?;
             assert!(status == 255 && stderr.contains(what), "{words:?} {line}: {stderr}");
         }
-        // What counts is what was there then.
+        // The table at that time counts.
         let changed = "-E -f 7 -s sh\n-A -f 7 -s sh\n-E -f 7 -s rr\n";
         let (status, _, stderr) = ours(&namespace, words, changed)?;
         assert_eq!((status, stderr.as_str()), (0, "ipvsadm: line 2 adds what is there already\n"));
@@ -461,11 +461,11 @@ async fn repeats_what_is_so(namespace: NetNs, client: Client) -> Outcome {
         printed(&namespace, "-C", "")?;
         printed(&namespace, "--stop-daemon master", "")?;
     }
-    // By itself, a command ends as the original's does.
+    // A single command ends as the original's does.
     let line = "-A -t 10.0.0.1:80";
     printed(&namespace, line, "")?;
     assert_eq!(ours(&namespace, &line.split(' ').collect::<Vec<_>>(), "")?.0, 255);
-    // A file to apply may repeat a line as well.
+    // A file for --apply may repeat a line as well.
     let table = format!("{service}{server}{server}{service}");
     printed(&namespace, "--apply -", &table)?;
     assert_eq!(printed(&namespace, "--diff -", &table)?, "");
@@ -476,8 +476,8 @@ async fn repeats_what_is_so(namespace: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// A host that nobody knows leaves the rest of a table in place, where a script has flushed already and
-/// calls `ipvsadm -R`, if the environment says so.
+/// If the environment asks for it, an unknown host leaves the rest of a table in place, although a script
+/// has flushed the table before it calls `ipvsadm -R`.
 async fn keeps_going_by_the_environment(namespace: NetNs, client: Client) -> Outcome {
     let directory = tempfile::tempdir()?;
     let rules = directory.path().join("rules").display().to_string();
@@ -487,7 +487,7 @@ async fn keeps_going_by_the_environment(namespace: NetNs, client: Client) -> Out
          -a -t 10.0.0.1:80 -r 10.1.0.2 -m\n-A -t 10.0.0.1:80 -s rr\n",
     )?;
     let script = "export PATH=\"$1:$PATH:/usr/sbin:/sbin\"; ipvsadm-restore < \"$2\"";
-    // The package's script sets a PATH of its own.
+    // The package's script sets its own PATH.
     let restore = directory.path().join("ipvsadm-restore");
     fs::write(
         &restore,
@@ -521,7 +521,7 @@ async fn keeps_going_by_the_environment(namespace: NetNs, client: Client) -> Out
         printed(&namespace, "-Sn", "")?,
         "-A -t 10.0.0.1:80 -s rr\n-a -t 10.0.0.1:80 -r 10.1.0.2:80 -m -w 1\n"
     );
-    // To look only is said by the command line, which counts more.
+    // An option for a dry run takes precedence over the variable.
     let looked = namespace.run(|| {
         let mut ipvsadm = Process::new(our_program());
         ipvsadm.args(["-R", "--dry-run"]).env("IPVSADM_KEEP_GOING", "1");
@@ -533,7 +533,7 @@ async fn keeps_going_by_the_environment(namespace: NetNs, client: Client) -> Out
     Ok(())
 }
 
-/// A direct-routed or tunnelled real server whose port is not its service's, which ipvsadm cannot make:
+/// A direct-routed or tunnelled real server whose port differs from its service's, which ipvsadm cannot make:
 /// both programs save and read it alike.
 async fn saves_ports_of_others(namespace: NetNs, client: Client) -> Outcome {
     let services = "-A -t 10.0.0.1:80 -s rr\n-A -t [2001:db8::1]:443 -s rr\n";
@@ -560,7 +560,7 @@ async fn saves_ports_of_others(namespace: NetNs, client: Client) -> Outcome {
     let (status, shown, _) = ours(&namespace, &["--diff", "-"], &saved)?;
     assert!(status == 2 && shown.contains("- -t 10.0.0.1:80 -> 10.1.0.2:8080\n"), "{shown}");
     assert!(!shown.contains("10.1.0.4"), "{shown}");
-    // Both restore it, to one table.
+    // Both restore it, to the same table.
     let other = fresh_namespace().await?;
     let other_client = Client::connect_in(&other)?;
     assert_eq!(theirs(&other, &["-R"], &saved)?, (0, String::new(), String::new()));
@@ -572,7 +572,7 @@ async fn saves_ports_of_others(namespace: NetNs, client: Client) -> Outcome {
         ports(&restored),
         ["10.1.0.2:80", "10.1.0.3:80", "10.1.0.4:8080", "[2001:db8::2]:443"]
     );
-    // Two of one address are told apart by their ports only.
+    // Two with the same address differ only in their ports.
     let both = "-A -f 1 -s rr\n-A -t 10.0.0.1:80 -s rr\n\
                 -a -t 10.0.0.1:80 -r 10.1.0.2:80 -g -w 1\n\
                 -a -t 10.0.0.1:80 -r 10.1.0.2:8080 --forward-method 3 -w 1\n";
@@ -601,7 +601,7 @@ async fn applies_files(namespace: NetNs, client: Client) -> Outcome {
     let file = directory.path().join("rules").display().to_string();
     fs::write(&file, wanted)?;
 
-    // Looks change nothing and return 2.
+    // Dry runs change nothing and return 2.
     let (status, shown, _) = ours(&namespace, &["--diff", &file], "")?;
     assert_eq!(status, 2);
     assert!(shown.contains("- -t 10.9.0.1:80") && shown.contains("10.1.0.1:80"), "{shown}");
@@ -617,7 +617,7 @@ async fn applies_files(namespace: NetNs, client: Client) -> Outcome {
     );
     assert_eq!(settings(&client.snapshot().await?), before);
 
-    // Only what is ours is deleted.
+    // Only our own is deleted.
     printed(&namespace, &format!("--apply {file} --only 10.0.0.0/16"), "")?;
     let saved = printed(&namespace, "-Sn", "")?;
     assert!(saved.contains("10.9.0.1:80") && saved.contains("-f 7"), "{saved}");
@@ -628,7 +628,7 @@ async fn applies_files(namespace: NetNs, client: Client) -> Outcome {
         assert_eq!(printed(&namespace, &line, "")?, "", "{line}");
     }
 
-    // What the kernel refuses is said, with what was done, whether it drains and whether it is read.
+    // What the kernel refuses is reported, with what was done, while draining and while reading.
     let refused = format!("{wanted}-A -t 10.0.0.2:80 -s nosuch\n-A -t 10.0.0.3:80\n");
     fs::write(&file, &refused)?;
     for more in ["", " --drain"] {
@@ -651,7 +651,7 @@ async fn applies_files(namespace: NetNs, client: Client) -> Outcome {
     printed(&namespace, "-D -t 10.0.0.3:80", "")?;
     fs::write(&file, wanted)?;
 
-    // What drains is not deleted by the first commands.
+    // A draining real server is not deleted by the first commands.
     let (_, shown, _) =
         ours(&namespace, &["--apply", "-", "--drain", "--dry-run"], "-A -t 10.0.0.1:80 -s rr\n")?;
     assert_eq!(
@@ -659,7 +659,7 @@ async fn applies_files(namespace: NetNs, client: Client) -> Outcome {
         "ipvsadm -e -t 10.0.0.1:80 -r 10.1.0.1:80 -m -w 0\n\
          # when its connections have ended: ipvsadm -d -t 10.0.0.1:80 -r 10.1.0.1:80\n"
     );
-    // An empty file is no wish.
+    // An empty file is refused.
     let (status, _, stderr) = ours(&namespace, &["--apply", "-"], "# nothing\n")?;
     assert!(status == 2 && stderr.contains("there is no rule in it"), "{stderr}");
 
@@ -675,7 +675,7 @@ async fn applies_files(namespace: NetNs, client: Client) -> Outcome {
     let (status, _, stderr) = ours(&namespace, &["--apply", "-"], &timeouts)?;
     assert!(status == 2 && stderr.contains("timeouts: there is no such field here"), "{stderr}");
 
-    // What is wrong is named with its line, changes nothing, and is no difference.
+    // Mistakes are reported with their line, change nothing, and do not count as a difference.
     fs::write(&file, "-A -t 10.0.0.1:80\n-a -t 10.0.0.1:80 -r 10.1.0.300 -m\n")?;
     let (status, _, stderr) = ours(&namespace, &["--diff", &file], "")?;
     assert_eq!(status, 1);
@@ -709,7 +709,7 @@ async fn json_has_every_listing(namespace: NetNs, client: Client) -> Outcome {
     assert_eq!(json("-L --daemon --json")?["daemons"][0]["interface"], "lo");
     assert_eq!(json("-Lc --json")?, serde_json::json!({"connections": []}));
     assert_eq!(json("-S --json")?["services"][0]["real_servers"][0]["weight"], 3);
-    // Whole documents, as README.md promises them.
+    // Complete documents, as README.md promises.
     assert_eq!(
         json("-L --daemon --json")?,
         serde_json::json!({"daemons": [{
@@ -750,7 +750,7 @@ async fn json_has_every_listing(namespace: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// Lists until it is ended; and a listing whose reader goes away ends too.
+/// Lists repeatedly until it is ended; a listing also ends when its reader goes away.
 async fn watches(namespace: NetNs, client: Client) -> Outcome {
     let begun = Instant::now();
     let start = |words: &'static [&str]| {
@@ -787,8 +787,8 @@ async fn watches(namespace: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// What a terminal sees: colours unless they are not wanted, a screen that is listed on again, and
-/// how far a long restore is.
+/// Output on a terminal: colours unless switched off, a screen that is listed repeatedly, and
+/// the progress of a long restore.
 async fn on_a_terminal(namespace: NetNs, client: Client) -> Outcome {
     client.add_service(&Service::new(key("-t 10.0.0.1:80"))).await?;
     let diff = |variables: &[(&str, &str)]| -> Result<String, Failed> {
@@ -810,7 +810,7 @@ async fn on_a_terminal(namespace: NetNs, client: Client) -> Outcome {
     for variables in [&[("TERM", "xterm"), ("NO_COLOR", "1")][..], &[("TERM", "dumb")]] {
         assert_eq!(diff(variables)?, plain, "{variables:?}");
     }
-    // Set and empty is not set.
+    // A variable that is set but empty counts as unset.
     assert_eq!(diff(&[("TERM", "xterm"), ("NO_COLOR", "")])?, coloured);
 
     let mut terminal = Terminal::new()?;
@@ -825,8 +825,8 @@ async fn on_a_terminal(namespace: NetNs, client: Client) -> Outcome {
     child.wait()?;
     assert_eq!(seen, twice);
 
-    // The kernel goes through the real servers that were deleted just now for each that is added,
-    // so this takes a second and more.
+    // For each added real server the kernel goes through the recently deleted ones, so this takes a
+    // second or more.
     let servers = 36_000_u32;
     let file: String = (0..servers)
         .map(|number| {
@@ -852,7 +852,7 @@ async fn on_a_terminal(namespace: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// A file with a text, for a standard input.
+/// A file with a text, used as standard input.
 fn input(text: &str) -> Result<fs::File, Failed> {
     let mut file = tempfile::tempfile()?;
     file.write_all(text.as_bytes())?;
@@ -860,10 +860,10 @@ fn input(text: &str) -> Result<fs::File, Failed> {
     Ok(file)
 }
 
-/// A pseudo terminal, and what is written to it.
+/// A pseudo terminal, and the output to it.
 struct Terminal {
     user: fs::File,
-    /// What programs have of it.
+    /// The side that programs use.
     program: Option<OwnedFd>,
 }
 
@@ -879,15 +879,15 @@ impl Terminal {
         command
     }
 
-    /// The program's end, once.
+    /// The program's side, which can be taken once.
     fn file(&mut self) -> Result<Stdio, Failed> {
         Ok(self.program.take().ok_or("a terminal is for one stream")?.into())
     }
 
-    /// Everything until the program has ended.
+    /// All output until the program has ended.
     fn rest(&mut self) -> String {
         let mut bytes = Vec::new();
-        // Linux ends it with EIO.
+        // Linux reports the end as EIO.
         let _ = self.user.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     }
@@ -899,7 +899,7 @@ impl Terminal {
     }
 }
 
-/// By a name, a process and a path.
+/// A namespace given by name, process and path.
 async fn works_in_a_namespace(namespace: NetNs, client: Client) -> Outcome {
     client.add_service(&Service::new(key("-t 10.0.0.1:80"))).await?;
     let elsewhere = fresh_namespace().await?;
@@ -935,7 +935,7 @@ async fn works_in_a_namespace(namespace: NetNs, client: Client) -> Outcome {
     result
 }
 
-/// Without the right, and with an unknown scheduler.
+/// Without privileges, and with an unknown scheduler.
 async fn says_what_is_missing(namespace: NetNs, _: Client) -> Outcome {
     let program = our_program();
     let user = ["--reuid=1000", "--regid=1000", "--clear-groups", "--bounding-set", "-all"];
@@ -949,7 +949,7 @@ async fn says_what_is_missing(namespace: NetNs, _: Client) -> Outcome {
         assert_eq!(status, 2, "{words:?}: {stderr}");
         assert!(stderr.contains("CAP_NET_ADMIN"), "{words:?}: {stderr}");
     }
-    // What needs no right.
+    // Commands that need no privilege.
     assert_eq!(as_user(&["-h"])?.0, 0);
     assert_eq!(as_user(&["-A"])?.0, 2);
     let (status, _, stderr) = ours(&namespace, &["-A", "-f", "1", "-s", "nosuch"], "")?;
@@ -958,7 +958,7 @@ async fn says_what_is_missing(namespace: NetNs, _: Client) -> Outcome {
     Ok(())
 }
 
-/// Connections, of persistent services too, beside the original and as JSON.
+/// Connections, also of persistent services, beside the original and as JSON.
 async fn lists_connections() -> Outcome {
     let scene = Scene::new(Family::Ipv4).await?;
     let here = scene.host.namespace();
@@ -967,7 +967,7 @@ async fn lists_connections() -> Outcome {
     let key = *scene.service("rr").key();
     printed(here, &format!("-E {key} -s rr -p 300"), "")?;
     scene.fetch(here, 2).await?;
-    // The seconds go on between two listings.
+    // A second may pass between two listings.
     let rows = |listing: &str| -> Vec<String> {
         let without_time = |line: &str| {
             let mut words: Vec<_> = line.split(' ').collect();
@@ -995,7 +995,7 @@ async fn lists_connections() -> Outcome {
         }
     }
 
-    // What cannot be read is not the fault of the standard output.
+    // An input error is not reported as an error of standard output.
     for more in ["", "--json"] {
         let script = format!("mount -t tmpfs none /proc; exec {} -Lc {more}", our_program());
         let (status, _, stderr) =
@@ -1007,8 +1007,8 @@ async fn lists_connections() -> Outcome {
     Ok(())
 }
 
-/// What has connections is deleted when they have ended, or when the time is over: by `-d`, by `-D`
-/// and by `--apply`, with the same words.
+/// Entries with connections are deleted when these have ended, or when the time is over: by `-d`, by `-D`
+/// and by `--apply`, with the same messages.
 async fn drains() -> Outcome {
     let scene = Scene::new(Family::Ipv4).await?;
     let here = scene.host.namespace();
@@ -1022,7 +1022,7 @@ async fn drains() -> Outcome {
     let leaves = |server: &str| {
         format!("~ {key} -> {server} weight 1 -> 0 (it leaves)\n- {key} -> {server}\n")
     };
-    // The connections that were fetched are in TIME_WAIT for two minutes, so the grace ends it.
+    // The fetched connections stay in TIME_WAIT for two minutes, so the time limit ends the draining.
     let [first, second] = [0, 1].map(|at| format!("{}:80", scene.pods[at].address()));
     let broken = |what: &str, count: u32| {
         format!("ipvsadm: {what} was deleted with {count} connections left\n")
@@ -1048,7 +1048,7 @@ async fn drains() -> Outcome {
     assert!(elapsed >= Duration::from_secs(2), "{elapsed:?}");
     assert!(scene.client.services().await?.is_empty());
 
-    // Nobody reads: it is done all the same.
+    // Without a reader it still does its work.
     service.apply(&scene.client).await?;
     let script = "\"$0\" \"$@\" | true; exit ${PIPESTATUS[0]}";
     let file = tempfile::NamedTempFile::new()?;
@@ -1059,7 +1059,7 @@ async fn drains() -> Outcome {
     assert_eq!(unread.0, 141, "{unread:?}");
     assert!(scene.client.destinations(&key).await?.is_empty());
 
-    // One without connections goes at once; what is not there is refused.
+    // An entry without connections is deleted at once; one that does not exist is refused.
     let idle = "10.1.0.77:80";
     printed(here, &format!("-a {key} -r {idle} -m"), "")?;
     let (ended, elapsed) = timed(&format!("-d {key} -r {idle} --drain --grace 60"), "")?;
@@ -1074,7 +1074,7 @@ async fn drains() -> Outcome {
         assert_eq!(timed(&line, "")?.0, (255, String::new(), said), "{line}");
     }
 
-    // A persistent service's clients stay, which is said.
+    // A message reports that clients of a persistent service stay.
     printed(here, "-A -f 7 -p 60", "")?;
     printed(here, &format!("-a -f 7 -r {idle} -m"), "")?;
     let (ended, _) = timed(&format!("-d -f 7 -r {idle} --drain"), "")?;
@@ -1083,7 +1083,7 @@ async fn drains() -> Outcome {
     Ok(())
 }
 
-/// Types a line into a shell for which ipvsadm is ours.
+/// Runs a line in a shell whose ipvsadm is ours.
 fn typed(namespace: &NetNs, line: &str) -> Result<String, Failed> {
     let path = env::var("PATH").unwrap_or_default();
     let path = format!("{}:{path}:/usr/sbin:/sbin", directory().display());
@@ -1095,7 +1095,7 @@ fn typed(namespace: &NetNs, line: &str) -> Result<String, Failed> {
     }
 }
 
-/// A listing whose first line does not say how large the table of connections is.
+/// A listing without the size of the table of connections in its first line.
 fn without_size(listing: &str) -> String {
     let (start, rest) = listing.split_once(" (size=").unwrap_or((listing, ")"));
     let (_, rest) = rest.split_once(')').unwrap_or(("", rest));
@@ -1120,7 +1120,7 @@ async fn walkthrough() -> Outcome {
     ] {
         assert_eq!(typed(here, line)?, "", "{line}");
     }
-    // The size of the table of connections is another one from Linux 7.1 on.
+    // The size of the table of connections differs from Linux 7.1 on.
     let listing = |line| typed(here, line).map(|text| without_size(&text));
     let title = "IP Virtual Server version 1.2.1\n\
                  Prot LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port           Forward \
@@ -1173,7 +1173,7 @@ async fn walkthrough() -> Outcome {
     ] {
         assert_eq!(typed(here, line)?, "", "{line}");
     }
-    // The kernel remembers the connections of real servers that come back.
+    // The kernel remembers the connections of real servers that are added again.
     let listed = listing("ipvsadm -Ln")?;
     let without_connections = |text: &str| -> Vec<String> {
         text.lines().map(|line| line.chars().take(48).collect()).collect()
@@ -1186,7 +1186,7 @@ async fn walkthrough() -> Outcome {
         assert!(pages.contains(&got), "{got}");
     }
     for name in &names {
-        // It is the name of the process's namespace, not a mount.
+        // It is a link to the process's namespace, not a mount.
         fs::remove_file(Path::new("/var/run/netns").join(name))?;
     }
     typed(here, "ipvsadm -C")?;
@@ -1229,7 +1229,7 @@ async fn saves_keepalived(namespace: NetNs, client: Client) -> Outcome {
     }
     let before = theirs(&namespace, &["-Sn"], "")?;
     let saved = printed(&namespace, "-S -n", "")?;
-    // It takes its table with it.
+    // Stopping keepalived deletes its table.
     run(&namespace, "kill", &["-TERM", &keepalived.id().to_string()], "")?;
     keepalived.wait()?;
     let mut log = String::new();

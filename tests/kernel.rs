@@ -1,10 +1,10 @@
 //! Everything that needs a real kernel, in one binary: `cargo test -p kernel-tests`.
 //!
 //! It puts itself on a kernel that has IPVS (see the package `lvs-guest`) and runs every case there.
-//! Where there is no such kernel it says why and runs none, which is a failure when
-//! `LVS_REQUIRE_KERNEL=1`, and always when there is one that does not start.
+//! If there is no such kernel, it prints why and runs none. That is a failure with
+//! `LVS_REQUIRE_KERNEL=1`, and always if there is a kernel that does not start.
 
-// Clippy takes only functions marked `#[test]` for tests.
+// Clippy recognises only functions marked `#[test]` as tests.
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod bulk_cases;
@@ -48,7 +48,7 @@ fn main() {
     part::assume(&parts.concat());
     let mut arguments = Arguments::from_args();
     // One after the other: kernels up to 7.0 have one table of services for all network namespaces,
-    // so that changes in one namespace disturb a long listing in another.
+    // so changes in one namespace disturb a long listing in another.
     arguments.test_threads.get_or_insert(1);
     let mut cases = all_cases();
     let mut guest_cases = client_cases::guest_cases();
@@ -58,7 +58,7 @@ fn main() {
     if !arguments.list {
         match guest::Options::from_env().and_then(|options| guest::enter(&options)) {
             Ok(place) => {
-                // In one piece, since the guest sends both of its streams on as they come.
+                // In one write, since the guest passes both of its streams on as they arrive.
                 let line = format!("kernel-tests: on {place}\n");
                 eprint!("{line}");
                 if !matches!(place, guest::Place::Guest { .. }) {
@@ -81,7 +81,7 @@ fn main() {
             }
         }
     }
-    // Before the others: their sockets keep their namespaces, and those the modules, for minutes.
+    // First, since the other cases' sockets keep their namespaces, and those the modules, for minutes.
     cases.splice(0..0, guest_cases);
     cases.extend(filter_cases);
     cases.push(documents_name_cases(&cases));
@@ -92,7 +92,7 @@ fn main() {
     conclusion.exit();
 }
 
-/// The documents name cases as their proof; each must be one.
+/// Documents name cases as their proof; each named case must exist.
 fn documents_name_cases(cases: &[Trial]) -> Trial {
     let known: HashSet<String> = cases.iter().map(|case| case.name().to_owned()).collect();
     Trial::test("documents_name_cases", move || {

@@ -1,4 +1,4 @@
-//! What the cases share: each gets a network namespace of its own with a client in it.
+//! What the cases share: each gets a new network namespace with a client in it.
 
 use std::future::Future;
 
@@ -6,10 +6,10 @@ use ipvs_client::{Client, packet::ServiceKey};
 use libtest_mimic::{Failed, Trial};
 use netns_link::{Links, NetNs};
 
-/// What a case returns.
+/// The result of a case.
 pub type Outcome = Result<(), Failed>;
 
-/// A case that gets a client in a namespace of its own, on a runtime of its own.
+/// A case with a client in a new namespace, on its own runtime.
 pub fn client_case<F>(name: &str, case: impl FnOnce(NetNs, Client) -> F + Send + 'static) -> Trial
 where
     F: Future<Output = Outcome>,
@@ -18,8 +18,8 @@ where
         block_on(async {
             let namespace = fresh_namespace().await?;
             let client = Client::connect_in(&namespace)?;
-            // Kernels from 6.2 on, some to 7.1.8, crash when a namespace ends with more than 50 services
-            // and destinations within a tenth of a second after its first one (CVE-2026-74670).
+            // Kernels from 6.2 on, some up to 7.1.8, crash if a namespace with more than 50 services
+            // and destinations ends within a tenth of a second after its first one (CVE-2026-74670).
             let last = Client::connect_in(&namespace)?;
             let outcome = case(namespace, client).await;
             last.flush().await?;
@@ -28,8 +28,8 @@ where
     })
 }
 
-/// A case that needs programs, each given with its package. Where one is not installed the case is
-/// ignored and the reason told, or fails when `LVS_REQUIRE_KERNEL=1`.
+/// A case that needs programs, each given with its package. If one is not installed, the case is
+/// ignored and prints why, or fails with `LVS_REQUIRE_KERNEL=1`.
 pub fn needing(programs: &[(&str, &str)], case: Trial) -> Trial {
     let missing = programs.iter().find_map(|(name, package)| testbed::program(name, package).err());
     match missing {
@@ -41,8 +41,8 @@ pub fn needing(programs: &[(&str, &str)], case: Trial) -> Trial {
     }
 }
 
-/// A namespace whose loopback is up. Without any address in it the kernel knows no routes, takes
-/// every IPv4 address for a broadcast one, and refuses it as a destination.
+/// A namespace whose loopback is up. Without any address in it the kernel has no routes, takes
+/// every IPv4 address for a broadcast address, and refuses it as a destination.
 pub async fn fresh_namespace() -> Result<NetNs, Failed> {
     let namespace = NetNs::new()?;
     let links = Links::connect(&namespace)?;
@@ -51,7 +51,7 @@ pub async fn fresh_namespace() -> Result<NetNs, Failed> {
     Ok(namespace)
 }
 
-/// Runs a future on a runtime of its own.
+/// Runs a future on a new runtime.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -60,7 +60,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
-/// Reads a service's key in ipvsadm's notation.
+/// Parses a service's key in ipvsadm's notation.
 pub fn key(text: &str) -> ServiceKey {
     text.parse().expect("the cases' keys are well-formed")
 }

@@ -1,5 +1,5 @@
-//! Desired state on a real kernel: what builds, what an apply writes, and what it leaves when
-//! something fails.
+//! Desired state on a real kernel: what builds, what an apply writes, and what it leaves after
+//! a failure.
 
 use std::{
     cell::Cell,
@@ -90,7 +90,7 @@ async fn real_servers(client: &Client, service: &str) -> Result<Vec<String>, Fai
     Ok(entries.iter().map(|found| format!("{} {}", found.key, found.weight)).collect())
 }
 
-/// A value of a strategy, the same in each run.
+/// Values of a strategy, the same in each run.
 fn values<T: std::fmt::Debug>(strategy: impl Strategy<Value = T>, count: usize) -> Vec<T> {
     let mut runner = TestRunner::deterministic();
     (0..count)
@@ -98,7 +98,7 @@ fn values<T: std::fmt::Debug>(strategy: impl Strategy<Value = T>, count: usize) 
         .collect()
 }
 
-/// A snapshot with what the model knows.
+/// A snapshot with only the settings that the model knows.
 fn settings(mut snapshot: Snapshot) -> Snapshot {
     for service in snapshot.services.values_mut() {
         service.entry.statistics = Statistics::default();
@@ -110,7 +110,7 @@ fn settings(mut snapshot: Snapshot) -> Snapshot {
     snapshot
 }
 
-/// Some thousand random requests have the same answers and the same effect here and there.
+/// Some thousand random requests have the same answers and the same effect in the model and in the kernel.
 async fn model_is_the_kernel(_namespace: NetNs, client: Client) -> Outcome {
     let mut refused = 0;
     for requests in values(vec(strategy::request(), 1..60), 100) {
@@ -134,7 +134,7 @@ async fn model_is_the_kernel(_namespace: NetNs, client: Client) -> Outcome {
 async fn refused_real_server(_namespace: NetNs, client: Client) -> Outcome {
     let service = || VirtualService::tcp("[2001:db8::185]:80".parse().expect("an address"));
     service().real_server(nat("[2001:db8::3]:80")).build()?.apply(&client).await?;
-    // A link-local address that is none of ours is refused (EINVAL).
+    // A link-local address that this host does not have is refused (EINVAL).
     let next = service().real_server(nat("[fe80::dead]:80")).build()?;
     let error = next.apply(&client).await.expect_err("the kernel refuses it");
     let text = error.to_string();
@@ -144,7 +144,7 @@ async fn refused_real_server(_namespace: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// The kernel does not know the scheduler: what is there stays, and new real servers come.
+/// The kernel does not know the scheduler: the existing one stays, and new real servers are added.
 async fn refused_scheduler(_namespace: NetNs, client: Client) -> Outcome {
     web().real_server(nat("172.17.0.3:80")).build()?.apply(&client).await?;
     let next = web().scheduler("wrrr").real_server(nat("172.17.0.4:80")).build()?;
@@ -152,14 +152,14 @@ async fn refused_scheduler(_namespace: NetNs, client: Client) -> Outcome {
     assert!(error.contains("ip_vs_wrrr"), "{error}");
     let found = real_servers(&client, "-t 10.0.0.185:80").await?;
     assert_eq!(found, ["172.17.0.3:80 1", "172.17.0.4:80 1"]);
-    // A new service cannot be added, so nothing is tried with its real servers.
+    // If a new service cannot be added, nothing is tried with its real servers.
     client.flush().await?;
     let error = next.apply(&client).await.expect_err("no such scheduler").to_string();
     assert!(error.ends_with("changes made: 0, failed: 1, not tried: 1"), "{error}");
     Ok(())
 }
 
-/// The other services are brought to what they should be, deletions included.
+/// The other services become as desired, deletions included.
 async fn failure_stays_in_its_service(_namespace: NetNs, client: Client) -> Outcome {
     let service = |port: u16, real_server: &str, scheduler: &str| {
         VirtualService::tcp((IpAddr::from([10, 0, 0, 185]), port).into())
@@ -192,7 +192,7 @@ async fn failure_stays_in_its_service(_namespace: NetNs, client: Client) -> Outc
     Ok(())
 }
 
-/// Both succeed, whoever writes first.
+/// Both succeed, in either order.
 async fn two_managers_at_once(namespace: NetNs, client: Client) -> Outcome {
     let other = Client::connect_in(&namespace)?;
     let service =
@@ -213,11 +213,11 @@ async fn two_managers_at_once(namespace: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// What is planned is what the kernel then has: all of it, over every setting.
+/// The kernel has exactly what was planned, for every setting.
 async fn random_tables(namespace: NetNs, client: Client) -> Outcome {
     let policy = Policy::new().scope(Scope::All);
     for (desired, others) in values((strategy::desired(), vec(strategy::request(), 0..30)), 100) {
-        // Somebody else's writes, over what the last round has left.
+        // Another program writes over the result of the last round.
         let _ = client.batch(&others).await;
         let applied = desired.apply(&client, &policy).await?;
         assert!(applied.held_back().len() == 0 && applied.uncertain().is_empty());
@@ -267,7 +267,7 @@ async fn scope_and_guard(_namespace: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// Killed between any two writes, the next run finishes the work; and the service never is without a
+/// If a run is killed between any two writes, the next one finishes the work, and the service always has a
 /// usable real server.
 async fn killed_at_each_write(_namespace: NetNs, client: Client) -> Outcome {
     let old = web().real_servers([nat("172.17.0.3:80"), nat("172.17.0.4:80").weight(0)]).build()?;
@@ -306,21 +306,21 @@ async fn killed_at_each_write(_namespace: NetNs, client: Client) -> Outcome {
 pub(crate) const PARTS: &[Part] = &[APPLIES];
 const APPLIES: Part = Part("applies", applies);
 
-/// What the process that is killed finds, with more real servers than one datagram takes.
+/// The table that the killed process finds, with more real servers than fit in one datagram.
 fn before_the_kill() -> Result<Desired, Failed> {
     let old = web().real_servers([nat("172.17.0.3:80"), nat("172.17.0.4:80").weight(0)]);
     let other = VirtualService::firewall_mark(7).real_server(nat("172.17.0.3:80"));
     Ok([old, other].into_iter().collect::<Result<Desired, _>>()?)
 }
 
-/// What it wants.
+/// The table that it applies.
 fn after_the_kill() -> Result<Desired, Failed> {
     let more = (1..=200).map(|host| nat(&format!("172.18.0.{host}:80")));
     let first = [nat("172.17.0.3:80").weight(0), nat("172.17.0.5:80")];
     Ok(web().scheduler("wrr").real_servers(first.into_iter().chain(more)).build()?.into())
 }
 
-/// Plans, and applies when it is told to.
+/// Plans, and applies when its standard input says so.
 fn applies() -> Outcome {
     let client = blocking::Client::connect()?;
     let plan = lvs::block_on(after_the_kill()?.plan(&client, &Policy::new().scope(Scope::All)))?;
@@ -331,7 +331,7 @@ fn applies() -> Outcome {
 }
 
 /// A process that applies is killed before and after each of its system calls; the next run finishes
-/// the work. And the service never is without a usable real server.
+/// the work. The service always has a usable real server.
 async fn killed_at_each_system_call(namespace: NetNs, client: Client) -> Outcome {
     let policy = Policy::new().scope(Scope::All);
     let (old, new) = (before_the_kill()?, after_the_kill()?);
@@ -349,13 +349,13 @@ async fn killed_at_each_system_call(namespace: NetNs, client: Client) -> Outcome
             break;
         }
     }
-    // Its five datagrams: a service, 201 real servers in two, a weight, and what goes.
+    // Its five datagrams: a service, 201 real servers in two, a weight, and the deletions.
     println!("writes left: {left:?}");
     assert_eq!(left, BTreeSet::from([0, 2, 3, 76, 204, 205]));
     Ok(())
 }
 
-/// Starts a process that applies and kills it after so many stops at its system calls. Returns
+/// Starts a process that applies and kills it after this number of stops at system calls. Returns
 /// whether it had ended before.
 fn killed_after(stops: usize) -> Result<bool, Failed> {
     let mut command = part::again(APPLIES)?;
@@ -496,7 +496,7 @@ async fn reconciler_runs(_namespace: NetNs, client: Client) -> Outcome {
         wait(&["172.17.0.3:80 9"]).await?;
         client.flush().await?;
         wait(&["172.17.0.3:80 9"]).await?;
-        // However slow this machine is.
+        // On any machine, however slow.
         let enough = rounds.get() + 3;
         while rounds.get() < enough {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -514,8 +514,8 @@ async fn reconciler_runs(_namespace: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// What is held back stays so whatever a round is about, a confirmation is for what it names, nothing
-/// is written before its claim is stored, and who keeps undoing it is named.
+/// Held-back changes stay held back in any round, a confirmation covers only what it names, nothing
+/// is written before its claim is stored, and another writer who keeps undoing it is named.
 async fn reconciler_keeps_its_promises(_namespace: NetNs, client: Client) -> Outcome {
     let service = |host: u8, servers: &[(u8, u32)]| {
         let servers = servers.iter().map(|(server, weight)| {
@@ -552,7 +552,7 @@ async fn reconciler_keeps_its_promises(_namespace: NetNs, client: Client) -> Out
         assert_eq!(applied.len(), 1, "the weight");
     }
     assert_eq!((there().await?, reconciler.status().held_back), ((30, 60), 30));
-    // An empty source, while the real servers that it leaves have weight 0.
+    // An empty source, while its former real servers have weight 0.
     reconciler.set(all(&[(1, 0), (2, 0)])?.into_iter().collect::<Result<_, _>>()?);
     reconciler.round(&client, now).await.ok_or("it is due")?.result?;
     let table = client.snapshot().await?;
@@ -576,7 +576,7 @@ async fn reconciler_keeps_its_promises(_namespace: NetNs, client: Client) -> Out
     Ok(())
 }
 
-/// What failed is tried again, later each time, and that alone.
+/// Only what failed is tried again, each time later.
 async fn reconciler_tries_again(_namespace: NetNs, client: Client) -> Outcome {
     let good = web().build()?;
     let bad = VirtualService::udp("10.0.0.185:53".parse()?).scheduler("wrrr").build()?;
@@ -605,14 +605,14 @@ async fn reconciler_tries_again(_namespace: NetNs, client: Client) -> Outcome {
     reconciler.round(&client, now).await.ok_or("it is due")?.result?;
     assert_eq!(reconciler.status().failed_in_a_row, 0);
     assert_eq!(client.services().await?.len(), 2);
-    // What a round reads of some services, anybody can read.
+    // Anybody can read the services that a round has read.
     let keys = BTreeSet::from([*bad.key(), key("-t 10.0.0.186:80")]);
     let read = lvs::read_services(&client, &keys).await?;
     assert_eq!(read.services.into_keys().collect::<Vec<_>>(), [*bad.key()]);
     Ok(())
 }
 
-/// Over the blocking client, everything is ready at once.
+/// With the blocking client, every future is ready at once.
 async fn blocking_twin(namespace: NetNs, client: Client) -> Outcome {
     let twin = blocking::Client::connect_in(&namespace)?;
     let service = web().real_server(nat("172.17.0.3:80")).build()?;
@@ -663,8 +663,8 @@ async fn encapsulation_is_kept(_namespace: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// The kernel stores a service at any address. Where no client's packet ever meets it, it does not
-/// build; elsewhere it does.
+/// The kernel stores a service at any address. If no client's packet can reach the address, the service does
+/// not build; otherwise it does.
 async fn addresses_without_clients_do_not_build() -> Outcome {
     for (family, addresses) in [
         (
@@ -703,7 +703,7 @@ async fn addresses_without_clients_do_not_build() -> Outcome {
             scene.client.add_service(&service).await?;
             let pod = Destination::new(SocketAddr::new(scene.pods[0].address(), 53).try_into()?);
             scene.client.add_destination(service.key(), &pod).await?;
-            // Every way to make an address local; some take this one, some that.
+            // All ways to make an address local; each works for some addresses.
             let host = scene.host.namespace();
             let bits = if to.is_ipv4() { 32 } else { 128 };
             let range = format!("{address}/{bits}");

@@ -1,12 +1,12 @@
-//! Runs every kernel case on kernel after kernel, and prints a table.
+//! Runs every kernel case on one kernel after another, and prints a table.
 //!
 //! ```sh
 //! cargo run -p kernel-tests --bin matrix                       # on all of them
 //! cargo run -p kernel-tests --bin matrix -- uml-6.1 qemu-6.12  # on these
 //! ```
 //!
-//! It ends with 1 when a case failed somewhere, or a kernel was not available: the table says so, and
-//! says ok only for cases that ran.
+//! The exit status is 1 if a case failed on any kernel, or a kernel was not available. The table shows
+//! both, and "ok" only for cases that ran.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use std::{
 
 use guest::Kernel;
 
-/// What a user may ask for, and the cases that show it, by the beginnings of their names.
+/// Features, and the cases that show each, by prefixes of their names.
 const FEATURES: &[(&str, &[&str])] = &[
     ("masquerade (NAT), IPv4", &["nat_from_host_and_container_ipv4", "traffic_nat_ipv4"]),
     ("masquerade (NAT), IPv6", &["nat_from_host_and_container_ipv6", "traffic_nat_ipv6"]),
@@ -55,7 +55,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let mut kernels: Vec<Kernel> =
         std::env::args().skip(1).map(|name| name.parse()).collect::<Result<_, _>>()?;
     if kernels.is_empty() {
-        // Any machine's own is one of the others, or none that is known.
+        // The machine's own kernel is one of the others, or unknown.
         kernels.extend(Kernel::ALL.into_iter().filter(|kernel| *kernel != Kernel::Uml));
     }
     let binary = build()?;
@@ -68,7 +68,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 
 /// Builds the binary with the kernel cases, and returns its path.
 fn build() -> Result<String, Box<dyn Error>> {
-    // Optimized: QEMU translates every instruction, and the cases take a third of the time.
+    // Optimized: QEMU translates every instruction, and the cases then take a third of the time.
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let output = Command::new(cargo)
         .args(["test", "--release", "--package", "kernel-tests", "--test", "kernel", "--no-run"])
@@ -86,7 +86,7 @@ fn build() -> Result<String, Box<dyn Error>> {
         .ok_or_else(|| "cargo does not say where the kernel cases are".into())
 }
 
-/// What came of the cases on one kernel.
+/// The results of the cases on one kernel.
 struct Column {
     kernel: String,
     /// The kernel's release, as the cases report it; `None` if no case ran.
@@ -104,7 +104,7 @@ impl Column {
         self.release.as_deref().unwrap_or("not available")
     }
 
-    /// What came of a case.
+    /// The result of a case.
     fn result(&self, case: &str) -> &str {
         match self.release {
             Some(_) => self.results.get(case).map_or("not run", String::as_str),
@@ -115,7 +115,7 @@ impl Column {
 
 fn run(binary: &str, kernel: Kernel) -> Result<Column, Box<dyn Error>> {
     eprintln!("{kernel}: running");
-    // QEMU takes minutes where User-Mode Linux takes half of one.
+    // QEMU takes minutes, User-Mode Linux half a minute.
     let limit = std::env::var_os("LVS_GUEST_TIME_LIMIT").unwrap_or_else(|| OsString::from("1800"));
     let mut child = Command::new(binary)
         .env("LVS_GUEST_PLACE", "guest")
@@ -147,7 +147,7 @@ fn run(binary: &str, kernel: Kernel) -> Result<Column, Box<dyn Error>> {
             ["test", name, "...", result] => {
                 results.insert(name.to_owned(), result.to_owned());
             }
-            // What a case printed itself comes before its result.
+            // The case's own output comes before its result.
             ["ok" | "FAILED" | "ignored"] => {
                 if let Some((_, result)) = results.iter_mut().find(|(_, r)| r.is_empty()) {
                     words[0].clone_into(result);
@@ -164,7 +164,7 @@ fn run(binary: &str, kernel: Kernel) -> Result<Column, Box<dyn Error>> {
     Ok(Column { kernel: kernel.to_string(), release, results, passed })
 }
 
-/// Kernels x cases; cases that passed on every kernel that was available share a row.
+/// Kernels x cases; cases that passed on every available kernel share a row.
 fn table(columns: &[Column]) -> String {
     let available = || columns.iter().filter(|column| column.release.is_some());
     let mut names: Vec<&String> = columns.iter().flat_map(|column| column.results.keys()).collect();
@@ -187,7 +187,7 @@ fn table(columns: &[Column]) -> String {
     table
 }
 
-/// Kernels x features: "yes" where every case of a feature passed.
+/// Kernels x features: "yes" if every case of a feature passed.
 fn features(columns: &[Column]) -> String {
     let row = |first: &str, cells: Vec<String>| format!("| {first} | {} |\n", cells.join(" | "));
     let mut table = row("", columns.iter().map(|column| column.kernel.clone()).collect());

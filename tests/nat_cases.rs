@@ -1,4 +1,4 @@
-//! NAT with real traffic: the walkthrough's topology, its paths, and what `apply` writes.
+//! NAT with real traffic: the walkthrough's topology, its paths, and the writes of `apply`.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -43,12 +43,12 @@ async fn from_host_and_container(family: Family) -> Outcome {
     Ok(())
 }
 
-/// What is left to docker in the walkthrough: without br_netfilter the pod's answer to a client on
-/// its own bridge does not come by IPVS, and the client does not know its sender.
+/// The walkthrough leaves this to docker: without br_netfilter, a pod's answer to a client on
+/// its own bridge bypasses IPVS, and the client does not know its sender.
 async fn without_bridge_filter(family: Family) -> Outcome {
     let scene = Scene::new(family).await?;
     scene.host.forward()?;
-    // It is on where the module was loaded before the namespace was made.
+    // It is on if the module was loaded before the namespace was made.
     scene.host.unfilter_bridge()?;
     scene.service("rr").apply(&scene.client).await?;
     assert_eq!(scene.fetch(scene.host.namespace(), 2).await?.len(), 2);
@@ -73,7 +73,7 @@ async fn apply_twice_writes_nothing(family: Family) -> Outcome {
     );
     assert_eq!(changes, expected);
     assert!(service.apply(&scene.client).await?.is_empty());
-    // Neither does traffic make a difference.
+    // Traffic does not change that.
     scene.fetch(scene.host.namespace(), 4).await?;
     assert!(service.apply(&scene.client).await?.is_empty());
     assert!(service.delete(&scene.client).await?);
@@ -105,7 +105,7 @@ async fn apply_changes_what_differs(family: Family) -> Outcome {
         ]
     );
     assert!(changed.apply(&scene.client).await?.is_empty());
-    // From NAT to direct routing by an edit: the address and the port are the same.
+    // An edit changes NAT to direct routing: the address and the port stay the same.
     let direct = VirtualService::tcp(scene.address)
         .scheduler("rr")
         .persistent()
@@ -122,7 +122,7 @@ fn lines(applied: Applied) -> Vec<String> {
     applied.into_iter().map(|change| change.to_string()).collect()
 }
 
-/// Our table equals that of the ipvsadm that is installed.
+/// Our table equals that of the installed ipvsadm.
 async fn table_as_ipvsadm_prints_it() -> Outcome {
     let scene = Scene::new(Family::Ipv4).await?;
     let persistent = Duration::from_secs(360);
@@ -143,7 +143,7 @@ async fn table_as_ipvsadm_prints_it() -> Outcome {
             .persistent()
             .netmask(64)
             .real_server(RealServer::tunnel("2001:db8::3".parse()?))
-            // (Of addresses far apart, ipvsadm mistakes the order.)
+            // (ipvsadm sorts addresses wrongly if they are far apart.)
             .real_server(RealServer::tunnel("10.17.0.3".parse()?))
             .build()?,
         VirtualService::sctp("10.0.0.185:5060".parse()?)

@@ -1,4 +1,4 @@
-//! netns-link on a real kernel. Each case makes its own namespaces, so that all may run at once.
+//! netns-link on a real kernel. Each case makes its own namespaces, so all may run at once.
 
 use std::{
     collections::BTreeSet,
@@ -108,7 +108,7 @@ fn netns_named_as_ip_netns() -> Result<(), Failed> {
     assert_eq!(NetNs::open(&name).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(NetNs::delete(&name).unwrap_err().kind(), ErrorKind::NotFound);
 
-    // As `ip netns attach`, and as the symbolic link that has the same purpose.
+    // A bind mount as of `ip netns attach`, and a symbolic link for the same purpose.
     let anonymous = NetNs::new()?;
     anonymous.attach(&name)?;
     assert_eq!(NetNs::open(&name)?, anonymous);
@@ -117,7 +117,7 @@ fn netns_named_as_ip_netns() -> Result<(), Failed> {
     assert_eq!(NetNs::open(&name)?, NetNs::current()?);
     NetNs::delete(&name)?;
 
-    // What a reboot leaves: the file without a namespace; and a link to a process that has ended.
+    // Leftovers of a reboot: the file without a namespace; and a link to a process that has ended.
     let path = format!("/var/run/netns/{name}");
     for make in [|path: &str| fs::write(path, ""), |path: &str| symlink("/proc/0/ns/net", path)] {
         make(&path)?;
@@ -134,7 +134,7 @@ fn netns_named_as_ip_netns() -> Result<(), Failed> {
 
 fn netns_from_pid_and_spawn() -> Result<(), Failed> {
     let namespace = NetNs::new()?;
-    // `cat` ends with its input, whatever becomes of this process.
+    // `cat` ends with its input, whatever happens to this process.
     let mut child =
         namespace.spawn(Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()))?;
     let of_child = NetNs::from_pid(child.id());
@@ -226,7 +226,7 @@ async fn link_moves_to_a_namespace(_: NetNs, links: Links) -> Result<(), Failed>
     assert_eq!(found(&in_pod, "dummy1").await?.kind.as_deref(), Some("dummy"));
     let second = links.create_dummy("dummy1").await?.link;
     let error = links.move_to(&second, &pod).await.unwrap_err();
-    // The latter before Linux 6.6 and its stable kin.
+    // The latter before Linux 6.6 and the stable releases with the same fix.
     let taken = [ErrorKind::AlreadyExists, ErrorKind::InvalidInput];
     assert!(taken.contains(&error.kind()), "{error}");
     Ok(())
@@ -241,7 +241,7 @@ async fn address_add_and_remove_twice(_: NetNs, links: Links) -> Result<(), Fail
         assert!(!links.add_address(&dummy, address).await?, "{text} again");
         assert!(links.addresses(&dummy).await?.contains(&address), "{text}");
     }
-    // An IPv6 address exists once, an IPv4 address once for each length.
+    // An IPv6 address exists once, an IPv4 address once for each prefix length.
     let error = links.add_address(&dummy, "fd01::1/128".parse()?).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
     assert!(links.add_address(&dummy, "10.1.0.1/32".parse()?).await?);
@@ -260,7 +260,7 @@ async fn address_reconcile(_: NetNs, links: Links) -> Result<(), Failed> {
     let steps: [&[&str]; 7] = [
         &["10.0.0.1/32", "10.0.0.2/32", "fd00::1/128"],
         &["10.0.0.2/32", "10.0.0.3/32", "fd00::1/64"],
-        // The first of a network takes the others with it when it goes.
+        // Deleting the first address of a network deletes the others of it.
         &["10.2.0.1/24", "10.2.0.2/24", "10.2.0.3/24"],
         &["10.2.0.2/24", "10.2.0.3/24", "10.2.0.4/24"],
         &["10.2.0.2/32", "10.2.0.3/24"],
@@ -290,7 +290,7 @@ async fn address_reconcile_1000(_: NetNs, links: Links) -> Result<(), Failed> {
     let changed = links.set_addresses(&dummy, &range(501)).await?;
     assert_eq!((changed.added.len(), changed.deleted.len()), (500, 500));
     assert_eq!(addresses(&links, &dummy).await?, range(501));
-    // Those that are not named stay, and what is so already is no error.
+    // Addresses that are not named stay, and an existing one is no error.
     let changed = links.change_addresses(&dummy, &range(1)[..502], &range(1001)[..600]).await?;
     assert_eq!((changed.added.len(), changed.deleted.len()), (500, 500));
     assert_eq!(links.addresses(&dummy).await?.len(), 1000);
@@ -298,7 +298,7 @@ async fn address_reconcile_1000(_: NetNs, links: Links) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Those that are neither loopback nor the kernel's own of IPv6.
+/// Links that are neither loopback nor made by the kernel for IPv6.
 async fn local_addresses(links: &Links) -> Result<BTreeSet<IpAddr>, Failed> {
     let all = links.all_addresses().await?;
     let own = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.segments()[0] == 0xfe80);
@@ -364,7 +364,7 @@ async fn listing_by_many_at_once(_: NetNs, links: Links) -> Result<(), Failed> {
     Ok(())
 }
 
-/// A disturbed listing is made again: none misses an address that was there all the time.
+/// A disturbed listing is made again: no list lacks an address that existed all the time.
 async fn listing_while_it_changes(namespace: NetNs, links: Links) -> Result<(), Failed> {
     let dummy = links.create_dummy("ipvs0").await?.link;
     let stay: BTreeSet<_> =
@@ -513,13 +513,13 @@ async fn real_server_arp_and_undo(namespace: NetNs, _: Links) -> Result<(), Fail
     let both = || Ok::<_, Error>((ignore.read(&namespace)?, announce.read(&namespace)?));
     let mut arp = RealServerArp::apply(&namespace)?;
     assert_eq!(both()?, ("1".to_owned(), "2".to_owned()));
-    // Twice: the second has nothing to change and nothing to undo.
+    // Twice: the second call has nothing to change and nothing to undo.
     RealServerArp::apply(&namespace)?.undo(&namespace)?;
     assert_eq!(both()?, ("1".to_owned(), "2".to_owned()));
     arp.undo(&namespace)?;
     assert_eq!(both()?, ("0".to_owned(), "0".to_owned()));
 
-    // A stricter value stays, and so does one that another has set in the meantime.
+    // A stricter value stays, and so does one that another program has set in the meantime.
     ignore.write(&namespace, 8)?;
     let mut arp = RealServerArp::apply(&namespace)?;
     announce.write(&namespace, 1)?;
@@ -528,7 +528,7 @@ async fn real_server_arp_and_undo(namespace: NetNs, _: Links) -> Result<(), Fail
     Ok(())
 }
 
-/// To the kernel names are bytes: one that is not UTF-8 is listed beside the others, and can be used.
+/// For the kernel names are bytes: a name that is not UTF-8 is listed with the others, and can be used.
 async fn odd_names_spoil_no_list(namespace: NetNs, links: Links) -> Result<(), Failed> {
     const ODD: &str = r"x\xffy";
     let odd = links.create_dummy(ODD).await?.link;
@@ -560,7 +560,7 @@ async fn odd_names_spoil_no_list(namespace: NetNs, links: Links) -> Result<(), F
     Ok(())
 }
 
-/// A write of no bytes does nothing: an empty value is the end of a line.
+/// Writing no bytes does nothing: an empty value is written as the end of a line.
 async fn setting_of_nothing(namespace: NetNs, _: Links) -> Result<(), Failed> {
     let ports = Setting::new("net.ipv4.ip_local_reserved_ports")?;
     assert_eq!(ports.read(&namespace)?, "");
@@ -586,7 +586,7 @@ async fn real_server_setup_and_undo(namespace: NetNs, links: Links) -> Result<()
     assert_eq!(addresses(&links, &dummy).await?, wanted);
     assert_eq!(ignore.read(&namespace)?, "1");
     assert_eq!(local_addresses(&links).await?, BTreeSet::from(vips));
-    // What the first one did is not the second one's to undo.
+    // The second call does not undo what the first one did.
     prepare_real_server(&namespace, "dummy1", &vips)?.undo(&namespace)?;
     assert_eq!(addresses(&links, &dummy).await?, wanted);
     assert_eq!(ignore.read(&namespace)?, "1");
@@ -594,14 +594,14 @@ async fn real_server_setup_and_undo(namespace: NetNs, links: Links) -> Result<()
     assert_eq!(links.find("dummy1").await?, None);
     assert_eq!(ignore.read(&namespace)?, "0");
 
-    // A link that was there, with an address that was there, as the walkthrough has it.
+    // An existing link with an existing address, as in the walkthrough.
     let dummy = links.create_dummy("dummy1").await?.link;
     links.add_address(&dummy, wanted[0]).await?;
     prepare_real_server(&namespace, "dummy1", &vips)?.undo(&namespace)?;
     assert_eq!(addresses(&links, &dummy).await?, wanted[..1]);
     assert!(!found(&links, "dummy1").await?.up, "it was down");
 
-    // Gone in the meantime.
+    // Deleted in the meantime.
     let mut setup = prepare_real_server(&namespace, "dummy1", &vips)?;
     links.delete_dummy("dummy1").await?;
     setup.undo(&namespace)?;
@@ -609,7 +609,7 @@ async fn real_server_setup_and_undo(namespace: NetNs, links: Links) -> Result<()
     Ok(())
 }
 
-/// What two setups need, the first to be undone leaves, and the last one takes away.
+/// What two setups need stays when the first is undone, and is deleted with the last one.
 async fn real_server_setups_share(namespace: NetNs, links: Links) -> Result<(), Failed> {
     let (one, two): (IpAddr, IpAddr) = ("10.0.0.1".parse()?, "10.0.0.2".parse()?);
     let settings = [Setting::arp_ignore("all")?, Setting::arp_announce("all")?];
@@ -639,7 +639,7 @@ async fn real_server_setups_share(namespace: NetNs, links: Links) -> Result<(), 
             assert!(first.is_undone() && second.is_undone());
         }
     }
-    // A director's address was there before and needs no silence.
+    // A director's address existed before and needs no silence.
     prepare_director(&namespace, "ipvs0", &["10.0.0.9".parse()?])?;
     prepare_real_server(&namespace, "vip", &[one])?.undo(&namespace)?;
     assert_eq!(left(arp()), ["0", "0"]);
@@ -650,7 +650,7 @@ async fn real_server_setups_share(namespace: NetNs, links: Links) -> Result<(), 
     Ok(())
 }
 
-/// All that is left of a process is the text that it stored.
+/// Only the text that a process stored is left of it.
 async fn real_server_record_after_a_crash(namespace: NetNs, links: Links) -> Result<(), Failed> {
     let vips: [IpAddr; 2] = ["10.0.0.185".parse()?, "fd00::185".parse()?];
     let record = prepare_real_server(&namespace, "dummy1", &vips)?.to_string();
@@ -660,11 +660,11 @@ async fn real_server_record_after_a_crash(namespace: NetNs, links: Links) -> Res
     setup.undo(&namespace)?;
     assert_eq!(links.find("dummy1").await?, None);
     assert_eq!(Setting::arp_ignore("all")?.read(&namespace)?, "0");
-    // Undone twice, and by one who found all there: nothing happens.
+    // Undoing twice, and undoing a setup that found everything in place, do nothing.
     record.parse::<RealServerSetup>()?.undo(&namespace)?;
     let mut again = again;
     again.undo(&namespace)?;
-    // After a reboot the kernel has other links, whatever they are called.
+    // After a reboot the kernel has other links, even under the same names.
     let _ = prepare_real_server(&namespace, "dummy1", &vips)?;
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let old = record.replace(boot.trim(), "11111111-2222-3333-4444-555555555555");
@@ -692,7 +692,7 @@ async fn director_has_exactly_the_vips(namespace: NetNs, links: Links) -> Result
     Ok(())
 }
 
-/// What the pages of `down`, `move_to` and `set_mtu` say of addresses.
+/// The effects of `down`, `move_to` and `set_mtu` on addresses, as their pages describe.
 async fn link_loses_its_addresses(_: NetNs, links: Links) -> Result<(), Failed> {
     let (v4, v6) = ("10.0.0.1/32".parse::<Address>()?, "fd00::1/128".parse::<Address>()?.nodad());
     let dummy = links.create_dummy("ipvs0").await?.link;
@@ -719,7 +719,7 @@ async fn link_call_dropped(_: NetNs, links: Links) -> Result<(), Failed> {
     for round in 0..20 {
         let name = format!("dummy{round}");
         let mut call = pin!(links.create_dummy(&name));
-        // As far as it comes in so many turns.
+        // As far as it gets in this number of polls.
         for _ in 0..round {
             let turn = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
             if turn.is_ready() {
@@ -736,14 +736,14 @@ async fn link_call_dropped(_: NetNs, links: Links) -> Result<(), Failed> {
     Ok(())
 }
 
-/// IPv6 too, where another link would have to be up.
+/// For IPv6 too, where another link would have to be up.
 async fn address_on_a_dummy_that_is_down(namespace: NetNs, links: Links) -> Result<(), Failed> {
     links.up(&found(&links, "lo").await?).await?;
     let dummy = links.create_dummy("ipvs0").await?.link;
     for ip in ["10.0.0.185", "fd00::185"].map(|ip| ip.parse::<IpAddr>()) {
         let ip = ip?;
         links.add_address(&dummy, ip.into()).await?;
-        // IPv6 finishes an address a moment later.
+        // IPv6 completes an address a moment later.
         let limit = Instant::now() + Duration::from_secs(10);
         while namespace.run(|| UdpSocket::bind((ip, 0)))?.is_err() {
             assert!(Instant::now() < limit, "nobody can bind to {ip}");
@@ -777,7 +777,7 @@ async fn address_properties(_: NetNs, links: Links) -> Result<(), Failed> {
     assert_eq!(addresses(&links, &dummy).await?, sorted(&all));
     assert_eq!(all[1].scope(), Scope::HOST);
 
-    // What is there is changed where it is; the IPv4 scope and label stay.
+    // An existing address is changed in place; the IPv4 scope and label stay.
     for (address, same) in
         [("10.0.0.3/32 preferred_lft 0", false), ("fd00::1/128 preferred_lft 0", true)]
     {
@@ -792,11 +792,11 @@ async fn address_properties(_: NetNs, links: Links) -> Result<(), Failed> {
         assert_eq!(*listed == address, same, "{listed}");
     }
     assert!(links.replace_address(&dummy, "10.0.0.9/32".parse()?).await?, "it was missing");
-    // Another prefix length is another address to IPv4 and none to IPv6.
+    // With another prefix length it is another address in IPv4 and the same in IPv6.
     let error = links.replace_address(&dummy, "fd00::1/64".parse()?).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
     assert!(error.to_string().contains("another prefix length"), "{error}");
-    // To remove one, its properties do not matter.
+    // Deleting an address ignores its properties.
     for address in ["10.0.0.3/32", "fd00::2/128", "10.0.0.5/24 scope link label other"] {
         assert!(links.delete_address(&dummy, address.parse()?).await?, "{address}");
     }
@@ -814,7 +814,7 @@ async fn address_lifetime_ends(_: NetNs, links: Links) -> Result<(), Failed> {
         let (valid, preferred) = (listed[0].valid_lifetime(), listed[0].preferred_lifetime());
         assert!(valid <= time(1000) && valid > time(900), "{}", listed[0]);
         assert!(preferred <= time(500) && preferred > time(400), "{}", listed[0]);
-        // For ever, and then no longer than a second.
+        // For ever, and then for a second at most.
         links.replace_address(&dummy, address).await?;
         assert_eq!(addresses(&links, &dummy).await?, [address]);
         links.replace_address(&dummy, address.with_lifetimes(time(1), time(1))?).await?;
@@ -841,7 +841,7 @@ async fn address_deprecated_is_no_source(namespace: NetNs, links: Links) -> Resu
         })??)
     };
     assert_eq!(source()?, own.ip());
-    // It shares more bits with the peer than the host's own has.
+    // It shares more bits with the peer than the host's own address does.
     let vip: Address = "fd00:172:17::3:1/128".parse()?;
     links.add_address(&uplink, vip.nodad()).await?;
     assert_eq!(source()?, vip.ip(), "which is what `deprecated` is for");
@@ -874,7 +874,7 @@ async fn address_properties_reconcile(_: NetNs, links: Links) -> Result<(), Fail
     assert_eq!(of_changed, [other[0].ip(), other[1].ip(), other[3].ip()]);
     assert_eq!(addresses(&links, &dummy).await?, sorted(&other));
     assert!(links.set_addresses(&dummy, &other).await?.is_empty());
-    // What is not said stays as it is, but for the lifetimes.
+    // What is not named stays as it is, except the lifetimes.
     let changed = links.set_addresses(&dummy, &plain).await?;
     assert_eq!(changed.changed.len(), 2, "{changed:?}");
     let stays = parse(&[
@@ -887,8 +887,8 @@ async fn address_properties_reconcile(_: NetNs, links: Links) -> Result<(), Fail
     Ok(())
 }
 
-/// What a program does that follows events, beside 5,000 addresses of another link. The times are
-/// printed; what is asked of the kernel, the crate's own tests show.
+/// The work of a program that follows events, beside 5,000 addresses of another link. It prints the
+/// times; the crate's own tests check the requests.
 async fn address_beside_5000(_: NetNs, links: Links) -> Result<(), Failed> {
     let (other, mine) =
         (links.create_dummy("other0").await?.link, links.create_dummy("ipvs0").await?.link);
@@ -911,7 +911,7 @@ async fn address_beside_5000(_: NetNs, links: Links) -> Result<(), Failed> {
     Ok(())
 }
 
-/// IPv6 that is switched off is no missing capability, and what fails leaves nothing.
+/// Switched-off IPv6 is not reported as a missing capability, and a failure leaves nothing.
 async fn ipv6_switched_off(namespace: NetNs, links: Links) -> Result<(), Failed> {
     Setting::new("net/ipv6/conf/default/disable_ipv6")?.write(&namespace, 1)?;
     let vips: [IpAddr; 2] = ["10.0.0.1".parse()?, "fd00::1".parse()?];
@@ -928,7 +928,7 @@ async fn ipv6_switched_off(namespace: NetNs, links: Links) -> Result<(), Failed>
     assert_eq!(links.find("ipvs0").await?, None, "nothing is left");
     assert_eq!(Setting::arp_ignore("all")?.read(&namespace)?, "0");
 
-    // One that was there is as it was.
+    // An existing one is as before.
     let before: Vec<Address> = vec!["10.0.0.7/32".parse()?, "10.0.0.8/32 label ipvs0:8".parse()?];
     let dummy = links.create_dummy("ipvs0").await?.link;
     links.set_addresses(&dummy, &before).await?;
@@ -949,14 +949,14 @@ async fn ipv6_needs_an_mtu(_: NetNs, links: Links) -> Result<(), Failed> {
         error.to_string().contains("MTU is 1279 bytes, and IPv6 needs at least 1280"),
         "{error}"
     );
-    // An address that is wrong in itself is something else.
+    // An invalid address is a different error.
     links.set_mtu(&dummy, 1280).await?;
     let error = links.add_address(&dummy, "ff02::1".parse()?).await.unwrap_err();
     assert_ne!(error.kind(), ErrorKind::Ipv6Disabled, "{error}");
     Ok(())
 }
 
-/// Several changes of which one fails: what was changed comes back with the error.
+/// If one of several changes fails, the changes before it come back with the error.
 async fn changes_before_a_failure_come_back(namespace: NetNs, links: Links) -> Result<(), Failed> {
     let (forward, missing) = (Setting::ip_forward(), Setting::arp_ignore("no-such-link")?);
     let announce = Setting::arp_announce("all")?;
@@ -973,7 +973,7 @@ async fn changes_before_a_failure_come_back(namespace: NetNs, links: Links) -> R
     forward.write(&namespace, 1)?;
     done.undo(&namespace)?;
     assert_eq!(forward.read(&namespace)?, "0");
-    // What is gone with its link needs no undoing, what another has changed is that one's.
+    // What was deleted with its link needs no undoing; what another program has changed is left alone.
     let dummy = links.create_dummy("ipvs0").await?.link;
     let of_link = Setting::arp_ignore(&dummy.name)?;
     let mut done = Setting::write_all(&namespace, [(forward.clone(), 1), (of_link, 1)])?;
@@ -1005,7 +1005,7 @@ async fn found(links: &Links, name: &str) -> Result<Link, Error> {
     Ok(links.find(name).await?.unwrap_or_else(|| panic!("no link {name}")))
 }
 
-/// Sorted, without those that the kernel makes.
+/// Sorted, without the kernel's own.
 async fn addresses(links: &Links, link: &Link) -> Result<Vec<Address>, Error> {
     let mut addresses = links.addresses(link).await?;
     addresses.retain(|address| !address.to_string().starts_with("fe80:"));
@@ -1017,7 +1017,7 @@ fn case(name: &str, test: fn() -> Result<(), Failed>) -> Trial {
     Trial::test(name, test)
 }
 
-/// A case in a namespace of its own.
+/// A case in a new namespace.
 fn async_case<F: Future<Output = Result<(), Failed>>>(
     name: &str,
     test: impl FnOnce(NetNs, Links) -> F + Send + 'static,

@@ -1,4 +1,4 @@
-//! netns-link with as few privileges as its documentation names, and at the limits of a process.
+//! netns-link with the least privileges that its documentation names, and at the limits of a process.
 
 use std::{fs, net::IpAddr, path::Path, process};
 
@@ -56,7 +56,7 @@ pub(crate) fn cases() -> Vec<Trial> {
     ]
 }
 
-/// Everything that only reads works, everything else says what it needs.
+/// Everything that only reads works; all other calls report what they need.
 fn without_capabilities() -> Outcome {
     let here = NetNs::current()?;
     assert_eq!(here.run(NetNs::current)??, here);
@@ -89,7 +89,7 @@ fn without_capabilities() -> Outcome {
     } else {
         refused("CAP_NET_ADMIN", arp);
         refused("CAP_NET_ADMIN", Setting::ip_forward().write(&here, 1));
-        // A secret.
+        // A setting that is a secret.
         refused("CAP_NET_ADMIN", Setting::new("net/ipv4/tcp_fastopen_key")?.read(&here));
     }
     assert_eq!(Setting::arp_ignore("all")?.read(&here)?, "0");
@@ -99,7 +99,7 @@ fn without_capabilities() -> Outcome {
     Ok(())
 }
 
-/// At home, CAP_NET_ADMIN is enough for everything but another namespace.
+/// In the process's own namespace, CAP_NET_ADMIN is enough for everything but another namespace.
 fn with_net_admin() -> Outcome {
     let here = NetNs::current()?;
     let links = Links::connect(&here)?;
@@ -119,10 +119,10 @@ fn with_net_admin() -> Outcome {
     assert_eq!(Setting::ip_forward().read(&here)?, "1");
     let mut setup = prepare_real_server(&here, "dummy1", &vips)?;
     assert_eq!(Setting::arp_ignore("all")?.read(&here)?, "1");
-    // As long as the virtual IPs are there the host must stay silent about them.
+    // While the virtual IPs exist, the host must not answer ARP for them.
     let elsewhere = setup.undo(&part::other_namespace()?).unwrap_err();
     assert_eq!(elsewhere.kind(), ErrorKind::InvalidInput, "{elsewhere}");
-    // An Ethernet link is one on which addresses can be announced.
+    // Addresses can be announced on an Ethernet link.
     let dummy = Links::connect(&here)?.find("dummy1")?.ok_or("no dummy1")?;
     refused("CAP_NET_RAW", Announcer::open(&here, &dummy, &vips));
     let lo = Links::connect(&here)?.find("lo")?.ok_or("no lo")?;
@@ -149,14 +149,14 @@ fn in_other_namespace() -> Outcome {
     refused("CAP_SYS_ADMIN", Links::connect(&other));
     refused("CAP_SYS_ADMIN", Setting::ip_forward().read(&other));
     refused("CAP_SYS_ADMIN", prepare_director(&other, "ipvs0", &[]));
-    // Nor is a name given, or a file left where it would be.
+    // No name is made, and no file is left in its place.
     let name = format!("netns-link-refused-{}", process::id());
     refused("CAP_SYS_ADMIN", NetNs::current()?.attach(&name));
     assert!(!NetNs::names()?.contains(&name));
     Ok(())
 }
 
-/// As in a container that is not privileged.
+/// As in an unprivileged container.
 fn settings_read_only() -> Outcome {
     mount_settings(MsFlags::MS_RDONLY)?;
     let here = NetNs::current()?;
@@ -197,7 +197,7 @@ fn mount_settings(flags: MsFlags) -> Outcome {
     Ok(mount(none, PATH, none, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | flags, none)?)
 }
 
-/// One descriptor for a namespace, one for a socket; then the error says what to do.
+/// One descriptor for a namespace, one for a socket; with fewer, the error says what to do.
 fn few_descriptors() -> Outcome {
     let here = NetNs::current()?;
     let before = descriptors()?;
@@ -240,7 +240,7 @@ fn one_thread() -> Outcome {
         assert_eq!(error.kind(), ErrorKind::LimitReached, "{error}");
         assert!(error.to_string().contains("RLIMIT_NPROC"), "{error}");
     }
-    // At home no thread is needed.
+    // The process's own namespace needs no thread.
     assert_eq!(Links::connect(&NetNs::current()?)?.list()?.len(), 1);
     Ok(())
 }

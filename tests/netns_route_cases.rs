@@ -31,7 +31,7 @@ pub(crate) fn cases() -> Vec<Trial> {
     ]
 }
 
-/// A node: its link is a dummy that is up, its `lo` is too.
+/// A node: its link is a dummy that is up, and its `lo` is up.
 struct Node {
     namespace: NetNs,
     links: Links,
@@ -60,8 +60,8 @@ impl Node {
         Ok(node)
     }
 
-    /// The route that the kernel makes for an address, in IPv6 a moment after the call that adds
-    /// it.
+    /// The kernel's own route for an address. For IPv6 it appears a moment after the call that adds
+    /// the address.
     fn route_of_kernel(&self, link: &Link, ip: IpAddr) -> Result<Route, Failed> {
         let limit = Instant::now() + Duration::from_secs(10);
         loop {
@@ -92,7 +92,7 @@ fn add_and_delete_twice(node: &Node, first: &str, second: &str) -> Outcome {
     own.retain(|route| route.protocol() != RouteProtocol::KERNEL);
     let metric = if address.is_ipv4() { 0 } else { 1024 };
     assert_eq!(own, [route.with_metric(metric)]);
-    // The same prefix and metric, another source.
+    // The same prefix and metric with another source.
     let other = Route::local(first.parse()?);
     let error = links.add_route(lo, other).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
@@ -107,13 +107,13 @@ fn add_and_delete_twice(node: &Node, first: &str, second: &str) -> Outcome {
     assert!(links.add_route(uplink, marked)?);
     assert!(links.add_route(uplink, marked.with_metric(8))?);
     assert!(!links.routes(lo)?.contains(&marked));
-    // Whoever made another is not robbed of it.
+    // A route that another program made is left alone.
     assert!(!links.delete_route(uplink, marked.with_protocol(RouteProtocol::STATIC))?);
     assert!(!links.delete_route(lo, marked)?);
     assert!(links.delete_route(uplink, marked)?);
     assert!(!links.delete_route(uplink, marked)?);
     assert!(links.routes(uplink)?.contains(&marked.with_metric(8)));
-    // What was listed is what is deleted.
+    // A listed route can be deleted.
     for route in links.routes(uplink)? {
         assert!(links.delete_route(uplink, route)?, "{route}");
     }
@@ -123,8 +123,8 @@ fn add_and_delete_twice(node: &Node, first: &str, second: &str) -> Outcome {
     Ok(())
 }
 
-/// One route makes every address of the range the host's own, and the node's address the source of
-/// its connections: others can answer to it.
+/// One route makes every address of the range local, and the node's address the source of
+/// its connections, so that others can answer.
 fn range_has_the_node_s_source(node: &Node, range: &str, vip: &str) -> Outcome {
     let Node { namespace, links, lo, address, .. } = node;
     let (range, vip): (Prefix, IpAddr) = (range.parse()?, vip.parse()?);
@@ -132,7 +132,7 @@ fn range_has_the_node_s_source(node: &Node, range: &str, vip: &str) -> Outcome {
     links.add_route(lo, Route::local(range).with_source(*address))?;
     assert_eq!(node.source_to(vip)?, *address);
     // A connection, and its peer as the server sees it.
-    // IPv6 lets nobody bind to an address that no link has.
+    // IPv6 allows no bind to an address that no link has.
     let listener = namespace.run(|| TcpListener::bind(SocketAddr::new(any(vip), 0)))??;
     let to = SocketAddr::new(vip, listener.local_addr()?.port());
     let mut stream =
@@ -144,18 +144,18 @@ fn range_has_the_node_s_source(node: &Node, range: &str, vip: &str) -> Outcome {
     let mut text = String::new();
     accepted.read_to_string(&mut text)?;
     assert_eq!(text, "hello");
-    // Nobody serves this one: refused at once, not lost.
+    // Without a server a connection is refused at once, not lost.
     drop((listener, accepted));
     let error =
         namespace.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)))?.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{error}");
-    // Without a source, IPv4 takes the virtual IP and IPv6 chooses among the addresses of links.
+    // Without a source, IPv4 uses the virtual IP and IPv6 chooses among the links' addresses.
     links.replace_route(lo, Route::local(range))?;
     assert_eq!(node.source_to(vip)?, if vip.is_ipv4() { vip } else { *address });
     Ok(())
 }
 
-/// A virtual IP on a link has a route of the kernel's, which IPv4 replaces and IPv6 does not.
+/// For a virtual IP on a link the kernel makes a route, which IPv4 replaces and IPv6 does not.
 fn vip_has_the_node_s_source(node: &Node, vip: &str, _: &str) -> Outcome {
     let Node { links, address, .. } = node;
     let vip: Address = vip.parse()?;

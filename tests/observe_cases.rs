@@ -94,7 +94,7 @@ impl Scene {
         Ok(())
     }
 
-    /// The table, told in every way that there is, all of which must agree.
+    /// The connection table, read in every possible way; all ways must agree.
     async fn table(&self) -> Result<Vec<Connection>, Failed> {
         let listed = self.client.connections()?.collect::<Result<Vec<_>, Error>>()?;
         let mut streamed = Vec::new();
@@ -102,7 +102,7 @@ impl Scene {
         while let Some(connection) = stream.next().await {
             streamed.push(connection?);
         }
-        // Of a thread that is in the namespace already.
+        // By a thread that is already in the namespace.
         let inside = self.host.namespace().run(|| {
             blocking::Client::connect()?.connections()?.collect::<Result<Vec<_>, Error>>()
         })??;
@@ -118,7 +118,7 @@ impl Scene {
     }
 }
 
-/// What does not change as time goes by.
+/// The parts that do not change over time.
 fn identities(table: &[Connection]) -> BTreeSet<(Protocol, [SocketAddr; 3], ConnectionState)> {
     table
         .iter()
@@ -180,7 +180,7 @@ async fn connections(family: Family) -> Outcome {
     assert_eq!(counts[&(Protocol::TCP, second)], 3);
     assert_eq!(table.len(), 7);
 
-    // Another namespace's table is another one.
+    // Another namespace has another table.
     let elsewhere = Client::connect_in(scene.pods[0].namespace())?;
     assert_eq!(elsewhere.connections()?.count(), 0);
     Ok(())
@@ -213,7 +213,7 @@ async fn templates(family: Family) -> Outcome {
     Ok(())
 }
 
-/// A firewall mark without a firewall: the host's own socket carries it.
+/// A firewall mark without a firewall: the host's own socket sets it.
 async fn marked_template(family: Family) -> Outcome {
     let scene = Scene::new(family).await?;
     let mark = NonZeroU32::new(0xA1B2).ok_or("0")?;
@@ -283,12 +283,12 @@ async fn mixed_families() -> Outcome {
     Ok(())
 }
 
-/// A backup director knows the connections of the master, and that they are not its own.
+/// A backup director knows the master's connections, and that they are not its own.
 async fn synced_connections() -> Outcome {
     let scene = Scene::new(Family::Ipv4).await?;
     let backup_host = scene.host.container("backup", 9).await?;
     let backup = Client::connect_in(backup_host.namespace())?;
-    // Every packet is told.
+    // Every packet is synchronised.
     let threshold = SyncThreshold::new(0, 1);
     for client in [&scene.client, &backup] {
         client.set_sysctl(Sysctl::SYNC_THRESHOLD, threshold)?;
@@ -322,7 +322,7 @@ async fn synced_connections() -> Outcome {
     Ok(())
 }
 
-/// More connections than any buffer on the way holds; and a stream that nobody reads to its end
+/// More connections than any buffer on the way holds. A stream that is not read to its end
 /// leaves no thread behind.
 async fn connections_in_a_stream(namespace: NetNs, client: Client) -> Outcome {
     const PORTS: std::ops::Range<u16> = 20_000..23_000;
@@ -364,7 +364,7 @@ async fn totals() -> Outcome {
     assert!(!scene.client.cpu_totals()?.cpus.is_empty());
     scene.serve(Service::new(ServiceKey::tcp(scene.at(80))?), 80).await?;
     scene.fetch(5).await?;
-    // By CPU they are there at once.
+    // In the counters of each CPU they are visible at once.
     let live = scene.client.cpu_totals()?.live();
     assert_eq!(live.connections, 5);
     assert!(live.incoming_packets >= 25 && live.outgoing_packets >= 20, "{live:?}");
@@ -401,7 +401,7 @@ fn kernel_version() -> Result<(u32, u32), Failed> {
     Ok((numbers.next().ok_or("no major")??, numbers.next().ok_or("no minor")??))
 }
 
-/// This kernel has the settings that it should have, and no others.
+/// This kernel has exactly the expected settings.
 async fn sysctls_known(_: NetNs, client: Client) -> Outcome {
     let version = kernel_version()?;
     let listed = client.sysctls()?;
@@ -430,7 +430,7 @@ async fn sysctls_known(_: NetNs, client: Client) -> Outcome {
 }
 
 async fn sysctls_read_back_equal(namespace: NetNs, client: Client) -> Outcome {
-    // Only what is new in a network namespace: one that exists elsewhere stays as it is.
+    // Only settings of new network namespaces: a setting that exists in another one stays as it is.
     let other = Client::connect_in(&NetNs::new()?)?;
     let before = other.sysctls()?;
     let version = kernel_version()?;
@@ -506,7 +506,7 @@ async fn sysctls_read_back_equal(namespace: NetNs, client: Client) -> Outcome {
         let cpus = client.sysctl(Sysctl::EST_CPULIST)?;
         check(clients, Sysctl::EST_CPULIST, &cpus, &["0".to_owned(), String::new()])?;
     }
-    // Of a scheduler that came with its first service.
+    // Of a scheduler that was loaded with its first service.
     let mut service = Service::new(key("-t 10.0.0.185:80"));
     service.scheduler = SchedulerName::LBLC;
     client.add_service(&service).await?;
@@ -522,12 +522,12 @@ async fn sysctls_read_back_equal(namespace: NetNs, client: Client) -> Outcome {
 }
 
 async fn sysctls_refused(_: NetNs, client: Client) -> Outcome {
-    // What only the kernel knows: how many ticks a second has.
+    // The kernel's own unit: the number of ticks in a second.
     let long = Duration::from_secs(i32::MAX as u64);
     let error = client.set_sysctl(Sysctl::SYNC_REFRESH_PERIOD, long).expect_err("too long");
     assert_eq!((error.kind(), error.errno()), (ErrorKind::Invalid, Some(22)));
     assert!(error.to_string().contains("net.ipv4.vs.sync_refresh_period"), "{error}");
-    // One for all network namespaces: older kernels would let this one set it.
+    // One value for all network namespaces: older kernels would let this one set it.
     if kernel_version()? >= (6, 1) && client.sysctls()?.contains_key("debug_level") {
         let before = client.sysctl(Sysctl::DEBUG_LEVEL)?;
         let error = client.set_sysctl(Sysctl::DEBUG_LEVEL, before).expect_err("read-only");
@@ -566,7 +566,7 @@ async fn watch() -> Outcome {
         differences.changes.iter().map(ToString::to_string).collect()
     };
 
-    // At once, everything is new; then nothing is.
+    // At first, everything is new; then nothing is.
     let first = watch.next().await?;
     assert_eq!(first.elapsed, Duration::ZERO);
     assert_eq!(told(&first), [format!("service {key} added")]);
@@ -591,7 +591,7 @@ async fn watch() -> Outcome {
     assert_eq!(third.changes[0].service(), &key);
     assert!(third.elapsed > period / 2);
 
-    // All traffic, in whatever parts the estimator hands it over; all of it to the second pod.
+    // All traffic, in any number of parts from the estimator; all of it to the second pod.
     scene.fetch(6).await?;
     let (mut whole, mut second_pod) = (0, 0);
     for _ in 0..30 {
@@ -632,7 +632,7 @@ async fn watch() -> Outcome {
     Ok(())
 }
 
-/// Calls that are dropped half-way lose no difference and tell none twice.
+/// Calls dropped half-way lose no difference and report none twice.
 async fn watch_cancelled(_: NetNs, client: Client) -> Outcome {
     let mut watch = client.watch(Duration::from_millis(5));
     let (mut added, mut completed) = (Vec::new(), 0);
@@ -665,7 +665,7 @@ async fn watch_cancelled(_: NetNs, client: Client) -> Outcome {
 fn reading_threads() -> Result<usize, Failed> {
     let mut count = 0;
     for thread in std::fs::read_dir("/proc/self/task")? {
-        // One that ends just now is none.
+        // A thread that is just ending does not count.
         let name = std::fs::read_to_string(thread?.path().join("comm")).unwrap_or_default();
         // The kernel keeps 15 bytes of a name.
         count += usize::from(name.trim_end() == "ipvs-connection");

@@ -1,4 +1,4 @@
-//! Cases that run this program again with less: capabilities, mounts and limits are a process's.
+//! Cases that start this program again with fewer capabilities, mounts or descriptors, since these belong to a process.
 
 use std::{
     env,
@@ -10,9 +10,9 @@ use kernel_tests::Outcome;
 use libtest_mimic::{Failed, Trial};
 use netns_link::NetNs;
 
-/// The part of this process.
+/// The function that this process runs, by its name.
 const PART: &str = "LVS_KERNEL_TEST_PART";
-/// The name of a namespace that is not this process's.
+/// The name of a second namespace.
 const OTHER: &str = "LVS_KERNEL_TEST_OTHER";
 
 pub(crate) const ROOT_WITHOUT_CAPABILITIES: &[&str] = &["setpriv", "--bounding-set", "-all"];
@@ -32,20 +32,20 @@ pub(crate) const USER_WITH_NET_ADMIN: &[&str] = &[
     "--ambient-caps",
     "-all,+net_admin",
 ];
-/// Root may have any number of threads.
+/// For root the number of threads is not limited.
 pub(crate) const USER_WITH_ONE_THREAD: &[&str] =
     &["setpriv", "--reuid=1001", "--regid=1001", "--clear-groups", "prlimit", "--nproc=1"];
 
-/// What a process plays, by its name.
+/// A function that a process runs, with its name.
 #[derive(Clone, Copy)]
 pub(crate) struct Part(pub(crate) &'static str, pub(crate) fn() -> Outcome);
 
-/// A case that plays a part, started by another program that takes something from it.
+/// A case that runs such a function in a process started by `by`, which restricts it.
 pub(crate) fn case(name: &str, Part(part, _): Part, by: &'static [&'static str]) -> Trial {
     Trial::test(name, move || play(part, by))
 }
 
-/// Plays the part of this process, if it has one, and ends.
+/// Runs this process's function, if it was started for one, and exits.
 pub(crate) fn assume(parts: &[Part]) {
     let Ok(part) = env::var(PART) else { return };
     let played = match parts.iter().find(|Part(name, _)| *name == part) {
@@ -61,31 +61,31 @@ pub(crate) fn assume(parts: &[Part]) {
     }
 }
 
-/// A namespace that is not this process's.
+/// The second namespace.
 pub(crate) fn other_namespace() -> Result<NetNs, Failed> {
     Ok(NetNs::open(&env::var(OTHER)?)?)
 }
 
-/// This program again, in a part and without anything taken from it.
+/// A command that starts this program again for a function, without restrictions.
 pub(crate) fn again(Part(part, _): Part) -> Result<Command, Failed> {
     let mut command = Command::new(env::current_exe()?);
     command.env(PART, part);
     Ok(command)
 }
 
-/// The same, started by another program that takes something from it.
+/// The same, started by another program, which restricts it.
 pub(crate) fn again_by(Part(part, _): Part, by: &[&str]) -> Result<Command, Failed> {
     let mut command = Command::new(by[0]);
     command.args(&by[1..]).arg(env::current_exe()?).env(PART, part);
     Ok(command)
 }
 
-/// Runs this program again, in a namespace of its own.
+/// Starts this program again, in a new namespace.
 fn play(part: &str, by: &[&str]) -> Outcome {
     let namespace = NetNs::new()?;
     let other = format!("lvs-other-{}", process::id());
     NetNs::create(&other)?;
-    // By its descriptor: another user may not reach its path.
+    // By its descriptor: another user may be unable to reach its path.
     let mut command = Command::new(by[0]);
     command
         .args(&by[1..])

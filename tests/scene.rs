@@ -12,7 +12,7 @@ use lvs::{RealServer, VirtualService};
 use netns_link::{Address, NetNs};
 use testbed::{Container, DockerHost, Family, Server, page};
 
-/// Long enough for a slow emulated machine; nothing waits for it when all goes well.
+/// Enough for a slow emulated machine; if all works, nothing waits for it.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 
 /// A docker host with the virtual address, and two pods.
@@ -67,7 +67,7 @@ impl Scene {
             .expect("the walkthrough's service is valid")
     }
 
-    /// Fetches the page so many times, and counts who answered.
+    /// Fetches the page this number of times, and counts which pod answered.
     pub(crate) async fn fetch(
         &self,
         from: &NetNs,

@@ -37,7 +37,7 @@ use testbed::Family;
 
 use crate::scene::{LIMIT, Scene};
 
-/// How many random tables or command lines a case goes through.
+/// The number of random tables or command lines in a case.
 const ROUNDS: u32 = 100;
 
 /// Every case by its name.
@@ -65,7 +65,7 @@ async fn listings_equal_ipvsadms(namespace: NetNs, client: Client) -> Outcome {
         load(&client, seed, &table).await?;
         let snapshot = client.snapshot().await?;
         let info = client.info().await?;
-        // Two of the listings of each table, so that all have their turn on many tables.
+        // Two of the listings for each table, so that each listing is tried on many tables.
         for options in options.iter().cycle().skip(2 * seed as usize).take(2) {
             let listing = Listing::of_table(info, &snapshot).options(options);
             compare(&namespace, seed, &Command::List(*options), &listing.to_string())?;
@@ -86,8 +86,8 @@ async fn listings_equal_ipvsadms(namespace: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// Rules that are ours make with `ipvsadm -R` the table that they say, and those of `ipvsadm -S`
-/// read as the table without thresholds.
+/// With `ipvsadm -R`, our rules make the table that they describe, and the rules of `ipvsadm -S`
+/// parse as the table without thresholds.
 async fn rules_are_ipvsadms(namespace: NetNs, client: Client) -> Outcome {
     for seed in 0..ROUNDS {
         let rules: Rules =
@@ -115,7 +115,7 @@ async fn rules_are_ipvsadms(namespace: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// Each write, as the command line that is printed for it: run by a shell, the table is the same.
+/// Each write, as its printed command line: run by a shell, it makes the same table.
 async fn command_lines_do_the_same(namespace: NetNs, client: Client) -> Outcome {
     let mut commands = 0;
     for seed in 0..ROUNDS / 4 {
@@ -141,13 +141,13 @@ async fn command_lines_do_the_same(namespace: NetNs, client: Client) -> Outcome 
     Ok(())
 }
 
-/// Random command lines, most of them wrong: what one refuses, the other refuses, with the same
+/// Random command lines, most of them wrong: both programs refuse the same ones, with the same
 /// status.
 async fn command_lines_are_refused_alike(namespace: NetNs, client: Client) -> Outcome {
     let (mut taken, mut refused) = (0, BTreeMap::<u8, u32>::new());
     for seed in 0..5 * ROUNDS {
         let words = random(3000 + seed, command_words());
-        // What the kernel says is not looked at, but there should be something to change.
+        // The kernel's errors are ignored, but there should be something to change.
         if seed % 50 == 0 {
             client.flush().await?;
             client.add_service(&Service::new(key("-t 10.0.0.1:80"))).await?;
@@ -164,14 +164,14 @@ async fn command_lines_are_refused_alike(namespace: NetNs, client: Client) -> Ou
         ];
         let usage = ["unknown option", "missing argument", "Try `ipvsadm -h'"];
         let theirs = match output.status.code() {
-            // Of two mistakes the word that is no option, or lacks its value, counts here; there, a
-            // time-out that stands before it.
+            // Of two mistakes, ours reports an unknown option or a missing value; ipvsadm reports a time-out
+            // before it.
             Some(2) if ours == Some(255) && stderr.starts_with("invalid timeout value") => {
                 Some(255)
             }
             Some(2) => Some(2),
             Some(255) if usage.iter().any(|text| stderr.contains(text)) => Some(255),
-            // Names that are too long and thresholds, which ipvsadm leaves to the kernel.
+            // Names that are too long and thresholds, which ipvsadm does not check.
             Some(255) if ours == Some(255) && kernel.iter().any(|text| stderr.contains(text)) => {
                 ours
             }
@@ -191,7 +191,7 @@ async fn command_lines_are_refused_alike(namespace: NetNs, client: Client) -> Ou
     Ok(())
 }
 
-/// What `Listing` says of ipvsadm's mistakes is so, and ours is right.
+/// ipvsadm has the mistakes that `Listing`'s page lists, and ours has not.
 async fn right_where_ipvsadm_is_wrong(namespace: NetNs, client: Client) -> Outcome {
     let mut with_bypass = Destination::new("10.1.0.2:80".parse()?);
     with_bypass.forward = ForwardMethod::BYPASS;
@@ -231,13 +231,13 @@ async fn right_where_ipvsadm_is_wrong(namespace: NetNs, client: Client) -> Outco
             "  -> 10.1.0.2:80                  (null)  1      0          0",
         ]
     );
-    // Nothing is lost by our rules.
+    // Our rules lose nothing.
     let rules: Rules = Rules::from(&snapshot).to_string().parse()?;
     assert_eq!(settings(&rules.table()?), settings(&snapshot));
     Ok(())
 }
 
-/// Without `-n`, names of hosts and services, by the files that ipvsadm's C library reads.
+/// Without `-n`: names of hosts and services, from the files that ipvsadm's C library reads.
 async fn names_as_ipvsadm_has_them(namespace: NetNs, client: Client) -> Outcome {
     struct Files;
     impl Names for Files {
@@ -337,7 +337,7 @@ async fn under_traffic(family: Family) -> Outcome {
     let phone = (scene.address.ip(), 5060).into();
     testbed::udp_exchange(scene.host.namespace(), phone, invite, LIMIT).await?;
 
-    // Counters are brought up to date every two seconds.
+    // The kernel updates counters every two seconds.
     let begun = Instant::now();
     while scene.client.totals()?.incoming_bytes == 0 || counted(&scene.client).await? < 6 {
         assert!(begun.elapsed() < LIMIT, "the counters stand still");
@@ -373,14 +373,14 @@ async fn under_traffic(family: Family) -> Outcome {
     Ok(())
 }
 
-/// How many connections the services have counted.
+/// The number of connections that the services have counted.
 async fn counted(client: &Client) -> Result<u64, Failed> {
     let snapshot = client.snapshot().await?;
     Ok(snapshot.services.values().map(|service| service.entry.statistics.connections).sum())
 }
 
 /// Takes two texts until they are equal, a few times at most: a second, or an update of the
-/// counters, may pass between the first and the second.
+/// counters, may pass between them.
 async fn unless_time_passes<F>(mut both: impl FnMut() -> F) -> Result<String, Failed>
 where
     F: Future<Output = Result<(String, String), Failed>>,
@@ -395,7 +395,7 @@ where
     Err(format!("ours:\n{}\ntheirs:\n{}", last.0, last.1).into())
 }
 
-/// Compares a text with what ipvsadm prints for a command.
+/// Compares a text with ipvsadm's output of a command.
 fn compare(namespace: &NetNs, seed: u32, command: &Command, ours: &str) -> Outcome {
     let theirs = theirs(namespace, command)?;
     let line = command.to_string();
@@ -403,7 +403,7 @@ fn compare(namespace: &NetNs, seed: u32, command: &Command, ours: &str) -> Outco
     Ok(())
 }
 
-/// What ipvsadm prints for a command.
+/// ipvsadm's output of a command.
 fn theirs(namespace: &NetNs, command: &Command) -> Result<String, Failed> {
     let line = command.to_string();
     let words: Vec<_> = line.split(' ').collect();
@@ -430,14 +430,14 @@ pub(crate) fn run(
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        // One that does not read may be gone.
+        // A program that does not read its input may have ended.
         let _ = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
         child.wait_with_output()
     })??;
     Ok(output)
 }
 
-/// Makes a table, or fails by the first write that does.
+/// Makes a table, or fails with the first write that fails.
 pub(crate) async fn load(client: &Client, seed: u32, writes: &[Request]) -> Outcome {
     for (write, outcome) in writes.iter().zip(client.batch(writes).await) {
         outcome.map_err(|error| format!("seed {seed}: {}: {error}", CommandLine(write)))?;
@@ -445,7 +445,7 @@ pub(crate) async fn load(client: &Client, seed: u32, writes: &[Request]) -> Outc
     Ok(())
 }
 
-/// What `ipvsadm -Sn` writes of a table: our rules without thresholds.
+/// The output of `ipvsadm -Sn` for a table: our rules without thresholds.
 fn save(snapshot: &Snapshot) -> String {
     Rules::from(&without_thresholds(snapshot)).to_string()
 }
@@ -490,7 +490,7 @@ pub(crate) fn list_options() -> Vec<ListOptions> {
     ]
 }
 
-/// A random value that a seed repeats.
+/// A random value, the same for the same seed.
 pub(crate) fn random<S: Strategy>(seed: u32, strategy: S) -> S::Value {
     let mut bytes = [0; 32];
     bytes[..4].copy_from_slice(&seed.to_le_bytes());
@@ -532,7 +532,7 @@ pub(crate) fn table() -> impl Strategy<Value = Vec<Request>> {
                 }
                 destinations.insert(destination.key, destination);
             }
-            // Of both families in one service, ipvsadm's order is no order.
+            // With both families in one service, ipvsadm's order is arbitrary.
             let family = destinations.keys().next().map(DestinationKey::family);
             destinations.retain(|key, _| Some(key.family()) == family);
             let add = |destination| Request::NewDestination(key, destination);
@@ -564,7 +564,7 @@ pub(crate) fn changes(writes: &[Request], seed: u32) -> Vec<Request> {
     writes.iter().enumerate().filter_map(changed).chain([Request::Zero(None)]).collect()
 }
 
-/// A service that the kernel takes and ipvsadm can make.
+/// A service that the kernel accepts and ipvsadm can make.
 fn service() -> impl Strategy<Value = Service> {
     let protocol = select(vec![Protocol::TCP, Protocol::UDP, Protocol::SCTP]);
     let key = prop_oneof![
@@ -587,7 +587,7 @@ fn service() -> impl Strategy<Value = Service> {
             strategy::netmask(key.family()).prop_map(move |netmask| {
                 let mut service = Service::new(key);
                 service.scheduler = scheduler;
-                // Those for which ipvsadm has names.
+                // The flags for which ipvsadm has names.
                 let named = if scheduler == SchedulerName::SH || scheduler == SchedulerName::MH {
                     flags & 3
                 } else {
@@ -625,7 +625,7 @@ fn endpoint() -> impl Strategy<Value = (IpAddr, u16)> {
     (prop_oneof![2 => short, 1 => long], prop_oneof![1 => Just(0), 5 => any::<u16>()])
 }
 
-/// A forwarding method, and an encapsulation where it is tunnelling.
+/// A forwarding method, and an encapsulation if it is tunnelling.
 fn forwarding() -> impl Strategy<Value = (ForwardMethod, Tunnel)> {
     let flags =
         select(vec![TunnelFlags::empty(), TunnelFlags::CHECKSUM, TunnelFlags::REMOTE_CHECKSUM]);
@@ -643,7 +643,7 @@ fn forwarding() -> impl Strategy<Value = (ForwardMethod, Tunnel)> {
     (select(methods), tunnel)
 }
 
-/// A command line, with one word less, more or otherwise now and then.
+/// A command line, sometimes with a word missing, added or changed.
 pub(crate) fn command_words() -> impl Strategy<Value = Vec<String>> {
     let owned = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
     let lines = [

@@ -1,4 +1,4 @@
-//! The testbed on a real kernel: its paths carry traffic, without a load balancer in between.
+//! The testbed on a real kernel: its paths carry traffic, without a load balancer between.
 
 use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 
@@ -43,7 +43,7 @@ async fn paths(family: Family) -> Result<(), Failed> {
 
     server.stop().await;
     let error = Client::InProcess.get(client.namespace(), address, LIMIT).await.unwrap_err();
-    // Reset, if a process that another case starts at this moment has the socket until it execs.
+    // Reset, if a process that another case is starting has the socket until it execs.
     let closed = [Some(ErrorKind::ConnectionRefused), Some(ErrorKind::ConnectionReset)];
     assert!(closed.contains(&error.io_kind()), "{error}");
     Ok(())
@@ -79,8 +79,8 @@ async fn nginx_and_clients(family: Family) -> Result<(), Failed> {
     Ok(())
 }
 
-/// A client that looks for the virtual IP on its own segment finds a real server that answers ARP
-/// requests for it, past the director; the settings of direct routing keep it silent.
+/// A client that asks for the virtual IP on its own segment finds a real server that answers ARP
+/// requests for it, and bypasses the director; the settings of direct routing prevent these answers.
 async fn real_server_arp_keeps_silent() -> Result<(), Failed> {
     let host = DockerHost::new(Family::Ipv4).await?;
     let pod = host.container("pod1", 3).await?;

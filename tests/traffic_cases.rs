@@ -1,5 +1,5 @@
-//! Every way of forwarding, from every place, by real traffic; and what schedulers, weights,
-//! thresholds and persistence do to it.
+//! Every forwarding method, from every place, with real traffic, and the effects of schedulers, weights,
+//! thresholds and persistence.
 
 use std::{
     cell::Cell,
@@ -27,7 +27,7 @@ use tokio::{
 
 use crate::scene::{LIMIT, Scene};
 
-/// How long a path that does not work is waited for.
+/// How long to wait on a path that does not work.
 const SHORT: Duration = Duration::from_millis(400);
 const TCP: u16 = 7;
 const GUE: u16 = 6080;
@@ -105,7 +105,7 @@ async fn paths(method: Method, family: Family) -> Outcome {
         let address = if method == Method::Nat { pod.address() } else { scene.address.ip() };
         servers.push(pod.serve_udp(SocketAddr::new(address, UDP))?);
     }
-    // The director must not ask for the pods' link-layer addresses in the virtual address's name.
+    // The director must not ask for the pods' link-layer addresses with the virtual address as source.
     Setting::arp_announce("all")?.write(scene.host.namespace(), 2)?;
     let behind = |builder: VirtualServiceBuilder, port| {
         let real_servers = scene.pods.iter().map(|pod| match method {
@@ -120,18 +120,18 @@ async fn paths(method: Method, family: Family) -> Outcome {
     behind(VirtualService::udp(udp), UDP)?.apply(&scene.client).await?;
 
     if method == Method::Gue {
-        // The packets come in UDP, and nobody takes it off yet.
+        // The packets arrive in UDP, and nothing removes it yet.
         let early = tcp_exchange(scene.container.namespace(), tcp, "hello", SHORT).await;
         assert!(early.is_err(), "the packets do not come in UDP");
         scene.pods.iter().try_for_each(|pod| pod.open_gue(GUE))?;
     }
     let works = |place: &str| match (method, family, place) {
         (Method::Nat, ..) | (.., "container") => true,
-        // A pod answers clients outside through the director, which holds the address that the
-        // answer comes from, and does not believe it. IPv6 does not look.
+        // A pod answers clients outside through the director, which has the answer's source address itself,
+        // and drops the answer as spoofed. IPv6 does not check.
         (_, Family::Ipv6, "outside") => true,
-        // The director's own packets come from the virtual address, and a pod does not believe an
-        // address of its own either.
+        // The source of the director's own packets is the virtual address, and a pod drops packets from
+        // its own address as well.
         _ => false,
     };
     let places = [
@@ -150,7 +150,7 @@ async fn paths(method: Method, family: Family) -> Outcome {
                     *answers.entry(answer).or_insert(0) += 1;
                 }
             }
-            // Round robin: each of the two services gives each pod every other connection.
+            // Round robin: each of the two services gives every other connection to each pod.
             let expected = ["pod1: hello", "pod2: hello"].map(|answer| (answer.to_owned(), 4));
             assert_eq!(answers, BTreeMap::from(expected), "{method:?} from {place}");
         } else {
@@ -163,7 +163,7 @@ async fn paths(method: Method, family: Family) -> Outcome {
     Ok(())
 }
 
-/// Two pods that answer with their names, behind a service by NAT, asked from the host.
+/// Two pods that answer with their names, behind a service with NAT, with the host as client.
 struct Named {
     scene: Scene,
     address: SocketAddr,
@@ -182,7 +182,7 @@ impl Named {
         RealServer::nat((self.scene.pods[number].address(), TCP).into())
     }
 
-    /// The service with this scheduler and these weights, with nothing left of an earlier one.
+    /// The service with this scheduler and these weights, and nothing of an earlier one.
     async fn serve(&self, scheduler: &str, weights: [u32; 2]) -> Outcome {
         self.scene.client.flush().await?;
         let real_servers = [0, 1].map(|pod| self.pod(pod).weight(weights[pod]));
@@ -201,7 +201,7 @@ impl Named {
         self.scene.host.namespace()
     }
 
-    /// Who answers so many connections, one after the other.
+    /// Which pod answers, for this number of connections, one after the other.
     async fn ask(&self, from: &NetNs, times: usize) -> Result<[usize; 2], Failed> {
         let mut answers = [0; 2];
         for _ in 0..times {
@@ -210,7 +210,7 @@ impl Named {
         Ok(answers)
     }
 
-    /// Who answers so many connections that stay open.
+    /// Which pod answers, for this number of connections that stay open.
     async fn ask_open(&self, times: usize) -> Result<([usize; 2], Vec<Open>), Failed> {
         let mut answers = [0; 2];
         let mut open = Vec::new();
@@ -233,7 +233,7 @@ impl Open {
         Ok(Self(TcpStream::from_std(stream)?))
     }
 
-    /// Which pod answers.
+    /// Which pod answers on it.
     async fn ask(&mut self) -> Result<usize, Failed> {
         self.0.write_all(b"who").await?;
         let mut answer = [0; 64];
@@ -304,13 +304,13 @@ async fn persistence_sticks() -> Outcome {
             who.push(answers);
         }
     }
-    // By round robin the second client gets the other pod; seen as one client, the same.
+    // With round robin the second client gets the other pod; counted as one client, the same.
     assert_ne!(who[0], who[1]);
     assert_eq!(who[2], who[3]);
     Ok(())
 }
 
-/// Keeps the service as it should be, with this limit for what drains.
+/// Keeps the service as desired, with this limit for draining.
 fn reconciler(limit: Duration) -> Reconciler {
     Reconciler::new(Policy::new().drain(drain(limit)))
 }
@@ -319,7 +319,7 @@ fn drain(limit: Duration) -> Drain {
     Drain::for_at_most(limit).look_every(Duration::from_millis(50))
 }
 
-/// Carries out what is due until nothing is being drained.
+/// Runs the rounds that are due until nothing is being drained.
 async fn settle(reconciler: &mut Reconciler, client: &Client) -> Outcome {
     let until = Instant::now() + LIMIT;
     loop {
@@ -338,7 +338,7 @@ async fn settle(reconciler: &mut Reconciler, client: &Client) -> Outcome {
 
 /// No request fails, and both pods answer.
 async fn roll_out_breaks_nothing(persistent: bool) -> Outcome {
-    // A request takes some hundredths of a second, and more on a machine that is busy.
+    // A request takes some hundredths of a second, and more on a busy machine.
     let drained = Policy::new().drain(drain(Duration::from_secs(1)));
     let (answers, failed) = roll_out(persistent, drained, LIMIT).await?;
     println!("requests: {answers:?}, failed: {failed}");
@@ -347,10 +347,10 @@ async fn roll_out_breaks_nothing(persistent: bool) -> Outcome {
     Ok(())
 }
 
-/// The same without draining: the test above can fail.
+/// The same without draining, to show that the test above can fail.
 async fn roll_out_without_draining_breaks_requests() -> Outcome {
     for persistent in [false, true] {
-        // A roll-out may be lucky; ten are not.
+        // One roll-out may be lucky; ten are not.
         let mut failed = 0;
         for _ in 0..10 {
             let (answers, failures) = roll_out(persistent, Policy::new(), SHORT).await?;
@@ -365,8 +365,8 @@ async fn roll_out_without_draining_breaks_requests() -> Outcome {
     Ok(())
 }
 
-/// One pod takes the other's place, to and fro, while two clients ask all the time, with so much
-/// time for an answer. Returns who answered each, and how many requests failed.
+/// The pods replace each other repeatedly, while two clients send requests all the time with this
+/// time limit for an answer. Returns which pod answered each, and how many requests failed.
 async fn roll_out(
     persistent: bool,
     policy: Policy,
@@ -398,7 +398,7 @@ async fn roll_out(
         }
         answers
     };
-    // Both ask eight times, however slow this machine is.
+    // Both send eight requests, however slow this machine is.
     let wait = async || {
         let enough = requests.each_ref().map(|requests| requests.get() + 8);
         while requests.iter().zip(enough).any(|(requests, enough)| requests.get() < enough) {
@@ -408,8 +408,8 @@ async fn roll_out(
     let roll = async {
         let mut outcome = Ok(());
         for pod in [1, 0, 1, 0] {
-            // The one that returns within two minutes comes back with its counters; that it had
-            // connections harms nobody.
+            // A pod that returns within two minutes returns with its counters; its earlier
+            // connections do not matter.
             wait().await;
             reconciler.set(desired(pod)?);
             outcome = settle(&mut reconciler, client).await;
@@ -430,7 +430,7 @@ async fn roll_out(
     Ok(([one, two], failed.get()))
 }
 
-/// A request that takes a while: its connection is asked twice. Returns the pod that answered.
+/// A slow request: two messages on one connection. Returns the pod that answered.
 async fn slow_request(from: &NetNs, to: SocketAddr) -> Result<usize, Failed> {
     let mut connection = Open::new(from, to)?;
     let pod = connection.ask().await?;
@@ -439,13 +439,13 @@ async fn slow_request(from: &NetNs, to: SocketAddr) -> Result<usize, Failed> {
     Ok(pod)
 }
 
-/// What drains whole services.
+/// Drains whole services.
 fn whole(limit: Duration) -> Reconciler {
     Reconciler::new(Policy::new().scope(Scope::All).drain(drain(limit).services(true)))
 }
 
-/// A service that is deleted takes no new connections, and those that it has go on until its limit is
-/// over; desired again, it never was away.
+/// A deleted service takes no new connections, and its existing ones continue until its limit is
+/// over; if it is desired again, nothing was interrupted.
 async fn drain_of_a_whole_service() -> Outcome {
     let named = Named::new().await?;
     let client = &named.scene.client;
@@ -475,17 +475,17 @@ async fn drain_of_a_whole_service() -> Outcome {
     lines(&mut reconciler, &none).await?;
     settle(&mut reconciler, client).await?;
     assert!(client.services().await?.is_empty());
-    // Dropped, or, where no service is left at all, refused by the host.
+    // Dropped, or, if there is no service left at all, refused by the host.
     let asked = tokio::time::timeout(SHORT, open[0].ask()).await;
     assert!(!matches!(asked, Ok(Ok(_))), "it is gone");
     Ok(())
 }
 
-/// A service that is deleted goes when its last connection has ended, long before its limit.
+/// A deleted service is removed when its last connection has ended, long before its limit.
 async fn drain_of_a_whole_service_ends_with_its_connections() -> Outcome {
     let named = Named::new().await?;
     let client = &named.scene.client;
-    // An established connection is forgotten when it was silent for this long.
+    // The kernel forgets an established connection that was silent for this long.
     client.set_timeouts(Timeouts::new(1, 0, 0)).await?;
     let mut reconciler = whole(Duration::from_secs(600));
     reconciler.set(named.both()?);
@@ -529,7 +529,7 @@ async fn applies_wait_for_connections() -> Outcome {
 }
 
 /// A persistent client keeps its pod at weight 0 until the limit; with `expire_quiescent_template`
-/// its next connection goes elsewhere.
+/// its next connection goes to another pod.
 async fn drain_of_persistent_clients() -> Outcome {
     for expire in [false, true] {
         let named = Named::new().await?;
@@ -558,8 +558,8 @@ async fn drain_of_persistent_clients() -> Outcome {
     Ok(())
 }
 
-/// A pod that is desired again while it is being drained gets its weight back, and what was open goes
-/// on all the while; one that was taken away comes back with its connections.
+/// A pod that is desired again while it is being drained gets its weight back, and open connections
+/// continue all the time; a deleted pod comes back with its connections.
 async fn drained_server_returns() -> Outcome {
     let named = Named::new().await?;
     let client = &named.scene.client;
@@ -586,7 +586,7 @@ async fn drained_server_returns() -> Outcome {
     assert!(leaves.contains(&format!("~ {key} -> {pod} weight 1 -> 0 (it leaves)")), "{leaves}");
     let returns = lines(&mut reconciler, &[0, 1]).await?;
     assert_eq!(returns, format!("~ {key} -> {pod} weight 0 -> 1\n"));
-    // Another reconciler, as after a restart, finds it by its weight.
+    // A new reconciler, as after a restart, recognises it by its weight.
     lines(&mut reconciler, &[1]).await?;
     let mut restarted = self::reconciler(Duration::from_millis(300));
     assert_eq!(lines(&mut restarted, &[1]).await?, "");
@@ -602,11 +602,11 @@ async fn drained_server_returns() -> Outcome {
     Ok(())
 }
 
-/// Connections that end before the next one begins: what has no memory, or remembers by address.
+/// Connections that end before the next one starts, for schedulers without memory or by address.
 async fn schedulers_of_short_connections() -> Outcome {
     let named = Named::new().await?;
-    // Round robin takes turns; weighted, in a cycle as long as the sum of the weights over their
-    // greatest common divisor, each its weight's part of it. Failover takes the heaviest.
+    // Round robin takes turns; weighted, in a cycle as long as the sum of the weights divided by their
+    // greatest common divisor, in which each gets its weight's share. Failover takes the heaviest.
     for (scheduler, weights, expected) in [
         ("rr", [1, 1], [6, 6]),
         ("rr", [5, 1], [6, 6]),
@@ -628,11 +628,11 @@ async fn schedulers_of_short_connections() -> Outcome {
     Ok(())
 }
 
-/// Connections that stay open: what counts them.
+/// Connections that stay open, for schedulers that count them.
 async fn schedulers_of_open_connections() -> Outcome {
-    // The least loaded next: as many for each as its weight is of the sum, give or take the one on
-    // which the next depends. Overflow fills the heaviest until its connections exceed its weight,
-    // which is one more than the weight.
+    // The least loaded pod is next, so each gets its weight's share of the sum, plus or minus the one
+    // that is next. Overflow fills the heaviest until its connections exceed its weight by
+    // one.
     for (scheduler, weights, first) in [
         ("lc", [1, 1], 6..=6),
         ("wlc", [1, 1], 6..=6),
@@ -641,7 +641,7 @@ async fn schedulers_of_open_connections() -> Outcome {
         ("nq", [2, 1], 7..=9),
         ("ovf", [4, 1], 5..=5),
     ] {
-        // A deleted service's pods come back with their connections: each scheduler has new ones.
+        // A deleted service's pods come back with their connections: each scheduler gets new pods.
         let named = Named::new().await?;
         named.serve(scheduler, weights).await?;
         let times = if scheduler == "ovf" { 7 } else { 12 };

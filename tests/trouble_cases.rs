@@ -1,4 +1,4 @@
-//! What goes wrong on a real host, and what helps: each section of docs/troubleshooting.md is a case
+//! Faults of real hosts and their remedies: each section of docs/troubleshooting.md is a case
 //! here, in which a path fails first and works after the remedy.
 
 use std::{net::SocketAddr, time::Duration};
@@ -12,7 +12,7 @@ use testbed::{Family, http_get, iptables, program, tcp_exchange};
 
 use crate::scene::{LIMIT, Scene};
 
-/// How long a path that does not work is waited for.
+/// How long to wait on a path that does not work.
 const SHORT: Duration = Duration::from_millis(400);
 
 /// Every case by its name.
@@ -25,7 +25,7 @@ pub(crate) fn cases() -> Vec<Trial> {
     ]
 }
 
-/// Those that need a packet filter, which the newest User-Mode Linux has no more.
+/// Cases that need a packet filter, which the newest User-Mode Linux does not have.
 pub(crate) fn filter_cases() -> Vec<Trial> {
     let cases = [
         case("input_policy", || block_on(input_policy())),
@@ -35,7 +35,7 @@ pub(crate) fn filter_cases() -> Vec<Trial> {
     cases.map(|case| needing(&[("iptables", "iptables")], case)).into()
 }
 
-/// Whether this kernel has a packet filter that iptables can use, as far as it can be asked.
+/// Whether this kernel has a packet filter that iptables can use, as far as iptables can tell.
 pub(crate) fn has_filter() -> bool {
     let filtered = |namespace: NetNs| iptables(&namespace, "-A INPUT -p icmp -j DROP");
     program("iptables", "iptables").is_err()
@@ -46,7 +46,7 @@ fn case(name: &str, run: fn() -> Outcome) -> Trial {
     Trial::test(format!("trouble_{name}"), run)
 }
 
-/// Packets to an address that the director does not have are none of IPVS's.
+/// IPVS ignores packets to an address that the director does not have.
 async fn address_not_local() -> Outcome {
     let scene = nat_scene().await?;
     let client = scene.container.namespace();
@@ -57,7 +57,7 @@ async fn address_not_local() -> Outcome {
     works(&scene, client).await
 }
 
-/// By NAT the answers are forwarded by the director, which hosts do not do by default.
+/// With NAT the director forwards the answers, which hosts do not do by default.
 async fn not_forwarding() -> Outcome {
     let scene = nat_scene().await?;
     let outside = scene.host.external_client("outside").await?;
@@ -67,12 +67,12 @@ async fn not_forwarding() -> Outcome {
     works(&scene, outside.namespace()).await
 }
 
-/// The client that sent a tunnelled packet is not reached through the tunnel. The loose check (2) helps
-/// only where the tunnel's link has an address.
+/// The sender of a tunnelled packet is not reached through the tunnel. The loose check (2) helps
+/// only if the tunnel's link has an address.
 async fn reverse_path_filter() -> Outcome {
     let scene = Scene::new(Family::Ipv4).await?;
     let client = scene.container.namespace();
-    // The director must not ask for the pods' link-layer addresses in the virtual address's name.
+    // The director must not ask for the pods' link-layer addresses with the virtual address as source.
     Setting::arp_announce("all")?.write(scene.host.namespace(), 2)?;
     let filter = |value: u8| {
         scene
@@ -107,7 +107,7 @@ async fn reverse_path_filter() -> Outcome {
     works(&scene, client).await
 }
 
-/// IPVS stands behind the director's INPUT chain.
+/// IPVS comes after the director's INPUT chain.
 async fn input_policy() -> Outcome {
     let scene = nat_scene().await?;
     let client = scene.container.namespace();
@@ -117,11 +117,11 @@ async fn input_policy() -> Outcome {
     works(&scene, client).await
 }
 
-/// Netfilter does not translate what IPVS balances, unless `net.ipv4.vs.conntrack` is on.
+/// Netfilter does not translate packets that IPVS handles, unless `net.ipv4.vs.conntrack` is on.
 async fn source_nat() -> Outcome {
     let scene = Scene::new(Family::Ipv4).await?;
     scene.host.forward()?;
-    // So that the pods' answers do not come back by themselves.
+    // So that the pods' answers do not come back without translation.
     scene.host.unfilter_bridge()?;
     scene.service("rr").apply(&scene.client).await?;
     let client = scene.container.namespace();
@@ -131,10 +131,10 @@ async fn source_nat() -> Outcome {
     works(&scene, client).await
 }
 
-/// By NAT a real server must answer through the director.
+/// With NAT a real server must answer through the director.
 async fn no_way_back() -> Outcome {
     let scene = nat_scene().await?;
-    // Switched in the bridge, the answer does not come through the director.
+    // The bridge switches the answer, which then does not pass the director.
     scene.host.unfilter_bridge()?;
     fails(&scene, scene.container.namespace()).await?;
     for pod in &scene.pods {
@@ -143,7 +143,7 @@ async fn no_way_back() -> Outcome {
     works(&scene, scene.container.namespace()).await
 }
 
-/// A full-size packet does not fit the tunnel, and the client does not hear of it.
+/// A full-size packet does not fit the tunnel, and the client is not told.
 async fn full_packets_in_a_tunnel() -> Outcome {
     const ECHO: u16 = 7;
     let scene = Scene::new(Family::Ipv4).await?;
@@ -159,8 +159,8 @@ async fn full_packets_in_a_tunnel() -> Outcome {
     let real_servers = scene.pods.iter().map(|pod| RealServer::tunnel(pod.address()));
     VirtualService::tcp(address).real_servers(real_servers).build()?.apply(&scene.client).await?;
     iptables(client, "-A INPUT -p icmp -j DROP")?;
-    // Packet by packet, as they come from a wire. Linux 5.10 lets what a neighbour sends in one piece
-    // through, and cuts it behind the tunnel.
+    // Packet by packet, as from a wire. Linux 5.10 lets packets through that a neighbour sends in one
+    // piece, and cuts them behind the tunnel.
     testbed::run(client, "iproute2", &["ip", "link", "set", "eth0", "gso_max_segs", "1"])?;
     let full = "x".repeat(4000);
     assert!(tcp_exchange(client, address, "small", LIMIT).await.is_ok());
@@ -171,7 +171,7 @@ async fn full_packets_in_a_tunnel() -> Outcome {
     Ok(())
 }
 
-/// The walkthrough's host with its service, by NAT, and all that makes it work.
+/// The walkthrough's host with its service, with NAT, and all that makes it work.
 async fn nat_scene() -> Result<Scene, Failed> {
     let scene = Scene::new(Family::Ipv4).await?;
     scene.host.forward()?;

@@ -1,4 +1,4 @@
-//! Endpoints that leave, with connections.
+//! Endpoints that leave while they have connections.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ pub(super) fn cases() -> Vec<Trial> {
     cases
 }
 
-/// Those that need a packet filter.
+/// Cases that need a packet filter.
 pub(super) fn filter_cases() -> Vec<Trial> {
     let cases = whole_cases![udp_is_taken_away_at_once].into_iter();
     cases.map(|case| needing(&[("iptables", "iptables")], case)).collect()
@@ -59,18 +59,18 @@ async fn drain() -> Outcome {
         let mut talk = Talk::open(&scene.container, vip).await?;
         assert_eq!(talk.say().await?, "pod1");
 
-        // It leaves, and its connection lives on.
+        // It leaves, and its connection continues.
         write(&directory, "slice.yaml", &pods(&[(first, leaves), (second, "")]))?;
         until(client, &[&draining]).await?;
         assert_eq!(talk.say().await?, "pod1");
-        // It comes back, with the connection that it had, and is not taken away later.
+        // It comes back, with its connection, and is not deleted later.
         write(&directory, "slice.yaml", &pods(&[(first, ""), (second, "")]))?;
         until(client, &[&both]).await?;
         sleep(Duration::from_millis(2500)).await;
         until(client, &[&both]).await?;
         assert_eq!(talk.say().await?, "pod1");
 
-        // It leaves for good: after the limit it is gone, with whoever still talks.
+        // It leaves for good: after the limit it is deleted, even with an open connection.
         let begin = Instant::now();
         write(&directory, "slice.yaml", &pods(&[(second, "")]))?;
         until(client, &[&draining]).await?;
@@ -79,7 +79,7 @@ async fn drain() -> Outcome {
         let answer = timeout(Duration::from_millis(500), talk.say()).await;
         assert!(!matches!(answer, Ok(Ok(_))), "{answer:?}");
 
-        // One without a connection is gone as soon as it was looked at again.
+        // One without a connection is deleted at the next check.
         write(&directory, "slice.yaml", &pods(&[(first, ""), (second, "")]))?;
         until(client, &[&both]).await?;
         write(&directory, "slice.yaml", &pods(&[(second, "")]))?;
@@ -87,7 +87,7 @@ async fn drain() -> Outcome {
         until(client, &[&other]).await?;
         assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
 
-        // A service that is deleted is gone at once, whatever its real servers are doing.
+        // A deleted service is removed at once, whatever the state of its real servers.
         let mut talk = Talk::open(&scene.container, vip).await?;
         assert_eq!(talk.say().await?, "pod2");
         fs::remove_file(directory.path().join("web.yaml"))?;
@@ -99,8 +99,8 @@ async fn drain() -> Outcome {
     with_proxy(scene.host.namespace(), &directory, &words, story).await
 }
 
-/// Where nobody says how long, a real server drains until its pod has ended: until its endpoint, which
-/// was terminating, is in no slice any more.
+/// Without a configured limit, a real server drains until its pod has ended: until its endpoint, which
+/// was terminating, is no longer in any slice.
 async fn drain_ends_with_the_pod() -> Outcome {
     let scene = Node::new(Family::Ipv4).await?;
     let [first, second] = [&scene.pods[0], &scene.pods[1]].map(|pod| pod.address().to_string());
@@ -125,7 +125,7 @@ async fn drain_ends_with_the_pod() -> Outcome {
         until(client, &[&other]).await?;
         assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
 
-        // One that is in no slice any more and was never terminating may live on.
+        // An endpoint that is in no slice any more and was never terminating may still run.
         write(&directory, "slice.yaml", &slice("web", 7, &[(&first, "")]))?;
         until(client, &[&format!("TCP 10.96.7.20:7 rr -> {first}:7")]).await?;
         let mut talk = Talk::open(&scene.container, vip).await?;
@@ -140,11 +140,11 @@ async fn drain_ends_with_the_pod() -> Outcome {
     with_proxy(scene.host.namespace(), &directory, &["--node-ip=172.17.0.1"], story).await
 }
 
-/// Case 44, for UDP: the server is gone at once, and the next datagram from the same port goes
-/// elsewhere.
+/// Case 44, for UDP: the real server is deleted at once, and the next datagram from the same port goes
+/// to another one.
 async fn udp_is_taken_away_at_once() -> Outcome {
     let scene = Node::new(Family::Ipv4).await?;
-    // Connections are tracked as soon as a rule asks for it.
+    // Connections are tracked as soon as a rule requires it.
     let rule = "-A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT";
     testbed::iptables(scene.host.namespace(), rule)?;
     let directory = TempDir::new()?;
@@ -175,7 +175,7 @@ async fn udp_is_taken_away_at_once() -> Outcome {
             )
         };
         assert_eq!(ask().await?, "pod1: who");
-        // The client's entry in connection tracking, by the address that answers.
+        // The client's entry in connection tracking, by the address of the answers.
         let tracked = async |address: IpAddr| -> Result<bool, Failed> {
             let read = || fs::read_to_string("/proc/thread-self/net/nf_conntrack");
             let text = scene.host.namespace().run(read)??;
@@ -193,7 +193,7 @@ async fn udp_is_taken_away_at_once() -> Outcome {
             Ok(())
         };
         assert!(tracked(addresses[0]).await?);
-        // Kernels since 5.9 forget them by themselves, as long as this is 1.
+        // Kernels since 5.9 forget them by themselves if this is 1.
         let setting = Path::new("/proc/sys/net/ipv4/vs/expire_nodest_conn");
         write(&directory, "slice.yaml", &pods(&addresses[1..]))?;
         until(&scene.client, &[&line(addresses[1])]).await?;
@@ -205,7 +205,7 @@ async fn udp_is_taken_away_at_once() -> Outcome {
         while ask().await? != "pod1: who" {
             assert!(begin.elapsed() < LIMIT);
         }
-        // As kernels before, which do not.
+        // With 0, as on older kernels, they do not.
         scene.host.namespace().run(|| fs::write(setting, "0"))??;
         write(&directory, "slice.yaml", &pods(&addresses[1..]))?;
         until(&scene.client, &[&line(addresses[1])]).await?;
@@ -214,7 +214,7 @@ async fn udp_is_taken_away_at_once() -> Outcome {
         assert_eq!(ask().await?, "pod2: who");
         assert!(tracked(addresses[1]).await?);
         scene.host.namespace().run(|| fs::write(setting, "0"))??;
-        // With the service go all its clients.
+        // Deleting the service removes all its clients.
         fs::remove_file(directory.path().join("dns.yaml"))?;
         forgotten(addresses[1]).await?;
         Ok(())
@@ -222,7 +222,7 @@ async fn udp_is_taken_away_at_once() -> Outcome {
     with_proxy(scene.host.namespace(), &directory, &words, story).await
 }
 
-/// A UDP endpoint behind a firewall mark leaves at once, too, and connection tracking forgets its clients.
+/// A UDP endpoint behind a firewall mark is deleted at once, too, and connection tracking forgets its clients.
 async fn udp_by_mark() -> Outcome {
     let scene = Node::new(Family::Ipv4).await?;
     if !has_nft(scene.host.namespace()) {
@@ -278,7 +278,7 @@ async fn udp_by_mark() -> Outcome {
         write(&directory, "slice.yaml", &pods(addresses[0]))?;
         led_to(addresses[0]).await?;
         assert_eq!(ask().await?, "pod1: who");
-        // As kernels before 5.9, which do not expire such connections by themselves.
+        // As on kernels before 5.9, which do not expire such connections by themselves.
         scene.host.namespace().run(|| fs::write(setting, "0"))??;
         write(&directory, "slice.yaml", &pods(addresses[1]))?;
         led_to(addresses[1]).await?;

@@ -49,7 +49,7 @@ async fn health_and_metrics(namespace: NetNs, client: Client) -> Outcome {
         let _ = get;
         let answer = raw_get(&namespace, "127.0.0.1:10256".parse()?, "/healthz").await?;
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("lastUpdated"), "{answer}");
-        // Everybody may ask for health, not for metrics.
+        // Everybody may ask for health, but not for metrics.
         let answer = raw_get(&namespace, "127.0.0.1:10256".parse()?, "/metrics").await?;
         assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
         let answer = raw_get(&namespace, "127.0.0.1:10249".parse()?, "/metrics").await?;
@@ -62,7 +62,7 @@ async fn health_and_metrics(namespace: NetNs, client: Client) -> Outcome {
         ] {
             assert!(answer.contains(line), "{line}: {answer}");
         }
-        // No endpoint is left here.
+        // No endpoint is left on this node.
         let remote = in_shop(slice("web", 8080, &[("10.42.2.6", "nodeName: node-b")]));
         write(&directory, "slice.yaml", &remote)?;
         let begin = Instant::now();
@@ -77,8 +77,8 @@ async fn health_and_metrics(namespace: NetNs, client: Client) -> Outcome {
     with_proxy(&namespace, &directory, &words, story).await
 }
 
-/// A port for health or metrics that somebody else has keeps no service from being served. It is taken once
-/// it is free, unless the proxy is told to end.
+/// If another program has the port for health or metrics, services are still served. The proxy takes the port once
+/// it is free, unless it is configured to exit.
 async fn port_in_use(namespace: NetNs, client: Client) -> Outcome {
     let directory = TempDir::new()?;
     write(&directory, "web.yaml", &service("web", "clusterIP: 10.96.0.1, ports: [{port: 80}]"))?;
@@ -94,7 +94,7 @@ async fn port_in_use(namespace: NetNs, client: Client) -> Outcome {
         until(&client, &["TCP 10.96.0.1:80 rr ->"]).await?;
         let health: SocketAddr = "127.0.0.1:10256".parse()?;
         assert!(raw_get(&namespace, health, "/livez").await?.starts_with("HTTP/1.1 200"));
-        // Metrics are where they were asked for only.
+        // Metrics are available only at their own address.
         assert!(raw_get(&namespace, health, "/metrics").await?.starts_with("HTTP/1.1 404"));
         drop(other);
         let begin = Instant::now();

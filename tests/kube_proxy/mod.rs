@@ -1,5 +1,5 @@
 //! The service proxy for Kubernetes on a real kernel, from a directory of manifests: its table of
-//! cases, and what happens over time. What needs no kernel is proved on a fake node, beside the code.
+//! cases, and what happens over time. Tests that need no kernel use a fake node, beside the code.
 
 mod drain;
 mod health;
@@ -68,13 +68,13 @@ pub(crate) fn cases() -> Vec<Trial> {
     cases.into_iter().flatten().collect()
 }
 
-/// Those that need a packet filter.
+/// Cases that need a packet filter.
 pub(crate) fn filter_cases() -> Vec<Trial> {
     drain::filter_cases()
 }
 
-/// Whether there are nftables that filter both families; User-Mode Linux 5.10 has tables only. A table
-/// `t` is there then, too.
+/// Whether nftables can filter both families; User-Mode Linux 5.10 has tables only. Leaves a table
+/// `t` behind.
 fn has_nft(namespace: &NetNs) -> bool {
     let nft = |words: &str| testbed::run(namespace, "nftables", &["nft", words]).is_ok();
     nft("add table inet t") && nft("add chain inet t c { type nat hook postrouting priority 0; }")
@@ -112,7 +112,7 @@ impl Talk {
         Ok(Self(TcpStream::from_std(stream)?))
     }
 
-    /// Who answers.
+    /// Which pod answers.
     async fn say(&mut self) -> Result<String, Failed> {
         self.0.write_all(b"hello").await?;
         let mut answer = [0; 64];
@@ -139,7 +139,7 @@ async fn node_namespace() -> Result<NetNs, Failed> {
     Ok(namespace)
 }
 
-/// Runs the proxy while a story goes on.
+/// Runs the proxy while the test's steps run.
 async fn with_proxy(
     namespace: &NetNs,
     directory: &TempDir,
@@ -174,7 +174,7 @@ async fn lines(client: &Client) -> Result<Vec<String>, Failed> {
     Ok(table_lines(desired.iter()))
 }
 
-/// Waits until the table is so.
+/// Waits until the table is as expected.
 async fn until(client: &Client, expected: &[&str]) -> Outcome {
     let begin = Instant::now();
     loop {
@@ -208,7 +208,7 @@ async fn raw_get(namespace: &NetNs, address: SocketAddr, path: &str) -> Result<S
     Ok(answer)
 }
 
-/// Moves a file into the directory, whole.
+/// Moves a file into the directory, complete.
 fn write(directory: &TempDir, name: &str, text: &str) -> Result<(), Failed> {
     let part: &Path = &directory.path().join(format!("{name}.part"));
     fs::write(part, text)?;
@@ -219,7 +219,7 @@ fn service(name: &str, spec: &str) -> String {
     format!("---\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")
 }
 
-/// Endpoints by address and what else is to be said of each.
+/// Endpoints by address, with the other fields of each.
 fn slice(owner: &str, port: u16, endpoints: &[(&str, &str)]) -> String {
     let endpoints: String = endpoints
         .iter()

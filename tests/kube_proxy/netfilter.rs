@@ -1,4 +1,4 @@
-//! What nftables add.
+//! What nftables adds.
 
 use std::{
     fs,
@@ -33,8 +33,8 @@ pub(super) fn cases() -> Vec<Trial> {
     cases.into_iter().map(|case| needing(NFT, case)).collect()
 }
 
-/// What nftables adds, on a kernel that has them (User-Mode Linux has none): who is masqueraded, who is
-/// let in, and what is not reached at a service's address. Without them the rest goes on.
+/// On a kernel with nftables (User-Mode Linux has none): which clients are masqueraded, which are
+/// let in, and what is unreachable at a service's address. Without nftables the rest still works.
 async fn netfilter() -> Outcome {
     let scene = Node::new(Family::Ipv4).await?;
     let outside = scene.host.external_client("outside").await?;
@@ -54,17 +54,17 @@ async fn netfilter() -> Outcome {
         let slice = slice(owner, 7, &[(&pod.address().to_string(), here)]);
         write(&directory, &format!("{owner}-slice.yaml"), &slice)?;
     }
-    // It knows no way to clients outside, as a pod on another node whose gateway is not this one.
+    // It has no route to clients outside, like a pod on another node whose gateway is not this one.
     testbed::run(pod.namespace(), "iproute2", &["ip", "route", "del", "default"])?;
     testbed::run(
         pod.namespace(),
         "iproute2",
         &["ip", "route", "add", "10.96.0.0/12", "via", "172.17.0.1"],
     )?;
-    // What a pod on a bridge needs besides to reach itself; CNI's bridge calls it hairpinMode.
+    // A pod on a bridge also needs this to reach itself; CNI's bridge calls it hairpinMode.
     let hairpin = ["ip", "link", "set", "veth3", "type", "bridge_slave", "hairpin", "on"];
     testbed::run(scene.host.namespace(), "iproute2", &hairpin)?;
-    // Something else listens on the node.
+    // Another program listens on the node.
     let other: SocketAddr = "0.0.0.0:9".parse()?;
     let _other = scene.host.namespace().run(move || std::net::TcpListener::bind(other))??;
     let words = [
@@ -89,7 +89,7 @@ async fn netfilter() -> Outcome {
             let address = place.parse().expect("it is an address");
             tcp_exchange(from.namespace(), address, "hello", SHORT).await.is_ok()
         };
-        // The cluster's own way works with and without.
+        // The cluster's own path works with and without nftables.
         assert!(get(&scene.container, "10.96.7.20:7").await);
         let node_port = get(&outside, "192.168.50.1:31080").await;
         let balanced = get(&outside, "203.0.113.50:7").await;
@@ -103,9 +103,9 @@ async fn netfilter() -> Outcome {
             true => assert_eq!(found, (true, true, true, false, false, false)),
             false => assert_eq!(found, (false, false, false, true, true, true)),
         }
-        // Who is a pod is not known, so nobody is masqueraded at cluster addresses.
+        // Pods cannot be recognised, so nobody is masqueraded at cluster addresses.
         assert!(!get(&outside, "10.96.7.20:7").await);
-        // Source ranges hold for the node's own clients, too.
+        // Source ranges also apply to the node's own clients.
         let node = scene.host.namespace();
         for (place, is_let_in) in [("203.0.113.51:7", true), ("203.0.113.50:7", !has_nft)] {
             let found = tcp_exchange(node, place.parse()?, "hello", SHORT).await.is_ok();
@@ -114,7 +114,7 @@ async fn netfilter() -> Outcome {
         Ok(())
     };
     with_proxy(scene.host.namespace(), &directory, &words, story).await?;
-    // Pods are those behind the bridge, or behind links of such names.
+    // Pods are behind the bridge, or behind links with such names.
     for (mode, name) in
         [("BridgeInterface", "bridge-interface"), ("InterfaceNamePrefix", "interface-name-prefix")]
     {
@@ -142,8 +142,8 @@ async fn netfilter() -> Outcome {
     Ok(())
 }
 
-/// A policy of Local without an endpoint here: where there are nftables, clients inside of the cluster
-/// reach endpoints of other nodes, and clients outside are refused. Without, everybody is led there.
+/// A service with the policy Local without an endpoint here: with nftables, clients inside the cluster
+/// reach endpoints of other nodes, and clients outside are refused. Without, all of them reach other nodes.
 async fn policy_local_by_mark() -> Outcome {
     let scene = Node::new(Family::Ipv4).await?;
     let outside = scene.host.external_client("outside").await?;
@@ -200,11 +200,11 @@ async fn policy_local_by_mark() -> Outcome {
             }
             false => {
                 assert_eq!(marks, 0, "{found:?}");
-                // The node's own source is the address itself, to which this pod knows its way back.
+                // The source of the node's own connections is the address itself, to which this pod has a route.
                 assert!(answers(scene.container.namespace()).await);
             }
         }
-        // An endpoint here serves everybody.
+        // An endpoint here serves every client.
         write(&directory, "slice.yaml", &endpoints("node-a"))?;
         let here = format!("TCP 203.0.113.50:7 rr -> {pod}:7");
         let begin = Instant::now();
@@ -222,8 +222,8 @@ async fn policy_local_by_mark() -> Outcome {
     with_proxy(scene.host.namespace(), &directory, &words, story).await
 }
 
-/// In excluded networks others have services: their addresses stay on the link, and their packets are let
-/// through.
+/// Excluded networks hold services of other programs: their addresses stay on the link, and their packets
+/// pass.
 async fn excluded_networks(namespace: NetNs, client: Client) -> Outcome {
     let directory = TempDir::new()?;
     write(&directory, "web.yaml", &service("web", "clusterIP: 10.96.0.1, ports: [{port: 80}]"))?;
@@ -253,7 +253,7 @@ async fn excluded_networks(namespace: NetNs, client: Client) -> Outcome {
         ];
         let story = async {
             until(&client, &["TCP 10.96.0.1:80 rr ->", theirs[0]]).await?;
-            // Several full runs long.
+            // As long as several full runs.
             sleep(Duration::from_millis(500)).await;
             let addresses = link_addresses(&namespace).await?;
             assert!(addresses.contains(theirs[1]), "{addresses:?}");
@@ -272,8 +272,8 @@ async fn excluded_networks(namespace: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// Where rules cannot be written, a new service that serves some clients only waits for them; the others
-/// do not. It is tried again soon.
+/// If rules cannot be written, only new services that restrict their clients wait for them; the others
+/// do not. The write is tried again soon.
 async fn no_service_before_its_rules(namespace: NetNs, client: Client) -> Outcome {
     if !has_nft(&namespace) {
         return Ok(());
@@ -285,7 +285,7 @@ async fn no_service_before_its_rules(namespace: NetNs, client: Client) -> Outcom
     testbed::run(&namespace, "iproute2", &["ip", "link", "set", "lo", "up"])?;
     let story = async {
         until(&client, &["TCP 10.96.0.1:80 rr ->"]).await?;
-        // The next write fails, as its sets are not there.
+        // The next write fails, since its sets do not exist.
         nft("delete table inet lvs-kube-proxy")?;
         let spec = "type: LoadBalancer, clusterIP: 10.96.0.2, ports: [{port: 80}], \
                     loadBalancerSourceRanges: [192.0.2.0/24]";
@@ -313,8 +313,8 @@ async fn no_service_before_its_rules(namespace: NetNs, client: Client) -> Outcom
     with_proxy(&namespace, &directory, &words, story).await
 }
 
-/// What others change in the rules is noticed by the next full run, also if the proxy itself writes some
-/// in between; changes of its own are not taken for those of others.
+/// The next full run notices what another program changes in the rules, even if the proxy writes some
+/// in between; the proxy's own changes do not count as another's.
 async fn rules_changed_by_others(namespace: NetNs, client: Client) -> Outcome {
     if !has_nft(&namespace) {
         return Ok(());
@@ -356,8 +356,8 @@ async fn rules_changed_by_others(namespace: NetNs, client: Client) -> Outcome {
     with_proxy(&namespace, &directory, &words, story).await
 }
 
-/// A restricted service that nobody wants any more and that the proxy may not delete, as it has no ledger:
-/// after a restart it is in the table still, and so are its rules. What nft lists is what was written.
+/// A restricted service that is no longer desired, and that the proxy may not delete, since it has no ledger:
+/// after a restart it is still in the table, and so are its rules. nft lists what was written.
 async fn rules_outlive_their_proxy(namespace: NetNs, client: Client) -> Outcome {
     if !has_nft(&namespace) {
         return Ok(());
@@ -389,7 +389,7 @@ async fn rules_outlive_their_proxy(namespace: NetNs, client: Client) -> Outcome 
     Ok(())
 }
 
-/// Whether a TCP connection comes about.
+/// Whether a TCP connection succeeds.
 async fn connects(from: &Container, address: &str) -> Result<bool, Failed> {
     let address: SocketAddr = address.parse()?;
     let limit = Duration::from_millis(700);

@@ -1,4 +1,4 @@
-//! The node around the table: its addresses, routes and Node, and what the proxy asks of it at rest.
+//! The node around the table: its addresses, routes and Node, and the proxy's requests at rest.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,8 +31,8 @@ pub(super) fn cases() -> Vec<Trial> {
     cases
 }
 
-/// The Node gets another address while the proxy runs: kube-proxy ends, to be started again. Here it is
-/// taken over at once: as the source of the node's own connections, and for node ports.
+/// The Node gets another address while the proxy runs: kube-proxy exits and must be restarted. This proxy
+/// uses the address at once: as the source of the node's own connections, and for node ports.
 async fn node_moves(namespace: NetNs, client: Client) -> Outcome {
     let directory = TempDir::new()?;
     let spec = "type: NodePort, clusterIP: 10.96.7.20, ports: [{port: 80, nodePort: 31080}]";
@@ -64,7 +64,7 @@ async fn node_moves(namespace: NetNs, client: Client) -> Outcome {
             sleep(Duration::from_millis(10)).await;
         }
     };
-    // No timer runs meanwhile.
+    // Meanwhile no timer runs.
     let words = [
         "--service-cluster-ip-range=10.96.0.0/12",
         "--nodeport-addresses=primary",
@@ -82,8 +82,8 @@ async fn node_moves(namespace: NetNs, client: Client) -> Outcome {
     with_proxy(&namespace, &directory, &words, story).await
 }
 
-/// What is excluded is left alone, though it lies in a service range: the service, and its address. A range
-/// that holds an address of the node itself is none that a route can make local.
+/// Excluded services and addresses are left alone, even in a service range. A range
+/// that contains one of the node's addresses gets no local route.
 async fn ranges_that_are_not_ours(namespace: NetNs, client: Client) -> Outcome {
     let links = Links::connect(&namespace)?;
     let link = links.create_dummy(LINK).await?.link;
@@ -113,9 +113,9 @@ async fn ranges_that_are_not_ours(namespace: NetNs, client: Client) -> Outcome {
     Ok(())
 }
 
-/// The node's own connections to a service have an address of the node as source, which pods can
-/// answer to that know no way to the service's address: at cluster and at load-balancer addresses,
-/// whichever way these are local, and without nftables (User-Mode Linux has none).
+/// The source of the node's own connections to a service is an address of the node, so that pods without a
+/// route to the service's address can answer. This holds at cluster and load-balancer addresses,
+/// however they are made local, and without nftables (User-Mode Linux has none).
 async fn source_of_the_node(family: Family) -> Outcome {
     let scene = Node::new(family).await?;
     let directory = TempDir::new()?;
@@ -126,7 +126,7 @@ async fn source_of_the_node(family: Family) -> Outcome {
     let spec = format!("type: LoadBalancer, clusterIP: '{vip}', ports: [{{port: 7}}]");
     let status = format!("status: {{loadBalancer: {{ingress: [{{ip: '{balancer}'}}]}}}}\n");
     let pod = &scene.pods[0];
-    // It knows its own network and nothing else.
+    // It knows only its own network.
     let version = if pod.address().is_ipv4() { "-4" } else { "-6" };
     testbed::run(pod.namespace(), "iproute2", &["ip", version, "route", "del", "default"])?;
     let endpoints = format!("'{}'", pod.address());
@@ -161,13 +161,13 @@ async fn source_of_the_node(family: Family) -> Outcome {
             for place in &places {
                 let answer = tcp_exchange(here, *place, "hello", LIMIT).await?;
                 assert_eq!(answer, "pod1: hello", "{mode} {place}");
-                // A port that nobody serves refuses at once.
+                // A port without a service refuses at once.
                 let nobody = SocketAddr::new(place.ip(), 8);
                 let begin = Instant::now();
                 assert!(tcp_exchange(here, nobody, "hello", LIMIT).await.is_err());
                 assert!(begin.elapsed() < Duration::from_secs(2));
             }
-            // The balancer's address goes, and comes back in an event of its own.
+            // The load balancer's address goes, and comes back in a separate event.
             write(&directory, "web.yaml", &service("web", &spec))?;
             let only = format!("TCP {} rr -> {}", places[0], SocketAddr::new(pod.address(), 7));
             until(&scene.client, &[&only]).await?;
@@ -183,7 +183,7 @@ async fn source_of_the_node(family: Family) -> Outcome {
             Ok(())
         };
         with_proxy(here, &directory, &words, story).await?;
-        // Another proxy, in the other mode, takes over from this one; the last one leaves nothing.
+        // A second proxy, in the other mode, takes over from this one; the last one leaves nothing behind.
         if mode == "addresses" {
             let state = format!("--vip-mode={mode}");
             clean_up(&config(&[words[0], &state])?, here).await?;
@@ -193,7 +193,7 @@ async fn source_of_the_node(family: Family) -> Outcome {
     Ok(())
 }
 
-/// At rest a full run asks for one link, one list of addresses, one of routes, and the table; it starts
+/// At rest a full run requests one link, one list of addresses, one of routes, and the table; it starts
 /// no process and writes nothing.
 async fn at_rest(namespace: NetNs, client: Client) -> Outcome {
     let directory = TempDir::new()?;
@@ -255,7 +255,7 @@ async fn at_rest(namespace: NetNs, client: Client) -> Outcome {
     with_proxy(&namespace, &directory, &words, story).await
 }
 
-/// What tells whether this process had a child that ended: how often such faulted.
+/// Shows whether this process had a child that ended: the page faults of such children.
 fn ended_children() -> Result<i64, Failed> {
     let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN)?;
     Ok(usage.minor_page_faults())

@@ -1,4 +1,4 @@
-//! Beginning and ending: restarts, emptied sources, and the rights that it takes.
+//! Starting and stopping: restarts, emptied sources, and required privileges.
 
 use std::{
     fs,
@@ -35,7 +35,7 @@ pub(super) fn cases() -> Vec<Trial> {
     cases
 }
 
-/// Case 49, and what happens while the proxy is away.
+/// Case 49, and changes while the proxy is not running.
 async fn restart_and_clean_up(namespace: NetNs, client: Client) -> Outcome {
     let directory = TempDir::new()?;
     let state = TempDir::new()?;
@@ -45,15 +45,15 @@ async fn restart_and_clean_up(namespace: NetNs, client: Client) -> Outcome {
     write(&directory, "b.yaml", &service("b", "clusterIP: 10.96.0.2, ports: [{port: 80}]"))?;
     let both = ["TCP 10.96.0.1:80 rr ->", "TCP 10.96.0.2:80 rr ->"];
     with_proxy(&namespace, &directory, &words, until(&client, &both)).await?;
-    // It has ended, and left everything as it was.
+    // It has ended, and left everything in place.
     until(&client, &both).await?;
     assert_eq!(link_addresses(&namespace).await?.len(), 2);
 
-    // A service goes while no proxy is there: the ledger says that it was ours.
+    // A service goes while no proxy runs: the ledger proves that it was ours.
     fs::remove_file(directory.path().join("a.yaml"))?;
     with_proxy(&namespace, &directory, &words, until(&client, &both[1..])).await?;
 
-    // Without the ledger it would stay; with the service range, it goes.
+    // Without the ledger it would stay; with the service range, it is deleted.
     fs::remove_file(state.path().join("ledger"))?;
     write(&directory, "b.yaml", "")?;
     let story = async {
@@ -86,7 +86,7 @@ async fn emptied_directory(namespace: NetNs, client: Client) -> Outcome {
             assert!(begin.elapsed() < LIMIT);
             sleep(Duration::from_millis(20)).await;
         }
-        // The directory cannot be read for a moment: nothing happens.
+        // The directory is unreadable for a moment: nothing happens.
         let away = directory.path().with_extension("away");
         fs::rename(directory.path(), &away)?;
         sleep(Duration::from_millis(300)).await;
@@ -105,8 +105,8 @@ async fn emptied_directory(namespace: NetNs, client: Client) -> Outcome {
     with_proxy(&namespace, &directory, &[&state_dir], story).await
 }
 
-/// Killed in the middle and started again, ten times: whoever looks at the table sees every service
-/// all the while.
+/// Killed and started again, ten times: every reader of the table always sees every
+/// service.
 async fn loses_no_service_when_restarted() -> Outcome {
     let namespace = fresh_namespace().await?;
     let client = Client::connect_in(&namespace)?;
@@ -139,7 +139,7 @@ async fn loses_no_service_when_restarted() -> Outcome {
             }
         };
         let mut proxy = Proxy::new(source(&directory)?, config(&[&state_dir])?, &namespace).await?;
-        // Dropped wherever it is.
+        // Dropped at any point.
         let run = timeout(Duration::from_millis(5 * round), proxy.run(std::future::pending()));
         tokio::select! {
             result = watch => result?,
@@ -150,7 +150,7 @@ async fn loses_no_service_when_restarted() -> Outcome {
     Ok(())
 }
 
-/// As the DaemonSet's containers: the first one, which is privileged, makes the settings.
+/// As the DaemonSet's containers: the first one, which is privileged, writes the settings.
 fn after_init() -> Outcome {
     let init = config(&["--init-only"])?;
     block_on(async { lvs_kube_proxy::run(init).await.map_err(|error| error.to_string()) })?;
@@ -161,7 +161,7 @@ fn after_init() -> Outcome {
     if status.success() { Ok(()) } else { Err(status.to_string().into()) }
 }
 
-/// The second one has CAP_NET_ADMIN alone, and settings that are read-only.
+/// The second one has only CAP_NET_ADMIN, and settings are read-only for it.
 fn least_rights() -> Outcome {
     let directory = TempDir::new()?;
     let spec = "type: LoadBalancer, clusterIP: 10.96.0.1, ports: [{port: 80}]";

@@ -1,4 +1,4 @@
-//! What is in the table: the cases of `conformance.yaml`, and what changes in place.
+//! The table's contents: the cases of `conformance.yaml`, and changes in place.
 
 use std::{
     collections::BTreeSet,
@@ -39,8 +39,8 @@ pub(super) fn cases() -> Vec<Trial> {
     cases
 }
 
-/// Each case of `conformance.yaml`: the table and the addresses, once by addresses, and once with the
-/// service ranges as routes; then everything is taken away.
+/// Each case of `conformance.yaml`: the table and the addresses, once with addresses on the link, and once with
+/// the service ranges as routes; then everything is deleted.
 async fn table() -> Outcome {
     let namespace = node_namespace().await?;
     let client = Client::connect_in(&namespace)?;
@@ -83,7 +83,7 @@ async fn table_case(
     let addresses = async || -> Result<BTreeSet<String>, Failed> {
         let mut addresses = link_addresses(namespace).await?;
         if !ranges.is_empty() {
-            // What a route covers is no address of the link.
+            // An address covered by a route is not on the link.
             assert!(covered.iter().all(|address| !addresses.contains(&address.to_string())));
             let wanted = covered.iter().map(ToString::to_string);
             addresses.extend(wanted.filter(|address| case.addresses().contains(address)));
@@ -91,7 +91,7 @@ async fn table_case(
         Ok(addresses)
     };
     assert_eq!((lines(client).await?, addresses().await?), expected);
-    // Again there is nothing to do.
+    // A second run has nothing to do.
     let mut again = Proxy::new(source(&directory)?, config.clone(), namespace).await?;
     let told = again.dry_run().await?;
     assert!(told.lines().all(|line| line.starts_with("= local")), "{told}");
@@ -101,7 +101,7 @@ async fn table_case(
     Ok(())
 }
 
-/// Cases 16 and 18: affinity and the scheduler change while connections live on.
+/// Cases 16 and 18: affinity and the scheduler change while connections continue.
 async fn settings_in_place(namespace: NetNs, client: Client) -> Outcome {
     let directory = TempDir::new()?;
     let web =
@@ -113,7 +113,7 @@ async fn settings_in_place(namespace: NetNs, client: Client) -> Outcome {
     let story = async {
         until(&client, &["TCP 10.96.7.20:80 rr persistent 7200 mask 32 -> 10.42.1.5:8080"]).await?;
         let key = "-t 10.96.7.20:80".parse()?;
-        // A mark by which the same service is known afterwards.
+        // A mark, which shows later that it is the same service.
         let before = client.destinations(&key).await?.all()?;
         write(&directory, "web.yaml", &web(""))?;
         until(&client, &["TCP 10.96.7.20:80 rr -> 10.42.1.5:8080"]).await?;
@@ -126,7 +126,7 @@ async fn settings_in_place(namespace: NetNs, client: Client) -> Outcome {
     with_proxy(&namespace, &directory, &["--ipvs-scheduler=lc"], story).await
 }
 
-/// Cases 40 and 41: services and addresses of others are never touched.
+/// Cases 40 and 41: other programs' services and addresses are never changed.
 async fn spares_what_is_not_its_own(namespace: NetNs, client: Client) -> Outcome {
     let links = Links::connect(&namespace)?;
     let link = links.create_dummy(LINK).await?.link;
@@ -141,7 +141,7 @@ async fn spares_what_is_not_its_own(namespace: NetNs, client: Client) -> Outcome
         until(&client, &[foreign[0], "TCP 10.96.7.20:80 rr ->", foreign[1]]).await?;
         fs::remove_file(directory.path().join("web.yaml"))?;
         until(&client, &foreign).await?;
-        // Several full runs later they are there still.
+        // They still exist after several full runs.
         sleep(Duration::from_millis(700)).await;
         until(&client, &foreign).await?;
         assert_eq!(link_addresses(&namespace).await?, BTreeSet::from(["10.0.9.9".to_owned()]));
@@ -156,7 +156,7 @@ async fn spares_what_is_not_its_own(namespace: NetNs, client: Client) -> Outcome
     Ok(())
 }
 
-/// The kernel refuses one endpoint, a broadcast address: the other services are followed as ever, the
+/// The kernel refuses one endpoint, a broadcast address: the other services are updated as usual, the
 /// proxy is healthy, and the one is tried again.
 async fn one_that_is_refused(_: NetNs, _: Client) -> Outcome {
     let namespace = node_namespace().await?;
@@ -178,7 +178,7 @@ async fn one_that_is_refused(_: NetNs, _: Client) -> Outcome {
     let bad = "TCP 10.96.0.1:80 rr -> 10.42.1.5:80";
     let story = async {
         until(&client, &[bad]).await?;
-        // It fails again and again meanwhile.
+        // Meanwhile it fails again and again.
         sleep(Duration::from_secs(3)).await;
         let mut lines = vec![bad.to_owned()];
         for number in 2..6 {
@@ -197,7 +197,7 @@ async fn one_that_is_refused(_: NetNs, _: Client) -> Outcome {
     with_proxy(&namespace, &directory, &words, story).await
 }
 
-/// A service asks for a scheduler that there is no module for, and gets the default.
+/// A service names a scheduler that has no module, and gets the default.
 async fn scheduler_that_the_kernel_lacks(namespace: NetNs, client: Client) -> Outcome {
     let directory = TempDir::new()?;
     let annotated = "kind: Service\nmetadata: {name: odd, annotations: {lvs-kube-proxy/scheduler: nosuch}}\n\
@@ -247,7 +247,7 @@ async fn many_endpoints(namespace: NetNs, client: Client) -> Outcome {
                 return Ok(());
             }
             assert!(begin.elapsed() < 6 * LIMIT, "{found}, not {expected}");
-            // A look is dear: the kernel lists so many in small steps.
+            // Reading the table is expensive: the kernel lists this many entries in small steps.
             sleep(Duration::from_secs(1)).await;
         }
     };
@@ -260,7 +260,7 @@ async fn many_endpoints(namespace: NetNs, client: Client) -> Outcome {
     with_proxy(&namespace, &directory, &["--drain-limit=0", "--hold=0"], story).await
 }
 
-/// A node with IPv6 switched off in a cluster of both families: IPv4 is served all the same.
+/// A node with IPv6 switched off in a dual-stack cluster: IPv4 is still served.
 async fn without_ipv6(namespace: NetNs, client: Client) -> Outcome {
     for name in ["all", "default", "lo"] {
         let path = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
