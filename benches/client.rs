@@ -78,7 +78,7 @@ struct Table {
 enum Phase {
     Load,
     Read,
-    /// Reading while the last table but one makes room.
+    /// Reading just after the last table but one was freed.
     Watch,
     Reweigh,
     Delete,
@@ -100,7 +100,7 @@ impl Table {
             ("set every weight", Phase::Reweigh),
             ("delete", Phase::Delete),
         ] {
-            // Taken in turns, so that a machine that slows down slows all down.
+            // In turns, so that a machine that slows down slows all of them.
             let contenders: [fn(Self, Phase) -> Option<Duration>; 6] =
                 [bare, ours, ours_blocking, ipvsadm, ipvsadm_save, nlrs];
             let mut best = contenders.map(|contender| (contender, None));
@@ -182,7 +182,7 @@ impl Table {
         });
         let client = blocking::Client::connect_in(&namespace).unwrap();
         if matches!(phase, Phase::Load) {
-            // So that nobody's time has the loading of the scheduler's module in it.
+            // So that no measurement includes loading the scheduler's module.
             client.batch(&self.writes(phase)[..1]).into_result().unwrap();
             client.flush().unwrap();
         } else {
@@ -255,7 +255,7 @@ fn ours_blocking(table: Table, phase: Phase) -> Option<Duration> {
     Some(time)
 }
 
-/// The floor: what the kernel needs, by bytes that lie ready and answers that nobody reads.
+/// The floor: the kernel's own time, with prepared bytes and answers that are not decoded.
 fn bare(table: Table, phase: Phase) -> Option<Duration> {
     let namespace = table.namespace(phase);
     let time = namespace.run(|| Bare::open().measure(table, phase)).unwrap();
@@ -392,7 +392,7 @@ fn run_ipvsadm(table: Table, phase: Phase, switch: &str) -> Option<Duration> {
     Some(time)
 }
 
-/// The other Rust crate that speaks to the kernel: one request at a time.
+/// The other Rust crate with a client: one request at a time.
 fn nlrs(table: Table, phase: Phase) -> Option<Duration> {
     let namespace = table.namespace(phase);
     let time = namespace.run(|| {

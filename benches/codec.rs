@@ -1,5 +1,5 @@
 //! Encoding and decoding the same IPVS messages with ipvs-packet, with netlink-packet-ipvs and with
-//! nlrs, and walking the same bytes without understanding them. README.md shows the table that it
+//! nlrs, and walking the same bytes without decoding them. README.md shows the table that it
 //! prints at its end.
 
 use std::{
@@ -99,7 +99,7 @@ fn destination(index: usize) -> Destination {
     destination
 }
 
-/// A whole netlink message of this crate's, as a socket takes it.
+/// A complete netlink message from ipvs-packet, ready for a socket.
 fn netlink(request: &Request, buffer: &mut Vec<u8>) -> usize {
     buffer.clear();
     let (flags, length) = (request.flags(), request.buffer_len());
@@ -429,7 +429,7 @@ fn old_messages(
     count
 }
 
-/// What any decoder must at least do: find each attribute, in nests too, and load its first byte.
+/// The least that any decoder must do: find each attribute, also nested ones, and load its first byte.
 fn floor(dump: &[u8]) -> usize {
     fn walk(mut bytes: &[u8], nests: &[u16], sum: &mut usize) {
         while let [a, b, c, d, ..] = *bytes {

@@ -90,7 +90,7 @@ struct Contenders {
 type Run<'a> = &'a dyn Fn(&NetNs, &str) -> Duration;
 
 impl Contenders {
-    /// All by turns, so that a machine that slows down slows all down; the best of each. `None` is
+    /// All in turns, so that a machine that slows down slows all of them; the best of each. `None` is
     /// what the kernel alone takes, asked by this process.
     fn row(&self, what: &str, runs: usize, mut measure: impl FnMut(Option<Run<'_>>) -> Duration) {
         let original = PathBuf::from("ipvsadm");

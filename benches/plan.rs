@@ -64,7 +64,7 @@ fn main() {
     }
 }
 
-/// Empties the CPU's caches, as whatever happens between two resyncs does.
+/// Empties the CPU's caches, as other work between two resyncs does.
 fn evict(ballast: &mut [u8]) {
     for byte in ballast.iter_mut().step_by(64) {
         *byte = byte.wrapping_add(1);

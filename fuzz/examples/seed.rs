@@ -1,4 +1,4 @@
-//! Makes the seeds of the corpora: each distinct message of the golden files, and the texts in their
+//! Writes the seeds of the corpora: each distinct message of the golden files, and the texts in their
 //! command lines.
 
 use std::{fs, io, path::Path};
@@ -63,7 +63,7 @@ fn main() -> io::Result<()> {
 
 fn write(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(directory)?;
-    // The same bytes under another name say nothing new.
+    // The same bytes under another name add nothing.
     for entry in fs::read_dir(directory)? {
         if fs::read(entry?.path())? == bytes {
             return Ok(());

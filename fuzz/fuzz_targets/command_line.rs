@@ -1,5 +1,5 @@
-//! Any arguments, one a line, are read as a command line or refused, with places that are in them; what
-//! is read is written in a form that reads as the same. A program's own options are read among them.
+//! Any arguments, one in each line, parse as a command line, or are refused with places inside them. A parsed
+//! command line can be printed and parsed again to the same value. A program's own options may be among them.
 #![no_main]
 
 use ipvs_table::{Command, CommandOption, Numeric, OptionValue, Place};
@@ -26,7 +26,7 @@ fuzz_target!(|text: &str| {
                 assert!(!parsed.own.is_empty());
                 return;
             };
-            // A line holds no line's end, which a name may.
+            // A name may contain a line break, but a line here cannot.
             let line = command.to_string();
             if !line.contains(['\n', '\r']) {
                 let again = Command::parse_line(&line, &Numeric).expect("what is written is read");

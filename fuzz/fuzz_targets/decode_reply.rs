@@ -1,5 +1,5 @@
-//! Any bytes are read as a reply or refused. The first byte is the command, and its highest bit says
-//! whether the service's family is known.
+//! Any bytes decode to a reply or are refused. The first byte is the command, and its highest bit is set
+//! if the service's family is known.
 #![no_main]
 
 use ipvs_packet::{AddressFamily, CommandNumber, Reply};

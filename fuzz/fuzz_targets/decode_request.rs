@@ -1,4 +1,4 @@
-//! Any bytes are read as a request or refused. The first byte is the command.
+//! Any bytes decode to a request or are refused. The first byte is the command.
 #![no_main]
 
 use ipvs_packet::{CommandNumber, Request};

@@ -1,4 +1,4 @@
-//! What is read is read again as the same after it was written. The first byte is the command.
+//! A decoded message can be encoded and decoded again to the same value. The first byte is the command.
 #![no_main]
 
 use ipvs_packet::{CommandNumber, Reply, Request};

@@ -1,5 +1,5 @@
-//! Any text is read as rules or refused, with places that are in the text; what is read is written in
-//! a form that reads as the same.
+//! Any text parses as rules, or is refused with places inside the text. Parsed rules can be printed and
+//! parsed again to the same value.
 #![no_main]
 
 use ipvs_table::{
@@ -8,7 +8,7 @@ use ipvs_table::{
 };
 use libfuzzer_sys::fuzz_target;
 
-/// Less what has no effect, which is not written: the timeout and netmask of a service that is not
+/// Removes settings without effect, which are not printed: the timeout and netmask of a service that is not
 /// persistent, and the encapsulation of a real server without a tunnel.
 fn effective(mut request: Request) -> Request {
     match &mut request {

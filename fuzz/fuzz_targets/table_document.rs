@@ -1,5 +1,5 @@
-//! Any YAML or JSON is read as a table or refused; what is read is written in a form that reads as the
-//! same.
+//! Any YAML or JSON parses as a table or is refused. A parsed table can be written and parsed again to the
+//! same value.
 #![no_main]
 
 use ipvs_table::{TableDocument, UncheckedDocument};

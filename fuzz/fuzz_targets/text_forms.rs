@@ -1,4 +1,4 @@
-//! Any text is read or refused, and what is read is written in a form that reads as the same.
+//! Any text parses or is refused. A parsed value can be printed and parsed again to the same value.
 #![no_main]
 
 use std::{fmt::Debug, str::FromStr};
