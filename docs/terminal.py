@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Records what `cargo run --example nat_mode` shows in a terminal as docs/nat_mode.svg.
-`docs/terminal.py --check` says whether it still shows that; the kernel's release may be another one."""
+`docs/terminal.py --check` checks that it still shows that; only the kernel's release may differ."""
 
 import html
 import os
@@ -18,7 +18,7 @@ STYLES = {"1": "title", "31": "bad", "32": "good", "33": "changed", "36": "comma
 
 
 def record():
-    """What the command writes to a terminal."""
+    """The output of the command on a terminal."""
     output = bytearray()
 
     def read(file):
@@ -27,7 +27,7 @@ def record():
 
     os.environ.update({"TERM": "xterm-256color", "NO_COLOR": ""})
     os.chdir(HERE.parent)
-    # Where the terminal's text goes besides.
+    # A copy of the output goes here.
     stdout = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     status = pty.spawn(COMMAND, read)
@@ -77,14 +77,14 @@ text {{ font: {FONT_SIZE}px ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, m
 
 def same(picture):
     """The picture without what differs from machine to machine."""
-    # From 7.1 on the size of the table of connections is another one.
+    # From 7.1 on the size of the table of connections differs.
     return re.sub(r"Running on [^<]*|size=\d+", "", picture)
 
 
 picture = draw(record())
 if sys.argv[1:] == ["--check"]:
     if same(picture) != same(FILE.read_text()):
-        sys.exit("docs/nat_mode.svg is not what nat_mode shows: docs/terminal.py records it anew")
+        sys.exit("docs/nat_mode.svg is not what nat_mode shows: run docs/terminal.py to record it")
     print("docs/nat_mode.svg is what nat_mode shows")
 elif sys.argv[1:]:
     sys.exit(__doc__)
