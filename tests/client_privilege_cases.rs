@@ -1,5 +1,7 @@
 //! ipvs-client with the least privileges that its documentation names, and at the limits of a process.
 
+use std::fs::File;
+
 use ipvs_client::{
     Client, Error, ErrorKind, Socket, Sysctl, blocking,
     packet::{Request, Service},
@@ -13,12 +15,19 @@ use crate::part::{self, Part};
 const WITHOUT_CAPABILITIES: Part = Part("client_without_capabilities", without_capabilities);
 const WITH_NET_ADMIN: Part = Part("client_with_net_admin", with_net_admin);
 const ONE_THREAD: Part = Part("client_one_thread", one_thread);
+const FEW_DESCRIPTORS: Part = Part("client_few_descriptors", few_descriptors);
 const SETTINGS_READ_ONLY: Part = Part("client_settings_read_only", settings_read_only);
 
 const ONE_SETTING_READ_ONLY: Part = Part("client_one_setting_read_only", one_setting_read_only);
 
-pub(crate) const PARTS: &[Part] =
-    &[WITHOUT_CAPABILITIES, WITH_NET_ADMIN, ONE_THREAD, SETTINGS_READ_ONLY, ONE_SETTING_READ_ONLY];
+pub(crate) const PARTS: &[Part] = &[
+    WITHOUT_CAPABILITIES,
+    WITH_NET_ADMIN,
+    ONE_THREAD,
+    FEW_DESCRIPTORS,
+    SETTINGS_READ_ONLY,
+    ONE_SETTING_READ_ONLY,
+];
 
 /// Every case by its name.
 pub(crate) fn cases() -> Vec<Trial> {
@@ -37,6 +46,7 @@ pub(crate) fn cases() -> Vec<Trial> {
         case("client_root_with_net_admin", WITH_NET_ADMIN, part::ROOT_WITH_NET_ADMIN),
         case("client_user_with_net_admin", WITH_NET_ADMIN, part::USER_WITH_NET_ADMIN),
         case("client_one_thread", ONE_THREAD, part::USER_WITH_ONE_THREAD),
+        case("client_few_descriptors", FEW_DESCRIPTORS, &["prlimit", "--nofile=32"]),
         case("client_settings_read_only", SETTINGS_READ_ONLY, &["unshare", "--mount"]),
         case("client_one_setting_read_only", ONE_SETTING_READ_ONLY, &["unshare", "--mount"]),
     ]
@@ -80,6 +90,46 @@ fn one_thread() -> Outcome {
     };
     assert_eq!((error.kind(), error.errno()), (ErrorKind::LimitReached, Some(11)), "{error}");
     assert!(error.to_string().contains("RLIMIT_NPROC"), "{error}");
+    Ok(())
+}
+
+/// With one descriptor free the client has its socket, and none to hold its namespace: what needs one
+/// says so, and works when there is one.
+fn few_descriptors() -> Outcome {
+    // The first look at the modules, and whatever else is opened once.
+    blocking::Client::connect()?.info()?;
+    let mut held = Vec::new();
+    while let Ok(file) = File::open("/dev/null") {
+        held.push(file);
+    }
+    let limited = |error: Error| {
+        assert_eq!(error.kind(), ErrorKind::LimitReached, "{error}");
+        assert!(error.to_string().contains("RLIMIT_NOFILE"), "{error}");
+    };
+    limited(blocking::Client::connect().expect_err("none is free"));
+    drop(held.pop());
+    let client = blocking::Client::connect()?;
+    for _ in 0..2 {
+        assert!(client.services()?.is_empty() && client.snapshot()?.services.is_empty());
+        limited(client.connections().expect_err("none is free"));
+        limited(client.totals().expect_err("none is free"));
+        limited(client.cpu_totals().expect_err("none is free"));
+        limited(client.sysctls().expect_err("none is free"));
+        limited(client.sysctl(Sysctl::CONNTRACK).expect_err("none is free"));
+        limited(client.set_sysctl(Sysctl::CONNTRACK, true).expect_err("none is free"));
+    }
+    drop(held);
+    assert_eq!(client.connections()?.count(), 0);
+    assert!(!client.sysctl(Sysctl::CONNTRACK)?);
+    client.totals()?;
+    // Its namespace is held by now, so that it is found from another one.
+    client.set_sysctl(Sysctl::CONNTRACK, true)?;
+    let elsewhere = NetNs::new()?.run(|| {
+        let found = client.sysctl(Sysctl::CONNTRACK)?;
+        Ok::<_, Error>(found && client.connections()?.count() == 0)
+    })?;
+    assert!(elsewhere?);
+    client.set_sysctl(Sysctl::CONNTRACK, false)?;
     Ok(())
 }
 

@@ -32,7 +32,7 @@ mod testbed_cases;
 mod traffic_cases;
 mod trouble_cases;
 
-use std::collections::HashSet;
+use std::{collections::HashSet, fs, io, path::Path};
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -96,6 +96,8 @@ fn main() {
 fn documents_name_cases(cases: &[Trial]) -> Trial {
     let known: HashSet<String> = cases.iter().map(|case| case.name().to_owned()).collect();
     Trial::test("documents_name_cases", move || {
+        let mut sources = String::new();
+        sources_below(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../crates")), &mut sources)?;
         let document = include_str!("../docs/troubleshooting.md");
         for section in document.split("\n## ").skip(1) {
             let title = section.lines().next().unwrap_or_default();
@@ -106,8 +108,39 @@ fn documents_name_cases(cases: &[Trial]) -> Trial {
                 assert!(known.contains(name), "docs/troubleshooting.md, {title}: no case {name}");
             }
         }
+        // The table of facts: a case, or a test of a crate, for each of both clients.
+        let document = include_str!("../CONTRIBUTING.md");
+        let section =
+            document.split("\n## ").find(|it| it.starts_with("What a client of the kernel"));
+        let rows = section.unwrap_or_default().lines().filter(|line| line.starts_with("| "));
+        let mut facts = 0;
+        for row in rows.skip(1) {
+            facts += 1;
+            for column in row.split(" | ").skip(2) {
+                let named: Vec<&str> = column.split('`').skip(1).step_by(2).collect();
+                assert!(!named.is_empty(), "CONTRIBUTING.md: {row}: a client has no test");
+                for name in named {
+                    let exists = known.contains(name) || sources.contains(&format!("fn {name}("));
+                    assert!(exists, "CONTRIBUTING.md: {row}: there is no test {name}");
+                }
+            }
+        }
+        assert!(facts > 8, "CONTRIBUTING.md: the table is not found");
         Ok(())
     })
+}
+
+/// All Rust below a folder, as one text.
+fn sources_below(folder: &Path, text: &mut String) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            sources_below(&path, text)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&fs::read_to_string(path)?);
+        }
+    }
+    Ok(())
 }
 
 fn ignored(cases: Vec<Trial>) -> Vec<Trial> {

@@ -80,6 +80,8 @@
 //! - `serde`: readable forms of the messages, as in [`ipvs_packet`].
 
 #![forbid(unsafe_code)]
+// Where the pages of other crates link to, if they are built alone.
+#![doc(html_root_url = "https://docs.rs/ipvs-client/latest")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod blocking;

@@ -158,6 +158,8 @@
 //!   what stands on it. proptest itself needs Rust 1.88.
 
 #![forbid(unsafe_code)]
+// Where the pages of other crates link to, if they are built alone.
+#![doc(html_root_url = "https://docs.rs/ipvs-packet/latest")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod attribute;

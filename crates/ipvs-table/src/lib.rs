@@ -36,6 +36,8 @@
 //!   that do not exist are refused, and so are two entries with one key.
 
 #![forbid(unsafe_code)]
+// Where the pages of other crates link to, if they are built alone.
+#![doc(html_root_url = "https://docs.rs/ipvs-table/latest")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod changes;

@@ -87,6 +87,8 @@
 //! - `proptest`: strategies for property tests. proptest itself needs Rust 1.88.
 
 #![forbid(unsafe_code)]
+// Where the pages of other crates link to, if they are built alone.
+#![doc(html_root_url = "https://docs.rs/lvs/latest")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     not(feature = "tokio"),

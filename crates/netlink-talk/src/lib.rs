@@ -14,6 +14,8 @@
 //! It is the layer under `ipvs-client` and `netns-link`, which are what programs use.
 //! Its API follows theirs.
 #![forbid(unsafe_code)]
+// Where the pages of other crates link to, if they are built alone.
+#![doc(html_root_url = "https://docs.rs/netlink-talk/latest")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod answers;
@@ -44,5 +46,25 @@ pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_no_failure() {
+        let mut signals = 3;
+        let result = uninterrupted(|| {
+            signals -= 1;
+            match signals {
+                0 => Ok("done"),
+                _ => Err(io::ErrorKind::Interrupted.into()),
+            }
+        });
+        assert!(matches!(result, Ok("done")));
+        let other: io::Result<()> = uninterrupted(|| Err(io::ErrorKind::WouldBlock.into()));
+        assert!(other.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock));
     }
 }

@@ -56,6 +56,8 @@
 //!
 //! IPv4 and IPv6, Linux only.
 #![forbid(unsafe_code)]
+// Where the pages of other crates link to, if they are built alone.
+#![doc(html_root_url = "https://docs.rs/netns-link/latest")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     not(feature = "tokio"),
