@@ -1,6 +1,9 @@
 //! What should be, as a value: files, results of checks and commands in, services and events out. It does no
 //! I/O, and time is an argument.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,

@@ -2,6 +2,8 @@
 
 mod metrics;
 mod page;
+#[cfg(test)]
+mod tests;
 
 use std::{
     convert::Infallible,
@@ -57,10 +59,18 @@ impl Drop for Http {
 
 impl Http {
     pub(crate) async fn listen(address: SocketAddr, asks: mpsc::Sender<Ask>) -> io::Result<Self> {
+        Self::listen_with(address, asks, FRESH).await
+    }
+
+    async fn listen_with(
+        address: SocketAddr,
+        asks: mpsc::Sender<Ask>,
+        fresh: Duration,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await.map_err(|error| {
             io::Error::new(error.kind(), format!("http: listen on {address}: {error}"))
         })?;
-        let source = Arc::new(Source { asks, last: Mutex::new(None) });
+        let source = Arc::new(Source { asks, fresh, last: Mutex::new(None) });
         Ok(Self { address, task: tokio::spawn(serve(listener, source)) })
     }
 }
@@ -99,6 +109,7 @@ async fn serve(listener: TcpListener, source: Arc<Source>) {
 /// Where the status comes from.
 struct Source {
     asks: mpsc::Sender<Ask>,
+    fresh: Duration,
     last: Mutex<Option<(Instant, Arc<Status>)>>,
 }
 
@@ -106,7 +117,7 @@ impl Source {
     async fn status(&self) -> Option<Arc<Status>> {
         let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, status)) = &*last()
-            && at.elapsed() < FRESH
+            && at.elapsed() < self.fresh
         {
             return Some(Arc::clone(status));
         }

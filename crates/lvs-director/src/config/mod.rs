@@ -2,6 +2,7 @@
 
 mod build;
 mod check;
+mod entrance;
 mod language;
 mod range;
 mod schema;
@@ -295,6 +296,18 @@ pub struct Mistake {
 impl Mistake {
     fn at(node: &Node, text: impl Into<String>) -> Self {
         Self { place: node.place, text: text.into() }
+    }
+}
+
+impl Mistake {
+    /// The line, the first being 1; 0 if it is of no line.
+    pub fn line(&self) -> u64 {
+        self.place.line
+    }
+
+    /// The column, the first being 1; 0 if it is of no line.
+    pub fn column(&self) -> u64 {
+        self.place.column
     }
 }
 
