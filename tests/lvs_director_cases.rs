@@ -192,7 +192,7 @@ fn health() -> Outcome {
     scene.until("the address", || scene.has_address("10.0.0.1"))?;
     drop(second);
     scene.sees(&[FIRST, SECOND_DOWN], &[])?;
-    scene.says("onnection refused")?;
+    scene.says("connection refused")?;
     let _second = scene.server("10.1.0.2:80")?;
     scene.sees(&[FIRST, SECOND], &[])?;
     assert_eq!(scene.ask(&["drain", "10.1.0.1:80"])?.0, 0);

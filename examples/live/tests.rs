@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 #[allow(dead_code, reason = "its main is not run")]
+#[path = "director.rs"]
+mod director;
+#[allow(dead_code, reason = "its main is not run")]
 #[path = "exporter.rs"]
 mod exporter;
 #[allow(dead_code, reason = "its main is not run")]
@@ -41,6 +44,8 @@ fn main() {
         }
     }
     let cases = vec![
+        Trial::test("director_takes_a_dead_server_out", takes_a_dead_server_out)
+            .with_ignored_flag(ignored),
         Trial::test("exporter_has_the_names_of_node_exporter", names_of_node_exporter),
         Trial::test("exporter_is_scraped", exporter_is_scraped).with_ignored_flag(ignored),
         Trial::test("top_draws_a_table", top_draws_a_table),
@@ -219,5 +224,14 @@ fn top_shows_traffic() -> Result<(), Failed> {
         .and_then(|cells| cells.split_whitespace().nth(4)?.parse().ok())
         .ok_or("its row has a rate")?;
     assert!(rate > 1.0, "{last}");
+    Ok(())
+}
+
+/// Requests fail between the stop of a server and the next check, and never after it; both servers answer in the end.
+fn takes_a_dead_server_out() -> Result<(), Failed> {
+    let counted = director::tell(Duration::from_secs(2)).map_err(|error| error.to_string())?;
+    println!("{counted:?}");
+    assert!(counted.good > 10, "{counted:?}");
+    assert_eq!(counted.failed_otherwise, 0, "{counted:?}");
     Ok(())
 }
