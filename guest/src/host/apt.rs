@@ -11,8 +11,8 @@ pub(super) fn percent(line: &str) -> Option<f64> {
 }
 
 /// How many bytes apt fetched, from its last lines: `Fetched 32.9 MB in 14s (2384 kB/s)`.
-pub(super) fn fetched(said: &str) -> u64 {
-    let size = said.lines().find_map(|line| {
+pub(super) fn fetched(printed: &str) -> u64 {
+    let size = printed.lines().find_map(|line| {
         let mut words = line.strip_prefix("Fetched ")?.split(' ');
         let number: f64 = words.next()?.replace(',', "").parse().ok()?;
         let unit = match words.next()? {

@@ -56,7 +56,7 @@ pub(super) struct Fetch<'a> {
 }
 
 /// The output of a command that ended.
-pub(super) struct Said {
+pub(super) struct Printed {
     pub(super) succeeded: bool,
     output: String,
     pub(super) errors: String,
@@ -90,11 +90,11 @@ impl<'a> Fetch<'a> {
         eprintln!("guest: fetching a kernel with IPVS from {of}, once, into {place}");
         fetch.configure(suites)?;
         // If one of several sources fails, that may not matter. If the package is missing, it is why.
-        let said = fetch.with_progress("apt-get", &["update"], |percent| {
+        let printed = fetch.with_progress("apt-get", &["update"], |percent| {
             format!("reading the lists of packages: {percent:.0} %")
         });
-        match said {
-            Ok(said) => fetch.downloaded += apt::fetched(&said),
+        match printed {
+            Ok(printed) => fetch.downloaded += apt::fetched(&printed),
             Err(error @ Error::Fetch { .. }) => fetch.complaint = Some(error),
             Err(error) => return Err(error),
         }
@@ -248,13 +248,13 @@ impl<'a> Fetch<'a> {
         // Lines such as `dlstatus:1:20.5:Retrieving file 1 of 3` are among the output.
         command.args(["-q", "-o", "APT::Status-Fd=1"]).args(words);
         self.progress.say(Instant::now(), &text(0.0));
-        let said = self.run(&mut command, |progress, line| {
+        let printed = self.run(&mut command, |progress, line| {
             if let Some(percent) = apt::percent(line) {
                 progress.say(Instant::now(), &text(percent));
             }
         });
         self.progress.clear();
-        said
+        printed
     }
 
     fn command(&self, program: &str, words: &[&str]) -> Command {
@@ -272,16 +272,16 @@ impl<'a> Fetch<'a> {
     ) -> Result<String, Error> {
         let name = command.get_program().to_string_lossy().into_owned();
         let progress = &mut self.progress;
-        let said = listen(
+        let printed = listen(
             // So that it leaves nothing in the directory of temporary files, however it ends.
             command.current_dir(self.directory).env("TMPDIR", self.directory),
             self.directory,
             &mut self.signals,
             |text| line(progress, text),
         );
-        match said? {
-            Said { succeeded: true, output, .. } => Ok(output),
-            Said { errors, .. } => {
+        match printed? {
+            Printed { succeeded: true, output, .. } => Ok(output),
+            Printed { errors, .. } => {
                 self.progress.clear();
                 let words = errors.trim_end().to_owned();
                 let remedy = apt::remedy(
@@ -320,7 +320,7 @@ pub(super) fn listen(
     directory: &Path,
     signals: &mut Signals,
     mut line: impl FnMut(&str),
-) -> Result<Said, Error> {
+) -> Result<Printed, Error> {
     let name = command.get_program().to_string_lossy().into_owned();
     let child = command
         .env("LC_ALL", "C")
@@ -339,7 +339,7 @@ pub(super) fn listen(
         child.stdout.take().map(|pipe| File::from(std::os::fd::OwnedFd::from(pipe))),
         child.stderr.take().map(|pipe| File::from(std::os::fd::OwnedFd::from(pipe))),
     ];
-    let mut said = [Vec::new(), Vec::new()];
+    let mut printed = [Vec::new(), Vec::new()];
     let mut shown = 0;
     let mut progress = (Vec::new(), 0, 0);
     let mut since = Instant::now();
@@ -349,13 +349,13 @@ pub(super) fn listen(
         }
         // A program that waits without success may repeat its line.
         let last =
-            said[0].trim_ascii_end().rsplit(|&byte| byte == b'\n').next().unwrap_or_default();
+            printed[0].trim_ascii_end().rsplit(|&byte| byte == b'\n').next().unwrap_or_default();
         let space = free_space(directory);
-        let now = (last.to_vec(), said[1].len(), space);
+        let now = (last.to_vec(), printed[1].len(), space);
         if now != progress {
             (progress, since) = (now, Instant::now());
         }
-        match read_any(&mut pipes, &mut said, signals) {
+        match read_any(&mut pipes, &mut printed, signals) {
             // On a full disk apt can wait endlessly for one of its helpers, which may have made room again
             // before it failed.
             Ok(None)
@@ -368,8 +368,8 @@ pub(super) fn listen(
             Err(error) => break Err(error),
         }
         line("");
-        while let Some(length) = said[0][shown..].iter().position(|&byte| byte == b'\n') {
-            line(&String::from_utf8_lossy(&said[0][shown..shown + length]));
+        while let Some(length) = printed[0][shown..].iter().position(|&byte| byte == b'\n') {
+            line(&String::from_utf8_lossy(&printed[0][shown..shown + length]));
             shown += length + 1;
         }
     };
@@ -378,16 +378,16 @@ pub(super) fn listen(
     }
     let status = child.wait().context("wait for", &name)?;
     result?;
-    let [output, errors] = said.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let [output, errors] = printed.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let errors =
         if status.success() { errors } else { format!("{}\n({status})", errors.trim_end()) };
-    Ok(Said { succeeded: status.success(), output, errors })
+    Ok(Printed { succeeded: status.success(), output, errors })
 }
 
 /// Waits a while for output or a signal; closes a pipe that is at its end.
 fn read_any(
     pipes: &mut [Option<File>; 2],
-    said: &mut [Vec<u8>; 2],
+    printed: &mut [Vec<u8>; 2],
     signals: &mut Signals,
 ) -> Result<Option<Signal>, Error> {
     let mut waited: Vec<PollFd<'_>> = pipes
@@ -402,7 +402,7 @@ fn read_any(
     }
     let mut ready = waited.iter().map(|waited| waited.any() == Some(true));
     let ready = [0, 1].map(|index| pipes[index].is_some() && ready.next() == Some(true));
-    for ((pipe, bytes), ready) in pipes.iter_mut().zip(said).zip(ready) {
+    for ((pipe, bytes), ready) in pipes.iter_mut().zip(printed).zip(ready) {
         if let Some(source) = pipe.as_mut().filter(|_| ready) {
             let mut piece = [0; 4096];
             let length = source.read(&mut piece).context("read", "a program's output")?;

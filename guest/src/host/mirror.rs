@@ -14,7 +14,7 @@ use crate::{
     host::{
         apt::{self, KEYRING},
         archive,
-        fetch::{Said, TREE, disk_usage, free_space, listen},
+        fetch::{Printed, TREE, disk_usage, free_space, listen},
         find_program,
         pinned::{self, Package},
         progress::{Progress, megabytes},
@@ -194,9 +194,9 @@ impl<'a> Mirror<'a> {
         let (signed, release) = (self.local(&path), self.directory.join("Release"));
         let mut command = Command::new(gpgv);
         command.arg("--keyring").arg(keyring).arg("--output").arg(&release).arg(signed);
-        let said = self.run(&mut command)?;
-        if !said.succeeded {
-            let reason = format!("its signature is not valid: gpgv printed: {}", said.errors);
+        let printed = self.run(&mut command)?;
+        if !printed.succeeded {
+            let reason = format!("its signature is not valid: gpgv printed: {}", printed.errors);
             return Err(self.refused(&path, reason));
         }
         let release = fs::read_to_string(&release).context("read", release.display())?;
@@ -229,10 +229,14 @@ impl<'a> Mirror<'a> {
         if let Place::Address(address, program) = &self.place {
             let address = format!("{address}/{path}");
             let mut command = download(program, &local, &address);
-            let said = self.run_with_progress(&mut command, &local, size)?;
+            let printed = self.run_with_progress(&mut command, &local, size)?;
             self.downloaded += fs::metadata(&local).map_or(0, |metadata| metadata.len());
-            if !said.succeeded {
-                return if said.errors.contains("404") { Ok(None) } else { Err(self.failed(said)) };
+            if !printed.succeeded {
+                return if printed.errors.contains("404") {
+                    Ok(None)
+                } else {
+                    Err(self.failed(printed))
+                };
             }
         }
         match File::open(&local) {
@@ -247,20 +251,20 @@ impl<'a> Mirror<'a> {
         }
     }
 
-    fn failed(&mut self, said: Said) -> Error {
+    fn failed(&mut self, printed: Printed) -> Error {
         self.progress.clear();
         let Place::Address(address, program) = &self.place else {
-            return Error::NoKernel { reason: said.errors };
+            return Error::NoKernel { reason: printed.errors };
         };
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let proxy = proxy(address);
         let place = self.directory.parent().unwrap_or(self.directory);
         let source = format!("{address} (LVS_GUEST_MIRROR)");
-        let remedy = apt::remedy(&name, &said.errors, proxy.as_deref(), place, &source);
-        Error::Fetch { command: name, words: said.errors, remedy }
+        let remedy = apt::remedy(&name, &printed.errors, proxy.as_deref(), place, &source);
+        Error::Fetch { command: name, words: printed.errors, remedy }
     }
 
-    fn run(&mut self, command: &mut Command) -> Result<Said, Error> {
+    fn run(&mut self, command: &mut Command) -> Result<Printed, Error> {
         listen(command, self.directory, &mut self.signals, |_| {})
     }
 
@@ -269,7 +273,7 @@ impl<'a> Mirror<'a> {
         command: &mut Command,
         file: &Path,
         size: u64,
-    ) -> Result<Said, Error> {
+    ) -> Result<Printed, Error> {
         let progress = &mut self.progress;
         let mut show = || {
             let done = megabytes(fs::metadata(file).map_or(0, |metadata| metadata.len()));

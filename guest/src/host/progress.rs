@@ -68,11 +68,11 @@ mod tests {
         assert_eq!(terminal.line(start, "2 %").unwrap(), "\r\x1b[Kguest: 2 %");
         assert_eq!(terminal.line(start, "2 %"), None);
         let mut file = Progress { on_terminal: false, last: start, shown: String::new() };
-        let said: Vec<_> = (0..25)
+        let printed: Vec<_> = (0..25)
             .filter_map(|second| {
                 file.line(start + Duration::from_secs(second), &second.to_string())
             })
             .collect();
-        assert_eq!(said, ["guest: 10\n", "guest: 20\n"]);
+        assert_eq!(printed, ["guest: 10\n", "guest: 20\n"]);
     }
 }

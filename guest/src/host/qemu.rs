@@ -27,7 +27,7 @@ use crate::{
 /// In MiB: with less, the kernel has no room for itself and its initramfs.
 pub(crate) const LEAST_MEMORY: u32 = 128;
 /// How long a guest with KVM may take to its first output. A second is usual.
-pub(crate) const KVM_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const KVM_START_TIMEOUT: Duration = Duration::from_secs(5);
 
 const DEPMOD: &str = "depmod";
 /// In Debian 12 it is part of QEMU, later a separate package.

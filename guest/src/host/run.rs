@@ -108,11 +108,11 @@ impl Run<'_> {
         if !machine.may_use_kvm() {
             return self.attempt(Some(Accelerator::Tcg), None, begun);
         }
-        match self.attempt(Some(Accelerator::Kvm), Some(qemu::KVM_PATIENCE), begun) {
+        match self.attempt(Some(Accelerator::Kvm), Some(qemu::KVM_START_TIMEOUT), begun) {
             Err(error @ (Error::TimeLimit { .. } | Error::Crash { .. })) if !*begun => {
                 let reason = match error {
                     Error::Crash { end, .. } => end,
-                    _ => format!("the guest did not start within {:?}", qemu::KVM_PATIENCE),
+                    _ => format!("the guest did not start within {:?}", qemu::KVM_START_TIMEOUT),
                 };
                 eprintln!(
                     "guest: KVM does not work here ({reason}): continuing without it, slower, until this \

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Data that init has written counts as lost after this long without any of it.
-const PATIENCE: Duration = Duration::from_secs(10);
+const LOST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The streams of a guest, standard input, and the terminal if the command has it.
 pub(super) struct Traffic<'a> {
@@ -64,7 +64,7 @@ impl Traffic<'_> {
         let Rest { missing, since, .. } = self.rest.as_ref()?;
         match missing {
             0 => Some(*since),
-            _ => (!self.is_behind()).then(|| *since + PATIENCE),
+            _ => (!self.is_behind()).then(|| *since + LOST_TIMEOUT),
         }
     }
 
