@@ -35,11 +35,11 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "-S prints, and -R, --apply and --diff read, lines that are command lines of this \
              program, with the word ipvsadm before them or without it. Comments begin with #, and \
              quotes work as in a shell.",
-            "-R reads the whole file first. If a line is bad, all bad lines are reported with their \
-             numbers and nothing is changed, unless --keep-going is given. Then everything is sent \
-             in one go; if the kernel refuses some of it, the lines are named, and how many were \
-             carried out. A line that adds what is there already, with the same settings, counts as \
-             carried out.",
+            "-R reads the whole file first. If a line is wrong, all wrong lines are reported with their \
+             numbers and nothing is changed, unless --keep-going is given. Then all lines are sent \
+             in one batch. If the kernel refuses some of them, ipvsadm reports these, and how many \
+             succeeded. A line that adds an existing entry with the same settings counts as a \
+             success.",
             "--apply and --diff also take JSON.",
         ],
     ),
@@ -59,49 +59,49 @@ const SECTIONS: &[(&str, &[&str])] = &[
     (
         "DRAINING",
         &[
-            "With --drain, what is to be deleted gets weight 0 first, and so no new connections: the real \
-             server of -d, all real servers of the service of -D, whatever leaves with --apply. It is \
+            "With --drain, a real server gets weight 0 before it is deleted, and so no new connections: \
+             the one named by -d, all of a service with -D, and those that --apply deletes. It is \
              deleted when it has no connections left, active or inactive, or when the time of --grace \
-             is over; what is left then breaks, and is counted on the standard error. A TCP \
-             connection that was closed counts as inactive for two minutes.",
-            "Clients of a persistent service stay with their real server, weight 0 or not, until the kernel \
+             is over; remaining connections then break, and standard error shows how many. A closed TCP \
+             connection counts as inactive for two minutes.",
+            "Clients of a persistent service stay with their real server, even at weight 0, until the kernel \
              forgets them, unless net.ipv4.vs.expire_quiescent_template is 1.",
         ],
     ),
     (
         "EXIT STATUS",
         &[
-            "That of ipvsadm 1.31:",
-            "  0    it was done\n  1    -L of a service that does not exist\n  2    the command \
-             line or a line of -R is wrong, or there is no IPVS or no right to use it\n  255  a \
-             word is no option, an option lacks its value, or the kernel refused something",
+            "The same as ipvsadm 1.31:",
+            "  0    success\n  1    -L of a service that does not exist\n  2    the command \
+             line or a line of -R is wrong, or there is no IPVS or no permission to use it\n  255  an \
+             unknown option, an option without its value, or the kernel refused a change",
             "With --diff and with --apply --dry-run: 0 if nothing differs, 2 if something does, and 1 for \
-             everything that goes wrong.",
+             any error.",
         ],
     ),
     (
         "DIFFERENCES FROM IPVSADM 1.31",
         &[
-            "Everything that ipvsadm 1.31 prints is printed the same, except where it is wrong: it \
-             cuts 64-bit counters of real servers to 32 bits; its order is another one where \
-             addresses are 2^31 or more apart; it prints firewall marks from 2^31 on as negative \
+            "The output is the same, except for these bugs of ipvsadm 1.31: it \
+             cuts 64-bit counters of real servers to 32 bits; it sorts addresses wrongly when they \
+             differ by 2^31 or more; it prints firewall marks from 2^31 on as negative \
              numbers; it prints (null) for the forwarding method bypass; -S loses the thresholds of \
              real servers; -M 24 for IPv4 becomes the mask 0.0.0.24.",
-            "-R returns a failure when any of its lines failed, not only the last one; with \
-             --keep-going, as the original. Without it, lines that show something (-L, -S, -h, -v) are \
+            "-R fails when any of its lines failed, not only the last one; with \
+             --keep-going, as the original. Without it, lines that only print (-L, -S, -h, -v) are \
              mistakes.",
             "A real server with direct routing or a tunnel whose port differs from its service's is \
              saved with that port, as by the original, and read with the service's port, since its \
              packets keep theirs. --diff shows both ports.",
-            "-h, -v and mistakes in the command line need neither IPVS nor rights.",
-            "Long options may be shortened as long as it is clear which one is meant.",
+            "-h, -v and mistakes in the command line need neither IPVS nor privileges.",
+            "Long options may be shortened to any unambiguous prefix.",
         ],
     ),
     (
         "ENVIRONMENT",
         &[
-            "IPVSADM_KEEP_GOING: -R works as with --keep-going if this is set, not empty and not 0. \
-             It is for what calls ipvsadm -R by itself: ipvsadm-restore, a unit of systemd \
+            "IPVSADM_KEEP_GOING: if set, not empty and not 0, -R works as with --keep-going. \
+             It is for scripts that call ipvsadm -R: ipvsadm-restore, a systemd unit \
              (Environment=IPVSADM_KEEP_GOING=1), an init script (export IPVSADM_KEEP_GOING=1 in \
              /etc/default/ipvsadm). Such scripts empty the table first, so without this one host name \
              that cannot be resolved at boot leaves the table empty. The exit status still says that \
@@ -111,9 +111,11 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ),
     (
         "PRIVILEGES",
-        &["Everything but -h, -v, --man and --completions takes the capability CAP_NET_ADMIN in \
-             the initial user namespace, reading too, and --netns also CAP_SYS_ADMIN. The kernel \
-             loads the module ip_vs by itself if it has it."],
+        &[
+            "All commands except -h, -v, --man and --completions need the capability CAP_NET_ADMIN in \
+             the initial user namespace, also for reading; --netns also needs CAP_SYS_ADMIN. The kernel \
+             loads the module ip_vs by itself if it has it.",
+        ],
     ),
     (
         "EXAMPLES",
@@ -121,9 +123,9 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "A service with two real servers, reached by NAT:",
             "  ipvsadm -A -t 10.0.0.185:80\n  ipvsadm -a -t 10.0.0.185:80 -r 172.17.0.3 -m\n  \
              ipvsadm -a -t 10.0.0.185:80 -r 172.17.0.4 -m\n  ipvsadm -Ln",
-            "One of them is taken out when its connections have ended, at most five minutes later:",
+            "Delete one of them when its connections have ended, at most five minutes later:",
             "  ipvsadm -d -t 10.0.0.185:80 -r 172.17.0.3 --drain",
-            "The table is kept in a file:",
+            "Keep the table in a file:",
             "  ipvsadm -Sn > /etc/ipvsadm.rules\n  ipvsadm --diff /etc/ipvsadm.rules\n  ipvsadm \
              --apply /etc/ipvsadm.rules",
         ],
@@ -182,10 +184,10 @@ pub(crate) fn manual_page() -> String {
     text.push_str(".SH DESCRIPTION\n");
     for line in [
         "IPVS, also known as LVS, gives each connection to a virtual service to one of its real \
-         servers. ipvsadm is told what there should be, and shows what there is. Without arguments \
+         servers. ipvsadm changes and shows the table of these services. Without arguments \
          it lists the table.",
         "SERVICE is one of -t, -u, --sctp-service with ADDRESS[:PORT], or -f MARK [-6]. The command \
-         stands first among the options of ipvsadm 1.31; the others may stand anywhere.",
+         comes first among the options of ipvsadm 1.31; the others may be anywhere.",
     ] {
         let _ = writeln!(text, "{}\n.PP", escaped(line));
     }
@@ -235,7 +237,7 @@ fn escaped(text: &str) -> String {
     text.replace('\\', "\\e").replace('-', "\\-").replace("\n.", "\n\\&.")
 }
 
-/// Lines of at most so many characters, broken at blanks.
+/// Lines of at most `width` characters, broken at blanks.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {

@@ -85,7 +85,7 @@ const UNITS: &[Unit] = &{
             CommandOption::new(
                 "watch",
                 OptionValue::Optional("SECONDS"),
-                "lists again and again, every second or as often as said, until interrupted",
+                "repeats the listing every second, or at this interval, until interrupted",
             ),
         ),
         unit(
@@ -94,7 +94,7 @@ const UNITS: &[Unit] = &{
             CommandOption::new(
                 "netns",
                 OptionValue::Required("NAME|PID|PATH"),
-                "works in that network namespace: a name of ip netns, a process's, or a file",
+                "works in another network namespace: a name from ip netns, a process id, or a file",
             )
             .completed_by(Completion::Lines("ls /run/netns 2>/dev/null")),
         ),
@@ -104,7 +104,7 @@ const UNITS: &[Unit] = &{
             CommandOption::new(
                 "keep-going",
                 OptionValue::None,
-                "with -R, carries out the good lines even if some are bad",
+                "with -R, runs the valid lines even if others are not",
             ),
         ),
         unit(
@@ -113,8 +113,8 @@ const UNITS: &[Unit] = &{
             CommandOption::new(
                 "drain",
                 OptionValue::None,
-                "with -d, -D and --apply, sets the weight of a real server that leaves to 0, and \
-                 deletes it when its connections have ended",
+                "with -d, -D and --apply, sets the weight of a real server to 0 first, and deletes it \
+         when its connections have ended",
             ),
         ),
         unit(
@@ -123,7 +123,7 @@ const UNITS: &[Unit] = &{
             CommandOption::new(
                 "grace",
                 OptionValue::Required("SECONDS"),
-                "how long --drain waits at most; 300 by default",
+                "longest wait of --drain; 300 by default",
             ),
         ),
         unit(
@@ -132,7 +132,7 @@ const UNITS: &[Unit] = &{
             CommandOption::new(
                 "apply",
                 OptionValue::Required("FILE"),
-                "makes the table equal to the file, by the fewest changes; - is the standard input",
+                "makes the table equal to the file with the fewest changes; - is standard input",
             )
             .completed_by(Completion::Files),
         ),
@@ -142,7 +142,7 @@ const UNITS: &[Unit] = &{
             CommandOption::new(
                 "diff",
                 OptionValue::Required("FILE"),
-                "shows what --apply would change; exit status 2 if there is something",
+                "shows what --apply would change; exit status 2 if anything differs",
             )
             .completed_by(Completion::Files),
         ),
@@ -152,8 +152,8 @@ const UNITS: &[Unit] = &{
             CommandOption::new(
                 "only",
                 OptionValue::Required("LIST"),
-                "with --apply and --diff, services that are not in the file are deleted only in \
-                 these networks or, by the word fwmark, of firewall marks: 10.96.0.0/12,fwmark",
+                "with --apply and --diff, deletes services that are not in the file only in these networks, \
+         and with the word fwmark those of firewall marks: 10.96.0.0/12,fwmark",
             ),
         ),
         unit(
@@ -162,8 +162,8 @@ const UNITS: &[Unit] = &{
             CommandOption::new(
                 "dry-run",
                 OptionValue::None,
-                "with --apply, prints the commands that it would take, exit status 2 if there are \
-                 some; with -R, only looks for mistakes",
+                "with --apply, only prints the equivalent commands, exit status 2 if there are any; with -R, \
+         only checks for mistakes",
             ),
         ),
         unit(

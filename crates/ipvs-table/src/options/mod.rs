@@ -297,18 +297,18 @@ const UNITS: &[&[OptionUnit]] = &[
 #[rustfmt::skip]
 const COMMANDS: &[OptionUnit] = &[
     unit(Opt::Verb(Verb::AddService), NONE, option(Command, "add-service", "A", No, "adds a virtual service")),
-    unit(Opt::Verb(Verb::EditService), NONE, option(Command, "edit-service", "E", No, "changes a virtual service; what is not given gets its default")),
+    unit(Opt::Verb(Verb::EditService), NONE, option(Command, "edit-service", "E", No, "changes a virtual service; settings that are not given get their defaults")),
     unit(Opt::Verb(Verb::DeleteService), NONE, option(Command, "delete-service", "D", No, "deletes a virtual service with its real servers")),
     unit(Opt::Verb(Verb::Clear), NONE, option(Command, "clear", "C", No, "deletes all virtual services")),
-    unit(Opt::Verb(Verb::List), NONE, option(Command, "list", "Ll", No, "lists the table, or one service, or what -c, --timeout or --daemon names")),
+    unit(Opt::Verb(Verb::List), NONE, option(Command, "list", "Ll", No, "lists the table, or one service; with -c, --timeout or --daemon what these name")),
     unit(Opt::Verb(Verb::Zero), NONE, option(Command, "zero", "Z", No, "zeroes the counters of a service, or of all")),
     unit(Opt::Verb(Verb::AddServer), NONE, option(Command, "add-server", "a", No, "adds a real server to a virtual service")),
-    unit(Opt::Verb(Verb::EditServer), NONE, option(Command, "edit-server", "e", No, "changes a real server; what is not given gets its default")),
+    unit(Opt::Verb(Verb::EditServer), NONE, option(Command, "edit-server", "e", No, "changes a real server; settings that are not given get their defaults")),
     unit(Opt::Verb(Verb::DeleteServer), NONE, option(Command, "delete-server", "d", No, "deletes a real server")),
     unit(Opt::Verb(Verb::SetTimeouts), NONE, option(Command, "set", "", No, "sets the timeouts of connections, three numbers of seconds: TCP, TCP after FIN, UDP; 0 leaves one as it is")),
     unit(Opt::Verb(Verb::Help), NONE, option(Command, "help", "h", No, "describes the options")),
     unit(Opt::Verb(Verb::Version), NONE, option(Command, "version", "v", No, "prints the version")),
-    unit(Opt::Verb(Verb::Restore), NONE, option(Command, "restore", "R", No, "carries out the lines of standard input, each a command line")),
+    unit(Opt::Verb(Verb::Restore), NONE, option(Command, "restore", "R", No, "runs the lines of standard input, each a command line")),
     unit(Opt::Verb(Verb::Save), NONE, option(Command, "save", "S", No, "prints the table as lines for -R")),
     unit(Opt::Verb(Verb::StartDaemon), NONE, option(Command, "start-daemon", "", Must("STATE"), "starts a sync daemon: master or backup").completed_by(Words("master backup"))),
     unit(Opt::Verb(Verb::StopDaemon), NONE, option(Command, "stop-daemon", "", Must("STATE"), "stops a sync daemon: master or backup").completed_by(Words("master backup"))),
@@ -321,12 +321,12 @@ const SERVICE_KEYS: &[OptionUnit] = &[
     unit(Opt::Service(Some(Protocol::SCTP)), ON_SERVICE, option(Service, "sctp-service", "", Must("ADDRESS[:PORT]"), "an SCTP service")),
     unit(Opt::Service(None), ON_SERVICE, option(Service, "protocol", "", Must("NUMBER ADDRESS[:PORT]"), "a service of another protocol, by its number (not in ipvsadm 1.31)")),
     unit(Opt::Mark, ON_SERVICE, option(Service, "fwmark-service", "f", Must("MARK"), "a service of a firewall mark, 1 to 4294967295")),
-    unit(Opt::Ipv6, ANY, option(Service, "ipv6", "6", No, "the mark before it is of IPv6 packets")),
+    unit(Opt::Ipv6, ANY, option(Service, "ipv6", "6", No, "the firewall mark is for IPv6 packets")),
 ];
 
 #[rustfmt::skip]
 const REAL_SERVER_KEY: &[OptionUnit] = &[
-    unit(Opt::RealServer, ON_SERVER, option(RealServer, "real-server", "r", Must("ADDRESS[:PORT]"), "the real server; without a port it has the service's")),
+    unit(Opt::RealServer, ON_SERVER, option(RealServer, "real-server", "r", Must("ADDRESS[:PORT]"), "the real server; by default its port is the service's")),
 ];
 
 #[rustfmt::skip]
@@ -336,20 +336,20 @@ const LISTING_OPTIONS: &[OptionUnit] = &[
     unit(Opt::Timeouts, LIST, option(Listing, "timeout", "", No, "lists the timeouts of connections")),
     unit(Opt::Daemons, LIST, option(Listing, "daemon", "", No, "lists the sync daemons")),
     unit(Opt::Statistics, LIST, option(Listing, "stats", "", No, "shows connections, packets and bytes")),
-    unit(Opt::Rates, LIST, option(Listing, "rate", "", No, "shows the same by the second")),
-    unit(Opt::Thresholds, LIST, option(Listing, "thresholds", "", No, "shows when real servers are full")),
+    unit(Opt::Rates, LIST, option(Listing, "rate", "", No, "shows connections, packets and bytes per second")),
+    unit(Opt::Thresholds, LIST, option(Listing, "thresholds", "", No, "shows the thresholds -x and -y, and connections")),
     unit(Opt::PersistentConnections, LIST, option(Listing, "persistent-conn", "", No, "shows persistence templates; with -c the data of persistence engines")),
     unit(Opt::TunnelInformation, LIST, option(Listing, "tun-info", "", No, "shows encapsulations")),
     unit(Opt::Exact, LIST, option(Listing, "exact", "X", No, "shows large numbers in full")),
-    unit(Opt::NoSort, LIST, option(Listing, "nosort", "", No, "in the kernel's order")),
-    unit(Opt::Sort, ANY, option(Listing, "sort", "", No, "in order, which is the default")),
+    unit(Opt::NoSort, LIST, option(Listing, "nosort", "", No, "keeps the kernel's order")),
+    unit(Opt::Sort, ANY, option(Listing, "sort", "", No, "sorts, which is the default")),
 ];
 
 #[rustfmt::skip]
 const DAEMON_OPTIONS: &[OptionUnit] = &[
-    unit(Opt::SyncId, DAEMON, option(Daemon, "syncid", "", Must("NUMBER"), "which daemons listen to each other, 0 to 255; 0 by default")),
+    unit(Opt::SyncId, DAEMON, option(Daemon, "syncid", "", Must("NUMBER"), "a backup accepts masters with the same number, or with 0 all masters; 0 to 255, 0 by default")),
     unit(Opt::MaxLength, START_DAEMON, option(Daemon, "sync-maxlen", "", Must("BYTES"), "the longest message, 1 to 65507")),
-    unit(Opt::Interface, START_DAEMON, option(Daemon, "mcast-interface", "", Must("INTERFACE"), "where messages are sent and received; eth0 by default").completed_by(Lines("ls /sys/class/net"))),
+    unit(Opt::Interface, START_DAEMON, option(Daemon, "mcast-interface", "", Must("INTERFACE"), "the interface that sends and receives messages; eth0 by default").completed_by(Lines("ls /sys/class/net"))),
     unit(Opt::Group, START_DAEMON, option(Daemon, "mcast-group", "", Must("ADDRESS"), "the multicast address; 224.0.0.81 by default")),
     unit(Opt::Port, START_DAEMON, option(Daemon, "mcast-port", "", Must("PORT"), "the UDP port; 8848 by default")),
     unit(Opt::Ttl, START_DAEMON, option(Daemon, "mcast-ttl", "", Must("NUMBER"), "the time to live, 1 to 255; 1 by default")),

@@ -218,12 +218,12 @@ pub(crate) const SERVICE: &[Setting<Service>] = &[
 #[rustfmt::skip]
 pub(crate) const SERVICE_OPTIONS: &[OptionUnit] = &[
     unit(Opt::Scheduler, SET_SERVICE, option(Group, "scheduler", "s", Must("NAME"), "how real servers are chosen: rr, wrr, lc, wlc (the default), lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh").completed_by(Words("rr wrr lc wlc lblc lblcr dh sh sed nq fo ovf mh twos none"))),
-    unit(Opt::Persistent, SET_SERVICE, option(Group, "persistent", "p", May("SECONDS"), "a client stays with its real server for so long after its last connection; 360 if no number is given")),
-    unit(Opt::Netmask, SET_SERVICE, option(Group, "netmask", "M", Must("NETMASK"), "what of a client's address counts for -p: a mask or a prefix length")),
-    unit(Opt::Engine, SET_SERVICE, option(Group, "pe", "", Must("NAME"), "a persistence engine, which tells clients apart by what they send: sip").completed_by(Words("sip"))),
-    unit(Opt::ServiceFlag(ServiceFlags::ONE_PACKET), SET_SERVICE, option(Group, "ops", "o", No, "each packet is scheduled by itself (UDP and firewall marks)")),
+    unit(Opt::Persistent, SET_SERVICE, option(Group, "persistent", "p", May("SECONDS"), "persistence: a client keeps its real server for this long after its last connection; 360 by default")),
+    unit(Opt::Netmask, SET_SERVICE, option(Group, "netmask", "M", Must("NETMASK"), "clients with equal addresses under this netmask or prefix length share a real server with -p")),
+    unit(Opt::Engine, SET_SERVICE, option(Group, "pe", "", Must("NAME"), "persistence engine, which identifies clients by the data that they send: sip").completed_by(Words("sip"))),
+    unit(Opt::ServiceFlag(ServiceFlags::ONE_PACKET), SET_SERVICE, option(Group, "ops", "o", No, "one-packet scheduling: each packet on its own (UDP and firewall marks)")),
     unit(Opt::SchedulerFlags, SET_SERVICE, option(Group, "sched-flags", "b", Must("FLAGS"), "flags of the scheduler: sh-fallback, sh-port, mh-fallback, mh-port, flag-1 to flag-3").completed_by(Words("sh-fallback sh-port mh-fallback mh-port flag-1 flag-2 flag-3"))),
-    unit(Opt::FlagsMask, SET_SERVICE, option(Group, "flags-mask", "", Must("BITS"), "which flags -E sets; the others stay (not in ipvsadm 1.31)")),
+    unit(Opt::FlagsMask, SET_SERVICE, option(Group, "flags-mask", "", Must("BITS"), "mask of the flags that -E sets; the others stay (not in ipvsadm 1.31)")),
 ];
 
 /// The value of an option that is a name, unless it is empty.
