@@ -17,8 +17,8 @@ const NUMBER_MASK: u16 = 0x3fff;
 const LIMIT: usize = 16 * 1024;
 const LIMIT_RULE: &str = "must not make the unknown attributes of its level exceed 16 KiB";
 
-/// Where attributes go: they are either counted or written. The same list of calls does both, so
-/// the length that a message announces and its bytes cannot disagree.
+/// A destination for attributes, which counts or writes them. The same list of calls does both, so
+/// a message's length field and its bytes always agree.
 pub(crate) trait Sink: Sized {
     /// Adds one attribute whose number may carry flags.
     fn put(&mut self, number: u16, value: &[u8]);
@@ -149,7 +149,7 @@ impl<'a> Reader<'a> {
         Self { bytes, offset, space }
     }
 
-    /// The error "this attribute is not there".
+    /// The error for a missing attribute.
     pub(crate) fn missing(&self, number: u16) -> ParseError {
         ParseError::new(self.space, Some(number), self.offset, Problem::Missing)
     }
@@ -325,7 +325,7 @@ impl Level {
 }
 
 /// Attributes of a reply that this crate does not know, kept byte for byte, each with its level.
-/// What a newer kernel adds is neither an error nor lost.
+/// So what a newer kernel adds is neither an error nor lost.
 ///
 /// Usually there are none, and the value takes one word and no allocation.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
@@ -375,7 +375,7 @@ impl UnknownAttributes {
         }
     }
 
-    /// Adds an attribute if it fits within the limit, and says whether it did.
+    /// Adds an attribute if it fits within the limit. Returns whether it did.
     fn add(&mut self, level: Level, number: u16, value: &[u8]) -> bool {
         let length = HEADER + value.len();
         if self.encoded(level).len() + padded(length) > LIMIT {

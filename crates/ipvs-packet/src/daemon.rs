@@ -23,7 +23,7 @@ const GROUP_RULE: &str = "must be a multicast address";
 /// A connection synchronization daemon. The master sends its connections by multicast, and the
 /// backup adds them to its own table. One of each may run at the same time.
 ///
-/// It displays as ipvsadm's switches: `--start-daemon master --mcast-interface eth0 --syncid 4`.
+/// It displays as ipvsadm's options: `--start-daemon master --mcast-interface eth0 --syncid 4`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct SyncDaemon {

@@ -29,8 +29,8 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// It displays as ipvsadm's switches. For what ipvsadm has no switch, the spelling is
-/// `--forward-method 5` and `--tun-flags 0x10`. What has no effect is not shown: the tunnel of
+/// It displays as ipvsadm's options. Values without an option of ipvsadm's are shown as
+/// `--forward-method 5` and `--tun-flags 0x10`. Settings without effect are not shown: the tunnel of
 /// other forwarding methods, port and flags of IPIP, and the port of GRE.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -60,7 +60,7 @@ impl Destination {
         }
     }
 
-    /// The settings as ipvsadm's switches, without the key: `-m -w 1`.
+    /// The settings as ipvsadm's options, without the key: `-m -w 1`.
     pub fn switches(&self) -> impl fmt::Display + '_ {
         Switches(self)
     }
@@ -110,7 +110,7 @@ impl fmt::Display for Switches<'_> {
     }
 }
 
-/// The flags that do not go with a type, or with each other, are written by their number: ipvsadm
+/// Flags that do not fit the type, or each other, are written as a number, since ipvsadm
 /// refuses them.
 fn write_tunnel(tunnel: Tunnel, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let Tunnel { kind, port, flags } = tunnel;
@@ -138,7 +138,7 @@ impl DestinationKey {
         out.put_u16_be(PORT, self.port);
     }
 
-    /// Reads the key out of a `DEST` nest and leaves the rest.
+    /// Reads only the key of a `DEST` nest.
     pub(crate) fn parse(
         nest: &Attribute<'_>,
         service_family: Option<AddressFamily>,
@@ -151,7 +151,7 @@ impl DestinationKey {
         parts.finish(&reader, service_family)
     }
 
-    /// The key where something else cannot be read, such as what follows it.
+    /// The key, even if another part, such as a later attribute, cannot be read.
     pub(crate) fn salvage(
         nest: &Attribute<'_>,
         service_family: Option<AddressFamily>,
@@ -174,7 +174,7 @@ struct DestinationKeyParts<'a> {
 }
 
 impl<'a> DestinationKeyParts<'a> {
-    /// Takes an attribute if it belongs to a key, and says whether it did.
+    /// Takes an attribute if it belongs to a key. Returns whether it did.
     #[inline]
     fn take(&mut self, attribute: &Attribute<'a>) -> Result<bool, ParseError> {
         match attribute.number {
@@ -349,7 +349,7 @@ impl ForwardMethod {
     /// The packet is sent unchanged to the destination's link-layer address; the destination holds
     /// the virtual address too and replies directly. `IP_VS_CONN_F_DROUTE`, `ipvsadm -g`.
     pub const DIRECT_ROUTE: Self = Self(3);
-    /// The packet goes on to its original address. `IP_VS_CONN_F_BYPASS`.
+    /// The packet is sent to its original address. `IP_VS_CONN_F_BYPASS`.
     pub const BYPASS: Self = Self(4);
 }
 
@@ -364,7 +364,7 @@ open_set! {
 }
 
 /// A destination's share of the connections, relative to the others' of its service: 0 to
-/// 2,147,483,647. With 0 it gets no new connections, and keeps those that it has.
+/// 2,147,483,647. With 0 it gets no new connections, and keeps its existing ones.
 /// `IPVS_DEST_ATTR_WEIGHT`, `ipvsadm -w`.
 ///
 /// The kernel reads the 32 bits of the attribute as a signed number.
@@ -644,7 +644,7 @@ mod tests {
             let expected = format!("-r 172.17.0.3:80 {expected}");
             assert_eq!(text(method, tunnel, Thresholds::NONE), expected);
         }
-        // What ipvsadm leaves out or cannot name.
+        // Values that ipvsadm omits or cannot name.
         let thresholds = Thresholds::new(100, 50).unwrap();
         assert_eq!(
             text(ForwardMethod::MASQUERADE, Tunnel::IPIP, thresholds),

@@ -79,7 +79,7 @@ pub(crate) enum Problem {
     Truncated { need: usize, have: usize },
     /// The value is shorter than its type.
     TooShort { need: usize, have: usize },
-    /// A required attribute is not there.
+    /// A required attribute is missing.
     Missing,
     /// The value breaks this rule.
     Value(&'static str),

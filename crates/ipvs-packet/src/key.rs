@@ -172,11 +172,11 @@ impl ServiceKey {
         Self::new(Protocol::SCTP, address)
     }
 
-    /// A service of any protocol. Of an address and a port apart, which have no zone, make a
-    /// [`ServiceKey::Address`].
+    /// A service of any protocol. From an address and a port, which have no zone, make a
+    /// [`ServiceKey::Address`] directly.
     ///
     /// # Errors
-    /// If the address has a zone (`[fe80::1%2]:80`, `scope_id`): to IPVS it is the same on every link.
+    /// If the address has a zone (`[fe80::1%2]:80`, `scope_id`): IPVS does not distinguish links.
     pub fn new(protocol: Protocol, address: SocketAddr) -> Result<Self, InvalidValue> {
         let (address, port) = without_zone("service", address)?;
         Ok(Self::Address { protocol, address, port })
@@ -195,7 +195,7 @@ impl ServiceKey {
         }
     }
 
-    /// The transport protocol; `None` for a service of marked packets, of whatever protocol.
+    /// The transport protocol; `None` for a service of marked packets, which may have any.
     pub const fn protocol(&self) -> Option<Protocol> {
         match self {
             Self::Address { protocol, .. } => Some(*protocol),
@@ -203,7 +203,7 @@ impl ServiceKey {
         }
     }
 
-    /// The virtual address; `None` for a service of marked packets, wherever they go.
+    /// The virtual address; `None` for a service of marked packets, which may have any.
     pub const fn address(&self) -> Option<IpAddr> {
         match self {
             Self::Address { address, .. } => Some(*address),
@@ -211,7 +211,7 @@ impl ServiceKey {
         }
     }
 
-    /// The port, 0 for every port; `None` for a service of marked packets, to whatever port.
+    /// The port, 0 for every port; `None` for a service of marked packets, which may have any.
     pub const fn port(&self) -> Option<u16> {
         match self {
             Self::Address { port, .. } => Some(*port),
@@ -232,7 +232,7 @@ impl ServiceKey {
         }
     }
 
-    /// Reads the key out of a `SERVICE` nest and leaves the rest.
+    /// Reads only the key of a `SERVICE` nest.
     pub(crate) fn parse(reader: Reader<'_>) -> Result<Self, ParseError> {
         let mut parts = ServiceKeyParts::default();
         let mut rest = reader;
@@ -242,7 +242,7 @@ impl ServiceKey {
         parts.finish(&rest)
     }
 
-    /// The key where something else cannot be read, such as what follows it.
+    /// The key, even if another part, such as a later attribute, cannot be read.
     pub(crate) fn salvage(mut reader: Reader<'_>) -> Option<Self> {
         let mut parts = ServiceKeyParts::default();
         for attribute in reader.by_ref().flatten() {
@@ -317,7 +317,7 @@ pub(crate) struct ServiceKeyParts<'a> {
 }
 
 impl<'a> ServiceKeyParts<'a> {
-    /// Takes an attribute if it belongs to a key, and says whether it did.
+    /// Takes an attribute if it belongs to a key. Returns whether it did.
     #[inline]
     pub(crate) fn take(&mut self, attribute: &Attribute<'a>) -> Result<bool, ParseError> {
         match attribute.number {
@@ -418,7 +418,7 @@ impl FromStr for DestinationKey {
 const NO_ZONE: &str =
     "must have no zone such as %eth0: IPVS keeps an address without its interface";
 
-/// The address and the port, where there is nothing else.
+/// The address and the port, if there is nothing else.
 fn without_zone(what: &'static str, address: SocketAddr) -> Result<(IpAddr, u16), InvalidValue> {
     match address {
         SocketAddr::V6(with_zone) if with_zone.scope_id() != 0 => {

@@ -48,7 +48,7 @@
 //! | `FLUSH` | [`Request::Flush`]: nothing | acknowledgement |
 //!
 //! An acknowledgement or an error is a message of netlink's own, as is the end of a dump. A reply
-//! carries its request's sequence number, and nothing else says what it answers. A destination does
+//! carries its request's sequence number, and nothing else links the two. A destination does
 //! not name its service.
 //!
 //! Every command needs `CAP_NET_ADMIN` in the initial user namespace, even one that only reads. It
@@ -92,8 +92,8 @@
 //!   reading, it makes no difference. Padding attributes before 64-bit numbers are skipped. A
 //!   number that is longer than expected is read from its first bytes. If an attribute occurs
 //!   twice, the last one counts.
-//! - What cannot be read in one entry of a list loses no other entry: [`Reply::parse_entry`] says what it
-//!   is as far as that is known ([`Unreadable`]).
+//! - An entry of a list that cannot be read loses no other entry: [`Reply::parse_entry`] returns as much
+//!   of its identity as is known ([`Unreadable`]).
 //! - An error says where: `IPVS message NEW_SERVICE: IPVS_SVC_ATTR_TIMEOUT at byte 56: too short: 2
 //!   bytes where 4 are needed` ([`ParseError`]).
 //! - Writing into a caller's buffer allocates nothing. Reading an entry allocates nothing unless it
@@ -101,9 +101,9 @@
 //!
 //! # What it does not do
 //!
-//! It opens no socket and looks up no family; the crate ipvs-client does. It does not judge whether
-//! a service makes sense; the crate lvs does. (The kernel takes port 0 without persistence, and
-//! one-packet scheduling of TCP, without complaint.) It does not speak the older `setsockopt`
+//! It opens no socket and resolves no family; the crate ipvs-client does. It does not check whether
+//! a service makes sense; the crate lvs does. (The kernel accepts port 0 without persistence, and
+//! one-packet scheduling of TCP.) It does not support the older `setsockopt`
 //! interface. It does not read connections, which are only in `/proc/net/ip_vs_conn`.
 //!
 //! # Features
@@ -155,7 +155,7 @@
 //!   the crate `lvs` does all over one. Those crates change their API often, and this feature follows
 //!   them without a new major version of this crate.
 //! - `proptest`: module `strategy`, which makes every value of this crate for the property tests of
-//!   what stands on it. proptest itself needs Rust 1.88.
+//!   dependent crates. proptest itself needs Rust 1.88.
 
 #![forbid(unsafe_code)]
 // Where the pages of other crates link to, if they are built alone.
@@ -207,7 +207,7 @@ pub use crate::{
     unreadable::{EntryKind, Unreadable},
 };
 
-/// The programs in the README, which have to compile.
+/// The programs in the README, which must compile.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

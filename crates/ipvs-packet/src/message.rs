@@ -1,4 +1,4 @@
-//! Whole messages: what user space sends and what the kernel answers, by command.
+//! Whole messages by command: requests from user space and the kernel's replies.
 
 use crate::{
     AddressFamily, CommandNumber, DaemonEntry, DaemonRole, Destination, DestinationEntry,
@@ -107,7 +107,7 @@ impl Request {
     /// The kernel decides by `NLM_F_DUMP`, which is not in the payload.
     ///
     /// # Errors
-    /// If the payload is not what the kernel would take for this command.
+    /// If the kernel would not accept the payload for this command.
     pub fn parse(command: CommandNumber, payload: &[u8]) -> Result<Self, ParseError> {
         Self::parse_payload(command, payload).map_err(|error| error.of_command(command))
     }
@@ -579,7 +579,7 @@ mod tests {
         let statistics = service(&attribute(1, &nest.concat())).statistics;
         assert_eq!((statistics.connections, statistics.incoming_bytes), (7, 1 << 40));
 
-        // PAD (11) is skipped wherever it stands.
+        // PAD (11) is skipped in any place.
         let wide = [attribute(11, &[]), u64(1, 1 << 33), attribute(11, &[0; 4])].concat();
         let nest = [vec![attribute(12, &wide)], nest].concat();
         let entry = service(&attribute(1, &nest.concat()));
@@ -594,10 +594,10 @@ mod tests {
         assert_eq!(entry.destination.weight, Weight::from(7));
         assert_eq!(entry.destination.tunnel, Tunnel::IPIP);
         assert_eq!(entry.active_connections, 0);
-        // Without the family, the address says nothing.
+        // Without the family, the address is ambiguous.
         let text = refusal(CommandNumber::NEW_DEST, &attribute(2, &destination().concat()));
         assert!(text.contains("IPVS_DEST_ATTR_ADDR_FAMILY at byte"), "{text}");
-        // Family 0 says the same as none.
+        // Family 0 counts as none.
         let parts = [destination(), vec![u16(11, 0)]].concat();
         assert_eq!(destination_entry(&parts, Some(AddressFamily::Ipv4)), entry);
     }

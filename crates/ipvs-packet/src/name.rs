@@ -192,8 +192,8 @@ name! {
 /// The name of a network interface, 1 to 15 bytes. `IPVS_DAEMON_ATTR_MCAST_IFN`,
 /// `ipvsadm --mcast-interface`.
 ///
-/// To the kernel names are bytes. As text, a byte that is not UTF-8 is `\xff`, and a backslash that would
-/// look like that is `\x5c`: so every name has one text, which reads as the name again.
+/// For the kernel names are bytes. In the text, a byte that is not UTF-8 is `\xff`, and a backslash that would
+/// start such an escape is `\x5c`. So every name has one text, which parses as that name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InterfaceName(Name);
 
@@ -266,7 +266,7 @@ impl PartialEq<&str> for InterfaceName {
     }
 }
 
-/// The text of a name, in which what is not UTF-8 is escaped.
+/// The text of a name. Bytes that are not UTF-8 are escaped.
 fn text_of(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
     for chunk in name.utf8_chunks() {
@@ -295,7 +295,7 @@ fn bytes_of(text: &str) -> Vec<u8> {
     name
 }
 
-/// The byte that an escape at the start of a text is for: one that is not ASCII, or the backslash.
+/// The byte of an escape at the start of a text: one that is not ASCII, or the backslash.
 fn escaped(text: &[u8]) -> Option<u8> {
     let [b'\\', b'x', high, low, ..] = *text else { return None };
     let digit = |digit: u8| match digit {
@@ -307,7 +307,7 @@ fn escaped(text: &[u8]) -> Option<u8> {
     (byte >= 0x80 || byte == b'\\').then_some(byte)
 }
 
-/// A word as a shell reads it: in quotes where it would not leave it alone.
+/// A word for a shell: in quotes if the shell would change it.
 pub(crate) struct Quoted<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Quoted<'_> {
@@ -358,7 +358,7 @@ mod tests {
         let mut names = SchedulerName::ALL.to_vec();
         names.sort();
         names.dedup();
-        // The thirteen of ipvsadm, twos, and none.
+        // ipvsadm's thirteen, twos, and none.
         assert_eq!(names.len(), 15);
         assert_eq!(SchedulerName::WLC, "wlc");
         assert_eq!(&SchedulerName::WLC, "wlc");

@@ -5,8 +5,8 @@ use netlink_packet_generic::{GenlFamily, GenlHeader};
 
 use crate::{CommandNumber, FAMILY_NAME, FAMILY_VERSION, ParseError, Reply, Request};
 
-/// The payload of a `GenlMessage` on a netlink-proto connection, which wants one type for what it
-/// sends and what it receives (feature `netlink-packet`).
+/// The payload of a `GenlMessage` on a netlink-proto connection, which needs one type for both
+/// directions (feature `netlink-packet`).
 ///
 /// Requests and replies can be written. Reading always gives a reply.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -64,7 +64,7 @@ impl GenlFamily for Message {
     }
 }
 
-/// Reads a reply. The family of its service, which kernels before 3.18 make necessary, is not
+/// Reads a reply. The family of its service, needed for kernels before 3.18, is not
 /// known.
 impl ParseableParametrized<[u8], GenlHeader> for Message {
     fn parse_with_param(payload: &[u8], header: GenlHeader) -> Result<Self, DecodeError> {

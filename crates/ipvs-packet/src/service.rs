@@ -25,9 +25,9 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// It displays as ipvsadm's switches. Timeout and netmask of a service that is not persistent,
-/// which have no effect, are not shown; a mask of the flags, for which ipvsadm has no switch, as
-/// `--flags-mask 0x1`. Names that a shell would not leave alone are in quotes.
+/// It displays as ipvsadm's options. Timeout and netmask of a service that is not persistent
+/// have no effect and are not shown. A mask of the flags, which has no option in ipvsadm, is shown as
+/// `--flags-mask 0x1`. Names that a shell would change are in quotes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Service {
@@ -92,14 +92,14 @@ impl Service {
         Ok(())
     }
 
-    /// The settings as ipvsadm's switches, without the key: `-s wlc -p 360`.
+    /// The settings as ipvsadm's options, without the key: `-s wlc -p 360`.
     pub fn switches(&self) -> impl fmt::Display + '_ {
         Switches(self)
     }
 
     /// The names of the scheduler's flags, as `ipvsadm -b` takes them: `sh-fallback`, `sh-port`,
     /// `mh-fallback` and `mh-port` with their schedulers, else `flag-1` to `flag-3`. ipvsadm has no
-    /// name for the other flags that the kernel stores; here they go on as `flag-4` (0x40) to
+    /// name for the other flags that the kernel stores; here they are `flag-4` (0x40) to
     /// `flag-29` (0x80000000).
     pub fn scheduler_flag_names(&self) -> impl Iterator<Item = String> + use<> {
         let names = match self.scheduler {
@@ -268,7 +268,7 @@ impl ServiceEntry {
     }
 }
 
-/// Reads `struct ip_vs_flags {flags, mask}`. As in the kernel, what is missing of it is zero.
+/// Reads `struct ip_vs_flags {flags, mask}`. As in the kernel, missing bytes are zero.
 fn parse_flags(attribute: &Attribute<'_>) -> (ServiceFlags, u32) {
     let mut bytes = [0; 8];
     let length = attribute.value.len().min(bytes.len());

@@ -1,4 +1,4 @@
-//! An entry of the kernel's lists that cannot be read, with what it is as far as that is known.
+//! An entry of the kernel's lists that cannot be read, with its identity if known.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use crate::{
 /// The length of a generic netlink header.
 const HEADER: usize = 4;
 
-/// An entry of a list that cannot be read: what it is, as far as that is known, and why.
+/// An entry of a list that cannot be read: its identity, if known, and why.
 ///
-/// It says nothing of the other entries. Whatever it is, it is in the kernel: who compares a table with
-/// another one must not take it for absent.
+/// It has no effect on the other entries. The kernel has this entry: a program that compares tables
+/// must not treat it as absent.
 ///
 /// ```
 /// use ipvs_packet::{CommandNumber, Reply, Service, ServiceEntry};
@@ -39,16 +39,16 @@ const HEADER: usize = 4;
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Unreadable {
-    /// Of what kind it is.
+    /// Its kind.
     pub kind: EntryKind,
-    /// The service, or that of the destination; `None` where not even that could be read.
+    /// The service, or that of the destination; `None` if that could not be read either.
     #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
     pub service: Option<ServiceKey>,
-    /// The destination; `None` where not even that could be read.
+    /// The destination; `None` if that could not be read either.
     #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
     pub destination: Option<DestinationKey>,
-    /// Why it cannot be read, in words: the attribute, where it is and what is wrong with it, as a
-    /// [`ParseError`] says it.
+    /// Why it cannot be read: the text of a [`ParseError`], with the attribute, its place and what is
+    /// wrong with it.
     pub reason: String,
 }
 
@@ -116,7 +116,7 @@ impl Reply {
     /// command. `service` is the one whose destinations were asked for.
     ///
     /// # Errors
-    /// If it cannot be read, what it is as far as that is known.
+    /// If it cannot be read; the error has its identity, if known.
     pub fn parse_entry(
         expected: CommandNumber,
         entry: &[u8],
@@ -147,7 +147,7 @@ impl Reply {
     }
 }
 
-/// The key in the `SERVICE` nest of a payload of which something else cannot be read.
+/// The key in the `SERVICE` nest of a payload whose other parts cannot be read.
 fn service_key(payload: &[u8]) -> Option<ServiceKey> {
     let nests = Reader::new(payload, 0, Space::Message).flatten();
     let nest = nests.filter(|nest| nest.number == SERVICE).last()?;

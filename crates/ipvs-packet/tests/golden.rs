@@ -1,5 +1,5 @@
-//! The golden files hold the crate to the kernel's judgement: each request of ours is, byte for byte,
-//! what ipvsadm sends for the same command line, and each reply of a kernel is read as what the
+//! Checks the crate against real messages: each of our requests is, byte for byte,
+//! what ipvsadm sends for the same command line, and each reply of a kernel decodes to what the
 //! command lines before it made.
 
 #![allow(clippy::unwrap_used)]
@@ -49,7 +49,7 @@ fn requests_are_ipvsadms() {
     }
 }
 
-/// What displays as ipvsadm's switches means the same to ipvsadm.
+/// ipvsadm reads our displayed options as the same value.
 #[test]
 fn displayed_is_what_ipvsadm_takes() {
     let mut seen = 0;
@@ -82,8 +82,8 @@ fn golden() -> &'static [Golden] {
     &GOLDEN
 }
 
-/// ipvsadm's bytes without what it sends in vain or wrongly, where ours are different on purpose. Each
-/// part must be there, or else the difference is no longer one.
+/// ipvsadm's bytes without its useless or wrong parts, where ours differ on purpose. Each
+/// such part must exist, or the difference is out of date.
 fn corrected(golden: &Golden, captured: &Message) -> Vec<u8> {
     let payload = &captured.payload;
     match CommandNumber(captured.command) {
@@ -174,8 +174,8 @@ fn every_kernel_is_sent_the_same() {
     }
 }
 
-/// Every truncation and every change of a single byte is read or refused, and what is read is read
-/// again as the same.
+/// Every truncation and every change of a single byte is decoded or refused, and a decoded message can be
+/// encoded and decoded again to the same value.
 #[test]
 fn every_damage_is_safe() {
     let mut distinct: Vec<(bool, CommandNumber, &[u8])> = golden()

@@ -13,7 +13,7 @@ fn config() -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// The bytes of a message, which must fill exactly what it announces, whatever stood there before.
+/// The bytes of a message, which must fill exactly its announced length, over any earlier bytes.
 macro_rules! bytes {
     ($message:expr) => {{
         let bytes = $message.to_bytes();
@@ -25,7 +25,7 @@ macro_rules! bytes {
     }};
 }
 
-/// What is read is read again as the same, if it can be read at all.
+/// A decoded message can be encoded and decoded again to the same value.
 fn preserve(command: CommandNumber, payload: &[u8]) -> Result<(), TestCaseError> {
     if let Ok(request) = Request::parse(command, payload) {
         prop_assert_eq!(Request::parse(command, &bytes!(request)), Ok(request));
@@ -85,7 +85,7 @@ proptest! {
         prop_assert_eq!(read, Reply::parse(expected, &payload, None).ok());
     }
 
-    /// The key comes first: what stands behind it and cannot be read does not hide it.
+    /// The key comes first: unreadable attributes after it do not hide it.
     #[test]
     fn an_entry_with_a_broken_end_tells_its_key(
         service in strategy::service_entry(),
@@ -166,7 +166,7 @@ proptest! {
         prop_assert_eq!(role.to_string().parse(), Ok(role));
     }
 
-    /// What is read from any text is written in a form that reads as the same.
+    /// A value parsed from any text can be printed and parsed again to the same value.
     #[test]
     fn any_text_is_safe(text in prop_oneof!["\\PC*", "(-t|-u|-f|--protocol) [0-9a-f:.%/ \\[\\]-]*", "[0-9 +-]*", "[A-Za-z]{3,10}_?[0-9]*"]) {
         fn check<T>(text: &str) -> Result<(), TestCaseError>
@@ -196,7 +196,7 @@ proptest! {
     }
 }
 
-/// Changes some bytes and cuts some off; at the end as often as not.
+/// Changes some bytes and cuts some off; half of the time at the end.
 fn changed(
     mut bytes: Vec<u8>,
     changes: &[(prop::sample::Index, u8)],

@@ -38,7 +38,7 @@ fn reported_survives(reply: &Reply) -> Result<(), TestCaseError> {
         Reply::Daemon(entry) => survives(entry),
         Reply::Timeouts(timeouts, unknown) => survives(&(*timeouts, unknown.clone())),
         Reply::Info(info, unknown) => survives(&(*info, unknown.clone())),
-        // No form: nobody knows what it says.
+        // No readable form: its meaning is unknown.
         _ => Ok(()),
     }
 }

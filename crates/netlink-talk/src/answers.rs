@@ -15,9 +15,9 @@ const EXTENDED_MESSAGE: u16 = 1;
 #[derive(Debug, Default)]
 #[allow(clippy::exhaustive_structs, reason = "made by tests, too")]
 pub struct Answers {
-    /// In the order in which they came.
+    /// In the order of their arrival.
     pub messages: Vec<NetlinkMessage<Raw>>,
-    /// Why answers are missing at the end, where that is known.
+    /// Why answers are missing at the end, if known.
     pub broken: Option<io::Error>,
 }
 
@@ -25,11 +25,11 @@ pub struct Answers {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Failure {
-    /// The kernel refuses it, perhaps with its own words.
+    /// The kernel refuses it, perhaps with an explanation.
     Refused(io::Error, Option<String>),
-    /// The answer did not come; why, where that is known.
+    /// The answer is missing; why, if known.
     Lost(Option<io::Error>),
-    /// The answer is not what the protocol says.
+    /// The answer violates the protocol.
     Malformed(String),
 }
 
@@ -90,7 +90,7 @@ impl Answers {
     }
 }
 
-/// The kernel's own words in an error message with these header flags, where it gave any.
+/// The kernel's explanation in an error message with these header flags, if there is one.
 pub fn words_in(error: &ErrorMessage, flags: u16) -> Option<String> {
     if flags & NLM_F_ACK_TLVS == 0 {
         return None;
@@ -98,7 +98,7 @@ pub fn words_in(error: &ErrorMessage, flags: u16) -> Option<String> {
     words_of(after_original(&error.header, flags))
 }
 
-/// The attributes behind the request that an error message repeats: all of it, or only its header.
+/// The attributes after the request in an error message, which repeats all of the request or only its header.
 fn after_original(original: &[u8], flags: u16) -> &[u8] {
     let length = if flags & NLM_F_CAPPED != 0 {
         NETLINK_HEADER
@@ -111,7 +111,7 @@ fn after_original(original: &[u8], flags: u16) -> &[u8] {
     original.get(length..).unwrap_or_default()
 }
 
-/// The kernel's words among the attributes of an extended acknowledgement.
+/// The kernel's explanation among the attributes of an extended acknowledgement.
 pub fn words_of(attributes: &[u8]) -> Option<String> {
     NlasIterator::new(attributes)
         .map_while(Result::ok)

@@ -1,4 +1,4 @@
-//! What was received and not yet read.
+//! Datagrams that were received and not yet read.
 
 use std::{
     collections::VecDeque,
@@ -16,7 +16,7 @@ use nix::{
 
 use crate::{message, uninterrupted};
 
-/// The kernel makes none longer.
+/// Longest datagram of the kernel, in bytes.
 const DATAGRAM: usize = 32 * 1024;
 /// How many datagrams one system call takes in at most: system calls are what takes the time. A
 /// list is one datagram for each 90 entries or so, and one for its end.
@@ -68,10 +68,10 @@ impl Inbox {
         self.begun
     }
 
-    /// Takes in whatever there is, unread.
+    /// Receives all waiting datagrams, and discards them.
     pub(crate) fn clear(&mut self, netlink: &NetlinkSocket) {
         self.unread.clear();
-        // An overrun is no end, any other error is.
+        // After an overrun there may be more; any other error is the end.
         while match self.receive(netlink) {
             Ok(more) => more,
             Err(error) => error.raw_os_error() == Some(NOBUFS),
@@ -80,7 +80,7 @@ impl Inbox {
         }
     }
 
-    /// Takes in datagrams. Returns whether there were any.
+    /// Receives datagrams. Returns whether there were any.
     fn receive(&mut self, netlink: &NetlinkSocket) -> io::Result<bool> {
         if self.room.is_empty() {
             // Not `resize`, which would touch all of it.
@@ -107,7 +107,7 @@ impl Inbox {
                 _ => cut = true,
             }
         }
-        // As bad as one that was dropped, and reported like that: at once.
+        // Reported at once, like a dropped datagram.
         if cut {
             return Err(io::Error::from_raw_os_error(NOBUFS));
         }

@@ -1,4 +1,4 @@
-//! What the clients of this workspace share, so that a fact that one of them learns holds for all:
+//! What the clients of this workspace share, so that a fix for one of them holds for all:
 //!
 //! - [`Socket`]: a netlink socket to the kernel. A signal does not disturb it (EINTR), lost answers are
 //!   an error and leave nothing behind (ENOBUFS), an answer to another request is not taken for this

@@ -1,4 +1,4 @@
-//! Messages as bytes: what is sent, and what is received, unread.
+//! Messages as bytes: requests to send, and received messages, not parsed.
 
 use std::{convert::Infallible, io};
 
@@ -71,7 +71,7 @@ impl NetlinkDeserializable for Unread {
 }
 
 /// A message as bytes, which always parses: a driver such as netlink-proto drops an answer that its type
-/// cannot parse, and who asked would wait for ever.
+/// cannot parse, and the caller would wait for ever.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(clippy::exhaustive_structs, reason = "all that a message is")]
 pub struct Raw {

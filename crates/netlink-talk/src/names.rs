@@ -1,7 +1,7 @@
 //! Names of links, address labels and namespaces, which are bytes to the kernel, as text.
 //!
-//! Nearly all are UTF-8 and stay as they are. A byte that is not, is `\xff` in the text. A backslash
-//! that would look like that is `\x5c`. So every name has one text, and every text one name.
+//! Nearly all are UTF-8 and stay as they are. Another byte is `\xff` in the text. A backslash
+//! that would start such an escape is `\x5c`. So every name has one text, and every text one name.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ pub fn to_text(name: &[u8]) -> String {
         let last = chunk.invalid().is_empty();
         for (at, c) in valid.char_indices() {
             let rest = &valid[at..];
-            // Behind a backslash at the very end of the chunk comes no `x`, but an escape.
+            // After a backslash at the very end of the chunk comes an escape, not an `x`.
             let looks_escaped = escaped(rest.as_bytes()).is_some();
             if c == '\\' && looks_escaped {
                 text.push_str(r"\x5c");
@@ -50,7 +50,7 @@ pub fn from_text(text: &str) -> Vec<u8> {
     name
 }
 
-/// The byte that an escape at the start of a text is for. Only bytes that are not ASCII are escaped,
+/// The byte of an escape at the start of a text. Only bytes that are not ASCII are escaped,
 /// and the backslash itself.
 fn escaped(text: &[u8]) -> Option<u8> {
     let [b'\\', b'x', high, low, ..] = *text else { return None };

@@ -27,7 +27,7 @@ pub type Id = (u64, u64);
 /// The namespace of the calling thread. It takes no file descriptor.
 ///
 /// # Errors
-/// Where /proc is not mounted.
+/// If /proc is not mounted.
 pub fn current() -> io::Result<Id> {
     fs::metadata(OWN).map(|own| (own.dev(), own.ino()))
 }
@@ -56,7 +56,7 @@ pub fn run_in<T: Send>(
     id: Id,
     closure: impl FnOnce() -> T + Send,
 ) -> Result<T, NotEntered> {
-    // Where /proc does not say, entering is tried.
+    // If /proc does not tell, try to enter.
     if current().is_ok_and(|own| own == id) {
         return Ok(closure());
     }
@@ -67,7 +67,7 @@ pub fn run_in<T: Send>(
     .map_err(NotEntered::Thread)?
 }
 
-/// Runs a closure on a fresh thread.
+/// Runs a closure on a new thread.
 ///
 /// # Errors
 /// If no thread can be started.
@@ -94,7 +94,7 @@ impl Namespace {
     #[allow(clippy::new_without_default, reason = "it looks at the system")]
     pub fn here() -> Self {
         let namespace = Self { id: current(), file: OnceLock::new() };
-        // Without a descriptor it is tried again when it is needed.
+        // Without a descriptor, try again when it is needed.
         let _ = namespace.hold();
         namespace
     }
@@ -112,7 +112,7 @@ impl Namespace {
             Err(error) => return Err(NotEntered::Unknown(copy(error))),
         };
         if current().is_ok_and(|own| own == id) {
-            // A later call may come from elsewhere.
+            // A later call may come from a thread in another namespace.
             let _ = self.hold();
             return Ok(closure());
         }

@@ -2,10 +2,10 @@ use std::{error, fmt, process};
 
 /// The process that opened something.
 ///
-/// A child of `fork` shares its parent's sockets and open files: each would take in answers to the
+/// A child of `fork` shares its parent's sockets and open files: each would receive answers to the
 /// other's requests, and half of a file that both read. So only the process that opened one uses it.
 ///
-/// Processes are told apart by their number. A child in a PID namespace of its own that has the same
+/// Processes are distinguished by their number. A child in a new PID namespace that has the same
 /// number there as its parent has outside is not noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Owner(u32);
@@ -16,16 +16,16 @@ impl Owner {
         Self(process::id())
     }
 
-    /// Whether the calling process is the one.
+    /// Checks that the calling process is the owner.
     ///
     /// # Errors
-    /// If it is another one.
+    /// If another process is the owner.
     pub fn check(self) -> Result<(), OtherProcess> {
         if process::id() == self.0 { Ok(()) } else { Err(OtherProcess { opened_by: self.0 }) }
     }
 }
 
-/// What was opened by another process is not used in this one.
+/// Another process is the owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct OtherProcess {
@@ -38,8 +38,8 @@ impl fmt::Display for OtherProcess {
         let Self { opened_by } = self;
         write!(
             f,
-            "process {opened_by} opened it, and this is another process, made by a fork since: the two \
-             would take each other's answers; open one of its own in this process"
+            "process {opened_by} opened it, and this process is a fork of that one: the two \
+             would receive each other's answers; open a new one in this process"
         )
     }
 }

@@ -17,13 +17,13 @@ pub fn read(path: &Path) -> io::Result<String> {
 /// Writes a value.
 ///
 /// # Errors
-/// Those of the file. What is not there is not made.
+/// Those of the file. A missing file is not created.
 pub fn write(path: &Path, value: &str) -> io::Result<()> {
-    // Not `fs::write`, which would try to create what is missing. With the line's end, as sysctl writes
-    // it: a write of nothing does nothing, and the kernel takes an empty line for an empty value.
+    // Not `fs::write`, which would try to create a missing file. With a line break, as sysctl writes
+    // it: writing no bytes does nothing, and the kernel takes an empty line for an empty value.
     let line = format!("{value}\n");
     let written = fs::OpenOptions::new().write(true).open(path)?.write(line.as_bytes())?;
-    // The kernel takes a value in one write; the rest of one would be another value.
+    // The kernel takes a value in one write; a second write would be another value.
     if written + 1 < line.len() {
         return Err(io::Error::new(
             io::ErrorKind::WriteZero,
@@ -37,7 +37,7 @@ pub fn write(path: &Path, value: &str) -> io::Result<()> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_structs, reason = "made by the crates above")]
 pub struct Changed<S> {
-    /// Which one.
+    /// Its path.
     pub setting: S,
     /// Its value before.
     pub before: String,

@@ -1,8 +1,8 @@
-//! A netlink socket that one caller uses at a time, without a driver: send, then take in the answers.
+//! A netlink socket that one caller uses at a time, without a driver: send, then receive the answers.
 //!
-//! The kernel carries a request out within the system call that sends it. When that returns, its answers
-//! are in the socket's queue, but for the rest of a list, which is made as the list is read. So nothing
-//! waits here: an answer that is not there never comes.
+//! The kernel carries out a request within the system call that sends it. When that returns, its answers
+//! are in the socket's queue, except the rest of a list, which the kernel makes as the list is read. So nothing
+//! waits here: an answer that is not in the queue never comes.
 
 use std::io;
 
@@ -24,7 +24,7 @@ use crate::{
 /// A netlink socket to the kernel.
 pub struct Socket {
     netlink: NetlinkSocket,
-    /// Whom requests go to.
+    /// The address that requests go to.
     kernel: SocketAddr,
     owner: Owner,
     sequence: u32,
@@ -96,7 +96,7 @@ impl Socket {
     /// Sends a datagram.
     ///
     /// # Errors
-    /// Those of the system call; a signal is none.
+    /// Those of the system call; a signal is no error.
     pub fn send(&mut self, datagram: &[u8]) -> io::Result<()> {
         uninterrupted(|| self.netlink.send_to(datagram, &self.kernel, 0))?;
         if let Some(answer) = &mut self.after_send {
