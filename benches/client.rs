@@ -172,7 +172,7 @@ impl Table {
         rules.to_string()
     }
 
-    /// A namespace of its own for each measurement, with the table in it unless it is to be loaded:
+    /// A new namespace for each measurement, with the table in it unless the measurement loads it:
     /// deleted destinations stay in a namespace's memory for minutes and slow it down.
     fn namespace(self, phase: Phase) -> NetNs {
         let namespace = NetNs::new().unwrap();

@@ -27,7 +27,7 @@ def record():
 
     os.environ.update({"TERM": "xterm-256color", "NO_COLOR": ""})
     os.chdir(HERE.parent)
-    # A copy of the output goes here.
+    # pty.spawn copies the output to standard output: discard that copy.
     stdout = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     status = pty.spawn(COMMAND, read)

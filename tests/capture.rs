@@ -258,7 +258,7 @@ const MASTER: &[&str] = &["--start-daemon master --mcast-interface dummy0"];
 
 /// How long a command may take. When a sync daemon stops, the kernel can lose the acknowledgement, and
 /// ipvsadm then waits endlessly for it.
-const PATIENCE: Duration = Duration::from_secs(5);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     guest::enter_or_exit();
@@ -341,7 +341,7 @@ fn run(program: &str, arguments: &str) -> Result<(), Box<dyn Error>> {
         .stdout(Stdio::null())
         .spawn()
         .map_err(|error| format!("{program}: {error}"))?;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + COMMAND_TIMEOUT;
     let status = loop {
         if let Some(status) = child.try_wait()? {
             break status;
@@ -352,7 +352,7 @@ fn run(program: &str, arguments: &str) -> Result<(), Box<dyn Error>> {
             if arguments.starts_with("--stop-daemon") {
                 return Ok(());
             }
-            return Err(format!("{program} {arguments}: no end after {PATIENCE:?}").into());
+            return Err(format!("{program} {arguments}: no end after {COMMAND_TIMEOUT:?}").into());
         }
         thread::sleep(Duration::from_millis(2));
     };

@@ -213,7 +213,7 @@ async fn failover(family: Family, announced: bool) -> Outcome {
                     "{count} requests, the worst took {worst:?}"
                 );
             }
-            (true, Err(_)) => return Err("a connection does not go on".into()),
+            (true, Err(_)) => return Err("a connection has stalled".into()),
             (false, ran) => assert!(ran.is_err(), "without an announcement it went on: {ran:?}"),
         }
     }

@@ -87,7 +87,7 @@ fn main() {
     cases.push(documents_name_cases(&cases));
     let conclusion = libtest_mimic::run(&arguments, cases);
     if !has_kernel {
-        println!("kernel-tests: nothing was tested on a kernel: there is none to be had here");
+        println!("kernel-tests: nothing was tested on a kernel: this machine can get none");
     }
     conclusion.exit();
 }

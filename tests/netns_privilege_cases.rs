@@ -181,7 +181,7 @@ fn settings_read_only_at_undoing() -> Outcome {
     mount_settings(MsFlags::MS_RDONLY)?;
     let error = setup.undo(&here).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ReadOnly, "{error}");
-    assert_eq!(Links::connect(&here)?.find("dummy1")?, None, "as far as it goes");
+    assert_eq!(Links::connect(&here)?.find("dummy1")?, None, "the link is left");
     assert_eq!(ignore.read(&here)?, "1");
     mount_settings(MsFlags::empty())?;
     setup.undo(&here)?;

@@ -28,7 +28,7 @@ use tokio::{
 use crate::scene::{LIMIT, Scene};
 
 /// How long to wait on a path that does not work.
-const SHORT: Duration = Duration::from_millis(400);
+const NO_ANSWER_WAIT: Duration = Duration::from_millis(400);
 const TCP: u16 = 7;
 const GUE: u16 = 6080;
 const UDP: u16 = 53;
@@ -121,7 +121,7 @@ async fn paths(method: Method, family: Family) -> Outcome {
 
     if method == Method::Gue {
         // The packets arrive in UDP, and nothing removes it yet.
-        let early = tcp_exchange(scene.container.namespace(), tcp, "hello", SHORT).await;
+        let early = tcp_exchange(scene.container.namespace(), tcp, "hello", NO_ANSWER_WAIT).await;
         assert!(early.is_err(), "the packets do not come in UDP");
         scene.pods.iter().try_for_each(|pod| pod.open_gue(GUE))?;
     }
@@ -154,9 +154,9 @@ async fn paths(method: Method, family: Family) -> Outcome {
             let expected = ["pod1: hello", "pod2: hello"].map(|answer| (answer.to_owned(), 4));
             assert_eq!(answers, BTreeMap::from(expected), "{method:?} from {place}");
         } else {
-            let error = tcp_exchange(from, tcp, "hello", SHORT).await;
+            let error = tcp_exchange(from, tcp, "hello", NO_ANSWER_WAIT).await;
             assert!(error.is_err_and(|e| e.is_timeout()), "TCP, {method:?} from {place}");
-            let error = udp_exchange(from, udp, "hello", SHORT).await;
+            let error = udp_exchange(from, udp, "hello", NO_ANSWER_WAIT).await;
             assert!(error.is_err_and(|e| e.is_timeout()), "UDP, {method:?} from {place}");
         }
     }
@@ -263,7 +263,7 @@ async fn weight_zero_keeps_what_is_open() -> Outcome {
     for connection in &mut open {
         answers[connection.ask().await?] += 1;
     }
-    assert_eq!(answers, [1, 1], "what was open goes on");
+    assert_eq!(answers, [1, 1], "open connections continue");
     Ok(())
 }
 
@@ -353,7 +353,7 @@ async fn roll_out_without_draining_breaks_requests() -> Outcome {
         // One roll-out may be lucky; ten are not.
         let mut failed = 0;
         for _ in 0..10 {
-            let (answers, failures) = roll_out(persistent, Policy::new(), SHORT).await?;
+            let (answers, failures) = roll_out(persistent, Policy::new(), NO_ANSWER_WAIT).await?;
             println!("requests: {answers:?}, failed: {failures}");
             failed += failures;
             if failed > 0 {
@@ -467,7 +467,10 @@ async fn drain_of_a_whole_service() -> Outcome {
     let none = Desired::new();
     let gone = lines(&mut reconciler, &none).await?;
     assert_eq!(gone.matches("weight 1 -> 0 (it leaves)").count(), 2, "{gone}");
-    assert!(tcp_exchange(named.host(), named.address, "who", SHORT).await.is_err(), "a new one");
+    assert!(
+        tcp_exchange(named.host(), named.address, "who", NO_ANSWER_WAIT).await.is_err(),
+        "a new one"
+    );
     let back = lines(&mut reconciler, &both).await?;
     assert_eq!(back.matches("weight 0 -> 1").count(), 2, "{back}");
     assert_eq!(named.ask(named.host(), 2).await?, [1, 1]);
@@ -476,7 +479,7 @@ async fn drain_of_a_whole_service() -> Outcome {
     settle(&mut reconciler, client).await?;
     assert!(client.services().await?.is_empty());
     // Dropped, or, if there is no service left at all, refused by the host.
-    let asked = tokio::time::timeout(SHORT, open[0].ask()).await;
+    let asked = tokio::time::timeout(NO_ANSWER_WAIT, open[0].ask()).await;
     assert!(!matches!(asked, Ok(Ok(_))), "it is gone");
     Ok(())
 }
@@ -576,7 +579,7 @@ async fn drained_server_returns() -> Outcome {
         let round = reconciler.round(client, Instant::now()).await.ok_or("it is due")?;
         let lines = round.result?.into_iter().map(|change| change.to_string() + "\n").collect();
         for connection in &mut open {
-            assert_eq!(connection.ask().await?, 0, "what is open goes on");
+            assert_eq!(connection.ask().await?, 0, "open connections continue");
         }
         Ok(lines)
     };

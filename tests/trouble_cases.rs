@@ -13,7 +13,7 @@ use testbed::{Family, http_get, iptables, program, tcp_exchange};
 use crate::scene::{LIMIT, Scene};
 
 /// How long to wait on a path that does not work.
-const SHORT: Duration = Duration::from_millis(400);
+const NO_ANSWER_WAIT: Duration = Duration::from_millis(400);
 
 /// Every case by its name.
 pub(crate) fn cases() -> Vec<Trial> {
@@ -164,7 +164,7 @@ async fn full_packets_in_a_tunnel() -> Outcome {
     testbed::run(client, "iproute2", &["ip", "link", "set", "eth0", "gso_max_segs", "1"])?;
     let full = "x".repeat(4000);
     assert!(tcp_exchange(client, address, "small", LIMIT).await.is_ok());
-    let hangs = tcp_exchange(client, address, &full, SHORT).await;
+    let hangs = tcp_exchange(client, address, &full, NO_ANSWER_WAIT).await;
     assert!(hangs.as_ref().is_err_and(|error| error.is_timeout()), "{hangs:?}");
     scene.client.set_sysctl(Sysctl::PMTU_DISC, false)?;
     let _ = tcp_exchange(client, address, &full, LIMIT).await?;
@@ -187,7 +187,7 @@ async fn works(scene: &Scene, from: &NetNs) -> Outcome {
 
 async fn fails(scene: &Scene, from: &NetNs) -> Outcome {
     for _ in 0..2 {
-        let answer = http_get(from, scene.address, SHORT).await;
+        let answer = http_get(from, scene.address, NO_ANSWER_WAIT).await;
         assert!(answer.is_err(), "the path works although it should not: {answer:?}");
     }
     Ok(())

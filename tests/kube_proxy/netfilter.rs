@@ -72,7 +72,7 @@ async fn netfilter() -> Outcome {
         "--node-ip=172.17.0.1",
         "--nodeport-addresses=192.168.50.0/24,172.17.0.0/16",
     ];
-    const SHORT: Duration = Duration::from_millis(700);
+    const NO_ANSWER_WAIT: Duration = Duration::from_millis(700);
     let story = async {
         let pod_line = format!("rr -> {}:7", pod.address());
         let lines = [
@@ -87,7 +87,7 @@ async fn netfilter() -> Outcome {
         until(&scene.client, &lines.each_ref().map(String::as_str)).await?;
         let get = async |from: &Container, place: &str| -> bool {
             let address = place.parse().expect("it is an address");
-            tcp_exchange(from.namespace(), address, "hello", SHORT).await.is_ok()
+            tcp_exchange(from.namespace(), address, "hello", NO_ANSWER_WAIT).await.is_ok()
         };
         // The cluster's own path works with and without nftables.
         assert!(get(&scene.container, "10.96.7.20:7").await);
@@ -96,7 +96,8 @@ async fn netfilter() -> Outcome {
         let itself = get(pod, "10.96.7.20:7").await;
         let not_allowed = get(&scene.container, "203.0.113.50:7").await;
         let balancer = "203.0.113.50:7".parse()?;
-        let node = tcp_exchange(scene.host.namespace(), balancer, "hello", SHORT).await.is_ok();
+        let node =
+            tcp_exchange(scene.host.namespace(), balancer, "hello", NO_ANSWER_WAIT).await.is_ok();
         let listener = connects(&scene.container, "10.96.7.20:9").await?;
         let found = (node_port, balanced, itself, not_allowed, node, listener);
         match has_nft {
@@ -108,7 +109,7 @@ async fn netfilter() -> Outcome {
         // Source ranges also apply to the node's own clients.
         let node = scene.host.namespace();
         for (place, is_let_in) in [("203.0.113.51:7", true), ("203.0.113.50:7", !has_nft)] {
-            let found = tcp_exchange(node, place.parse()?, "hello", SHORT).await.is_ok();
+            let found = tcp_exchange(node, place.parse()?, "hello", NO_ANSWER_WAIT).await.is_ok();
             assert_eq!(found, is_let_in, "the node at {place}");
         }
         Ok(())
@@ -126,10 +127,15 @@ async fn netfilter() -> Outcome {
             let begin = Instant::now();
             let mut answers = false;
             while !answers && begin.elapsed() < Duration::from_secs(5) {
-                answers = tcp_exchange(outside.namespace(), place, "hello", SHORT).await.is_ok();
+                answers =
+                    tcp_exchange(outside.namespace(), place, "hello", NO_ANSWER_WAIT).await.is_ok();
             }
             assert_eq!(answers, has_nft, "{mode}");
-            assert!(tcp_exchange(scene.container.namespace(), place, "hello", SHORT).await.is_ok());
+            assert!(
+                tcp_exchange(scene.container.namespace(), place, "hello", NO_ANSWER_WAIT)
+                    .await
+                    .is_ok()
+            );
             Ok(())
         };
         with_proxy(scene.host.namespace(), &directory, &words, story).await?;

@@ -67,7 +67,7 @@ async fn restart_and_clean_up(namespace: NetNs, client: Client) -> Outcome {
     gone(&namespace).await
 }
 
-/// All objects go at once: that is believed after a second look, and then carried out.
+/// All objects disappear at once: a second read confirms that, and then they are deleted.
 async fn emptied_directory(namespace: NetNs, client: Client) -> Outcome {
     let directory = TempDir::new()?;
     let state = TempDir::new()?;
