@@ -123,7 +123,7 @@ const UNITS: &[Unit] = &{
             CommandOption::new(
                 "grace",
                 OptionValue::Required("SECONDS"),
-                "longest wait of --drain; 300 by default",
+                "longest time that --drain waits; 300 by default",
             ),
         ),
         unit(
