@@ -255,7 +255,28 @@ impl Client {
 
     /// All services with all destinations: see [`Client::snapshot`](crate::Client::snapshot).
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
-        let mut builder = SnapshotBuilder::default();
+        self.take(SnapshotBuilder::default())
+    }
+
+    /// A snapshot for a caller who cares for some services only: see
+    /// [`Client::snapshot_concerning`](crate::Client::snapshot_concerning).
+    pub fn snapshot_concerning(
+        &self,
+        concerns: impl Fn(&ServiceKey) -> bool + Sync,
+    ) -> Result<Snapshot, Error> {
+        self.take(SnapshotBuilder::concerning(&concerns))
+    }
+
+    /// Those of these services that exist, with all destinations: see
+    /// [`Client::snapshot_of`](crate::Client::snapshot_of).
+    pub fn snapshot_of<'a>(
+        &self,
+        services: impl IntoIterator<Item = &'a ServiceKey>,
+    ) -> Result<Snapshot, Error> {
+        self.take(SnapshotBuilder::of(services))
+    }
+
+    fn take(&self, mut builder: SnapshotBuilder<'_>) -> Result<Snapshot, Error> {
         while builder.ask_next(&mut *self.turn()?)? {}
         Ok(builder.finish())
     }

@@ -441,7 +441,32 @@ impl Client {
     ///
     /// Equivalent to `ipvsadm -L`.
     pub async fn snapshot(&self) -> Result<Snapshot, Error> {
-        let mut builder = SnapshotBuilder::default();
+        self.take(SnapshotBuilder::default()).await
+    }
+
+    /// [`snapshot`](Self::snapshot), for a caller who cares for those services only of which `concerns` says
+    /// so: others' changes of any others are no reason to list the services again. All are in it; of
+    /// those that concern nobody, what changed meanwhile is [uncertain](Snapshot::uncertain) sooner.
+    pub async fn snapshot_concerning(
+        &self,
+        concerns: impl Fn(&ServiceKey) -> bool + Sync,
+    ) -> Result<Snapshot, Error> {
+        self.take(SnapshotBuilder::concerning(&concerns)).await
+    }
+
+    /// Those of these services that exist, with all destinations. It takes no longer for a large table: two
+    /// requests for each. A list of destinations that others may have changed while it was made is looked
+    /// at until two looks agree, as in a [`snapshot`](Self::snapshot), or its service is
+    /// [uncertain](Snapshot::uncertain).
+    pub async fn snapshot_of<'a>(
+        &self,
+        services: impl IntoIterator<Item = &'a ServiceKey>,
+    ) -> Result<Snapshot, Error> {
+        let builder = SnapshotBuilder::of(services);
+        self.take(builder).await
+    }
+
+    async fn take(&self, mut builder: SnapshotBuilder<'_>) -> Result<Snapshot, Error> {
         while builder.ask_next(&mut *self.turn().await?)? {}
         Ok(builder.finish())
     }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use ipvs_client::{Error, ErrorKind, packet::Request};
+use ipvs_client::{
+    Error, ErrorKind,
+    packet::{Request, ServiceKey},
+};
 
 use crate::{
     Applied, ApplyError, Desired, Plan, Policy, Port, VirtualService,
@@ -17,7 +20,8 @@ impl Desired {
     ///
     /// Where the table cannot be read.
     pub async fn plan(&self, port: &impl Port, policy: &Policy) -> Result<Plan, Error> {
-        Ok(Plan::new(self, &port.snapshot().await?, policy))
+        let concerns = |key: &ServiceKey| self.get(key).is_some() || policy.may_delete(key);
+        Ok(Plan::new(self, &port.snapshot_concerning(&concerns).await?, policy))
     }
 
     /// Makes the kernel's table agree, as far as the policy allows. See [`Plan::apply`].

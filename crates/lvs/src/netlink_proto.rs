@@ -40,7 +40,7 @@
 //! - The kernel's own words of an error are not passed on.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     pin::pin,
     sync::{
         Arc,
@@ -296,7 +296,7 @@ impl sealed::Port for NetlinkProto {
     async fn snapshot(&self) -> Result<Snapshot, Error> {
         self.look_up().await?;
         let mut found: BTreeMap<ServiceKey, ServiceSnapshot> = BTreeMap::new();
-        let mut uncertain = std::collections::BTreeSet::new();
+        let mut uncertain = BTreeSet::new();
         for look in 0..LOOKS {
             let listed: BTreeMap<ServiceKey, ServiceEntry> = self
                 .services()
@@ -346,6 +346,24 @@ impl sealed::Port for NetlinkProto {
             }
         }
         let mut snapshot: Snapshot = found.into_values().collect();
+        snapshot.uncertain = uncertain;
+        Ok(snapshot)
+    }
+
+    async fn snapshot_of(&self, keys: &BTreeSet<ServiceKey>) -> Result<Snapshot, Error> {
+        let (mut found, mut uncertain) = (Vec::with_capacity(keys.len()), BTreeSet::new());
+        for key in keys {
+            let Some(entry) = self.existing(key).await? else { continue };
+            let (destinations, certain) = self.list(key).await?;
+            if destinations.is_empty() && self.existing(key).await?.is_none() {
+                continue;
+            }
+            if !certain {
+                uncertain.insert(*key);
+            }
+            found.push(ServiceSnapshot::new(entry, destinations));
+        }
+        let mut snapshot: Snapshot = found.into_iter().collect();
         snapshot.uncertain = uncertain;
         Ok(snapshot)
     }

@@ -32,6 +32,9 @@ impl<T: sealed::Port + ?Sized> Port for T {}
 pub(crate) mod sealed {
     use super::*;
 
+    /// Which services a caller cares for.
+    pub(crate) type Concerns<'a> = &'a (dyn Fn(&ServiceKey) -> bool + Send + Sync);
+
     /// The calls. None of them needs a clock.
     pub trait Port: Send + Sync {
         /// The version of IPVS, and the size of its connection table.
@@ -39,6 +42,43 @@ pub(crate) mod sealed {
 
         /// The whole table.
         fn snapshot(&self) -> impl Future<Output = Result<Snapshot, Error>> + Send;
+
+        /// The whole table, for a caller who cares for some services only.
+        fn snapshot_concerning(
+            &self,
+            _concerns: Concerns<'_>,
+        ) -> impl Future<Output = Result<Snapshot, Error>> + Send {
+            self.snapshot()
+        }
+
+        /// Those of some services that exist.
+        fn snapshot_of(
+            &self,
+            keys: &BTreeSet<ServiceKey>,
+        ) -> impl Future<Output = Result<Snapshot, Error>> + Send {
+            async move {
+                let mut services = Vec::with_capacity(keys.len());
+                let mut unreadable: Vec<Unreadable> = Vec::new();
+                for key in keys {
+                    let entry = match existing(self.service(key).await) {
+                        Ok(Some(entry)) => entry,
+                        Ok(None) => continue,
+                        Err(error) => {
+                            unreadable.push(error.unreadable_entry().cloned().ok_or(error)?);
+                            continue;
+                        }
+                    };
+                    if let Some(destinations) = existing(self.destinations(key).await)? {
+                        let (destinations, rest) = destinations.apart();
+                        services.push(ServiceSnapshot::new(entry, destinations));
+                        unreadable.extend(rest);
+                    }
+                }
+                let mut table: Snapshot = services.into_iter().collect();
+                unreadable.into_iter().for_each(|entry| table.add_unreadable(entry));
+                Ok(table)
+            }
+        }
 
         /// A service.
         fn service(
@@ -69,6 +109,14 @@ impl sealed::Port for Client {
         self.info().await
     }
 
+    async fn snapshot_concerning(&self, concerns: sealed::Concerns<'_>) -> Result<Snapshot, Error> {
+        self.snapshot_concerning(concerns).await
+    }
+
+    async fn snapshot_of(&self, keys: &BTreeSet<ServiceKey>) -> Result<Snapshot, Error> {
+        self.snapshot_of(keys).await
+    }
+
     async fn snapshot(&self) -> Result<Snapshot, Error> {
         self.snapshot().await
     }
@@ -91,6 +139,14 @@ impl sealed::Port for blocking::Client {
         self.info()
     }
 
+    async fn snapshot_concerning(&self, concerns: sealed::Concerns<'_>) -> Result<Snapshot, Error> {
+        self.snapshot_concerning(concerns)
+    }
+
+    async fn snapshot_of(&self, keys: &BTreeSet<ServiceKey>) -> Result<Snapshot, Error> {
+        self.snapshot_of(keys)
+    }
+
     async fn snapshot(&self) -> Result<Snapshot, Error> {
         self.snapshot()
     }
@@ -111,6 +167,14 @@ impl sealed::Port for blocking::Client {
 impl<P: sealed::Port> sealed::Port for Arc<P> {
     async fn info(&self) -> Result<Info, Error> {
         P::info(self).await
+    }
+
+    async fn snapshot_concerning(&self, concerns: sealed::Concerns<'_>) -> Result<Snapshot, Error> {
+        P::snapshot_concerning(self, concerns).await
+    }
+
+    async fn snapshot_of(&self, keys: &BTreeSet<ServiceKey>) -> Result<Snapshot, Error> {
+        P::snapshot_of(self, keys).await
     }
 
     async fn snapshot(&self) -> Result<Snapshot, Error> {
@@ -147,7 +211,8 @@ pub fn is_whole_table_faster(services: usize, table: Option<usize>) -> bool {
 
 /// Reads some services, each for itself: those that exist are in the snapshot, and what of them cannot be
 /// read is [named](Snapshot::unreadable). It takes no longer for
-/// a large table; of more than 512 services the whole table is read, since that is faster then.
+/// a large table; of more than 512 services the whole table is read, since that is faster then. A long
+/// list of real servers is looked at until two looks agree, as in a snapshot of the whole table.
 ///
 /// What [`Plan::of_services`](crate::Plan::of_services) compares.
 ///
@@ -161,26 +226,7 @@ pub async fn read_services(
     if is_whole_table_faster(keys.len(), None) {
         return port.snapshot().await;
     }
-    let mut services = Vec::with_capacity(keys.len());
-    let mut unreadable: Vec<Unreadable> = Vec::new();
-    for key in keys {
-        let entry = match existing(port.service(key).await) {
-            Ok(Some(entry)) => entry,
-            Ok(None) => continue,
-            Err(error) => {
-                unreadable.push(error.unreadable_entry().cloned().ok_or(error)?);
-                continue;
-            }
-        };
-        if let Some(destinations) = existing(port.destinations(key).await)? {
-            let (destinations, rest) = destinations.apart();
-            services.push(ServiceSnapshot::new(entry, destinations));
-            unreadable.extend(rest);
-        }
-    }
-    let mut table: Snapshot = services.into_iter().collect();
-    unreadable.into_iter().for_each(|entry| table.add_unreadable(entry));
-    Ok(table)
+    port.snapshot_of(keys).await
 }
 
 /// Only what exists.

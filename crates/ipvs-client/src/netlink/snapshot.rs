@@ -4,6 +4,9 @@
 //! lack what nobody touched, or repeat it. So the services are listed again until a list brings no
 //! news. What only a later list has is read and taken in; what it lacks is asked for by itself. So
 //! nothing starts anew, and what nobody touches is missing only if every list lacks it.
+//!
+//! Who cares for some services only names them, or says which ones: then others' news are no reason to
+//! look again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -22,9 +25,16 @@ use crate::{Error, ErrorKind, List};
 /// How often the services are listed at most, and the destinations of one.
 const LOOKS: usize = 6;
 
+/// Which services a caller cares for.
+pub(crate) type Concerns<'a> = &'a (dyn Fn(&ServiceKey) -> bool + Sync);
+
 /// A snapshot that is being taken.
 #[derive(Default)]
-pub(crate) struct SnapshotBuilder {
+pub(crate) struct SnapshotBuilder<'a> {
+    /// The news that are a reason to look again; all if that is not said.
+    concerns: Option<Concerns<'a>>,
+    /// Only some services are asked for, each by itself.
+    is_of_some: bool,
     snapshot: Snapshot,
     questions: VecDeque<Question>,
     /// How often the services were listed.
@@ -46,7 +56,22 @@ enum Question {
 /// A service in a look after the first, if it tells its key; what it looks like only if it differs.
 type Look = (Option<ServiceKey>, Option<Box<Result<ServiceEntry, Unreadable>>>);
 
-impl SnapshotBuilder {
+impl<'a> SnapshotBuilder<'a> {
+    /// Of all services, with the certainty that matters for those that `concerns` the caller.
+    pub(crate) fn concerning(concerns: Concerns<'a>) -> Self {
+        Self { concerns: Some(concerns), ..Self::default() }
+    }
+
+    /// Of those of these services that exist.
+    pub(crate) fn of<'k>(keys: impl IntoIterator<Item = &'k ServiceKey>) -> Self {
+        let questions = keys.into_iter().map(|key| Question::Service(*key)).collect();
+        Self { questions, is_of_some: true, ..Self::default() }
+    }
+
+    fn has_news(&self) -> bool {
+        self.news.iter().any(|key| self.concerns.is_none_or(|concerns| concerns(key)))
+    }
+
     /// Asks the next question. Returns false where there is none.
     pub(crate) fn ask_next(&mut self, direct: &mut Direct) -> Result<bool, Error> {
         match self.questions.pop_front() {
@@ -62,11 +87,12 @@ impl SnapshotBuilder {
                     None => return Err(error),
                 },
             },
+            None if self.is_of_some => return Ok(false),
             None if self.looks == 0 => {
                 self.looks = 1;
                 self.take_first_look(direct.run(&Request::ListServices, reply::service)?);
             }
-            None if self.looks == 1 || !self.news.is_empty() && self.looks < LOOKS => {
+            None if self.looks == 1 || self.has_news() && self.looks < LOOKS => {
                 self.looks += 1;
                 let look = direct.run(&Request::ListServices, |reply| self.compare(reply))?;
                 self.take_look(look);
@@ -78,7 +104,9 @@ impl SnapshotBuilder {
 
     /// The snapshot, after the last question.
     pub(crate) fn finish(mut self) -> Snapshot {
-        self.snapshot.uncertain.append(&mut self.news);
+        if !self.is_of_some {
+            self.snapshot.uncertain.append(&mut self.news);
+        }
         self.snapshot
     }
 
@@ -153,8 +181,13 @@ impl SnapshotBuilder {
         self.snapshot.unreadable.remove(&Some(key));
         match entry {
             Ok(entry) => {
-                if is_new {
-                    self.questions.push_back(Question::Destinations(key));
+                // One that is asked for by itself is as it was at one moment.
+                match is_new {
+                    true if self.is_of_some => {
+                        self.questions.push_front(Question::Destinations(key));
+                    }
+                    true => self.questions.push_back(Question::Destinations(key)),
+                    false => {}
                 }
                 self.snapshot.services.insert(key, ServiceSnapshot::new(entry, Vec::new()));
             }

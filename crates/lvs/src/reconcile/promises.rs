@@ -19,7 +19,8 @@ use proptest::{collection::vec, prelude::*};
 
 use super::Reconciler;
 use crate::{
-    Desired, Drain, Ledger, Limit, Policy, RealServer, Removal, Scope, VirtualService, block_on,
+    ApplyError, Desired, Drain, Ledger, Limit, Policy, RealServer, Removal, Scope, VirtualService,
+    block_on,
     model::{Errno, Kernel, Scripted},
 };
 
@@ -44,6 +45,8 @@ enum Event {
     /// The ledger is stored before the next round, or that fails.
     StoreFails(bool),
     Confirm,
+    /// A plan that is confirmed between the halves of a round.
+    ConfirmPlan,
     /// This service cannot be written.
     Refuse(u8),
     LoseAnswers(usize),
@@ -66,6 +69,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (0..30usize).prop_map(Event::Dropped),
         1 => any::<bool>().prop_map(Event::StoreFails),
         1 => Just(Event::Confirm),
+        1 => Just(Event::ConfirmPlan),
         1 => (0..OURS).prop_map(Event::Refuse),
         1 => (1..4usize).prop_map(Event::LoseAnswers),
         1 => any::<bool>().prop_map(Event::Unavailable),
@@ -240,6 +244,26 @@ impl Program {
         usize::from(is_taken && !self.confirmed.remove(&removal))
     }
 
+    fn confirm_plan(&mut self) {
+        self.store();
+        let Some(turn) = self.reconciler.turn(self.now) else { return };
+        let before = self.port.kernel().snapshot();
+        let result = match block_on(turn.read(&self.port)) {
+            Ok(table) => {
+                let plan = self.reconciler.plan(&turn, &table, self.now);
+                let services: BTreeSet<ServiceKey> =
+                    plan.held_back().map(|change| *change.service()).collect();
+                let held_back = self.reconciler.held_back();
+                let is_confirmed = |removal: &&Removal| services.contains(&removal.service);
+                self.confirmed.extend(held_back.iter().filter(is_confirmed));
+                block_on(plan.confirm().apply(&self.port))
+            }
+            Err(error) => Err(ApplyError::unread(error)),
+        };
+        self.reconciler.finish(&turn, &result, self.now);
+        self.count(&before);
+    }
+
     fn happens(&mut self, event: Event) {
         match event {
             Event::Set(services) => {
@@ -271,6 +295,7 @@ impl Program {
                 let stays = self.reconciler.confirm(&held_back);
                 assert!(stays.is_empty());
             }
+            Event::ConfirmPlan => self.confirm_plan(),
             Event::Refuse(number) => self.port.refuse(move |request| {
                 let is_of = match request {
                     Request::NewService(service) | Request::SetService(service) => {

@@ -228,7 +228,16 @@ impl Reconciler {
     async fn carry_out<P: Port>(&mut self, turn: Turn, port: &P, now: Instant) -> Round {
         let start = port.clock();
         let took = || port.clock().saturating_sub(start);
-        let table = turn.read(port).await;
+        let table = match turn.services() {
+            None => {
+                // What others do to what is not ours is no reason to look again.
+                let (desired, policy) = (&self.desired, &self.policy);
+                let concerns =
+                    |key: &ServiceKey| desired.get(key).is_some() || policy.may_delete(key);
+                port.snapshot_concerning(&concerns).await
+            }
+            Some(_) => turn.read(port).await,
+        };
         let reading = took();
         let mut planning = Duration::ZERO;
         let (table, result) = match table {

@@ -35,9 +35,10 @@ fn a_short_list_in_two_datagrams_is_looked_at_twice() {
 /// A kernel that lists other services at each look, each a number with a timeout, and asked for one
 /// answers from the last list but for those that are `hidden` from lists. Destinations have the
 /// timeout for their address. Returns the snapshot, and how many requests it took.
-fn snapshot_of(
+fn snapshot_concerning(
     looks: &'static [&'static [(u16, u8)]],
     hidden: &'static [(u16, u8)],
+    concerns: Option<u16>,
 ) -> (Snapshot, usize) {
     let asked = Arc::new(AtomicUsize::new(0));
     let mut look = 0;
@@ -73,8 +74,21 @@ fn snapshot_of(
             }
         }
     };
-    let snapshot = run(client(kernel).snapshot()).unwrap();
-    (snapshot, asked.load(Ordering::Relaxed))
+    let client = client(kernel);
+    let snapshot = run(async {
+        match concerns {
+            Some(number) => client.snapshot_concerning(|key| *key == numbered(number)).await,
+            None => client.snapshot().await,
+        }
+    });
+    (snapshot.unwrap(), asked.load(Ordering::Relaxed))
+}
+
+fn snapshot_of(
+    looks: &'static [&'static [(u16, u8)]],
+    hidden: &'static [(u16, u8)],
+) -> (Snapshot, usize) {
+    snapshot_concerning(looks, hidden, None)
 }
 
 /// The services of a snapshot, with the timeout and the address of the one destination of each.
@@ -146,6 +160,51 @@ fn what_changes_until_the_end_is_named() {
     assert!(snapshot.services.contains_key(&numbered(1)));
     // Six lists, and few requests for each change.
     assert!(asked <= 6 + 2 + 3 * 6, "{asked}");
+}
+
+/// Beside a writer that never ends, six lists were made though it touched nothing that mattered.
+#[test]
+fn what_concerns_nobody_is_not_looked_at_again() {
+    const LOOKS: &[&[(u16, u8)]] = &[
+        &[(1, 1), (2, 1)],
+        &[(1, 1), (2, 2)],
+        &[(1, 1), (2, 3)],
+        &[(1, 1), (2, 4)],
+        &[(1, 1), (2, 5)],
+        &[(1, 1), (2, 6)],
+    ];
+    let (snapshot, asked) = snapshot_concerning(LOOKS, &[], Some(1));
+    // Two lists of services, and three of destinations.
+    assert_eq!((numbers(&snapshot)[0], asked), ((1, 1), 5));
+    assert!(snapshot.uncertain.iter().eq([&numbered(2)]));
+    let (snapshot, asked) = snapshot_concerning(LOOKS, &[], Some(2));
+    assert!(asked >= 6 + 2 + 5 && snapshot.uncertain.contains(&numbered(2)), "{asked}");
+}
+
+/// Each service is asked for by itself, and a long list until two looks agree.
+#[test]
+fn some_services_are_asked_for_by_themselves() {
+    let mut look = 0;
+    let client = client(move |sent| match &sent.request {
+        Request::GetService(asked) if *asked == key() => {
+            vec![sent.reply(&service()), sent.acknowledge()]
+        }
+        Request::GetService(_) => vec![sent.error(errno::SRCH)],
+        Request::ListDestinations(_) => {
+            // The first look lacks one.
+            look += 1;
+            let seen: Vec<u8> = (1..=9).filter(|last| look > 1 || *last != 5).collect();
+            let entries: Vec<_> =
+                seen.iter().map(|last| sent.entry(&destination_of(*last))).collect();
+            let halves = entries.chunks(5).map(|half| Datagram(half.concat()));
+            halves.chain([sent.done(0)]).collect()
+        }
+        other => panic!("{other:?} is not asked for"),
+    });
+    let snapshot = run(client.snapshot_of([&numbered(7), &key()])).unwrap();
+    assert!(snapshot.is_certain());
+    assert_eq!(snapshot.services.len(), 1);
+    assert_eq!(snapshot.services[&key()].destinations.len(), 9);
 }
 
 #[test]
