@@ -1,9 +1,10 @@
 //! How a plan is carried out, without I/O: the next writes come out, and what became of them goes
 //! in.
 
+mod verdict;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    error::Error as _,
     fmt, io,
 };
 
@@ -12,6 +13,7 @@ use ipvs_client::{
     packet::{DestinationKey, Request, ServiceKey, Unreadable},
 };
 
+use self::verdict::Verdict;
 use crate::{
     Draining,
     plan::{Action, Change, Phase, Plan},
@@ -303,38 +305,6 @@ impl From<ApplyError> for io::Error {
             _ => io::ErrorKind::Other,
         };
         Self::new(kind, error)
-    }
-}
-
-/// What a failed write says about the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// The table is not as it was read.
-    Meanwhile,
-    /// This cannot be done; others can.
-    Refused,
-    /// Nothing can be done.
-    Common,
-    /// It was not tried.
-    NotSent,
-}
-
-impl Verdict {
-    fn of(error: &Error) -> Self {
-        match error.kind() {
-            ErrorKind::AlreadyExists
-            | ErrorKind::ServiceNotFound
-            | ErrorKind::DestinationNotFound => Self::Meanwhile,
-            // Whether it took effect is not known.
-            ErrorKind::Overrun | ErrorKind::Malformed | ErrorKind::Interrupted => Self::Meanwhile,
-            ErrorKind::PermissionDenied | ErrorKind::NotAvailable | ErrorKind::OtherProcess => {
-                Self::Common
-            }
-            // A socket that failed, and not the kernel's answer.
-            ErrorKind::Os | ErrorKind::LimitReached if error.source().is_some() => Self::Common,
-            ErrorKind::NotSent => Self::NotSent,
-            _ => Self::Refused,
-        }
     }
 }
 
