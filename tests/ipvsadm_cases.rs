@@ -380,7 +380,7 @@ async fn restores_all_or_says_what(namespace: NetNs, client: Client) -> Outcome 
          ipvsadm: line 4, column 27: -Q is not an option\n\
          ipvsadm: line 5, column 1: -L -n changes nothing, so it is no rule\n\
          ipvsadm: nothing was changed; --keep-going, or IPVSADM_KEEP_GOING=1 in the environment, \
-         carries out the other lines\n"
+         runs the other lines\n"
     );
     assert!(client.services().await?.is_empty());
 
@@ -661,7 +661,7 @@ async fn applies_files(namespace: NetNs, client: Client) -> Outcome {
     );
     // An empty file is refused.
     let (status, _, stderr) = ours(&namespace, &["--apply", "-"], "# nothing\n")?;
-    assert!(status == 2 && stderr.contains("there is no rule in it"), "{stderr}");
+    assert!(status == 2 && stderr.contains("the file has no rules"), "{stderr}");
 
     // JSON, from the standard input: a saved table, and a listing of it.
     let json = printed(&namespace, "-S --json", "")?;

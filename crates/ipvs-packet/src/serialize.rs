@@ -193,23 +193,10 @@ fn flags_bits(
     form.into_iter().try_fold(0, |bits, flag| Ok(bits | flag.resolve("flag", words, rule)?))
 }
 
-/// The first word of a bit is the one that is written.
-const SERVICE_FLAGS: &[(&str, u32)] = &[
-    ("persistent", ServiceFlags::PERSISTENT.bits()),
-    ("one-packet", ServiceFlags::ONE_PACKET.bits()),
-    ("flag-1", ServiceFlags::SCHEDULER_1.bits()),
-    ("flag-2", ServiceFlags::SCHEDULER_2.bits()),
-    ("flag-3", ServiceFlags::SCHEDULER_3.bits()),
-    ("sh-fallback", ServiceFlags::SH_FALLBACK.bits()),
-    ("sh-port", ServiceFlags::SH_PORT.bits()),
-    ("mh-fallback", ServiceFlags::MH_FALLBACK.bits()),
-    ("mh-port", ServiceFlags::MH_PORT.bits()),
-];
-
 impl From<&ServiceFlags> for Vec<WordOrNumber> {
     fn from(flags: &ServiceFlags) -> Self {
         // HASHED is the kernel's and no setting.
-        flags_form((*flags - ServiceFlags::HASHED).bits(), SERVICE_FLAGS)
+        flags_form((*flags - ServiceFlags::HASHED).bits(), ServiceFlags::WORDS)
     }
 }
 
@@ -217,9 +204,7 @@ impl TryFrom<Vec<WordOrNumber>> for ServiceFlags {
     type Error = InvalidValue;
 
     fn try_from(form: Vec<WordOrNumber>) -> Result<Self, InvalidValue> {
-        let rule = "must be persistent, one-packet, flag-1, flag-2, flag-3, sh-fallback, sh-port, \
-                    mh-fallback, mh-port, or a number of 32 bits";
-        flags_bits(form, SERVICE_FLAGS, rule).map(Self::from_bits_retain)
+        flags_bits(form, Self::WORDS, Self::RULE).map(Self::from_bits_retain)
     }
 }
 

@@ -321,6 +321,24 @@ bitflags! {
     }
 }
 
+/// The readable forms. The first word of a bit is the one that is written.
+#[cfg(feature = "serde")]
+impl ServiceFlags {
+    pub(crate) const WORDS: &[(&str, u32)] = &[
+        ("persistent", Self::PERSISTENT.bits()),
+        ("one-packet", Self::ONE_PACKET.bits()),
+        ("flag-1", Self::SCHEDULER_1.bits()),
+        ("flag-2", Self::SCHEDULER_2.bits()),
+        ("flag-3", Self::SCHEDULER_3.bits()),
+        ("sh-fallback", Self::SH_FALLBACK.bits()),
+        ("sh-port", Self::SH_PORT.bits()),
+        ("mh-fallback", Self::MH_FALLBACK.bits()),
+        ("mh-port", Self::MH_PORT.bits()),
+    ];
+    pub(crate) const RULE: &str = "must be persistent, one-packet, flag-1, flag-2, flag-3, \
+                                   sh-fallback, sh-port, mh-fallback, mh-port, or a number of 32 bits";
+}
+
 impl ServiceFlags {
     fn settable(self) -> u32 {
         self.bits() & !Self::HASHED.bits()

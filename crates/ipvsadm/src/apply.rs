@@ -151,7 +151,7 @@ fn read(file: &str, names: &dyn Names, console: &Console<'_>) -> Result<Desired,
     }
     // More likely is that whatever should have written it failed.
     if rules.is_empty() {
-        let text = "there is no rule in it; a file that deletes all services says -C";
+        let text = "the file has no rules; to delete all services, write -C";
         return Err(wrong(UNUSABLE, text));
     }
     Desired::try_from(&rules).map_err(|error| {

@@ -60,7 +60,7 @@ pub(crate) fn one(
             if first {
                 return Err(Failure::new(REFUSED, format!("{what} does not exist")));
             }
-            console.say(&format!("somebody else deleted {what} meanwhile"));
+            console.say(&format!("another program deleted {what}"));
             return Ok(None);
         };
         let desired = match server {

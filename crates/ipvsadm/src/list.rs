@@ -185,8 +185,8 @@ fn read_whole<'a>(unreadable: impl IntoIterator<Item = &'a Unreadable>) -> Resul
 fn snapshot(client: &Client, console: &Console<'_>) -> Result<Snapshot, Failure> {
     let snapshot = client.snapshot()?;
     if !snapshot.is_certain() {
-        let mut text = "others changed these services while they were read, so they may not be \
-                        complete:"
+        let mut text = "another program changed these services while they were read; they may be \
+                        incomplete:"
             .to_owned();
         for key in &snapshot.uncertain {
             // Into a string, which does not fail.

@@ -247,7 +247,7 @@ impl Given {
             match word.trim() {
                 "fwmark" => marks = true,
                 word => networks.push(network(word).ok_or_else(|| {
-                    let text = "takes networks such as 10.96.0.0/12 and the word fwmark";
+                    let text = "takes networks such as 10.96.0.0/12, and the word fwmark";
                     self.refuse(Own::Only, &format!("{text}; {word:?} is neither"))
                 })?),
             }

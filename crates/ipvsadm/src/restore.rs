@@ -37,6 +37,10 @@ pub(crate) fn restore(
     let text = console.read().map_err(|error| {
         Failure::new(UNUSABLE, format!("the standard input cannot be read: {error}"))
     })?;
+    // Editors of Windows call it Unicode. ipvsadm finds no option in it.
+    if text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff") {
+        return Err(Failure::new(REFUSED, "the standard input is UTF-16; save the file as UTF-8"));
+    }
     // What is no UTF-8 is a mistake in its line.
     let text = String::from_utf8_lossy(&text);
     let is_set = is_set(env::var_os(KEEP_GOING).as_deref());
@@ -47,7 +51,7 @@ pub(crate) fn restore(
     let rules = Rules::parse(&text, names).map_err(|mistakes| {
         let (status, text) = Failure::from(mistakes).into_parts();
         let note = "nothing was changed; --keep-going, or IPVSADM_KEEP_GOING=1 in the environment, \
-                    carries out the other lines";
+                    runs the other lines";
         Failure::new(status, format!("{text}\n{note}"))
     })?;
     for warning in rules.iter().flat_map(|rule| &rule.warnings) {
@@ -102,7 +106,7 @@ fn whole(client: &Client, rules: Rules, console: &Console<'_>) -> Result<(), Fai
         return Ok(());
     }
     if let Some(line) = not_sent {
-        let _ = writeln!(text, "nothing from line {line} on was tried");
+        let _ = writeln!(text, "lines from {line} on were not tried");
     }
     let _ = write!(text, "{done} of {total} lines were carried out");
     Err(Failure::new(status, text))

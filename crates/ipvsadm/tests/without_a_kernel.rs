@@ -107,7 +107,11 @@ fn offered(shell: &str, directory: &Path, line: &str) -> Option<String> {
 fn mistakes_are_named() {
     for (words, status, said) in [
         (&["-q"][..], 255, "argument 1: -q is not an option"),
-        (&["foo"], 255, "argument 1: \"foo\" is no option; a command such as -A or -L is missing"),
+        (
+            &["foo"],
+            255,
+            "argument 1: \"foo\" is not an option; a command such as -A or -L is missing",
+        ),
         (
             &["–a", "-t", "192.0.2.10:80", "-r", "10.0.0.5"],
             255,
@@ -208,5 +212,28 @@ fn rules_that_would_not_work_are_named_by_line() {
             assert!(stderr.contains(&said), "no {said:?} in {stderr}");
         }
         assert!(!stderr.contains("line 3"), "{stderr}");
+    }
+}
+
+/// What editors of other systems write: a byte order mark and other line ends are no mistakes, and
+/// UTF-16 is one that is named.
+#[test]
+fn files_of_other_editors() {
+    let read = |file: &[u8]| {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let arguments = ["-R".into(), "--dry-run".into()];
+        let status = ipvsadm::run_with(arguments, &mut &*file, &mut out, &mut err);
+        (status.code(), String::from_utf8_lossy(&err).into_owned())
+    };
+    assert_eq!(read(b"\xef\xbb\xbf-A -f 1\r\n# a comment\r\n\r\n-A -f 2"), (0, String::new()));
+    let utf16 = "ipvsadm: the standard input is UTF-16; save the file as UTF-8\n";
+    assert_eq!(read(b"\xff\xfe-\0A\0\n\0"), (255, utf16.to_owned()));
+    assert_eq!(read(b"\xfe\xff\0-\0A\0\n"), (255, utf16.to_owned()));
+    let pasted = "-A \u{2013}f 1\n-A -t \u{201c}10.0.0.1:80\u{201d}\n";
+    let (status, text) = read(pasted.as_bytes());
+    assert_eq!(status, 2);
+    for words in ["line 1, column 4: \"\u{2013}f\" begins with a dash (U+2013)", "line 2, column 7"]
+    {
+        assert!(text.contains(words), "{text}");
     }
 }

@@ -100,11 +100,15 @@ fn what_ipvsadm_refuses_is_refused() {
         (2, "-A -A -t 10.0.0.1:80", "line 1, column 4: -A is a second command beside -A"),
         (255, "--list=3", "line 1, column 1: --list takes no value"),
         (255, "-n -L", "line 1, column 1: -n must follow a command such as -A or -L"),
-        (255, "-", "line 1, column 1: \"-\" is no option; a command such as -A or -L is missing"),
+        (
+            255,
+            "-",
+            "line 1, column 1: \"-\" is not an option; a command such as -A or -L is missing",
+        ),
         (
             255,
             "foo",
-            "line 1, column 1: \"foo\" is no option; a command such as -A or -L is missing",
+            "line 1, column 1: \"foo\" is not an option; a command such as -A or -L is missing",
         ),
         (
             255,

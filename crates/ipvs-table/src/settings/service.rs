@@ -245,9 +245,13 @@ fn seconds(timeout: u32) -> String {
     format!("{timeout} s")
 }
 
-/// The flags that are neither settings of their own nor the kernel's.
+/// The flags that are no settings of their own and not the kernel's.
 fn scheduler_flags(service: &Service) -> ServiceFlags {
-    ServiceFlags::from_bits_retain(service.flags.bits() & !(ServiceFlags::SCHEDULER_1.bits() - 1))
+    let kernels = ServiceFlags::PERSISTENT | ServiceFlags::HASHED;
+    SERVICE.iter().fold(service.flags - kernels, |rest, setting| match &setting.option {
+        Some(OptionReader { option: Opt::ServiceFlag(flag), .. }) => rest - *flag,
+        _ => rest,
+    })
 }
 
 #[cfg(feature = "serde")]

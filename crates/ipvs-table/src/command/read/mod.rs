@@ -53,7 +53,8 @@ pub(super) fn read_with<S: AsRef<str>>(
                     let missing = "a command such as -A or -L is missing";
                     match scanner.others.first() {
                         Some(word) => {
-                            let message = format!("{} is no option; {missing}", quoted(word.text));
+                            let message =
+                                format!("{} is not an option; {missing}", quoted(word.text));
                             Mistake::usage(word.place.clone(), message)
                         }
                         None => Mistake::usage(scanner.end(), missing),
