@@ -33,7 +33,8 @@ fn completions() {
         let options: Vec<_> = help
             .lines()
             .filter(|line| line.starts_with("  -"))
-            .flat_map(|line| line.split([' ', ',']).filter_map(|word| word.strip_prefix("--")))
+            .flat_map(|line| line.split([' ', ',', ';', ':']))
+            .filter_map(|word| word.strip_prefix("--"))
             .collect();
         assert!(options.len() >= Line::options().count() && options.contains(&"drain"));
         for option in options {
