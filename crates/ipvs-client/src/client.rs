@@ -1,4 +1,6 @@
 //! The async client.
+//!
+//! Longer than 500 lines: each call is documented here, and only here. The calls themselves are a line each.
 
 use std::{collections::BTreeMap, os::fd::AsFd};
 

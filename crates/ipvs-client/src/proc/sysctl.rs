@@ -1,6 +1,8 @@
 //! The settings `net.ipv4.vs.*`, typed.
 
-use std::{collections::BTreeMap, fmt, fs, io, path::Path, str::FromStr, time::Duration};
+mod value;
+
+use std::{collections::BTreeMap, fmt, fs, io, path::Path, time::Duration};
 
 use netlink_talk::setting::{self, Changed};
 
@@ -11,6 +13,8 @@ use crate::{
 };
 
 /// Shows each thread the settings of its own network namespace.
+pub use self::value::{DefenseMode, SyncThreshold, SysctlValue};
+
 const DIRECTORY: &str = "/proc/sys/net/ipv4/vs";
 const LISTING: &str = "listing net.ipv4.vs.*";
 const RELEASE: &str = "/proc/sys/kernel/osrelease";
@@ -240,162 +244,6 @@ sysctls! {
     };
     /// In which version a sync daemon sends, 0 or 1; by default 1.
     SYNC_VERSION: i32 = "sync_version", None, None, "0 or 1", |value| (0..=1).contains(value);
-}
-
-/// When a defence against overload is on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(clippy::exhaustive_enums, reason = "the kernel takes 0 to 3, and nothing else")]
-pub enum DefenseMode {
-    /// Never. (0)
-    #[default]
-    Off,
-    /// Whenever memory is short; it is not now. (1)
-    Automatic,
-    /// Whenever memory is short, as it is now: the kernel changes 1 to this and back. (2)
-    AutomaticActive,
-    /// Always. (3)
-    Always,
-}
-
-/// After which packets a sync daemon sends a connection to the backup director:
-/// [`Sysctl::SYNC_THRESHOLD`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct SyncThreshold {
-    /// A connection is sent when the number of its incoming packets, divided by the period, leaves
-    /// this remainder: 0 to 2^31 - 1 and less than the period.
-    pub threshold: u32,
-    /// The period in packets, 0 to 2^31 - 1; 0 for once only.
-    pub period: u32,
-}
-
-impl SyncThreshold {
-    /// After the packets with this remainder, by this period.
-    pub const fn new(threshold: u32, period: u32) -> Self {
-        Self { threshold, period }
-    }
-}
-
-impl fmt::Display for SyncThreshold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.threshold, self.period)
-    }
-}
-
-/// From what it displays: `3 50`.
-impl FromStr for SyncThreshold {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        private::Text::parse(text).ok_or_else(|| {
-            let wrong = format!("it must be two numbers such as \"3 50\", not \"{text}\"");
-            Error::new(ErrorKind::Invalid, "reading a sync threshold", &wrong)
-        })
-    }
-}
-
-/// A type that a setting's value can have: `bool`, `i32`, `u64`, `String`, [`Duration`],
-/// [`DefenseMode`], [`SyncThreshold`].
-pub trait SysctlValue: Sized + Send + private::Text {}
-
-mod private {
-    /// How the kernel writes and reads a value.
-    pub trait Text: Sized {
-        fn parse(text: &str) -> Option<Self>;
-        fn text(self) -> String;
-    }
-}
-
-impl SysctlValue for bool {}
-
-impl private::Text for bool {
-    /// To the kernel, every number but 0 is yes.
-    fn parse(text: &str) -> Option<Self> {
-        text.parse::<i32>().ok().map(|number| number != 0)
-    }
-
-    fn text(self) -> String {
-        u8::from(self).to_string()
-    }
-}
-
-impl SysctlValue for i32 {}
-
-impl private::Text for i32 {
-    fn parse(text: &str) -> Option<Self> {
-        text.parse().ok()
-    }
-
-    fn text(self) -> String {
-        self.to_string()
-    }
-}
-
-impl SysctlValue for u64 {}
-
-impl private::Text for u64 {
-    fn parse(text: &str) -> Option<Self> {
-        text.parse().ok()
-    }
-
-    fn text(self) -> String {
-        self.to_string()
-    }
-}
-
-impl SysctlValue for String {}
-
-impl private::Text for String {
-    fn parse(text: &str) -> Option<Self> {
-        Some(text.to_owned())
-    }
-
-    fn text(self) -> String {
-        self
-    }
-}
-
-impl SysctlValue for Duration {}
-
-impl private::Text for Duration {
-    fn parse(text: &str) -> Option<Self> {
-        text.parse().ok().map(Self::from_secs)
-    }
-
-    fn text(self) -> String {
-        self.as_secs().to_string()
-    }
-}
-
-impl SysctlValue for DefenseMode {}
-
-impl private::Text for DefenseMode {
-    fn parse(text: &str) -> Option<Self> {
-        Some(match text {
-            "0" => Self::Off,
-            "1" => Self::Automatic,
-            "2" => Self::AutomaticActive,
-            "3" => Self::Always,
-            _ => return None,
-        })
-    }
-
-    fn text(self) -> String {
-        (self as u8).to_string()
-    }
-}
-
-impl SysctlValue for SyncThreshold {}
-
-impl private::Text for SyncThreshold {
-    fn parse(text: &str) -> Option<Self> {
-        let (threshold, period) = text.split_once(char::is_whitespace)?;
-        Some(Self { threshold: threshold.parse().ok()?, period: period.trim().parse().ok()? })
-    }
-
-    fn text(self) -> String {
-        self.to_string()
-    }
 }
 
 /// A setting that a call changed.
@@ -656,72 +504,4 @@ fn kernel_version(release: &str) -> Option<(u32, u32)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{private::Text, *};
-
-    #[test]
-    fn names_are_sorted_and_unique() {
-        let names: Vec<_> = SysctlInfo::ALL.iter().map(|info| info.name).collect();
-        assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
-        assert_eq!(Sysctl::CONNTRACK.to_string(), "net.ipv4.vs.conntrack");
-    }
-
-    #[test]
-    fn values_read_and_write_as_the_kernel_does() {
-        assert_eq!(
-            ["0", "1", "2", "-1", "x", ""].map(bool::parse),
-            [Some(false), Some(true), Some(true), Some(true), None, None]
-        );
-        assert_eq!((true.text(), false.text()), ("1".to_owned(), "0".to_owned()));
-        let threshold = SyncThreshold::new(3, 50);
-        assert_eq!(SyncThreshold::parse("3\t50"), Some(threshold));
-        assert_eq!(SyncThreshold::parse(&threshold.text()), Some(threshold));
-        for text in ["", "3", "3 -1", "3 x", "3 50 7"] {
-            assert_eq!(SyncThreshold::parse(text), None, "{text}");
-        }
-        assert_eq!(Duration::parse("86400"), Some(Duration::from_secs(86_400)));
-        assert_eq!(Duration::parse("-1"), None);
-        assert_eq!(u64::parse("18446744073709551615"), Some(u64::MAX));
-        for mode in [
-            DefenseMode::Off,
-            DefenseMode::Automatic,
-            DefenseMode::AutomaticActive,
-            DefenseMode::Always,
-        ] {
-            assert_eq!(DefenseMode::parse(&mode.text()), Some(mode));
-        }
-        assert_eq!(DefenseMode::parse("4"), None);
-    }
-
-    #[test]
-    fn what_no_kernel_takes_is_refused_before() {
-        let here = Namespace::current();
-        let errors = [
-            write(&here, Sysctl::SYNC_PORTS, 3),
-            write(&here, Sysctl::SYNC_THRESHOLD, SyncThreshold::new(50, 50)),
-            write(&here, Sysctl::SYNC_REFRESH_PERIOD, Duration::from_millis(1500)),
-            write(&here, Sysctl::EST_CPULIST, "0\n1".to_owned()),
-            write(&here, Sysctl::CONN_REUSE_MODE, 4),
-        ];
-        for error in errors.map(Result::unwrap_err) {
-            assert_eq!((error.kind(), error.errno()), (ErrorKind::Invalid, None));
-            assert!(error.to_string().contains(": it must be "), "{error}");
-        }
-    }
-
-    #[test]
-    fn reuse_is_turned_off_where_it_delays() {
-        for (release, version, wants) in [
-            ("3.16.0-4-amd64\n", (3, 16), false),
-            ("4.1.0\n", (4, 1), true),
-            ("4.19.0-27-amd64\n", (4, 19), true),
-            ("5.8.18\n", (5, 8), true),
-            ("5.9.0-rc1+\n", (5, 9), false),
-            ("6.1.176\n", (6, 1), false),
-        ] {
-            assert_eq!(kernel_version(release), Some(version));
-            assert_eq!(wants_no_reuse(version), wants, "{release}");
-        }
-        assert_eq!(["", "six", "6", "6.x"].map(kernel_version), [None; 4]);
-    }
-}
+mod tests;
