@@ -1,15 +1,18 @@
 //! What the program does, from its options to its end.
 
 use std::{
+    collections::BTreeSet,
     error::Error,
     fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use ipnet::IpNet;
 use netns_link::NetNs;
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::watch,
     time::sleep,
 };
 
@@ -63,15 +66,18 @@ pub async fn run(config: Config) -> Result<(), Box<dyn Error>> {
     }
 }
 
-async fn act(source: impl Source, config: Config, here: NetNs) -> Result<(), Box<dyn Error>> {
-    if config.task == Task::DryRun {
+async fn act(mut source: impl Source, config: Config, here: NetNs) -> Result<(), Box<dyn Error>> {
+    if matches!(config.task, Task::DryRun | Task::Once) {
         let kernel = Kernel::open(&here)?;
-        print!("{}", Proxy::on(kernel, source, config).await?.dry_run().await?);
+        let ranges = source.ranges().await.map(|ranges| ranges.borrow().clone());
+        let task = config.task;
+        let config = config.with_ranges(ranges.into_iter().flatten());
+        let mut proxy = Proxy::on(kernel, source, config).await?;
+        match task {
+            Task::DryRun => print!("{}", proxy.dry_run().await?),
+            _ => proxy.once().await?,
+        }
         return Ok(());
-    }
-    if config.task == Task::Once {
-        let kernel = Kernel::open(&here)?;
-        return Ok(Proxy::on(kernel, source, config).await?.once().await?);
     }
     let (mut end, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -80,35 +86,65 @@ async fn act(source: impl Source, config: Config, here: NetNs) -> Result<(), Box
             _ = end.recv() => {}
             _ = interrupt.recv() => {}
         }
-    };
-    let mut stop = std::pin::pin!(stop);
-    let kernel = tokio::select! {
-        kernel = open(&here) => kernel,
-        () = &mut stop => return Ok(()),
+        None
     };
     let has_changed = until_changed(config.clone());
-    let mut has_changed = std::pin::pin!(has_changed);
-    let mut changed = None;
     let stop = async {
         tokio::select! {
-            () = stop => {}
-            path = &mut has_changed => changed = Some(path),
+            end = stop => end,
+            path = has_changed => Some(path),
         }
     };
-    let mut proxy = Proxy::on(kernel, source, config).await?;
-    tracing::info!("node {}", proxy.state().node().name);
-    let result = proxy.run(stop).await;
-    tracing::info!("stopping; rules and services stay in place");
-    drop(proxy);
-    result?;
-    match changed {
-        None => Ok(()),
-        Some(path) => Err(format!(
-            "{} has changed: the program ends, as kube-proxy does, to be started again with what it says now",
-            path.display()
-        )
-        .into()),
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let kernel = tokio::select! {
+            kernel = open(&here) => kernel,
+            _ = &mut stop => return Ok(()),
+        };
+        let ranges = tokio::select! {
+            ranges = source.ranges() => ranges,
+            _ = &mut stop => return Ok(()),
+        };
+        let learned = ranges.as_ref().map(|ranges| ranges.borrow().clone()).unwrap_or_default();
+        let now = config.clone().with_ranges(learned.clone());
+        let (mut has_ended, mut changed) = (false, None);
+        let mut proxy = Proxy::on(kernel, source, now).await?;
+        tracing::info!("node {}", proxy.state().node().name);
+        let until = async {
+            tokio::select! {
+                path = &mut stop => (has_ended, changed) = (true, path),
+                () = until_others(ranges, &learned) => {}
+            }
+        };
+        proxy.run(until).await?;
+        if !has_ended {
+            tracing::info!(
+                "the cluster's service ranges have changed: everything is compared again"
+            );
+            source = proxy.into_source();
+            source.relist();
+            continue;
+        }
+        tracing::info!("stopping; rules and services stay in place");
+        return match changed {
+            None => Ok(()),
+            Some(path) => Err(format!(
+                "{} has changed: the program ends, as kube-proxy does, to be started again with what it says now",
+                path.display()
+            )
+            .into()),
+        };
     }
+}
+
+/// Waits until there are other service ranges than these.
+async fn until_others(ranges: Option<watch::Receiver<BTreeSet<IpNet>>>, known: &BTreeSet<IpNet>) {
+    if let Some(mut ranges) = ranges
+        && ranges.wait_for(|now| now != known).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Waits until the configuration file says something else that can be used, and returns its path.

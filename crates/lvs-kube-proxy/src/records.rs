@@ -341,7 +341,10 @@ mod tests {
     fn open(ranges: &[&str], excluded: &[&str]) -> Records {
         let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
         let (ranges, excluded) = (networks(ranges), networks(excluded));
-        Records::new(&Ownership { ledger: None, ranges, excluded, has_routes: false }, "b1")
+        Records::new(
+            &Ownership { ledger: None, ranges, excluded, has_routes: false, may_route: false },
+            "b1",
+        )
     }
 
     fn desired(addresses: &[&str]) -> Desired {

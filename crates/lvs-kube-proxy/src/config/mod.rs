@@ -133,6 +133,8 @@ pub(crate) struct Ownership {
     pub(crate) excluded: Vec<IpNet>,
     /// Whether the ranges become local by a route each.
     pub(crate) has_routes: bool,
+    /// Whether they may, where ranges are known.
+    pub(crate) may_route: bool,
 }
 
 /// What the rules of nftables depend on.
@@ -228,6 +230,28 @@ impl Config {
             let divider = if word.starts_with("--") && !text.is_empty() { "\n" } else { " " };
             format!("{text}{}{word}", if text.is_empty() { "" } else { divider })
         })
+    }
+
+    /// With more service ranges, which the cluster names. One that has addresses in common with another one or
+    /// with pods is left out.
+    pub(crate) fn with_ranges(mut self, learned: impl IntoIterator<Item = IpNet>) -> Self {
+        for range in learned {
+            let meets = |other: &IpNet| {
+                range.contains(&other.network()) || other.contains(&range.network())
+            };
+            if self.ownership.ranges.iter().any(meets) {
+                continue;
+            }
+            if let Some(pods) = self.services.pod_networks.iter().find(|other| meets(other)) {
+                tracing::error!(
+                    "the cluster's service range {range} meets {pods}, which is of pods: it is left out"
+                );
+                continue;
+            }
+            self.ownership.ranges.push(range);
+        }
+        self.ownership.has_routes = self.ownership.may_route && !self.ownership.ranges.is_empty();
+        self
     }
 
     /// What has become of the configuration file since it was read: `None` if what it says is the same.
@@ -340,7 +364,8 @@ impl Config {
                 (None, Some(0)) => None,
                 (None, port) => Some((default.0, port.unwrap_or(default.1)).into()),
             };
-        let has_routes = flags.vip_mode != VipMode::Addresses && !ranges.is_empty();
+        let may_route = flags.vip_mode != VipMode::Addresses;
+        let has_routes = may_route && !ranges.is_empty();
         Ok(Self {
             task: match () {
                 () if flags.write_config_to.is_some() => Task::WriteConfig,
@@ -379,6 +404,7 @@ impl Config {
                 ranges,
                 excluded: flags.ipvs_exclude_cidrs,
                 has_routes,
+                may_route,
             },
             filter: FilterConfig { masquerade_all: flags.masquerade_all.unwrap_or(false), pods },
             kernel: KernelConfig {

@@ -278,6 +278,22 @@ fn the_configuration_is_written() {
     assert_eq!(same(read), same(written));
 }
 
+/// Ranges that the cluster names come to those of the flags.
+#[test]
+fn ranges_of_the_cluster() {
+    let learned =
+        || ["10.96.0.0/12", "10.77.0.0/24", "fd96::/108"].map(|text| text.parse().unwrap());
+    let found = config(&[]).unwrap().with_ranges(learned()).ownership;
+    assert!(found.has_routes && found.ranges == learned());
+    let words = ["--service-cluster-ip-range=10.96.0.0/16", "--cluster-cidr=10.77.0.0/16"];
+    let found = config(&words).unwrap().with_ranges(learned()).ownership;
+    let expected = ["10.96.0.0/16", "fd96::/108"].map(|text| text.parse::<IpNet>().unwrap());
+    assert_eq!(found.ranges, expected);
+    let found = config(&["--vip-mode=addresses"]).unwrap().with_ranges(learned()).ownership;
+    assert!(!found.has_routes && found.ranges.len() == 3, "they are ours all the same");
+    assert!(!config(&[]).unwrap().with_ranges([]).ownership.has_routes);
+}
+
 #[test]
 fn a_changed_file_is_noticed() {
     let directory = tempfile::TempDir::new().unwrap();

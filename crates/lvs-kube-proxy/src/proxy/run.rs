@@ -149,6 +149,11 @@ impl<'n, S: Source> Proxy<'n, S> {
         Ok(plan.to_string())
     }
 
+    /// The source, for another proxy.
+    pub(crate) fn into_source(self) -> S {
+        self.source
+    }
+
     /// What is known of the objects.
     pub(crate) fn state(&self) -> &State {
         self.rounds.state()

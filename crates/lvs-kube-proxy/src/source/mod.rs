@@ -6,7 +6,10 @@ mod api_server;
 mod contact;
 mod directory;
 
-use std::{future::Future, net::IpAddr};
+use std::{collections::BTreeSet, future::Future, net::IpAddr};
+
+use ipnet::IpNet;
+use tokio::sync::watch;
 
 #[cfg(feature = "kubernetes")]
 pub use api_server::{ApiServer, ApiServerError};
@@ -41,6 +44,12 @@ pub(crate) trait Events {
     /// The address of the server that it asks, if it asks one. No service takes it.
     fn server(&self) -> Option<IpAddr> {
         None
+    }
+
+    /// The ranges from which that server gives addresses to services, where it says so, and how they
+    /// change. Waits until they are known, though not for long.
+    fn ranges(&mut self) -> impl Future<Output = Option<watch::Receiver<BTreeSet<IpNet>>>> {
+        async { None }
     }
 
     /// How it stands with that server.

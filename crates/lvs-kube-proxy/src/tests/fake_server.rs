@@ -168,7 +168,22 @@ pub(super) fn cluster(minor: &str, asked: &Asked) -> Answer {
         "/apis" => {
             let version = json!({"groupVersion": "discovery.k8s.io/v1", "version": "v1"});
             let group = json!({"name": "discovery.k8s.io", "versions": [version]});
-            return Answer::Json(200, json!({"kind": "APIGroupList", "groups": [group]}));
+            let version = json!({"groupVersion": "networking.k8s.io/v1", "version": "v1"});
+            let other = json!({"name": "networking.k8s.io", "versions": [version]});
+            return Answer::Json(200, json!({"kind": "APIGroupList", "groups": [group, other]}));
+        }
+        "/apis/networking.k8s.io/v1" => {
+            let kind = json!({
+                "name": "servicecidrs", "kind": "ServiceCIDR", "namespaced": false,
+                "singularName": "", "verbs": ["list", "watch"]
+            });
+            return Answer::Json(
+                200,
+                json!({"groupVersion": "networking.k8s.io/v1", "resources": [kind]}),
+            );
+        }
+        "/apis/networking.k8s.io/v1/servicecidrs" => {
+            ("ServiceCIDR", vec![range("a", "10.96.0.0/12")])
         }
         "/api/v1/services" => ("Service", vec![service()]),
         "/api/v1/nodes" => ("Node", vec![]),
@@ -196,6 +211,13 @@ pub(super) fn refusal(code: u16, reason: &str, message: &str) -> Answer {
         "message": message
     });
     Answer::Json(code, status)
+}
+
+pub(super) fn range(name: &str, cidr: &str) -> Value {
+    json!({
+        "kind": "ServiceCIDR", "apiVersion": "networking.k8s.io/v1",
+        "metadata": {"name": name, "resourceVersion": "6"}, "spec": {"cidrs": [cidr]}
+    })
 }
 
 fn service() -> Value {

@@ -1,7 +1,9 @@
 //! Services, EndpointSlices and Nodes from an API server.
 
 mod connection;
+mod has;
 mod outage;
+mod ranges;
 mod watched;
 
 use std::{
@@ -20,6 +22,7 @@ use futures_util::{
     FutureExt, Stream, StreamExt,
     stream::{self, BoxStream, SelectAll},
 };
+use ipnet::IpNet;
 use kube::{
     Api, Client,
     core::ApiResource,
@@ -30,10 +33,14 @@ use kube::{
     },
 };
 
+use tokio::sync::watch;
+
 use self::{
     connection::{Connection, random},
+    has::{Has, look},
     outage::{Outage, Trouble},
-    watched::{Object, Watched, resource},
+    ranges::Ranges,
+    watched::{Object, ServiceCidr, Watched, resource},
 };
 use super::{Contact, Events};
 use crate::{
@@ -54,8 +61,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(15);
 const ANSWER: Duration = Duration::from_secs(30);
 /// The longest wait before lists that are asked for anew: not all nodes ask at once.
 const SPREAD: Duration = Duration::from_secs(5);
-/// The first Kubernetes 1.x whose lists come as a stream by default.
-const STREAMS: u32 = 34;
+/// How long the proxy waits for the service ranges before it begins without.
+const RANGES_WAIT: Duration = Duration::from_secs(10);
 
 /// A Kubernetes API server: lists, then watches. EndpointSlices are those of `discovery.k8s.io/v1`, or
 /// of `v1beta1` where the server has only these (Kubernetes 1.17 to 1.20).
@@ -86,6 +93,7 @@ pub struct ApiServer {
     refused: Refused,
     outage: Outage,
     contact: Contact,
+    ranges: Ranges,
 }
 
 /// Ways to ask that a server has refused.
@@ -94,15 +102,6 @@ struct Refused {
     /// To select services by their address.
     by_address: bool,
     /// To list by a watch.
-    streams: bool,
-}
-
-/// What a server has.
-#[derive(Clone, Copy, Debug)]
-struct Has {
-    /// The version of EndpointSlices.
-    slices: &'static str,
-    /// Whether lists come as a stream.
     streams: bool,
 }
 
@@ -115,6 +114,7 @@ enum Told {
     Service(Said<Service>),
     Slice(Said<EndpointSlice>),
     Node(Said<Node>),
+    Range(Said<ServiceCidr>),
 }
 
 impl ApiServer {
@@ -147,6 +147,7 @@ impl ApiServer {
             refused: Refused::default(),
             outage: Outage::new(address.to_string()),
             contact,
+            ranges: Ranges::new(),
         })
     }
 
@@ -205,6 +206,15 @@ impl ApiServer {
         }
         let nodes = self.watch(&resource("", "v1", "Node", "nodes"), config);
         self.watches.push(nodes.map(Told::Node).boxed());
+
+        match has.ranges {
+            None => self.ranges.are_known = true,
+            Some(version) => {
+                let kind = resource("networking.k8s.io", version, "ServiceCIDR", "servicecidrs");
+                let ranges = self.watch(&kind, self.config(has));
+                self.watches.push(ranges.map(Told::Range).boxed());
+            }
+        }
     }
 
     /// Lists come from the server's own memory rather than from etcd: as a stream where the server has
@@ -275,6 +285,18 @@ impl ApiServer {
                 }
             },
             Told::Node(Ok(event)) => self.take_in_node(event, events),
+            Told::Range(Ok(event)) => {
+                if matches!(event, watcher::Event::InitDone) {
+                    self.succeed("service ranges");
+                }
+                self.ranges.take_in(event);
+            }
+            Told::Range(Err((error, wait))) => {
+                let trouble = Trouble::of_watch(&error);
+                self.fail("service ranges", &trouble, wait);
+                // They are known as the flags say.
+                self.ranges.are_known |= trouble.code().is_some();
+            }
             Told::Service(Err((error, wait))) => {
                 let trouble = Trouble::of_watch(&error);
                 let code = trouble.code();
@@ -342,6 +364,22 @@ impl ApiServer {
         }
     }
 
+    /// Waits for what the server says next.
+    async fn hear(&mut self) {
+        if self.watches.is_empty() {
+            self.asks = false;
+            self.ask(Duration::ZERO);
+        }
+        let mut next = self.watches.next().await;
+        // What else is there already belongs to the same run.
+        while let Some(told) = next {
+            let mut events = Vec::new();
+            self.take_in(told, &mut events);
+            self.early.append(&mut events);
+            next = self.watches.next().now_or_never().flatten();
+        }
+    }
+
     fn nodes_asked_for(&self) -> &'static str {
         if self.all_nodes { "nodes" } else { "this node" }
     }
@@ -395,22 +433,21 @@ impl fmt::Debug for ApiServer {
 impl Events for ApiServer {
     async fn next(&mut self) -> Vec<Event> {
         loop {
-            if self.watches.is_empty() {
-                self.asks = false;
-                self.ask(Duration::ZERO);
-            }
-            let mut events = Vec::new();
-            let mut next = self.watches.next().await;
-            // What else is there already belongs to the same run.
-            while let Some(told) = next {
-                self.take_in(told, &mut events);
-                next = self.watches.next().now_or_never().flatten();
-            }
-            self.early.append(&mut events);
             if !self.waits_for_nodes && !self.early.is_empty() {
                 return std::mem::take(&mut self.early);
             }
+            self.hear().await;
         }
+    }
+
+    async fn ranges(&mut self) -> Option<watch::Receiver<BTreeSet<IpNet>>> {
+        let known = async {
+            while !self.ranges.are_known {
+                self.hear().await;
+            }
+        };
+        let _ = tokio::time::timeout(RANGES_WAIT, known).await;
+        Some(self.ranges.follow())
     }
 
     fn relist(&mut self) {
@@ -440,14 +477,3 @@ impl fmt::Display for ApiServerError {
 }
 
 impl std::error::Error for ApiServerError {}
-
-/// Asks a server what it has.
-async fn look(client: &Client) -> Result<Has, kube::Error> {
-    let groups = client.list_api_groups().await?.groups;
-    let versions = groups.iter().filter(|group| group.name == "discovery.k8s.io");
-    let has_v1 = versions.flat_map(|group| &group.versions).any(|version| version.version == "v1");
-    let version = client.apiserver_version().await?;
-    let digits = version.minor.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.minor.len());
-    let minor: u32 = version.minor[..digits].parse().unwrap_or_default();
-    Ok(Has { slices: if has_v1 { "v1" } else { "v1beta1" }, streams: minor >= STREAMS })
-}

@@ -32,6 +32,27 @@ impl Object for EndpointSlice {
     }
 }
 
+/// A range from which services get their addresses.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ServiceCidr {
+    pub(super) metadata: Metadata,
+    pub(super) spec: ServiceCidrSpec,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ServiceCidrSpec {
+    #[serde(deserialize_with = "crate::object::or_default")]
+    pub(super) cidrs: Vec<String>,
+}
+
+impl Object for ServiceCidr {
+    fn metadata(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+}
+
 impl Object for Node {
     fn metadata(&mut self) -> &mut Metadata {
         &mut self.metadata
