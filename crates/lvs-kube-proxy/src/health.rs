@@ -1,10 +1,13 @@
 //! What the proxy answers over HTTP: its health, that of the services, and its metrics.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -52,6 +55,8 @@ struct Known {
     waiting: Option<SystemTime>,
     node_is_eligible: bool,
     checks: BTreeMap<u16, (ObjectName, HealthCheck)>,
+    /// At which addresses of the node these are answered, if not at all.
+    check_addresses: Option<BTreeSet<IpAddr>>,
     /// How it stands with the server that is asked, if one is.
     contact: Option<Contact>,
     /// What is configured, in JSON, and by which command line.
@@ -101,6 +106,7 @@ impl Health {
                 waiting: None,
                 node_is_eligible: true,
                 checks: BTreeMap::new(),
+                check_addresses: None,
                 contact: None,
                 configuration: "{}".to_owned(),
                 command_line: String::new(),
@@ -155,6 +161,16 @@ impl Health {
             .iter()
             .map(|(condition, text)| format!("{}: {}", json(condition.name()), json(text)));
         fields.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Answers the health checks of services at these addresses only, or at all.
+    pub(crate) fn set_check_addresses(&self, addresses: Option<BTreeSet<IpAddr>>) {
+        self.with(|known| known.check_addresses = addresses);
+    }
+
+    fn checks_at(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.with(|known| known.check_addresses.as_ref().is_none_or(|all| all.contains(&address)))
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Known) -> T) -> T {
@@ -295,7 +311,7 @@ impl Server {
         health: Arc<Health>,
         has_metrics: bool,
     ) -> io::Result<Listener> {
-        self.serve(socket, move |path| health.answer(path, has_metrics))
+        self.serve(socket, |_| true, move |path| health.answer(path, has_metrics))
     }
 
     /// Serves what load balancers ask of a service.
@@ -305,12 +321,15 @@ impl Server {
         health: Arc<Health>,
     ) -> io::Result<Listener> {
         let port = socket.local_addr()?.port();
-        self.serve(socket, move |_| health.check(port))
+        let (at, health) = (health.clone(), health);
+        self.serve(socket, move |address| at.checks_at(address), move |_| health.check(port))
     }
 
+    /// Answers whoever comes to one of the addresses that are right, and lets go of others.
     fn serve(
         &self,
         socket: std::net::TcpListener,
+        is_right: impl Fn(IpAddr) -> bool + Send + 'static,
         answer: impl Fn(&str) -> Response<Full<Bytes>> + Send + Sync + 'static,
     ) -> io::Result<Listener> {
         let runtime = self.0.as_ref().ok_or_else(|| io::Error::other("the thread has ended"))?;
@@ -326,6 +345,9 @@ impl Server {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 };
+                if !stream.local_addr().is_ok_and(|place| is_right(place.ip())) {
+                    continue;
+                }
                 let answer = answer.clone();
                 tokio::spawn(async move {
                     let service = service_fn(|request: Request<Incoming>| {
@@ -382,92 +404,4 @@ fn not_found() -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(b"not found\n")));
     *response.status_mut() = StatusCode::NOT_FOUND;
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn metrics_are_where_they_are_wanted() {
-        let health = Health::new(Duration::from_secs(30));
-        for (path, without) in [
-            ("/livez", 200),
-            ("/healthz", 200),
-            ("/metrics", 404),
-            ("/proxyMode", 404),
-            ("/configz", 404),
-            ("/flagz", 404),
-            ("/statusz", 404),
-            ("/", 404),
-        ] {
-            assert_eq!(health.answer(path, false).status().as_u16(), without, "{path}");
-            let with = if path == "/" { 404 } else { 200 };
-            assert_eq!(health.answer(path, true).status().as_u16(), with, "{path}");
-        }
-    }
-
-    #[test]
-    fn ready_is_who_has_brought_the_table_to_what_it_should_be() {
-        let health = Health::new(Duration::from_secs(30));
-        let ready = || health.answer("/readyz", false).status().as_u16();
-        assert_eq!(ready(), 503);
-        health.ran();
-        assert_eq!(ready(), 200);
-        health.with(|known| known.waiting = Some(SystemTime::UNIX_EPOCH));
-        assert_eq!(ready(), 503, "a change waits and waits");
-    }
-
-    /// What stands in for the body of a response.
-    fn body(response: Response<Full<Bytes>>) -> serde_json::Value {
-        use http_body_util::BodyExt;
-        let body = futures_util::FutureExt::now_or_never(response.into_body().collect());
-        serde_json::from_slice(&body.unwrap().unwrap().to_bytes()).unwrap()
-    }
-
-    #[test]
-    fn health_is_told_as_kube_proxy_does() {
-        let health = Health::new(Duration::from_secs(30));
-        let found = body(health.answer("/healthz", false));
-        assert_eq!(found["healthy"], true);
-        assert_eq!(found["nodeEligible"], true);
-        assert_eq!(found["lastUpdated"], found["currentTime"], "it is well now");
-        for family in ["IPv4", "IPv6"] {
-            assert_eq!(found["status"][family]["healthy"], true);
-            assert_eq!(found["status"][family]["lastUpdated"], found["lastUpdated"]);
-        }
-        assert!(found.get("apiServer").is_none());
-
-        // A server that has said something an hour ago, and fails since.
-        let contact = Contact::new("api:6443");
-        let hour = Duration::from_secs(3600);
-        let begin = SystemTime::UNIX_EPOCH + hour;
-        contact.asked("GET", Some(200), Duration::ZERO, begin);
-        contact.asked("GET", None, Duration::ZERO, begin + hour);
-        contact.asked("GET", Some(401), Duration::ZERO, begin + hour * 2);
-        let words = ["lvs-kube-proxy", "--hostname-override=node-a", "--ipvs-scheduler", "sh"];
-        health.follow(Some(contact), &Config::from_command_line(words).unwrap());
-        let configuration = body(health.answer("/configz", true));
-        let configuration = &configuration["kubeproxy.config.k8s.io"];
-        assert_eq!(configuration["ipvs"]["scheduler"], "sh");
-        assert_eq!(configuration["hostnameOverride"], "node-a");
-        let found = body(health.answer("/healthz", false));
-        assert_eq!(found["apiServer"]["lastHeard"], "1970-01-01T01:00:00Z");
-        assert_eq!(found["apiServer"]["failingSince"], "1970-01-01T02:00:00Z");
-        let text = health.metrics_text().unwrap();
-        for line in [
-            "lvs_kube_proxy_api_server_last_heard_timestamp_seconds 3600.0",
-            "lvs_kube_proxy_api_server_failing_since_timestamp_seconds 7200.0",
-            r#"rest_client_requests_total{code="401",host="api:6443",method="GET"} 1"#,
-            r#"kubeproxy_proxy_healthz_total{code="200"} 2"#,
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
-        }
-        assert_eq!(text.matches("# EOF").count(), 1);
-
-        health.set_node_is_eligible(false);
-        assert_eq!(health.answer("/healthz", false).status().as_u16(), 503);
-        let found = health.answer("/livez", false);
-        assert_eq!((found.status().as_u16(), &body(found)["healthy"]), (200, &true.into()));
-    }
 }

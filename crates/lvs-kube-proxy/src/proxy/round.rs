@@ -487,6 +487,12 @@ impl<N: Node> Rounds<N> {
             self.journal.end_of_whole_round();
         }
         let mut is_partial = progress.has_failed;
+        let (settings, node) = (self.state.settings(), self.state.node());
+        let addresses = !settings.node_port_addresses.is_empty();
+        self.health.set_check_addresses(addresses.then(|| {
+            let of = |ipv4| node.node_port_addresses(settings, ipv4);
+            of(true).into_iter().chain(of(false)).collect()
+        }));
         // Load balancers hear of what is gone when it is.
         if held_back == 0 {
             let failures =
