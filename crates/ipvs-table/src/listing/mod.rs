@@ -75,7 +75,9 @@ use crate::{
 #[derive(Clone)]
 pub struct Listing<'a> {
     info: Option<Info>,
+    #[cfg_attr(not(feature = "serde"), allow(dead_code, reason = "only documents have it"))]
     uncertain: Vec<&'a ServiceKey>,
+    #[cfg_attr(not(feature = "serde"), allow(dead_code, reason = "only documents have it"))]
     unreadable: Vec<&'a Unreadable>,
     services: Vec<(&'a ServiceEntry, Vec<&'a DestinationEntry>)>,
     columns: Columns,
