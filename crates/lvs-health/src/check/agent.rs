@@ -4,7 +4,11 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, Good, Limit, Text, Way, line::quoted, stream::Talk};
+use super::{
+    Failure, Good, Limit, Text, Way,
+    line::quoted,
+    stream::{Secure, Talk},
+};
 use crate::Outcome;
 
 /// How long a line may be.
@@ -40,7 +44,7 @@ impl Agent {
             Failure::Bad(reason) => Failure::Unable(format!("agent: {reason}")),
             other => other,
         };
-        let mut talk = Talk::open(way, address, MOST, limit).await.map_err(silent)?;
+        let mut talk = Talk::open(way, address, Secure::No, MOST, limit).await.map_err(silent)?;
         if !self.send.as_bytes().is_empty() {
             talk.say(self.send.as_bytes()).await.map_err(silent)?;
         }

@@ -98,7 +98,11 @@ pub(crate) fn is_reply(message: &[u8], is_ipv4: bool) -> bool {
     matches!(message, [found, 0, _, _, _, _, 0, 1, ..] if *found == kind)
 }
 
-fn open(way: Way<'_>, address: SocketAddr, protocol: Protocol) -> Result<UdpSocket, Failure> {
+pub(crate) fn open(
+    way: Way<'_>,
+    address: SocketAddr,
+    protocol: Protocol,
+) -> Result<UdpSocket, Failure> {
     let socket = way.socket(address, Type::DGRAM, protocol)?;
     // Connected, it hears of what ICMP refuses, and nothing from others.
     socket.connect(&address.into()).map_err(|error| Failure::of("connect", &error))?;

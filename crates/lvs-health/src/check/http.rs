@@ -3,17 +3,23 @@
 use std::{error::Error, fmt, net::SocketAddr, ops::RangeInclusive, str::FromStr};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::{
-    Method, Request, Response, Uri, Version,
+    Method, Request, Response, Uri,
     body::Incoming,
     header::{self, HeaderName, HeaderValue},
+    http::uri::Scheme,
 };
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use tokio::net::TcpStream;
 
-use super::{Failure, Good, Limit, Pattern, Way, beside::beside};
+#[cfg(feature = "tls")]
+use super::Tls;
+use super::{
+    Failure, Good, Limit, Pattern, Way,
+    beside::beside,
+    stream::{Secure, Stream, open},
+};
 
 /// A header of this size or more is none.
 const LONGEST_HEADER: usize = 64 << 10;
@@ -39,6 +45,12 @@ pub struct Http {
     /// How many bytes of the body are read for the pattern; 16,384 by default. Without a pattern none is
     /// waited for.
     pub limit: usize,
+    /// TLS: HTTPS; none by default.
+    #[cfg(feature = "tls")]
+    pub tls: Option<Tls>,
+    /// Whether it is HTTP/2, without TLS by prior knowledge; HTTP/1.1 by default.
+    #[cfg(feature = "http2")]
+    pub http2: bool,
 }
 
 impl Default for Http {
@@ -51,6 +63,10 @@ impl Default for Http {
             status: Statuses::default(),
             pattern: None,
             limit: 16 << 10,
+            #[cfg(feature = "tls")]
+            tls: None,
+            #[cfg(feature = "http2")]
+            http2: false,
         }
     }
 }
@@ -63,10 +79,36 @@ impl Http {
         limit: Limit,
     ) -> Result<Good, Failure> {
         let request = self.request(address)?;
-        let stream = way.connect(address, limit).await?;
-        let response = limit.within("answer", self.answer(stream, request)).await??;
-        let (status, body) = response;
+        let stream = open(way, address, self.secure(), limit).await?;
+        let answer = async {
+            #[cfg(feature = "http2")]
+            if self.http2 {
+                return exchange2(stream, request, |response| self.read(response)).await;
+            }
+            exchange(stream, request, |response| self.read(response)).await
+        };
+        let (status, body) = limit.within("answer", answer).await??;
         self.judge(status, &body)
+    }
+
+    #[cfg(feature = "tls")]
+    fn secure(&self) -> Secure<'_> {
+        let Some(tls) = &self.tls else { return Secure::No };
+        #[cfg(feature = "http2")]
+        let protocols: &[&[u8]] = if self.http2 { &[b"h2"] } else { &[b"http/1.1"] };
+        #[cfg(not(feature = "http2"))]
+        let protocols: &[&[u8]] = &[b"http/1.1"];
+        // A port after the name, and an address in brackets.
+        let name = self.host.as_deref().map(|host| match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => host,
+        });
+        Secure::Tls(tls, name.map(|name| name.trim_matches(['[', ']'])), protocols)
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn secure(&self) -> Secure<'_> {
+        Secure::No
     }
 
     /// What an answer says of the server.
@@ -84,47 +126,42 @@ impl Http {
         }
     }
 
-    fn request(&self, address: SocketAddr) -> Result<Request<Empty<Bytes>>, Failure> {
+    fn request(&self, address: SocketAddr) -> Result<Request<Full<Bytes>>, Failure> {
         let wrong = |what: &str, text: &str| Failure::Unable(format!("{text:?} is no {what}"));
         let method = Method::from_bytes(self.method.as_bytes())
             .map_err(|_| wrong("method", &self.method))?;
         let uri: Uri = self.path.parse().map_err(|_| wrong("path", &self.path))?;
         let host = self.host.clone().unwrap_or_else(|| address.to_string());
         let host = HeaderValue::from_str(&host).map_err(|_| wrong("host", &host))?;
-        let mut request = Request::new(Empty::new());
+        #[cfg(feature = "http2")]
+        let is_http2 = self.http2;
+        #[cfg(not(feature = "http2"))]
+        let is_http2 = false;
+        let mut request = Request::new(Full::default());
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
-        headers.insert(header::HOST, host);
         headers.insert(header::USER_AGENT, HeaderValue::from_static("lvs-health"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if is_http2 {
+            let authority = host.to_str().ok().and_then(|host| host.parse().ok());
+            let mut parts = std::mem::take(request.uri_mut()).into_parts();
+            parts.authority = Some(authority.ok_or_else(|| wrong("host", &format!("{host:?}")))?);
+            parts.scheme = Some(Scheme::HTTPS);
+            *request.uri_mut() = Uri::from_parts(parts).map_err(|_| wrong("path", &self.path))?;
+        } else {
+            headers.insert(header::HOST, host);
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        let headers = request.headers_mut();
         for (name, value) in &self.headers {
             let name: HeaderName = name.parse().map_err(|_| wrong("header", name))?;
             headers.insert(name, HeaderValue::from_str(value).map_err(|_| wrong("value", value))?);
         }
-        *request.version_mut() = Version::HTTP_11;
         Ok(request)
     }
 
     /// The status, and as much of the body as is looked at.
-    async fn answer(
-        &self,
-        stream: TcpStream,
-        request: Request<Empty<Bytes>>,
-    ) -> Result<(u16, Vec<u8>), Failure> {
-        let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
-            .max_buf_size(LONGEST_HEADER)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| refused(&error))?;
-        let work = async {
-            let response = sender.send_request(request).await.map_err(|error| refused(&error))?;
-            self.read(response).await
-        };
-        beside(connection, work).await
-    }
-
     async fn read(&self, response: Response<Incoming>) -> Result<(u16, Vec<u8>), Failure> {
         let status = response.status().as_u16();
         let mut body = response.into_body();
@@ -148,8 +185,44 @@ impl Http {
     }
 }
 
+/// Sends a request over HTTP/1.1 and reads its answer.
+async fn exchange<T, F: Future<Output = Result<T, Failure>>>(
+    stream: Box<dyn Stream>,
+    request: Request<Full<Bytes>>,
+    read: impl FnOnce(Response<Incoming>) -> F,
+) -> Result<T, Failure> {
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .max_buf_size(LONGEST_HEADER)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| refused(&error))?;
+    let work =
+        async { read(sender.send_request(request).await.map_err(|error| refused(&error))?).await };
+    beside(connection, work).await
+}
+
+/// The same over HTTP/2.
+#[cfg(feature = "http2")]
+pub(crate) async fn exchange2<T, F: Future<Output = Result<T, Failure>>>(
+    stream: Box<dyn Stream>,
+    request: Request<Full<Bytes>>,
+    read: impl FnOnce(Response<Incoming>) -> F,
+) -> Result<T, Failure> {
+    let (mut sender, connection) =
+        hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+            .max_header_list_size(64 << 10)
+            .initial_stream_window_size(64 << 10)
+            .initial_connection_window_size(64 << 10)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| refused(&error))?;
+    let work =
+        async { read(sender.send_request(request).await.map_err(|error| refused(&error))?).await };
+    beside(connection, work).await
+}
+
 /// hyper's error with its cause, which says more.
-fn refused(error: &hyper::Error) -> Failure {
+pub(crate) fn refused(error: &hyper::Error) -> Failure {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

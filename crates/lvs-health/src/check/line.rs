@@ -4,7 +4,12 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, Good, Limit, Text, Way, stream::Talk};
+#[cfg(feature = "tls")]
+use super::Tls;
+use super::{
+    Failure, Good, Limit, Text, Way,
+    stream::{Secure, Talk},
+};
 
 /// How much of an answer is looked at.
 const MOST: usize = 16 << 10;
@@ -20,12 +25,15 @@ pub struct Line {
     pub expect: Vec<Text>,
     /// From which of its bytes on, 0 to 16,383; the first, 0, by default.
     pub at: u16,
+    /// TLS; none by default.
+    #[cfg(feature = "tls")]
+    pub tls: Option<Tls>,
 }
 
 impl Line {
     /// Sends this and expects that the answer begins with that.
     pub fn new(send: &[u8], expect: &[u8]) -> Self {
-        Self { send: send.into(), expect: vec![expect.into()], at: 0 }
+        Self { send: send.into(), expect: vec![expect.into()], ..Self::default() }
     }
 
     /// Redis: `PING`. With a password its refusal is an answer, too.
@@ -67,7 +75,11 @@ impl Line {
         address: SocketAddr,
         limit: Limit,
     ) -> Result<Good, Failure> {
-        let mut talk = Talk::open(way, address, MOST, limit).await?;
+        #[cfg(feature = "tls")]
+        let secure = self.tls.as_ref().map_or(Secure::No, |tls| Secure::Tls(tls, None, &[]));
+        #[cfg(not(feature = "tls"))]
+        let secure = Secure::No;
+        let mut talk = Talk::open(way, address, secure, MOST, limit).await?;
         if !self.send.as_bytes().is_empty() {
             talk.say(self.send.as_bytes()).await?;
         }

@@ -30,7 +30,11 @@
 mod agent;
 mod beside;
 mod datagram;
+#[cfg(feature = "dns")]
+mod dns;
 mod failure;
+#[cfg(feature = "http2")]
+mod grpc;
 #[cfg(feature = "http")]
 mod http;
 mod limit;
@@ -42,6 +46,8 @@ pub(crate) mod seconds;
 mod smtp;
 mod stream;
 mod text;
+#[cfg(feature = "tls")]
+mod tls;
 mod way;
 
 use std::{
@@ -54,6 +60,12 @@ use std::{
 use lvs::client::packet::{DestinationKey, ServiceKey};
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "dns")]
+pub use self::dns::{Dns, RecordType};
+#[cfg(feature = "http2")]
+pub use self::grpc::Grpc;
+#[cfg(feature = "tls")]
+pub use self::tls::{Tls, Verify};
 pub use self::{
     agent::Agent,
     datagram::Udp,
@@ -129,6 +141,15 @@ pub enum Kind {
     /// Does it answer an HTTP request as it should? keepalived's `HTTP_GET`, ldirectord's `service=http`.
     #[cfg(feature = "http")]
     Http(Http),
+    /// Does a TLS handshake end well, and is the certificate good for long enough?
+    #[cfg(feature = "tls")]
+    Tls(Tls),
+    /// Does gRPC's health service say that it serves?
+    #[cfg(feature = "http2")]
+    Grpc(Grpc),
+    /// Does it answer a DNS question? keepalived's `DNS_CHECK`, ldirectord's `service=dns`.
+    #[cfg(feature = "dns")]
+    Dns(Dns),
     /// Does its answer to some bytes, or its greeting, begin as it should?
     Line(Line),
     /// Does a mail server greet?
@@ -196,6 +217,12 @@ impl Check {
             }
             #[cfg(feature = "http")]
             Kind::Http(http) => http.run(way, self.address(target)?, limit).await,
+            #[cfg(feature = "tls")]
+            Kind::Tls(tls) => tls.run(way, self.address(target)?, limit).await,
+            #[cfg(feature = "http2")]
+            Kind::Grpc(grpc) => grpc.run(way, self.address(target)?, limit).await,
+            #[cfg(feature = "dns")]
+            Kind::Dns(dns) => dns.run(way, self.address(target)?, limit).await,
             Kind::Line(line) => line.run(way, self.address(target)?, limit).await,
             Kind::Smtp(smtp) => smtp.run(way, self.address(target)?, limit).await,
             Kind::Udp(udp) => udp.run(way, self.address(target)?, limit).await,

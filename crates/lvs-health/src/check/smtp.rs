@@ -4,7 +4,13 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, Good, Limit, Way, line::quoted, stream::Talk};
+#[cfg(feature = "tls")]
+use super::Tls;
+use super::{
+    Failure, Good, Limit, Way,
+    line::quoted,
+    stream::{Secure, Talk},
+};
 
 /// How much is read in all.
 const MOST: usize = 16 << 10;
@@ -17,11 +23,18 @@ const MOST: usize = 16 << 10;
 pub struct Smtp {
     /// The name that it is told; `localhost` by default.
     pub helo: String,
+    /// TLS from the start; none by default.
+    #[cfg(feature = "tls")]
+    pub tls: Option<Tls>,
 }
 
 impl Default for Smtp {
     fn default() -> Self {
-        Self { helo: "localhost".to_owned() }
+        Self {
+            helo: "localhost".to_owned(),
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
     }
 }
 
@@ -35,7 +48,11 @@ impl Smtp {
         if self.helo.is_empty() || self.helo.contains(|char: char| !char.is_ascii_graphic()) {
             return Err(Failure::Unable(format!("{:?} is no host's name", self.helo)));
         }
-        let mut talk = Talk::open(way, address, MOST, limit).await?;
+        #[cfg(feature = "tls")]
+        let secure = self.tls.as_ref().map_or(Secure::No, |tls| Secure::Tls(tls, None, &[]));
+        #[cfg(not(feature = "tls"))]
+        let secure = Secure::No;
+        let mut talk = Talk::open(way, address, secure, MOST, limit).await?;
         let greeting = wait_for(&mut talk, "greeting", b"220").await?;
         talk.say(format!("HELO {}\r\n", self.helo).as_bytes()).await?;
         wait_for(&mut talk, "HELO", b"250").await?;

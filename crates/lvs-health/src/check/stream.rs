@@ -11,6 +11,35 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
+/// Whether a connection is secured.
+#[derive(Clone, Copy)]
+pub(crate) enum Secure<'a> {
+    No,
+    /// With the name of the host, if that is known, and the protocols to choose from.
+    #[cfg(feature = "tls")]
+    Tls(&'a super::Tls, Option<&'a str>, &'a [&'a [u8]]),
+    /// Without TLS nobody has this.
+    #[cfg(not(feature = "tls"))]
+    #[expect(dead_code, reason = "it holds the lifetime")]
+    Never(std::convert::Infallible, std::marker::PhantomData<&'a ()>),
+}
+
+/// Connects.
+pub(crate) async fn open(
+    way: Way<'_>,
+    address: SocketAddr,
+    secure: Secure<'_>,
+    limit: Limit,
+) -> Result<Box<dyn Stream>, Failure> {
+    Ok(match secure {
+        #[cfg(feature = "tls")]
+        Secure::Tls(tls, host, protocols) => {
+            Box::new(tls.connect(way, address, host, protocols, limit).await?)
+        }
+        _ => Box::new(way.connect(address, limit).await?),
+    })
+}
+
 /// A connection, and what has been read of it.
 pub(crate) struct Talk {
     stream: Box<dyn Stream>,
@@ -24,10 +53,11 @@ impl Talk {
     pub(crate) async fn open(
         way: Way<'_>,
         address: SocketAddr,
+        secure: Secure<'_>,
         most: usize,
         limit: Limit,
     ) -> Result<Self, Failure> {
-        let stream = Box::new(way.connect(address, limit).await?);
+        let stream = open(way, address, secure, limit).await?;
         Ok(Self { stream, read: Vec::new(), most: most.max(1), limit })
     }
 

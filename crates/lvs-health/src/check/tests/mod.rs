@@ -13,18 +13,25 @@ use tokio::{
 use super::*;
 use crate::Outcome;
 
+#[cfg(feature = "dns")]
+mod dns;
+#[cfg(feature = "http2")]
+mod http2;
+#[cfg(feature = "tls")]
+mod tls;
+
 /// Long enough for any machine; a test that fails may take it.
 const LONG: Duration = Duration::from_secs(20);
 
 /// A server that does the same with each connection.
-async fn server<F: Future<Output = ()> + Send>(
+async fn server<F: Future<Output = ()> + Send + 'static>(
     serve: impl Fn(TcpStream) -> F + Send + 'static,
 ) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            serve(stream).await;
+            tokio::spawn(serve(stream));
         }
     });
     address
@@ -228,7 +235,7 @@ async fn a_mail_server_greets_and_takes_helo() {
         let is_end = found.starts_with("answer: closed") && reason.starts_with("answer: closed");
         assert!(found == reason || is_end, "{found}, not {reason}");
     }
-    let smtp = Smtp { helo: "a\r\nMAIL".to_owned() };
+    let smtp = Smtp { helo: "a\r\nMAIL".to_owned(), ..Smtp::default() };
     let error = run(Kind::Smtp(smtp), good).await.unwrap_err();
     assert!(error.contains("no host's name"), "{error}");
 }
@@ -317,6 +324,14 @@ async fn bad_servers_keep_no_check_for_longer_than_its_time() {
             Kind::Line(Line { at: 16_000, ..Line::new(b"x", b"never") }),
             Kind::Smtp(Smtp::default()),
             Kind::Agent(Agent::default()),
+            #[cfg(feature = "tls")]
+            Kind::Tls(Tls::default()),
+            #[cfg(feature = "dns")]
+            Kind::Dns(Dns { tcp: true, ..Dns::default() }),
+            #[cfg(feature = "http2")]
+            Kind::Grpc(Grpc::default()),
+            #[cfg(feature = "http2")]
+            Kind::Http(Http { http2: true, ..Http::default() }),
             #[cfg(feature = "http")]
             Kind::Http(Http::default()),
             #[cfg(feature = "http")]
@@ -324,16 +339,23 @@ async fn bad_servers_keep_no_check_for_longer_than_its_time() {
         ];
         all.into_iter()
     };
-    let short = |kind| Check::new(kind).timeout(Duration::from_millis(300));
+    async fn all_fail(kinds: impl Iterator<Item = Kind>, address: SocketAddr) {
+        let mut checks: tokio::task::JoinSet<_> = kinds
+            .map(|kind| async move {
+                let check = Check::new(kind).timeout(Duration::from_millis(300));
+                timeout(LONG, check.run(&Target::new(address))).await
+            })
+            .collect();
+        while let Some(result) = checks.join_next().await {
+            result.unwrap().expect("it ends").expect_err("no answer is as it should be");
+        }
+    }
     for bytes in [&b"a"[..], b"\0", b"\r\n", b"\n", b"220-a\r\n", b"HTTP/1.1 200 OK\r\n", b"1"] {
         let endless = server(move |mut stream| async move {
             while stream.write_all(&bytes.repeat(1000)).await.is_ok() {}
         })
         .await;
-        for kind in kinds() {
-            let result = timeout(LONG, short(kind.clone()).run(&Target::new(endless))).await;
-            result.expect("it ends").expect_err("no answer is as it should be");
-        }
+        all_fail(kinds(), endless).await;
     }
     let slow = server(|mut stream| async move {
         for byte in b"HTTP/1.1 200 OK\r\n".iter().chain(b"220 hello\r\n").cycle() {
@@ -344,10 +366,7 @@ async fn bad_servers_keep_no_check_for_longer_than_its_time() {
         }
     })
     .await;
-    for kind in kinds() {
-        let result = timeout(LONG, short(kind.clone()).run(&Target::new(slow))).await;
-        result.expect("it ends").expect_err("no answer is as it should be");
-    }
+    all_fail(kinds(), slow).await;
     // Reset before anything, and after a part of an answer.
     for part in [
         "",
