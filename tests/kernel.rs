@@ -14,6 +14,7 @@ mod cookbook_cases;
 mod director_cases;
 mod failover_cases;
 mod fork_cases;
+mod health_cases;
 mod ipvsadm_cases;
 mod kube_proxy;
 #[path = "../crates/lvs-kube-proxy/tests/cases/mod.rs"]
@@ -153,6 +154,7 @@ fn all_cases() -> Vec<Trial> {
         client_privilege_cases::cases(),
         failover_cases::cases(),
         fork_cases::cases(),
+        health_cases::cases(),
         cookbook_cases::cases(),
         bulk_cases::cases(),
         director_cases::cases(),

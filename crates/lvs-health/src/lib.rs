@@ -58,12 +58,14 @@ mod event;
 #[cfg(test)]
 mod laws;
 mod member;
+mod passive;
 mod pool;
 mod state;
 
 pub use crate::{
     event::Event,
     member::{Health, Member, Mode, Outcome},
+    passive::Passive,
     pool::{AllFailed, BeforeResult, OnFailure, Pool, PoolBuilder, Quorum, Step},
     state::StateError,
 };

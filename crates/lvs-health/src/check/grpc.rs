@@ -13,7 +13,7 @@ use super::Tls;
 use super::{
     Failure, Good, Limit, Way,
     http::{exchange2, refused},
-    stream::{Secure, open},
+    stream::{Secure, Stream, open},
 };
 
 /// How much of an answer is read.
@@ -43,8 +43,16 @@ impl Grpc {
         #[cfg(not(feature = "tls"))]
         let secure = Secure::No;
         let stream = open(way, address, secure, limit).await?;
-        let request = self.request(address)?;
-        let (head, body) = limit.within("answer", exchange2(stream, request, read)).await??;
+        limit.within("answer", self.over(stream, address)).await?
+    }
+
+    /// Asks over a connection.
+    pub(crate) async fn over(
+        &self,
+        stream: Box<dyn Stream>,
+        address: SocketAddr,
+    ) -> Result<Good, Failure> {
+        let (head, body) = exchange2(stream, self.request(address)?, read).await?;
         judge(&head, &body)
     }
 
@@ -88,7 +96,7 @@ async fn read(response: Response<Incoming>) -> Result<(HeaderMap, Vec<u8>), Fail
 }
 
 /// What an answer says of the server.
-pub(crate) fn judge(head: &HeaderMap, body: &[u8]) -> Result<Good, Failure> {
+fn judge(head: &HeaderMap, body: &[u8]) -> Result<Good, Failure> {
     let text = |name| head.get(name).map(|it| String::from_utf8_lossy(it.as_bytes()).into_owned());
     match text("grpc-status").as_deref() {
         Some("0") => {}

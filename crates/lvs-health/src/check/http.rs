@@ -78,16 +78,24 @@ impl Http {
         address: SocketAddr,
         limit: Limit,
     ) -> Result<Good, Failure> {
-        let request = self.request(address)?;
         let stream = open(way, address, self.secure(), limit).await?;
-        let answer = async {
-            #[cfg(feature = "http2")]
-            if self.http2 {
-                return exchange2(stream, request, |response| self.read(response)).await;
-            }
-            exchange(stream, request, |response| self.read(response)).await
-        };
-        let (status, body) = limit.within("answer", answer).await??;
+        limit.within("answer", self.over(stream, address)).await?
+    }
+
+    /// Asks over a connection.
+    pub(crate) async fn over(
+        &self,
+        stream: Box<dyn Stream>,
+        address: SocketAddr,
+    ) -> Result<Good, Failure> {
+        let request = self.request(address)?;
+        let read = |response| self.read(response);
+        #[cfg(feature = "http2")]
+        if self.http2 {
+            let (status, body) = exchange2(stream, request, read).await?;
+            return self.judge(status, &body);
+        }
+        let (status, body) = exchange(stream, request, read).await?;
         self.judge(status, &body)
     }
 
@@ -112,7 +120,7 @@ impl Http {
     }
 
     /// What an answer says of the server.
-    pub(crate) fn judge(&self, status: u16, body: &[u8]) -> Result<Good, Failure> {
+    fn judge(&self, status: u16, body: &[u8]) -> Result<Good, Failure> {
         if !self.status.contains(status) {
             return Err(Failure::bad(format!("status {status}, wanted {}", self.status)));
         }

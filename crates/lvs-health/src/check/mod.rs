@@ -42,6 +42,7 @@ mod line;
 #[cfg(feature = "http")]
 mod pattern;
 mod program;
+mod said;
 pub(crate) mod seconds;
 mod smtp;
 mod stream;
@@ -72,6 +73,7 @@ pub use self::{
     failure::{Failure, Good},
     line::Line,
     program::Program,
+    said::said,
     smtp::Smtp,
     text::{InvalidText, Text},
 };
@@ -259,12 +261,6 @@ impl Check {
         };
         if let Some(port) = self.port {
             address.set_port(port);
-        }
-        if address.port() == 0 {
-            return Err(Failure::Unable(format!(
-                "{} has no port: the check needs one",
-                address.ip()
-            )));
         }
         Ok(address)
     }

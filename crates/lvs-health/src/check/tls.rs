@@ -69,7 +69,7 @@ impl Tls {
         Ok(Good::new(version.replace('_', ".")))
     }
 
-    /// A connection that passed; `host` names the server where [`server_name`](Self::server_name) does not.
+    /// A connection that passed; `host` names the server where `server_name` does not.
     pub(crate) async fn connect(
         &self,
         way: Way<'_>,

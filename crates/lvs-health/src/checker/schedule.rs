@@ -18,7 +18,7 @@ pub struct Pace {
     /// default, at least 10 milliseconds.
     #[serde(with = "seconds")]
     pub interval: Duration,
-    /// The same while the last was not good; [`interval`](Self::interval) by default.
+    /// The same while the last was not good; [`interval`](field@Self::interval) by default.
     #[serde(with = "seconds::optional")]
     pub interval_down: Option<Duration>,
     /// By how many percent of the interval it may be early, 0 to 50, so that many checks do not stay in step;
