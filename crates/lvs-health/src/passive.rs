@@ -46,7 +46,7 @@ impl Passive {
     /// `Good` if packets came back, `Bad` if only connections were added, `None` if nothing is
     /// known.
     pub fn counters(&mut self, now: &Statistics) -> Option<Outcome> {
-        let last = self.last.replace(now.clone())?;
+        let last = self.last.replace(*now)?;
         let (Some(connections), Some(answers)) = (
             now.connections.checked_sub(last.connections),
             now.outgoing_packets.checked_sub(last.outgoing_packets),
