@@ -176,7 +176,7 @@ async fn echo_by_group() -> Outcome {
         groups.write(host.namespace(), "1 0")?;
         match check.run(&target).await {
             Err(Failure::Unable(reason)) => {
-                assert!(reason.contains("ping_group_range"), "{reason}")
+                assert!(reason.contains("ping_group_range"), "{reason}");
             }
             other => return Err(format!("{other:?}").into()),
         }
