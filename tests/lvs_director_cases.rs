@@ -230,7 +230,7 @@ fn file() -> Outcome {
     for what in ["mistakes", "half", "directory", "fifo", "gone"] {
         let expected = match what {
             "mistakes" => {
-                scene.write("services: [{addres: 10.0.0.1}]")?;
+                scene.write("services: [{address1: 10.0.0.1}]")?;
                 "\"address\"?"
             }
             "half" => {
