@@ -1,24 +1,31 @@
 //! Client for Linux IPVS, the kernel's load balancer, over generic netlink: async on any runtime, and
 //! blocking.
 //!
+//! ```toml
+//! [dependencies]
+//! ipvs-client = "0.1"
+//! tokio = { version = "1", features = ["macros", "rt"] } # or any other runtime
+//! ```
+//!
 //! ```no_run
 //! use ipvs_client::{
 //!     Client, ErrorKind,
 //!     packet::{Destination, Service, ServiceKey},
 //! };
 //!
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let client = Client::connect()?;
-//! let service = Service::new(ServiceKey::tcp("10.0.0.185:80".parse()?)?);
-//! client.add_service(&service).await?;
-//! client.add_destination(service.key(), &Destination::new("172.17.0.3:80".parse()?)).await?;
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let client = Client::connect()?;
+//!     let service = Service::new(ServiceKey::tcp("10.0.0.185:80".parse()?)?);
+//!     client.add_service(&service).await?;
+//!     client.add_destination(service.key(), &Destination::new("172.17.0.3:80".parse()?)).await?;
 //!
-//! match client.delete_service(service.key()).await {
-//!     Err(error) if error.kind() == ErrorKind::ServiceNotFound => println!("somebody was faster"),
-//!     result => result?,
+//!     match client.delete_service(service.key()).await {
+//!         Err(error) if error.kind() == ErrorKind::ServiceNotFound => println!("somebody was faster"),
+//!         result => result?,
+//!     }
+//!     Ok(())
 //! }
-//! # Ok(())
-//! # }
 //! ```
 //!
 //! # Methods

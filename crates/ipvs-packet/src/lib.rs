@@ -4,23 +4,30 @@
 //! the generic netlink family `IPVS`. This crate turns those messages into Rust values and back. It
 //! does no I/O: no socket, no async, no unsafe code. It works with any socket and runs in any test.
 //!
+//! ```toml
+//! [dependencies]
+//! ipvs-packet = "0.1"
+//! ```
+//!
 //! ```
 //! use ipvs_packet::{Destination, Reply, Request, Service, ServiceKey, Weight};
 //!
-//! // ipvsadm -A -t 10.0.0.185:80
-//! let key: ServiceKey = "-t 10.0.0.185:80".parse()?;
-//! let add_service = Request::NewService(Service::new(key));
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     // ipvsadm -A -t 10.0.0.185:80
+//!     let key: ServiceKey = "-t 10.0.0.185:80".parse()?;
+//!     let add_service = Request::NewService(Service::new(key));
 //!
-//! // ipvsadm -a -t 10.0.0.185:80 -r 172.17.0.3:80 -m -w 3
-//! let mut destination = Destination::new("172.17.0.3:80".parse()?);
-//! destination.weight = Weight::new(3)?;
-//! let add_destination = Request::NewDestination(key, destination);
+//!     // ipvsadm -a -t 10.0.0.185:80 -r 172.17.0.3:80 -m -w 3
+//!     let mut destination = Destination::new("172.17.0.3:80".parse()?);
+//!     destination.weight = Weight::new(3)?;
+//!     let add_destination = Request::NewDestination(key, destination);
 //!
-//! // What follows the netlink and generic netlink headers.
-//! let payload = add_service.to_bytes();
-//! assert_eq!(Request::parse(add_service.command(), &payload)?, add_service);
-//! # let _ = add_destination;
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//!     // What follows the netlink and generic netlink headers.
+//!     let payload = add_service.to_bytes();
+//!     assert_eq!(Request::parse(add_service.command(), &payload)?, add_service);
+//!     # let _ = add_destination;
+//!     Ok(())
+//! }
 //! ```
 //!
 //! # The protocol on one screen

@@ -3,6 +3,21 @@
 //! Pure like [`ipvs_packet`], on which it stands: no I/O, no clock, no unsafe code. Whoever plans,
 //! compares or prints a table can therefore be tested without a kernel.
 //!
+//! ```toml
+//! [dependencies]
+//! ipvs-table = "0.1"
+//! ```
+//!
+//! ```
+//! use ipvs_table::Rules;
+//!
+//! fn main() -> Result<(), ipvs_table::Mistakes> {
+//!     let rules: Rules = "-A -t 10.0.0.185:80 -s wrr\n-a -t 10.0.0.185:80 -r 172.17.0.3:80 -m\n".parse()?;
+//!     print!("{rules}");
+//!     Ok(())
+//! }
+//! ```
+//!
 //! Values:
 //!
 //! - [`Snapshot`]: every service with its destinations. `ipvs-client` reads them from the kernel;

@@ -22,6 +22,23 @@
 //!
 //! The library is the program for those who start it in a program of their own: a [`Config`] from flags, a
 //! [source](source::Source) of objects, and [`run`] or a [`Proxy`].
+//!
+//! ```toml
+//! [dependencies]
+//! lvs-kube-proxy = { version = "0.1", features = ["kubernetes"] }
+//! tokio = { version = "1", features = ["macros", "rt"] }
+//! ```
+//!
+//! ```no_run
+//! use lvs_kube_proxy::{Config, run};
+//!
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let words = ["lvs-kube-proxy", "--manifests", "/etc/services", "--cluster-cidr", "10.244.0.0/16"];
+//!     let config = Config::from_command_line(words)?;
+//!     run(config).await
+//! }
+//! ```
 
 #![forbid(unsafe_code)]
 

@@ -1,20 +1,27 @@
 //! Virtual services and real servers of the Linux load balancer (IPVS): say what should be, apply
 //! it.
 //!
+//! ```toml
+//! [dependencies]
+//! lvs = "0.1"
+//! tokio = { version = "1", features = ["macros", "rt"] } # or any other runtime
+//! ```
+//!
 //! ```no_run
 //! use lvs::{RealServer, Table, VirtualService, client::Client};
 //!
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let ipvs = Client::connect()?;
-//! let web = VirtualService::tcp("10.0.0.185:80".parse()?)
-//!     .scheduler("wrr")
-//!     .real_server(RealServer::nat("172.17.0.3:80".parse()?).weight(3))
-//!     .real_server(RealServer::nat("172.17.0.4:80".parse()?))
-//!     .build()?;
-//! web.apply(&ipvs).await?;
-//! print!("{}", Table::read(&ipvs).await?);
-//! # Ok(())
-//! # }
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let ipvs = Client::connect()?;
+//!     let web = VirtualService::tcp("10.0.0.185:80".parse()?)
+//!         .scheduler("wrr")
+//!         .real_server(RealServer::nat("172.17.0.3:80".parse()?).weight(3))
+//!         .real_server(RealServer::nat("172.17.0.4:80".parse()?))
+//!         .build()?;
+//!     web.apply(&ipvs).await?;
+//!     print!("{}", Table::read(&ipvs).await?);
+//!     Ok(())
+//! }
 //! ```
 //!
 //! # Rules

@@ -13,21 +13,27 @@
 //! - [`announce`], [`Announcer`]: gratuitous ARP and unsolicited neighbour advertisements for an address
 //!   that has moved here.
 //!
+//! ```toml
+//! [dependencies]
+//! netns-link = "0.1"
+//! ```
+//!
 //! ```no_run
 //! use std::net::IpAddr;
 //!
 //! use netns_link::{NetNs, prepare_director, prepare_real_server};
 //!
-//! # fn example(pid: u32) -> Result<(), netns_link::Error> {
-//! let vip: IpAddr = [10, 0, 0, 185].into();
-//! prepare_director(&NetNs::current()?, "ipvs0", &[vip])?;
+//! fn main() -> Result<(), netns_link::Error> {
+//!     let vip: IpAddr = [10, 0, 0, 185].into();
+//!     prepare_director(&NetNs::current()?, "ipvs0", &[vip])?;
 //!
-//! let pod = NetNs::from_pid(pid)?;
-//! let mut setup = prepare_real_server(&pod, "dummy1", &[vip])?;
-//! // … until the pod serves no longer:
-//! setup.undo(&pod)?;
-//! # Ok(())
-//! # }
+//!     // The network namespace of a pod, by one of its processes.
+//!     let pod = NetNs::from_pid(4711)?;
+//!     let mut setup = prepare_real_server(&pod, "dummy1", &[vip])?;
+//!     // … until the pod serves no longer:
+//!     setup.undo(&pod)?;
+//!     Ok(())
+//! }
 //! ```
 //!
 //! What is there already is success, and so is what is gone already; each call returns which it was
