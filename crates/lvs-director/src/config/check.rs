@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json};
 
 use super::{
     Mistake,
-    language::KINDS,
+    check_language::KINDS,
     tree::{Node, Value},
 };
 

@@ -2,6 +2,7 @@
 
 mod build;
 mod check;
+mod check_language;
 mod entrance;
 mod language;
 mod range;
@@ -28,9 +29,9 @@ use lvs::{
 use lvs_health::{AllFailed, BeforeResult, Member, OnFailure, Pool, Quorum};
 use netns_link::Setting;
 
-pub(crate) use self::check::CheckSpec;
 pub use self::schema::schema;
 use self::tree::{Node, Place};
+pub(crate) use self::{check::CheckSpec, check_language::RECORD_TYPES};
 
 /// What hooks are called for.
 pub(crate) const EVENTS: &[&str] = &[

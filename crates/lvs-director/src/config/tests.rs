@@ -4,10 +4,20 @@
 
 use std::{collections::BTreeSet, fs};
 
+use lvs_health::check::Target;
 use proptest::prelude::*;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, crypto::ring, pki_types::PrivatePkcs8KeyDer},
+};
 
 use super::{
-    language::{CHECK, FILE, KINDS},
+    check_language::{CHECK, KINDS},
+    language::FILE,
     shape::{Kind, Object},
     tree::{self, Node, Value},
     *,
@@ -235,6 +245,58 @@ fn kinds_are_those_of_the_checks() {
         assert!(found.iter().any(|it| it.contains("no_such_field")), "{kind}: {found:?}");
         assert_eq!(object.name, format!("{kind} check"));
     }
+}
+
+/// A file's check over TLS: it takes the certificate that the file trusts, and no other.
+#[tokio::test]
+async fn a_check_over_tls() {
+    let signed = rcgen::generate_simple_self_signed(["web.example".to_owned()]).unwrap();
+    let key = PrivatePkcs8KeyDer::from(signed.signing_key.serialize_der());
+    let server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![signed.cert.der().clone()], key.into())
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(server));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        }
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let trusted = directory.path().join("ca.pem");
+    fs::write(&trusted, signed.cert.pem()).unwrap();
+    let trusted = trusted.display();
+    for (kind, is_good) in [
+        ("tls: {}".to_owned(), true),
+        (format!("tls: {{server_name: web.example, verify: {{file: {trusted}}}}}"), true),
+        (format!("tls: {{server_name: other.example, verify: {{file: {trusted}}}}}"), false),
+        ("tls: {server_name: web.example, verify: system}".to_owned(), false),
+        ("http: {tls: {}, pattern: ok}".to_owned(), true),
+        (
+            format!(
+                "http: {{host: web.example, pattern: ok, tls: {{verify: {{file: {trusted}}}}}}}"
+            ),
+            true,
+        ),
+        ("http: {pattern: ok}".to_owned(), false),
+    ] {
+        let file = format!(
+            "services: [{{address: 192.0.2.1, port: 443, servers: ['127.0.0.1:{port}'], check: {{{kind}}}}}]"
+        );
+        let config = Config::parse(&file).unwrap_or_else(|error| panic!("{error}\n{file}"));
+        let member = &config.services[&"-t 192.0.2.1:443".parse().unwrap()].common.servers[0];
+        let target = Target::new(SocketAddr::from(([127, 0, 0, 1], port)));
+        let result = member.checks[0].check.run(&target).await;
+        assert_eq!(result.is_ok(), is_good, "{kind}: {result:?}");
+    }
+    server.abort();
 }
 
 proptest! {

@@ -6,6 +6,7 @@ use super::{
     endpoint,
     yaml::Yaml,
 };
+use crate::config::RECORD_TYPES;
 
 /// keepalived's file as ours.
 pub(super) fn import(text: &str, notes: &mut Notes) -> Yaml {
@@ -349,7 +350,8 @@ fn server(
 fn checks(block: &Block, rhythm: &Rhythm, notes: &mut Notes) -> Vec<Check> {
     let kind = match block.name() {
         "TCP_CHECK" => "tcp",
-        "HTTP_GET" => "http",
+        "HTTP_GET" | "SSL_GET" => "http",
+        "DNS_CHECK" => "dns",
         "SMTP_CHECK" => "smtp",
         "PING_CHECK" => "icmp",
         "UDP_CHECK" => "udp",
@@ -365,12 +367,25 @@ fn checks(block: &Block, rhythm: &Rhythm, notes: &mut Notes) -> Vec<Check> {
     let mut base = Check::new(kind);
     let (mut urls, mut hosts) = (Vec::new(), Vec::new());
     let mut answer = false;
+    if block.name() == "SSL_GET" {
+        base.fields.push(("tls", Yaml::map()));
+    }
     for line in &block.children {
         match line.name() {
-            "url" => urls.push(line),
+            "url" if kind == "http" => urls.push(line),
             "host" => hosts.push(line),
             "helo_name" => base.fields.push(("helo", Yaml::text_of(line.word(1)))),
             "require_reply" => answer = true,
+            // Here the host is always named.
+            "enable_sni" if block.name() == "SSL_GET" => {}
+            "name" if kind == "dns" => base.fields.push(("name", Yaml::text_of(line.word(1)))),
+            "type" if kind == "dns" => {
+                let wanted = line.word(1).to_ascii_uppercase();
+                match RECORD_TYPES.contains(&wanted.as_str()) {
+                    true => base.fields.push(("type", Yaml::text_of(wanted))),
+                    false => notes.add(line.line, format!("{}: SOA is asked for", line.shown())),
+                }
+            }
             "payload" => notes.add(line.line, format!("{}: see `send`", line.shown())),
             "misc_path" => {
                 let mut words = line.words[1..].iter().flat_map(|word| word.split_whitespace());
@@ -393,8 +408,6 @@ fn checks(block: &Block, rhythm: &Rhythm, notes: &mut Notes) -> Vec<Check> {
     }
     rhythm.finish(&mut base);
     let mut all = Vec::new();
-    // What stands in for another check asks for no page.
-    urls.retain(|_| kind == "http");
     for url in &urls {
         let mut check = base.clone();
         let mut of_url = rhythm.clone();

@@ -1,6 +1,6 @@
 //! ldirectord's configuration.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Check, Notes, yaml::Yaml};
 
@@ -302,6 +302,8 @@ fn check(
         Some(53) => "dns",
         Some(110) => "pop",
         Some(143) => "imap",
+        Some(993) => "imaps",
+        Some(995) => "pops",
         Some(3306) => "mysql",
         _ => "none",
     };
@@ -335,8 +337,11 @@ fn check(
         check
     };
     let mut check = match kind {
-        "http" => {
+        "http" | "https" => {
             let mut check = Check::new("http");
+            if kind == "https" {
+                check.fields.push(("tls", Yaml::map()));
+            }
             let path = value("request").unwrap_or("/");
             let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
             check.fields.push(("path", Yaml::text_of(path)));
@@ -351,9 +356,15 @@ fn check(
             }
             check
         }
+        "dns" => dns(value("request"), value("receive")),
         "smtp" | "submission" => Check::new("smtp"),
         "imap" => line("", "* OK"),
         "pop" => line("", "+OK"),
+        "imaps" | "pops" => {
+            let mut check = line("", if kind == "imaps" { "* OK" } else { "+OK" });
+            check.fields.push(("tls", Yaml::map()));
+            check
+        }
         "ping" => Check::new("icmp"),
         "connect" => Check::new("tcp"),
         "external" => {
@@ -372,8 +383,8 @@ fn check(
         }
     };
     for name in ["request", "receive"] {
-        if check.kind != "http" && value(name).is_some() {
-            notes.add(head.number, format!("{name}: only checks of http have it"));
+        if !matches!(check.kind, "http" | "dns") && value(name).is_some() {
+            notes.add(head.number, format!("{name}: only checks of http and dns have it"));
         }
     }
     if let Some(number) = value("checkport") {
@@ -389,4 +400,22 @@ fn check(
     check.common.push(("rise", Yaml::Number(1)));
     check.common.push(("fall", Yaml::Number(rhythm.fall.unwrap_or(1))));
     check.yaml()
+}
+
+/// A question for a name's address, or for an address's name.
+fn dns(request: Option<&str>, receive: Option<&str>) -> Check {
+    let mut check = Check::new("dns");
+    if let Some(request) = request {
+        let (name, kind) = match request.parse::<Ipv4Addr>() {
+            Ok(address) => {
+                let [a, b, c, d] = address.octets();
+                (format!("{d}.{c}.{b}.{a}.in-addr.arpa"), "PTR")
+            }
+            Err(_) => (request.to_owned(), "A"),
+        };
+        check.fields.push(("name", Yaml::text_of(name)));
+        check.fields.push(("type", Yaml::text_of(kind)));
+    }
+    check.fields.extend(receive.map(|it| ("expect", Yaml::words([it]))));
+    check
 }

@@ -197,6 +197,69 @@ fn a_file_of_ldirectord() {
     assert!(notes.iter().all(|note| !note.starts_with("0 ")), "{notes:#?}");
 }
 
+/// The checks of the first server of the first service, as values.
+fn checks(origin: Origin, text: &str) -> (serde_json::Value, Vec<String>) {
+    let imported = import(origin, text);
+    let config = Config::parse(&imported.yaml).unwrap_or_else(|error| {
+        panic!("{error}\n{}", imported.yaml);
+    });
+    let service = config.services.values().next().unwrap();
+    let checks = service.common.servers[0].checks.iter().map(|it| &it.check.kind);
+    let checks = checks.map(|it| serde_json::to_value(it).unwrap()).collect();
+    (checks, notes_of(&imported))
+}
+
+#[test]
+fn checks_over_tls_and_of_dns() {
+    let of_keepalived = |check: &str| {
+        let text = format!(
+            "virtual_server 192.0.2.1 443 {{\nreal_server 10.1.0.1 443 {{\n{check}\n}}\n}}"
+        );
+        checks(Origin::Keepalived, &text)
+    };
+    let (found, notes) = of_keepalived(
+        "SSL_GET {\nenable_sni\nurl {\npath /a\nvirtualhost www.example.org\n}\nurl {\npath /b\n}\n}",
+    );
+    assert_eq!(notes, Vec::<String>::new());
+    assert_eq!(found[0]["http"]["host"], "www.example.org");
+    assert_eq!(found[1]["http"]["path"], "/b");
+    for check in [&found[0], &found[1]] {
+        assert_eq!(check["http"]["tls"]["verify"], "none", "{check}");
+    }
+    let (found, notes) = of_keepalived("HTTP_GET {\nurl {\npath /a\n}\n}");
+    assert_eq!((&found[0]["http"]["tls"], notes.len()), (&serde_json::Value::Null, 0));
+    let (found, notes) = of_keepalived("DNS_CHECK {\ntype mx\nname example.org\n}");
+    assert_eq!((&found[0]["dns"]["type"], notes.len()), (&"MX".into(), 0));
+    assert_eq!(found[0]["dns"]["name"], "example.org");
+    let (found, notes) = of_keepalived("DNS_CHECK {\ntype RRSIG\nurl {\n}\n}");
+    assert_eq!((&found[0]["dns"]["type"], &found[0]["dns"]["name"]), (&"SOA".into(), &".".into()));
+    assert_eq!(notes.len(), 2, "{notes:?}");
+
+    let of_ldirectord = |lines: &str| {
+        let text =
+            format!("virtual=192.0.2.1:443\n real=10.1.0.1:443 masq\n protocol=tcp\n{lines}");
+        let (found, notes) = checks(Origin::Ldirectord, &text);
+        assert_eq!(notes, Vec::<String>::new(), "{lines}");
+        found[0].clone()
+    };
+    let found = of_ldirectord(" request=a\n receive=ok\n virtualhost=www.example.org\n");
+    assert_eq!((&found["http"]["path"], &found["http"]["pattern"]), (&"/a".into(), &"/ok/".into()));
+    assert_eq!(found["http"]["tls"]["verify"], "none", "the port says HTTPS: {found}");
+    let found = of_ldirectord(" service=imaps\n");
+    assert_eq!(found["line"]["tls"]["verify"], "none", "{found}");
+    let found = of_ldirectord(" service=dns\n request=www.example.org\n receive=192.0.2.9\n");
+    assert_eq!(
+        (&found["dns"]["type"], &found["dns"]["expect"][0]),
+        (&"A".into(), &"192.0.2.9".into())
+    );
+    let found = of_ldirectord(" service=dns\n request=192.0.2.9\n receive=www.example.org\n");
+    assert_eq!(found["dns"]["name"], "9.2.0.192.in-addr.arpa");
+    assert_eq!(
+        (&found["dns"]["type"], &found["dns"]["expect"][0]),
+        (&"PTR".into(), &"www.example.org".into())
+    );
+}
+
 #[test]
 fn what_cannot_be_read_is_said() {
     for (origin, text) in [
