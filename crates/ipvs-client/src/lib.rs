@@ -103,10 +103,22 @@ mod verbs;
 #[cfg(feature = "tokio")]
 mod watch;
 
-pub use ipvs_packet as packet;
+/// The messages under this crate: all of [`ipvs_packet`].
+// A module, not another name of the crate: so the compiler names a type by this path in its errors.
+pub mod packet {
+    #[doc(no_inline)]
+    pub use ipvs_packet::*;
+}
+
+/// The table as a value: all of [`ipvs_table`].
+pub mod table {
+    #[doc(no_inline)]
+    pub use ipvs_table::*;
+}
+
 pub use ipvs_table::{
-    self as table, Activity, Connection, ConnectionOrigin, ConnectionState, Differences,
-    EngineData, ServiceSnapshot, Snapshot, TableChange, Traffic,
+    Activity, Connection, ConnectionOrigin, ConnectionState, Differences, EngineData,
+    ServiceSnapshot, Snapshot, TableChange, Traffic,
 };
 
 #[cfg(feature = "tokio")]

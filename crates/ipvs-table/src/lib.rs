@@ -75,7 +75,12 @@ mod settings;
 mod snapshot;
 mod words;
 
-pub use ipvs_packet as packet;
+/// The messages under this crate: all of [`ipvs_packet`].
+// A module, not another name of the crate: so the compiler names a type by this path in its errors.
+pub mod packet {
+    #[doc(no_inline)]
+    pub use ipvs_packet::*;
+}
 
 #[cfg(feature = "serde")]
 pub use crate::document::{RealServerDocument, ServiceDocument, TableDocument, UncheckedDocument};

@@ -137,7 +137,12 @@ mod text;
 mod virtual_service;
 mod waiting;
 
-pub use ipvs_client as client;
+/// The client under this crate: all of [`ipvs_client`].
+// A module, not another name of the crate: so the compiler names a type by this path in its errors.
+pub mod client {
+    #[doc(no_inline)]
+    pub use ipvs_client::*;
+}
 
 pub use crate::{
     apply::{Applied, ApplyError, Outcome},

@@ -20,7 +20,7 @@ pub enum DefenseMode {
 }
 
 /// After which packets a sync daemon sends a connection to the backup director:
-/// [`Sysctl::SYNC_THRESHOLD`].
+/// [`Sysctl::SYNC_THRESHOLD`](super::Sysctl::SYNC_THRESHOLD).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct SyncThreshold {
