@@ -19,8 +19,8 @@ use ipvs_client::{
 ///
 /// - [`Client`], the kernel's table, for async programs; and [`blocking::Client`], the same without
 ///   async, whose futures are ready at once: see [`block_on`].
-/// - [`model::Kernel`](crate::model::Kernel) in a [`Mutex`](std::sync::Mutex), and
-///   [`model::Scripted`](crate::model::Scripted), which fails where a test says so (feature `model`):
+/// - [`model::Kernel`](https://docs.rs/lvs/latest/lvs/model/struct.Kernel.html) in a [`Mutex`](std::sync::Mutex), and
+///   [`model::Scripted`](https://docs.rs/lvs/latest/lvs/model/struct.Scripted.html), which fails where a test says so (feature `model`):
 ///   a program is tested without a kernel.
 /// - `Arc`s of these.
 ///
