@@ -45,8 +45,9 @@ pub(crate) struct Records {
     unknown: Vec<String>,
     /// Whether the first line is stored.
     has_head: bool,
-    /// Lines that are not stored yet and only have to be appended.
-    new: String,
+    /// What was noted since the ledger was stored.
+    new_services: BTreeSet<ServiceKey>,
+    new_addresses: BTreeSet<IpAddr>,
     /// Whether what is stored has to be replaced.
     is_dirty: bool,
 }
@@ -73,7 +74,8 @@ impl Records {
             addresses: BTreeSet::new(),
             ranges: ownership.ranges.clone(),
             excluded: ownership.excluded.clone(),
-            new: String::new(),
+            new_services: BTreeSet::new(),
+            new_addresses: BTreeSet::new(),
             is_dirty: false,
         }
     }
@@ -128,12 +130,12 @@ impl Records {
     ) {
         for key in services.into_iter().filter(|key| desired.get(key).is_some()) {
             if self.services.insert(*key) {
-                let _ = writeln!(self.new, "{key}");
+                self.new_services.insert(*key);
             }
         }
         for address in addresses {
             if self.addresses.insert(*address) {
-                let _ = writeln!(self.new, "{ADDRESS}{address}");
+                self.new_addresses.insert(*address);
             }
         }
     }
@@ -154,22 +156,24 @@ impl Records {
     /// Forgets everything, after it was taken away.
     pub(crate) fn clear(&mut self) {
         (self.services, self.addresses) = (Ledger::new(), BTreeSet::new());
+        self.new_services.clear();
+        self.new_addresses.clear();
         self.unknown.clear();
         self.is_dirty = true;
     }
 
     /// What has to be stored, if anything has.
     pub(crate) fn to_store(&self) -> Option<LedgerWrite> {
-        if !self.is_dirty && self.has_head {
-            return (!self.new.is_empty()).then(|| LedgerWrite::Append(self.new.clone()));
-        }
-        if !self.is_dirty && self.new.is_empty() {
+        if !self.is_dirty && !self.has_new() {
             return None;
         }
-        let addresses = self.addresses.iter().map(|address| format!("{ADDRESS}{address}\n"));
-        let services = self.services.iter().map(|key| format!("{key}\n"));
-        let unknown = self.unknown.iter().map(|line| format!("{line}\n"));
-        let text: String = services.chain(addresses).chain(unknown).collect();
+        if !self.is_dirty && self.has_head {
+            return Some(LedgerWrite::Append(lines(&self.new_services, &self.new_addresses)));
+        }
+        let mut text = lines(self.services.iter(), &self.addresses);
+        for line in &self.unknown {
+            let _ = writeln!(text, "{line}");
+        }
         let head = format!("{HEAD} {VERSION} boot {}\n", self.boot);
         Some(if text.is_empty() { LedgerWrite::Remove } else { LedgerWrite::Replace(head + &text) })
     }
@@ -181,7 +185,29 @@ impl Records {
             && self.unknown.is_empty();
         self.has_head = stored && !is_empty;
         self.is_dirty = !stored;
-        self.new.clear();
+        if stored {
+            self.new_services.clear();
+            self.new_addresses.clear();
+        }
+    }
+
+    /// Whether something is noted that is not stored.
+    pub(crate) fn has_new(&self) -> bool {
+        !self.new_services.is_empty() || !self.new_addresses.is_empty()
+    }
+
+    /// Whether a later proxy would know that this service is its own.
+    pub(crate) fn proves_service(&self, key: &ServiceKey) -> bool {
+        let is_in_ranges = match key {
+            ServiceKey::Address { address, .. } => is_in(&self.ranges, address),
+            ServiceKey::Mark { .. } => false,
+        };
+        is_in_ranges || !self.new_services.contains(key)
+    }
+
+    /// Whether a later proxy would know that this address is its own.
+    pub(crate) fn proves_address(&self, address: &IpAddr) -> bool {
+        is_in(&self.ranges, address) || !self.new_addresses.contains(address)
     }
 
     /// Which services may be deleted.
@@ -213,6 +239,16 @@ impl LedgerWrite {
             Self::Remove => text.clear(),
         }
     }
+}
+
+/// The lines of services and addresses.
+fn lines<'a>(
+    services: impl IntoIterator<Item = &'a ServiceKey>,
+    addresses: &BTreeSet<IpAddr>,
+) -> String {
+    let services = services.into_iter().map(|key| format!("{key}\n"));
+    let addresses = addresses.iter().map(|address| format!("{ADDRESS}{address}\n"));
+    services.chain(addresses).collect()
 }
 
 /// The boot that a ledger's first line names. Later versions say it at the same place.

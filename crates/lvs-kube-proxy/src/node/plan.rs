@@ -127,6 +127,20 @@ impl NodePlan {
         }
     }
 
+    /// Without new addresses that are not in the stored ledger, and their routes: a proxy that is killed
+    /// after they were made would not know them for its own.
+    pub(crate) fn drop_unproven(&mut self, records: &Records, present: &NodePresent) {
+        let waits = |address: &IpAddr| {
+            !records.proves_address(address) && !present.addresses.contains(address)
+        };
+        self.new_addresses.retain(|address| !waits(address));
+        self.addresses.retain(|address| !waits(address));
+        self.new_routes.retain(|range, _| {
+            let is_of_one = range.prefix_len() == range.max_prefix_len();
+            !is_of_one || !waits(&range.addr())
+        });
+    }
+
     /// With rules as they are listed, for those who want to know.
     pub(crate) fn with_rules(mut self, rules: RulePlan) -> Self {
         (self.rules, self.old_rules) = rules.split();

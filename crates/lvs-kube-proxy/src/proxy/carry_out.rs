@@ -41,6 +41,7 @@ impl<N: Node> Rounds<N> {
                 let (services, addresses) = &plan.claims;
                 self.records.claim(&self.desired.table, services, addresses);
                 progress.has_failed |= self.store().await;
+                plan.drop_unproven(&self.records, &self.present);
             }
             Phase::AddRoutes => {
                 for (range, source) in std::mem::take(&mut plan.new_routes) {

@@ -76,14 +76,7 @@ fn play(world: &mut World, acts: Vec<Act>) {
             Act::Round(is_whole) => {
                 let _ = world.round(is_whole);
             }
-            Act::Kill(writes, is_whole) => {
-                // Without its ledger a proxy cannot know what it made before.
-                if world.refuses_ledger() {
-                    world.refuse(None);
-                    let _ = world.round(false);
-                }
-                world.kill_after(writes, is_whole);
-            }
+            Act::Kill(writes, is_whole) => world.kill_after(writes, is_whole),
             Act::Refuse(refusal) => world.refuse(refusal),
             Act::Disturb(number) => world.disturb(number),
             Act::Connect(number, server) => world.connect(number, server),

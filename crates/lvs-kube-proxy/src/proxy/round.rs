@@ -9,7 +9,7 @@ use std::{
 };
 
 use lvs::{
-    Drain, Draining, Plan, Policy,
+    Desired, Drain, Draining, Plan, Policy,
     client::{
         Snapshot,
         packet::{AddressFamily, ServiceKey},
@@ -245,7 +245,7 @@ impl<N: Node> Rounds<N> {
         let extent = self.extent(is_whole, now);
         let mut table = self.read_table(&extent).await?;
         let policy = self.policy();
-        let (table_plan, look) = self.plan_table(&extent, &table, &policy, now, false);
+        let (table_plan, look) = self.plan_table(&extent, &table, &policy, now, None);
         let claims = self.pending.clone();
         let mut plan = NodePlan::between(
             &self.present,
@@ -260,8 +260,10 @@ impl<N: Node> Rounds<N> {
             if phase > Phase::Table && progress.held_back > 0 {
                 break;
             }
-            if phase == Phase::Table && self.rules_are_lacking() {
-                (plan.table, self.look) = self.plan_table(&extent, &table, &policy, now, true);
+            let allowed = if phase == Phase::Table { self.allowed(&table) } else { None };
+            if let Some(allowed) = &allowed {
+                (plan.table, self.look) =
+                    self.plan_table(&extent, &table, &policy, now, Some(allowed));
             }
             self.carry_out(phase, &mut plan, &mut table, &extent, now, &mut progress).await?;
         }
@@ -275,7 +277,7 @@ impl<N: Node> Rounds<N> {
         self.translate(true);
         let table = self.read_table(&Extent::Whole).await?;
         let policy = self.policy();
-        let (table, _) = self.plan_table(&Extent::Whole, &table, &policy, now, false);
+        let (table, _) = self.plan_table(&Extent::Whole, &table, &policy, now, None);
         let plan = NodePlan::between(
             &self.present,
             &self.desired,
@@ -414,18 +416,35 @@ impl<N: Node> Rounds<N> {
         }
     }
 
-    /// The plan for the table, and when to look at what is being drained. Where rules are lacking, new
-    /// services that only some clients may reach wait.
+    /// What of the table may be written, if that is not all: where rules are lacking, new services that only
+    /// some clients may reach wait; where the ledger could not be stored, new services that a later proxy would
+    /// not know for its own.
+    fn allowed(&self, table: &Snapshot) -> Option<Desired> {
+        let mut allowed =
+            self.rules_are_lacking().then(|| self.desired.without_new_restricted(table));
+        if self.records.has_new() {
+            let allowed = allowed.get_or_insert_with(|| self.desired.table.clone());
+            let keys = self.desired.table.iter().map(|service| service.key());
+            for key in keys.filter(|key| !self.records.proves_service(key)) {
+                if !table.services.contains_key(key) {
+                    allowed.remove(key);
+                }
+            }
+        }
+        allowed
+    }
+
+    /// The plan for the table, and when to look at what is being drained; for less than is desired if only
+    /// that is allowed.
     fn plan_table(
         &mut self,
         extent: &Extent,
         table: &Snapshot,
         policy: &Policy,
         now: Instant,
-        rules_are_lacking: bool,
+        allowed: Option<&Desired>,
     ) -> (Plan, Option<Instant>) {
-        let allowed = rules_are_lacking.then(|| self.desired.without_new_restricted(table));
-        let desired = allowed.as_ref().unwrap_or(&self.desired.table);
+        let desired = allowed.unwrap_or(&self.desired.table);
         match extent {
             Extent::Whole => self.draining.step(desired, table, policy, now),
             Extent::Services(services) => {

@@ -306,7 +306,11 @@ impl Node for Kernel<'_> {
     }
 
     async fn store(&mut self, write: &LedgerWrite) -> Result<(), Failure> {
-        self.ledger.store(write).map_err(|error| Failure::new(Step::Ledger, error))
+        let failed = |error| {
+            let what = "new services outside of the service ranges wait until it can be written";
+            Failure::new(Step::Ledger, format!("{error}; {what}"))
+        };
+        self.ledger.store(write).map_err(failed)
     }
 
     async fn add_route(&mut self, range: IpNet, source: Option<IpAddr>) -> Result<(), Failure> {

@@ -211,6 +211,50 @@ fn one_endpoint_that_is_refused() {
     assert_eq!((usable(&world), world.failing().len()), ((2, 2), 0));
 }
 
+/// While the ledger cannot be stored, nothing new is made that a later proxy would not know for its own; what
+/// is there is followed as ever.
+#[test]
+fn what_no_ledger_names_is_not_made() {
+    for (has_ranges, new) in [(false, (1, 2)), (true, (2, 3))] {
+        let ranges = &["--service-cluster-ip-range=10.96.0.0/12"][..];
+        let mut world = World::new(if has_ranges { ranges } else { NO_RANGES });
+        world.set_service(1, Some(Form::Cluster));
+        world.set_endpoints(1, &BTreeSet::from([1]));
+        round(&mut world, true);
+        let places = |world: &World| {
+            let present = world.node.present();
+            (present.addresses.clone(), present.routes.clone())
+        };
+        let before = places(&world);
+        world.refuse(Some(super::Refusal::Ledger));
+        world.set_endpoints(1, &BTreeSet::from([1, 2]));
+        // The address of its load balancer is outside of the range.
+        world.set_service(2, Some(Form::Restricted));
+        world.set_endpoints(2, &BTreeSet::from([1]));
+        for is_whole in [false, true, false] {
+            round(&mut world, is_whole);
+            assert_eq!(usable(&world), new);
+            assert!(!world.failing().is_empty());
+        }
+        assert_eq!(places(&world), before, "{:?}", world.log());
+        // It could be stored again, but no round comes before the proxy ends and the Services go.
+        world.refuse(None);
+        world.restart();
+        world.set_service(1, None);
+        world.set_service(2, None);
+        world.settle();
+        assert_eq!((usable(&world), world.difference().as_str()), ((0, 0), ""));
+        // What waited comes when it can be stored.
+        world.refuse(Some(super::Refusal::Ledger));
+        world.set_service(3, Some(Form::Restricted));
+        world.set_endpoints(3, &BTreeSet::from([1]));
+        round(&mut world, false);
+        world.refuse(None);
+        world.settle();
+        assert_eq!((usable(&world), world.difference().as_str()), ((2, 2), ""));
+    }
+}
+
 /// A service asks for a scheduler that the kernel lacks, and gets the default.
 #[test]
 fn a_scheduler_that_the_kernel_lacks() {

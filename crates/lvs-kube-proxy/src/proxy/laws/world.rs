@@ -318,10 +318,6 @@ impl World {
         }
     }
 
-    pub(super) fn refuses_ledger(&self) -> bool {
-        self.node.present().refusals.ledger
-    }
-
     /// Somebody changes what is the proxy's.
     pub(super) fn disturb(&mut self, number: u8) {
         let mut present = self.node.present_mut();
