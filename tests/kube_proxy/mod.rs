@@ -162,7 +162,10 @@ fn config(words: &[&str]) -> Result<Config, Failed> {
     ];
     let given = |name: &str| words.iter().any(|word| word.starts_with(name));
     let own = own.into_iter().filter(|word| !word.ends_with('=') || !given(word));
-    Ok(Config::from_command_line(own.chain(words.iter().copied()))?)
+    // Kernels without nftables have no routes unless they are asked for.
+    let has_routes = given("--service-cluster-ip-range") && !given("--vip-mode");
+    let routes = has_routes.then_some("--vip-mode=routes");
+    Ok(Config::from_command_line(own.chain(routes).chain(words.iter().copied()))?)
 }
 
 fn source(directory: &TempDir) -> Result<Directory, Failed> {

@@ -101,6 +101,7 @@ async fn story(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         "lvs-kube-proxy",
         "--hostname-override=node1",
         "--service-cluster-ip-range=10.0.0.0/16",
+        "--vip-mode=routes",
         "--node-ip=172.17.0.1",
         "--drain-limit=3s",
         "--healthz-bind-address=172.17.0.1:10256",

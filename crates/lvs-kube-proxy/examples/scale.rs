@@ -73,6 +73,7 @@ async fn measure(number: u32) -> Result<String, Box<dyn Error>> {
         "--hostname-override=node-a",
         "--node-ip=192.0.2.1",
         "--service-cluster-ip-range=10.0.0.0/8",
+        "--vip-mode=routes",
         "--healthz-bind-address=",
         "--metrics-bind-address=",
     ])?;

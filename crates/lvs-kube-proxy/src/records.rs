@@ -378,7 +378,14 @@ mod tests {
         let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
         let (ranges, excluded) = (networks(ranges), networks(excluded));
         Records::new(
-            &Ownership { ledger: None, ranges, excluded, has_routes: false, may_route: false },
+            &Ownership {
+                ledger: None,
+                ranges,
+                excluded,
+                has_routes: false,
+                may_route: false,
+                routes_without_rules: false,
+            },
             "b1",
         )
     }

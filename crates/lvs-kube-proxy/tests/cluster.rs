@@ -333,6 +333,8 @@ impl Scene<'_> {
         command.arg("--kubeconfig").arg(self.path("account.kubeconfig"));
         command.arg("--state-dir").arg(self.path(""));
         command.args(["--hostname-override=node1", "--service-cluster-ip-range=10.0.0.0/16"]);
+        // The guest may have no nftables.
+        command.arg("--vip-mode=routes");
         command.args(["--drain-limit=600s", "--nodeport-addresses=172.17.0.0/16", "-v=4"]);
         command
     }

@@ -112,7 +112,7 @@ pub(super) struct Flags {
     pub(super) service_cluster_ip_range: Vec<IpNet>,
 
     /// How virtual addresses become local: by a route for each service range, by addresses on
-    /// kube-ipvs0, or routes where the ranges are known
+    /// kube-ipvs0, or (auto) by routes where the ranges are known and nftables shield what listens on the node
     #[arg(long, value_enum, default_value_t = VipMode::Auto)]
     pub(super) vip_mode: VipMode,
 
@@ -148,6 +148,11 @@ pub(super) struct Flags {
     /// Serves spec.externalIPs: whoever may write a Service can then take traffic for any address
     #[arg(long)]
     pub(super) external_ips: bool,
+
+    /// Serves load-balancer addresses with source ranges also while nftables cannot be used: everybody reaches
+    /// them then [default: such an address is not served before its rules are there]
+    #[arg(long)]
+    pub(super) serve_without_source_ranges: bool,
 
     /// Serves external and load-balancer addresses that are this node's own also at ports on which the node
     /// itself listens, as long as the Service has an endpoint: what listens there is not reached then

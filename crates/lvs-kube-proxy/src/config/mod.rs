@@ -135,12 +135,17 @@ pub(crate) struct Ownership {
     pub(crate) has_routes: bool,
     /// Whether they may, where ranges are known.
     pub(crate) may_route: bool,
+    /// Whether they do so without rules that shield the node: everything that listens on it is then reached
+    /// at every address of them.
+    pub(crate) routes_without_rules: bool,
 }
 
 /// What the rules of nftables depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FilterConfig {
     pub(crate) masquerade_all: bool,
+    /// Whether services that only some clients may reach are served while that cannot be enforced.
+    pub(crate) serve_unrestricted: bool,
     pub(crate) pods: Pods,
 }
 
@@ -405,8 +410,13 @@ impl Config {
                 excluded: flags.ipvs_exclude_cidrs,
                 has_routes,
                 may_route,
+                routes_without_rules: flags.vip_mode == VipMode::Routes,
             },
-            filter: FilterConfig { masquerade_all: flags.masquerade_all.unwrap_or(false), pods },
+            filter: FilterConfig {
+                masquerade_all: flags.masquerade_all.unwrap_or(false),
+                serve_unrestricted: flags.serve_without_source_ranges,
+                pods,
+            },
             kernel: KernelConfig {
                 strict_arp: flags.ipvs_strict_arp.unwrap_or(false),
                 timeouts: Timeouts::new(

@@ -8,7 +8,10 @@ use std::{
 use ipnet::IpNet;
 use lvs::{
     Action, Change, Desired,
-    client::packet::{AddressFamily, DestinationKey, Protocol, ServiceKey},
+    client::{
+        Snapshot,
+        packet::{AddressFamily, DestinationKey, Protocol, ServiceKey},
+    },
 };
 
 use super::{Routes, StaleClients};
@@ -129,14 +132,26 @@ impl NodeDesired {
         addresses.filter(|address| self.addresses.contains(address)).collect()
     }
 
-    /// The table without new services that only some clients may reach: for as long as rules cannot be
-    /// written.
-    pub(crate) fn without_new_restricted(&self, table: &lvs::client::Snapshot) -> Desired {
+    /// The services that only some clients may reach, but for those of a table.
+    pub(crate) fn restricted_without(&self, table: Option<&Snapshot>) -> BTreeSet<ServiceKey> {
+        let is_there =
+            |key: &ServiceKey| table.is_some_and(|table| table.services.contains_key(key));
+        self.restricted.iter().filter(|key| !is_there(key)).copied().collect()
+    }
+
+    /// The table without some services.
+    pub(crate) fn without(&self, services: &BTreeSet<ServiceKey>) -> Desired {
         let mut desired = self.table.clone();
-        for key in self.restricted.iter().filter(|key| !table.services.contains_key(key)) {
+        for key in services {
             desired.remove(key);
         }
         desired
+    }
+
+    /// From now on there are rules, and these ranges. What is in them has to be taken in anew.
+    pub(crate) fn begin_rules(&mut self, ranges: Vec<IpNet>, rules: Rules) {
+        self.ranges = ranges;
+        self.rules = Some(RuleSet::new(rules));
     }
 
     /// Some services without real servers that the kernel refuses: those that have a usable one besides.

@@ -20,7 +20,7 @@ use lvs::{
     model::{self, Errno, Scripted},
 };
 
-use super::{Addresses, Listening, Node, Routes, StaleClients, Written};
+use super::{Addresses, Listening, NoRules, Node, Routes, StaleClients, Written};
 use crate::{
     failure::{Failure, Step},
     health::Health,
@@ -46,6 +46,7 @@ pub(crate) struct Present {
     pub(crate) elements: BTreeSet<Element>,
     generation: u32,
     pub(crate) is_confirmed: bool,
+    pub(crate) looks_for_rules: usize,
     pub(crate) ledger: String,
     pub(crate) ports: BTreeSet<Listening>,
     pub(crate) refusals: Refusals,
@@ -76,6 +77,8 @@ pub(crate) struct Refusals {
     pub(crate) addresses: BTreeSet<IpAddr>,
     pub(crate) routes: BTreeSet<IpNet>,
     pub(crate) rules: bool,
+    /// There are none.
+    pub(crate) nftables: Option<NoRules>,
     pub(crate) ledger: bool,
     pub(crate) ports: bool,
     pub(crate) table: bool,
@@ -212,8 +215,9 @@ impl Node for FakeNode {
         Some(self.present().generation)
     }
 
-    fn has_rules(&self) -> bool {
-        true
+    fn look_for_rules(&mut self) -> Result<(), NoRules> {
+        self.present_mut().looks_for_rules += 1;
+        self.present().refusals.nftables.clone().map_or(Ok(()), Err)
     }
 
     fn source(&self, ipv4: bool) -> Option<IpAddr> {

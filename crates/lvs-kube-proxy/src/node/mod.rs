@@ -64,8 +64,8 @@ pub(crate) trait Node {
     /// The number of the rules' last change, whoever made it.
     fn rules_generation(&mut self) -> Option<u32>;
 
-    /// Whether rules can be written.
-    fn has_rules(&self) -> bool;
+    /// Looks whether rules can be written.
+    fn look_for_rules(&mut self) -> Result<(), NoRules>;
 
     /// The address from which the node reaches other networks, if it has a route to any.
     fn source(&self, ipv4: bool) -> Option<IpAddr>;
@@ -132,6 +132,14 @@ pub(crate) struct Addresses {
     pub(crate) gateways: BTreeSet<IpAddr>,
     /// The first and last addresses of the networks that links are in.
     pub(crate) broadcasts: BTreeSet<IpAddr>,
+}
+
+/// Why no rules can be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NoRules {
+    pub(crate) reason: String,
+    /// Whether rules of an earlier proxy may be there and in force all the same.
+    pub(crate) may_be_there: bool,
 }
 
 /// What is on the node besides the table, as far as the proxy knows.

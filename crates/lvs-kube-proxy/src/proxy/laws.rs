@@ -2,6 +2,7 @@
 //! killed after any write. The node is a fake one.
 
 mod cases;
+mod shield;
 mod tenants;
 mod world;
 

@@ -9,6 +9,7 @@ mod laws;
 mod rhythm;
 mod round;
 mod run;
+mod shield;
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
@@ -17,13 +18,13 @@ use lvs::Policy;
 use netns_link::NetNs;
 
 pub(crate) use self::rhythm::{FIRST_WAIT, LONGEST_WAIT};
-use self::round::Rounds;
 pub use self::run::Proxy;
+use self::{round::Rounds, shield::Shield};
 use crate::{
     config::{Config, FilterConfig, Ownership, Pods},
     failure::{Failure, Step},
     node::{
-        Node, NodeDesired,
+        NoRules, Node, NodeDesired,
         kernel::{Kernel, LINK},
     },
     records::{LedgerFile, Records},
@@ -52,7 +53,20 @@ async fn rounds<N: Node>(
         primary: firsts(&primary),
         ..ThisNode::default()
     };
-    let ranges = routed(&config.ownership, &this_node.addresses, api_server);
+    let no_rules = node.look_for_rules().err();
+    if let Some(NoRules { reason, .. }) = &no_rules {
+        tracing::warn!(
+            "nftables cannot be used ({reason}), so these do not work before they can: clients outside of the \
+             cluster reach endpoints of other nodes, pods reach themselves through their service, source \
+             ranges of load balancers (such an address is not served), and shielding what listens on the \
+             node from service addresses"
+        );
+    }
+    let routable = routed(&config.ownership, &this_node.addresses, api_server);
+    let ranges = match no_rules.is_none() || config.ownership.routes_without_rules {
+        true => routable.clone(),
+        false => Vec::new(),
+    };
     let settings = Settings {
         scheduler: config.services.scheduler.clone(),
         allowed_schedulers: config.services.allowed_schedulers.clone(),
@@ -61,15 +75,16 @@ async fn rounds<N: Node>(
         external_ips: config.services.external_ips,
         service_ranges: config.ownership.ranges.clone(),
         host_ports: config.services.host_ports,
-        without_local: without_local(&config, node.has_rules()),
+        without_local: without_local(&config, no_rules.is_none()),
         mark_bits: config.services.mark_bits,
         pod_networks: config.services.pod_networks.clone(),
         api_server,
         ..Settings::default()
     };
-    let rules = node.has_rules().then(|| rules(&config, &ranges));
+    let rules = no_rules.is_none().then(|| rules(&config, &ranges));
+    let shield = Shield { no_rules, routable };
     let desired = NodeDesired::new(ranges, rules);
-    Ok(Rounds::new(node, config, State::new(this_node, settings), desired, records))
+    Ok(Rounds::new(node, config, State::new(this_node, settings), desired, shield, records))
 }
 
 /// The service ranges that can be local by a route, if any should be: one that holds an address of

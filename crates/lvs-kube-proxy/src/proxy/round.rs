@@ -9,7 +9,7 @@ use std::{
 };
 
 use lvs::{
-    Desired, Drain, Draining, Plan, Policy,
+    Drain, Draining, Plan, Policy,
     client::{
         Snapshot,
         packet::{AddressFamily, ServiceKey},
@@ -20,6 +20,7 @@ use super::{
     checks::Checks,
     guard::{self, Guard},
     journal::Journal,
+    shield::Shield,
 };
 use crate::{
     config::{Config, GoDuration, Pods},
@@ -46,7 +47,8 @@ const TRIGGERS: usize = 10_000;
 #[derive(Debug)]
 pub(crate) struct Rounds<N: Node> {
     pub(super) node: N,
-    config: Config,
+    pub(super) config: Config,
+    pub(super) shield: Shield,
     pub(super) state: State,
     pub(super) desired: NodeDesired,
     pub(super) present: NodePresent,
@@ -95,9 +97,11 @@ impl<N: Node> Rounds<N> {
         config: Config,
         state: State,
         desired: NodeDesired,
+        shield: Shield,
         records: Records,
     ) -> Self {
         Self {
+            shield,
             node,
             state,
             desired,
@@ -230,10 +234,12 @@ impl<N: Node> Rounds<N> {
     pub(crate) async fn round(&mut self, is_whole: bool, now: Instant) -> Result<Round, Failure> {
         let is_whole = is_whole || !self.knows_node;
         let mut progress = Progress::default();
+        let mut has_begun_rules = false;
         if is_whole {
             self.read_node().await?;
+            has_begun_rules = self.knows_node && self.look_for_rules();
         }
-        self.translate(is_whole);
+        self.translate(is_whole, has_begun_rules);
         if is_whole {
             self.look_at_forwarding();
             progress.has_failed |= self.listen();
@@ -245,7 +251,11 @@ impl<N: Node> Rounds<N> {
         let extent = self.extent(is_whole, now);
         let mut table = self.read_table(&extent).await?;
         let policy = self.policy();
-        let (table_plan, look) = self.plan_table(&extent, &table, &policy, now, None);
+        // Whether rules can be written is seen when they are.
+        let (table_plan, look) = match self.shield.no_rules.is_some() {
+            true => self.plan_protected(&extent, &table, &policy, now, &BTreeSet::new()),
+            false => self.plan_table(&extent, &table, &policy, now, &BTreeSet::new()),
+        };
         let claims = self.pending.clone();
         let mut plan = NodePlan::between(
             &self.present,
@@ -260,10 +270,13 @@ impl<N: Node> Rounds<N> {
             if phase > Phase::Table && progress.held_back > 0 {
                 break;
             }
-            let allowed = if phase == Phase::Table { self.allowed(&table) } else { None };
-            if let Some(allowed) = &allowed {
-                (plan.table, self.look) =
-                    self.plan_table(&extent, &table, &policy, now, Some(allowed));
+            if phase == Phase::Table {
+                progress.has_failed |= self.say_unprotected(&extent, &table);
+                let unproven = self.unproven(&table);
+                if self.has_not_written_rules() || !unproven.is_empty() {
+                    (plan.table, self.look) =
+                        self.plan_protected(&extent, &table, &policy, now, &unproven);
+                }
             }
             self.carry_out(phase, &mut plan, &mut table, &extent, now, &mut progress).await?;
         }
@@ -274,10 +287,11 @@ impl<N: Node> Rounds<N> {
     /// What a whole round would do.
     pub(crate) async fn dry_run(&mut self, now: Instant) -> Result<NodePlan, Failure> {
         self.read_node().await?;
-        self.translate(true);
+        self.translate(true, true);
         let table = self.read_table(&Extent::Whole).await?;
         let policy = self.policy();
-        let (table, _) = self.plan_table(&Extent::Whole, &table, &policy, now, None);
+        let (table, _) =
+            self.plan_protected(&Extent::Whole, &table, &policy, now, &BTreeSet::new());
         let plan = NodePlan::between(
             &self.present,
             &self.desired,
@@ -316,9 +330,9 @@ impl<N: Node> Rounds<N> {
     }
 
     /// Makes what has changed a part of what is desired.
-    fn translate(&mut self, is_whole: bool) {
+    fn translate(&mut self, is_whole: bool, has_begun: bool) {
         // At first what was not translated would look as if nobody wanted it.
-        let mut update = match self.knows_node {
+        let mut update = match self.knows_node && !has_begun {
             true => self.state.update_share(),
             false => self.state.update(),
         };
@@ -416,35 +430,25 @@ impl<N: Node> Rounds<N> {
         }
     }
 
-    /// What of the table may be written, if that is not all: where rules are lacking, new services that only
-    /// some clients may reach wait; where the ledger could not be stored, new services that a later proxy would
-    /// not know for its own.
-    fn allowed(&self, table: &Snapshot) -> Option<Desired> {
-        let mut allowed =
-            self.rules_are_lacking().then(|| self.desired.without_new_restricted(table));
-        if self.records.has_new() {
-            let allowed = allowed.get_or_insert_with(|| self.desired.table.clone());
-            let keys = self.desired.table.iter().map(|service| service.key());
-            for key in keys.filter(|key| !self.records.proves_service(key)) {
-                if !table.services.contains_key(key) {
-                    allowed.remove(key);
-                }
-            }
-        }
-        allowed
+    /// New services that wait because a later proxy would not know them for its own: the ledger could not be
+    /// stored.
+    fn unproven(&self, table: &Snapshot) -> BTreeSet<ServiceKey> {
+        let keys = self.desired.table.iter().map(|service| service.key());
+        let new = keys.filter(|key| !table.services.contains_key(key));
+        new.filter(|key| !self.records.proves_service(key)).copied().collect()
     }
 
-    /// The plan for the table, and when to look at what is being drained; for less than is desired if only
-    /// that is allowed.
-    fn plan_table(
+    /// The plan for the table without some services, and when to look at what is being drained.
+    pub(super) fn plan_table(
         &mut self,
         extent: &Extent,
         table: &Snapshot,
         policy: &Policy,
         now: Instant,
-        allowed: Option<&Desired>,
+        without: &BTreeSet<ServiceKey>,
     ) -> (Plan, Option<Instant>) {
-        let desired = allowed.unwrap_or(&self.desired.table);
+        let allowed = (!without.is_empty()).then(|| self.desired.without(without));
+        let desired = allowed.as_ref().unwrap_or(&self.desired.table);
         match extent {
             Extent::Whole => self.draining.step(desired, table, policy, now),
             Extent::Services(services) => {
@@ -453,7 +457,7 @@ impl<N: Node> Rounds<N> {
         }
     }
 
-    fn rules_are_lacking(&self) -> bool {
+    fn has_not_written_rules(&self) -> bool {
         self.desired.rules.as_ref().is_some_and(RuleSet::has_failed)
     }
 

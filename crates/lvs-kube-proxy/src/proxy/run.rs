@@ -12,7 +12,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 use super::{
     rhythm::Rhythm,
     round::{Round, Rounds},
-    rounds, rules,
+    rounds,
 };
 use crate::{
     config::Config,
@@ -56,7 +56,6 @@ impl<'n, S: Source> Proxy<'n, S> {
         config: Config,
     ) -> Result<Self, Failure> {
         let records = kernel.open_ledger(&config.ownership)?;
-        kernel.open_rules(rules(&config, &config.ownership.ranges));
         let rounds = rounds(kernel, config.clone(), source.server(), records).await?;
         rounds.health().follow(source.contact(), &config);
         Ok(Self { source, config, rounds, is_settled: false })

@@ -187,8 +187,12 @@ impl State {
         self.translations.values().any(|translation| translation.is_at_node)
     }
 
+    /// Everything is to be translated again.
+    pub(crate) fn look_at_all(&mut self) {
+        self.touch_all();
+    }
+
     /// Changes the settings.
-    #[cfg(test)]
     pub(crate) fn set_settings(&mut self, settings: Settings) {
         if self.settings != settings {
             self.settings = settings;

@@ -24,13 +24,13 @@ use lvs::{
 use netns_link::{Address, Link, Links, NetNs, Setting};
 
 use self::nfnetlink::Nfnetlink;
-use super::{Addresses, Listening, Node, Routes, StaleClients, Written};
+use super::{Addresses, Listening, NoRules, Node, Routes, StaleClients, Written};
 use crate::{
     config::{KernelConfig, Ownership},
     failure::{Failure, Step},
     health::{Health, Listener, Server},
     records::{LedgerFile, LedgerWrite, Records, this_boot},
-    rules::{self, Element, RuleSet, RuleWrite, Rules},
+    rules::{self, Element, RuleWrite},
     settings::is_reachable,
 };
 
@@ -102,20 +102,6 @@ impl<'n> Kernel<'n> {
         file.take_confirmation();
         self.ledger = file;
         Ok(records)
-    }
-
-    /// Looks for nftables: the kernel's, and the program `nft`. Says what does not work without.
-    pub(crate) fn open_rules(&mut self, rules: Rules) {
-        let empty = RuleWrite::Whole(&RuleSet::new(rules)).to_string();
-        let socket = nft::open(self.namespace, &empty).inspect_err(|reason| {
-            tracing::warn!(
-                "nftables cannot be used ({reason}), so these do not work: clients outside of the \
-                 cluster reach endpoints of other nodes, pods reach themselves through their service, \
-                 source ranges of load balancers, and shielding what listens on the node from service \
-                 addresses"
-            );
-        });
-        self.rules = socket.ok();
     }
 
     /// Takes the rules away.
@@ -280,8 +266,13 @@ impl Node for Kernel<'_> {
         self.rules.as_mut()?.generation().ok()
     }
 
-    fn has_rules(&self) -> bool {
-        self.rules.is_some()
+    /// What was found once is not looked for again: a write that fails says so.
+    fn look_for_rules(&mut self) -> Result<(), NoRules> {
+        if self.rules.is_none() {
+            self.count("processes");
+            self.rules = Some(nft::open(self.namespace)?);
+        }
+        Ok(())
     }
 
     fn source(&self, ipv4: bool) -> Option<IpAddr> {

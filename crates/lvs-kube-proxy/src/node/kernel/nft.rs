@@ -3,7 +3,6 @@
 use std::{
     io::{self, Read as _, Write as _},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
@@ -11,23 +10,26 @@ use std::{
 use netns_link::NetNs;
 
 use super::nfnetlink::Nfnetlink;
-use crate::rules::TABLE;
+use crate::{
+    node::NoRules,
+    rules::{RuleSet, RuleWrite, Rules, TABLE},
+};
 
 /// How long nft may take. Tens of thousands of elements take seconds.
 const NFT_LIMIT: Duration = Duration::from_secs(60);
 
-/// A socket to the kernel's nftables, if these and the program are there and take such rules.
-pub(super) fn open(namespace: &NetNs, rules: &str) -> Result<Nfnetlink, String> {
-    let failed = |error: io::Error| format!("the kernel: {error}");
+/// A socket to the kernel's nftables, if these and the program are there and take such rules. What is asked is
+/// a table with nothing in it: nothing that is configured can spoil the answer.
+pub(super) fn open(namespace: &NetNs) -> Result<Nfnetlink, NoRules> {
+    let failed =
+        |error: io::Error| NoRules { reason: format!("the kernel: {error}"), may_be_there: false };
     let mut socket = Nfnetlink::open(namespace).map_err(failed)?;
     socket.generation().map_err(failed)?;
-    // One kernel and one program for all namespaces.
-    static CHECKED: OnceLock<Result<(), String>> = OnceLock::new();
-    let check = || match nft(namespace, &["--check", "-f", "-"], rules) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(error.to_string()),
-    };
-    CHECKED.get_or_init(check).clone().map(|()| socket)
+    let empty = RuleWrite::Whole(&RuleSet::new(Rules::default())).to_string();
+    match nft(namespace, &["--check", "-f", "-"], &empty) {
+        Ok(_) => Ok(socket),
+        Err(error) => Err(NoRules { reason: error.to_string(), may_be_there: true }),
+    }
 }
 
 /// Carries out commands in one step.
