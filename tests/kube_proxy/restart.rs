@@ -9,6 +9,7 @@ use std::{
 use ipvs_client::Client;
 use kernel_tests::{Outcome, block_on, fresh_namespace};
 use libtest_mimic::{Failed, Trial};
+use lvs::VirtualService;
 use lvs_kube_proxy::{Config, Proxy, clean_up};
 use netns_link::NetNs;
 use tempfile::TempDir;
@@ -29,7 +30,8 @@ const LEAST_RIGHTS: Part = Part("kube_proxy_least_rights", least_rights);
 pub(super) const PARTS: &[Part] = &[AFTER_INIT, LEAST_RIGHTS];
 
 pub(super) fn cases() -> Vec<Trial> {
-    let mut cases = client_cases![restart_and_clean_up, emptied_directory];
+    let mut cases =
+        client_cases![restart_and_clean_up, clean_up_from_the_state_directory, emptied_directory];
     cases.extend(whole_cases![loses_no_service_when_restarted]);
     cases.push(part::case("kube_proxy_least_rights", AFTER_INIT, &["unshare", "--mount"]));
     cases
@@ -67,7 +69,62 @@ async fn restart_and_clean_up(namespace: NetNs, client: Client) -> Outcome {
     gone(&namespace).await
 }
 
-/// All objects disappear at once: a second read confirms that, and then they are deleted.
+/// After a proxy was killed, its state directory is all that a clean-up needs; without it, nothing is taken
+/// away. Only one proxy works in a namespace. What others have made stays, and settings come back.
+async fn clean_up_from_the_state_directory(namespace: NetNs, client: Client) -> Outcome {
+    testbed::run(&namespace, "iproute2", &["ip", "link", "set", "lo", "up"])?;
+    let (directory, state) = (TempDir::new()?, TempDir::new()?);
+    let state_dir = format!("--state-dir={}", state.path().display());
+    let spec = "type: LoadBalancer, clusterIP: 10.96.0.1, ports: [{port: 80}]";
+    let web = service("web", spec) + "status: {loadBalancer: {ingress: [{ip: 203.0.113.50}]}}\n";
+    write(&directory, "web.yaml", &web)?;
+    let foreign = VirtualService::tcp("192.0.2.77:80".parse()?).build()?;
+    foreign.apply(&client).await?;
+    let foreign = "TCP 192.0.2.77:80 rr ->";
+    let settings = || -> Result<Vec<String>, Failed> {
+        let names = ["ip_forward", "vs/conntrack", "vs/expire_nodest_conn", "conf/all/arp_ignore"];
+        let read = |name: &str| {
+            let path = format!("/proc/sys/net/ipv4/{name}");
+            Ok(namespace.run(move || fs::read_to_string(path))??)
+        };
+        names.into_iter().map(read).collect()
+    };
+    let before = settings()?;
+    let words = ["--service-cluster-ip-range=10.96.0.0/12", "--ipvs-strict-arp", &state_dir];
+    let all = ["TCP 10.96.0.1:80 rr ->", foreign, "TCP 203.0.113.50:80 rr ->"];
+    let refused = |result: Result<(), lvs_kube_proxy::Failure>, reason: &str| {
+        let error = result.expect_err(reason).to_string();
+        assert!(error.contains(reason), "{error}");
+    };
+    for _ in 0..2 {
+        let mut proxy = Proxy::new(source(&directory)?, config(&words)?, &namespace).await?;
+        proxy.once().await?;
+        assert_ne!(settings()?, before);
+        // Two at once: the second one ends, and so does a clean-up.
+        let mut second = Proxy::new(source(&directory)?, config(&[])?, &namespace).await?;
+        refused(second.once().await, "another lvs-kube-proxy runs");
+        refused(clean_up(&config(&[&state_dir])?, &namespace).await, "another lvs-kube-proxy runs");
+        // As if it were killed.
+        drop(proxy);
+        let nothing = TempDir::new()?;
+        let other = format!("--state-dir={}", nothing.path().display());
+        for words in [&[][..], &[other.as_str()]] {
+            refused(clean_up(&config(words)?, &namespace).await, "nothing is removed");
+            until(&client, &all).await?;
+        }
+        for _ in 0..2 {
+            clean_up(&config(&[&state_dir])?, &namespace).await?;
+            until(&client, &[foreign]).await?;
+            assert_eq!(settings()?, before);
+            let routes = "ip route show table local proto 196; ip -o address show dev kube-ipvs0";
+            let left = testbed::run(&namespace, "iproute2", &["sh", "-c", routes]);
+            assert!(left.is_err() || left.is_ok_and(|left| left.trim().is_empty()));
+        }
+    }
+    Ok(())
+}
+
+/// All objects disappear at once: that waits until somebody confirms it.
 async fn emptied_directory(namespace: NetNs, client: Client) -> Outcome {
     let directory = TempDir::new()?;
     let state = TempDir::new()?;

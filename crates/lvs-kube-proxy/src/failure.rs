@@ -14,6 +14,7 @@ pub struct Failure {
 /// What the proxy was about when something failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Step {
+    Lock,
     Ledger,
     Links,
     Settings,
@@ -45,6 +46,7 @@ impl Step {
     /// Its name in the metrics.
     fn as_str(self) -> &'static str {
         match self {
+            Self::Lock => "lock",
             Self::Ledger => "state",
             Self::Links => "links",
             Self::Settings => "settings",

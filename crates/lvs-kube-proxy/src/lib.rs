@@ -57,6 +57,7 @@ mod process;
 mod program;
 mod proxy;
 mod records;
+mod remains;
 mod rules;
 mod settings;
 pub mod source;

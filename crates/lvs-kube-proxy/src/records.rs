@@ -153,6 +153,13 @@ impl Records {
         self.is_dirty |= self.addresses.len() != before;
     }
 
+    /// Whether nothing is noted.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.services.iter().next().is_none()
+            && self.addresses.is_empty()
+            && self.unknown.is_empty()
+    }
+
     /// Forgets everything, after it was taken away.
     pub(crate) fn clear(&mut self) {
         (self.services, self.addresses) = (Ledger::new(), BTreeSet::new());
@@ -180,10 +187,7 @@ impl Records {
 
     /// Takes in whether it was stored.
     pub(crate) fn has_stored(&mut self, stored: bool) {
-        let is_empty = self.services.iter().next().is_none()
-            && self.addresses.is_empty()
-            && self.unknown.is_empty();
-        self.has_head = stored && !is_empty;
+        self.has_head = stored && !self.is_empty();
         self.is_dirty = !stored;
         if stored {
             self.new_services.clear();

@@ -148,7 +148,9 @@ fn without_local(config: &Config, has_rules: bool) -> WithoutLocal {
 
 /// Makes the node's settings.
 pub(crate) async fn init(config: &Config, namespace: &NetNs) -> Result<(), Failure> {
-    Kernel::open(namespace)?.settle(&config.kernel).await
+    let mut kernel = Kernel::open(namespace)?;
+    kernel.open_ledger(&config.ownership)?;
+    kernel.settle(&config.kernel, &config.ownership).await
 }
 
 /// Confirms what the running proxy holds back.
@@ -168,15 +170,28 @@ pub(crate) async fn confirm(config: &Config) -> Result<(), Failure> {
     }
 }
 
-/// Takes away what is the proxy's own in the kernel: its services, addresses and routes. What others
-/// have made stays. Without a ledger, what lies in the service ranges is the proxy's own.
+/// Takes away what is the proxy's own in the kernel: its services, addresses and routes, then the settings
+/// that it changed, and last the rules that protect the rest. What others have made stays. What is the proxy's
+/// own is known from the state directory of its runs, and from the service ranges.
 ///
 /// # Errors
 ///
-/// Something could not be read or taken away.
+/// Nothing is known of what a proxy has made, or one runs: nothing is taken away then. Something could not
+/// be read or taken away: the next attempt goes on from there.
 pub async fn clean_up(config: &Config, namespace: &NetNs) -> Result<(), Failure> {
     let mut kernel = Kernel::open(namespace)?;
-    let mut records = kernel.open_ledger(&config.ownership)?;
+    let mut ownership = config.ownership.clone();
+    let mut records = kernel.open_ledger(&ownership)?;
+    kernel.lock()?;
+    let remains = kernel.remains()?;
+    if let Some(remains) = &remains {
+        ownership = remains.owned(&ownership);
+        records = kernel.open_ledger(&ownership)?;
+    } else if ownership.ranges.is_empty() && records.is_empty() {
+        let reason = "nothing is removed, as it is not known what a proxy has made here: --cleanup needs the \
+                      --state-dir of the run, or else its --service-cluster-ip-range";
+        return Err(Failure::new(Step::Ledger, reason));
+    }
     kernel.remove_services(&Policy::new().scope(records.scope())).await?;
     let present = kernel.addresses().await?.own;
     let own = present.into_iter().filter(|address| records.owns_address(address)).collect();
@@ -185,7 +200,13 @@ pub async fn clean_up(config: &Config, namespace: &NetNs) -> Result<(), Failure>
         kernel.remove_route(range).await?;
     }
     kernel.delete_empty_link().await?;
-    kernel.remove_rules();
+    // The ranges stay: another clean-up finds that nothing is left.
+    if let Some(mut remains) = remains {
+        let restored = kernel.restore_settings(&mut remains);
+        kernel.store_remains(&remains)?;
+        restored?;
+    }
+    kernel.remove_rules()?;
     records.clear();
     match records.to_store() {
         Some(write) => kernel.store(&write).await,

@@ -132,6 +132,10 @@ impl<N: Node> Rounds<N> {
         &self.node
     }
 
+    pub(crate) fn node_mut(&mut self) -> &mut N {
+        &mut self.node
+    }
+
     pub(crate) fn health(&self) -> &Health {
         &self.health
     }

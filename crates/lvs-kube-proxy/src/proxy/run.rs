@@ -68,6 +68,7 @@ impl<'n, S: Source> Proxy<'n, S> {
     /// With `--bind-address-hard-fail`, health or metrics cannot be served. All else is logged and tried
     /// again.
     pub async fn run(&mut self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
+        self.rounds.node_mut().lock()?;
         if self.rounds.listen() && self.config.listen.hard_fail {
             let reason = "health or metrics cannot be served, and --bind-address-hard-fail is set";
             return Err(Failure::new(Step::Listen, reason));
@@ -113,6 +114,7 @@ impl<'n, S: Source> Proxy<'n, S> {
     ///
     /// Something could not be read or written.
     pub async fn once(&mut self) -> Result<(), Failure> {
+        self.rounds.node_mut().lock()?;
         self.rounds.hold_nothing();
         self.wait_for_lists().await?;
         let mut round = self.round(true).await?;
@@ -181,7 +183,7 @@ impl<'n, S: Source> Proxy<'n, S> {
     /// One round, after the node's settings are made.
     async fn round(&mut self, is_whole: bool) -> Result<Round, Failure> {
         if !self.is_settled {
-            self.rounds.node().settle(&self.config.kernel).await?;
+            self.rounds.node().settle(&self.config.kernel, &self.config.ownership).await?;
             self.is_settled = true;
         }
         let begin = Instant::now();

@@ -4,32 +4,33 @@ mod around;
 mod nfnetlink;
 mod nft;
 mod routes;
+mod stay;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs, io,
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
+    path::PathBuf,
     sync::Arc,
 };
 
 use ipnet::IpNet;
 use lvs::{
-    Desired, Plan, Policy,
+    Plan,
     client::{
         Client, Snapshot, Sysctl,
-        packet::{Protocol, ServiceKey, Timeouts},
+        packet::{Protocol, ServiceKey},
     },
     read_services,
 };
 use netns_link::{Address, Link, Links, NetNs, Setting};
 
-use self::nfnetlink::Nfnetlink;
+use self::{nfnetlink::Nfnetlink, stay::Lock};
 use super::{Addresses, Listening, NoRules, Node, Routes, StaleClients, Written};
 use crate::{
-    config::{KernelConfig, Ownership},
     failure::{Failure, Step},
     health::{Health, Listener, Server},
-    records::{LedgerFile, LedgerWrite, Records, this_boot},
+    records::{LedgerFile, LedgerWrite},
     rules::{self, Element, RuleWrite},
     settings::is_reachable,
 };
@@ -61,6 +62,10 @@ pub(crate) struct Kernel<'n> {
     /// For connection tracking, once it was needed.
     flows: Option<Nfnetlink>,
     ledger: LedgerFile,
+    /// The state directory's file of what a clean-up has to know.
+    remains: Option<PathBuf>,
+    /// Held as long as this proxy is the only one.
+    lock: Option<Lock>,
     /// The thread that answers over HTTP, once it is needed.
     server: Option<Server>,
     /// What was asked for, and how often.
@@ -84,74 +89,11 @@ impl<'n> Kernel<'n> {
             rules: None,
             flows: None,
             ledger: LedgerFile::default(),
+            remains: None,
+            lock: None,
             server: None,
             asked: BTreeMap::new(),
         })
-    }
-
-    /// Reads the ledger, in which the proxy notes what it has made.
-    pub(crate) fn open_ledger(&mut self, ownership: &Ownership) -> Result<Records, Failure> {
-        let failed = |error| Failure::new(Step::Ledger, error);
-        let (file, text) = LedgerFile::open(ownership.ledger.as_deref()).map_err(failed)?;
-        let boot = this_boot().map_err(failed)?;
-        let mut records = Records::new(ownership, &boot);
-        if let Err(line) = records.read(&text) {
-            file.put_aside(&line).map_err(failed)?;
-        }
-        // One from before was not meant for what this proxy will hold back.
-        file.take_confirmation();
-        self.ledger = file;
-        Ok(records)
-    }
-
-    /// Takes the rules away.
-    pub(crate) fn remove_rules(&self) {
-        match nft::remove(self.namespace) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!("take the table of nftables away, if there is one: {error}");
-            }
-            _ => {}
-        }
-    }
-
-    /// Takes away the services that a policy lets go.
-    pub(crate) async fn remove_services(&self, policy: &Policy) -> Result<(), Failure> {
-        let applied = Desired::new().apply(&self.ipvs, policy).await;
-        applied.map(drop).map_err(|error| Failure::new(Step::Table, error))
-    }
-
-    /// Makes the node's settings.
-    pub(crate) async fn settle(&self, config: &KernelConfig) -> Result<(), Failure> {
-        for change in self.write_settings(config.strict_arp)? {
-            tracing::info!("set {change}");
-        }
-        // 0 leaves one as it is.
-        if config.timeouts == Timeouts::default() {
-            return Ok(());
-        }
-        let set = self.ipvs.set_timeouts(config.timeouts).await;
-        set.map_err(|error| Failure::new(Step::TimeOuts, error))
-    }
-
-    /// Makes the settings that IPVS for services needs, and returns those that were different.
-    fn write_settings(&self, strict_arp: bool) -> Result<Vec<String>, Failure> {
-        let failed = |error: &dyn fmt::Display| Failure::new(Step::Settings, error);
-        let changes = self.ipvs.set_kube_proxy_sysctls().map_err(|error| failed(&error))?;
-        let mut changed: Vec<String> = changes.iter().map(ToString::to_string).collect();
-        let mut settings = vec![(Setting::ip_forward(), "1")];
-        if strict_arp {
-            let ignore = Setting::arp_ignore("all").map_err(|error| failed(&error))?;
-            let announce = Setting::arp_announce("all").map_err(|error| failed(&error))?;
-            settings.extend([(ignore, "1"), (announce, "2")]);
-        }
-        for (setting, value) in settings {
-            let before = setting.read(self.namespace).map_err(|error| failed(&error))?;
-            if before != value {
-                setting.write(self.namespace, value).map_err(|error| failed(&error))?;
-                changed.push(format!("{setting} {before} -> {value}"));
-            }
-        }
-        Ok(changed)
     }
 
     /// Deletes the proxy's link if it has no address left.
@@ -269,8 +211,10 @@ impl Node for Kernel<'_> {
     /// What was found once is not looked for again: a write that fails says so.
     fn look_for_rules(&mut self) -> Result<(), NoRules> {
         if self.rules.is_none() {
+            let kernel = nft::kernel(self.namespace)?;
             self.count("processes");
-            self.rules = Some(nft::open(self.namespace)?);
+            nft::check(self.namespace)?;
+            self.rules = Some(kernel);
         }
         Ok(())
     }

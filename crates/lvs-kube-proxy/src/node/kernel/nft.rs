@@ -18,16 +18,21 @@ use crate::{
 /// How long nft may take. Tens of thousands of elements take seconds.
 const NFT_LIMIT: Duration = Duration::from_secs(60);
 
-/// A socket to the kernel's nftables, if these and the program are there and take such rules. What is asked is
-/// a table with nothing in it: nothing that is configured can spoil the answer.
-pub(super) fn open(namespace: &NetNs) -> Result<Nfnetlink, NoRules> {
+/// A socket to the kernel's nftables, if there are any.
+pub(super) fn kernel(namespace: &NetNs) -> Result<Nfnetlink, NoRules> {
     let failed =
         |error: io::Error| NoRules { reason: format!("the kernel: {error}"), may_be_there: false };
     let mut socket = Nfnetlink::open(namespace).map_err(failed)?;
     socket.generation().map_err(failed)?;
+    Ok(socket)
+}
+
+/// Whether the program is there, and takes such rules with the kernel. What is asked is a table with nothing in
+/// it: nothing that is configured can spoil the answer.
+pub(super) fn check(namespace: &NetNs) -> Result<(), NoRules> {
     let empty = RuleWrite::Whole(&RuleSet::new(Rules::default())).to_string();
     match nft(namespace, &["--check", "-f", "-"], &empty) {
-        Ok(_) => Ok(socket),
+        Ok(_) => Ok(()),
         Err(error) => Err(NoRules { reason: error.to_string(), may_be_there: true }),
     }
 }
