@@ -80,7 +80,7 @@ async fn clean_up_from_the_state_directory(namespace: NetNs, client: Client) -> 
     write(&directory, "web.yaml", &web)?;
     let foreign = VirtualService::tcp("192.0.2.77:80".parse()?).build()?;
     foreign.apply(&client).await?;
-    let foreign = "TCP 192.0.2.77:80 rr ->";
+    let foreign = "TCP 192.0.2.77:80 wlc ->";
     let settings = || -> Result<Vec<String>, Failed> {
         let names = ["ip_forward", "vs/conntrack", "vs/expire_nodest_conn", "conf/all/arp_ignore"];
         let read = |name: &str| {
@@ -236,6 +236,7 @@ fn least_rights() -> Outcome {
         let lines = ["10.96.0.1:80", "203.0.113.50:80"];
         let lines = lines.map(|place| format!("TCP {place} rr -> 10.42.1.5:8080"));
         until(&client, &lines.each_ref().map(String::as_str)).await?;
+        drop(proxy);
         clean_up(&config(&words)?, &here).await?;
         until(&client, &[]).await
     })

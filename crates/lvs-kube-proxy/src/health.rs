@@ -4,7 +4,7 @@
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
@@ -24,7 +24,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Runtime},
-    task::JoinHandle,
+    task::{AbortHandle, JoinHandle},
     time::timeout,
 };
 
@@ -36,7 +36,14 @@ use crate::{
 /// The longest that one connection is kept.
 const CONNECTION: Duration = Duration::from_secs(60);
 /// How long a request's head may take.
-const HEAD: Duration = Duration::from_secs(10);
+const HEAD: Duration = Duration::from_secs(3);
+/// So many connections there are at once, of all listeners: of more, the oldest one ends. Whoever holds
+/// connections open takes neither the descriptors of the proxy nor the answers of others, which take no
+/// time.
+const CONNECTIONS: usize = 64;
+/// How long the main loop may take for one step, besides the patience with changes: writing rules may take
+/// a minute.
+const STEP: Duration = Duration::from_secs(60);
 
 /// What is known of the proxy's health. One value for all listeners.
 #[derive(Debug)]
@@ -53,6 +60,8 @@ struct Known {
     last_success: Option<SystemTime>,
     /// Since when a change waits to be written.
     waiting: Option<SystemTime>,
+    /// When the main loop last went on, once it runs.
+    beat: Option<Instant>,
     node_is_eligible: bool,
     checks: BTreeMap<u16, (ObjectName, HealthCheck)>,
     /// At which addresses of the node these are answered, if not at all.
@@ -104,6 +113,7 @@ impl Health {
                 last_success: None,
                 // Nothing is wanted before the lists have come.
                 waiting: None,
+                beat: None,
                 node_is_eligible: true,
                 checks: BTreeMap::new(),
                 check_addresses: None,
@@ -118,6 +128,16 @@ impl Health {
     /// A change waits to be written.
     pub(crate) fn queued(&self) {
         self.with(|known| known.waiting = known.waiting.or_else(|| Some(SystemTime::now())));
+    }
+
+    /// The main loop goes on.
+    pub(crate) fn beat(&self, now: Instant) {
+        self.with(|known| known.beat = Some(now));
+    }
+
+    /// How often the main loop has to go on at least.
+    pub(crate) fn rhythm(&self) -> Duration {
+        (self.patience / 4).max(Duration::from_millis(100))
     }
 
     /// Everything is written.
@@ -177,9 +197,17 @@ impl Health {
         act(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Another thread asks than the one that beats.
     fn is_live(&self) -> bool {
-        let waited = self.with(|known| known.waiting);
-        waited.is_none_or(|since| since.elapsed().unwrap_or_default() <= self.patience)
+        self.is_live_at(Instant::now())
+    }
+
+    fn is_live_at(&self, now: Instant) -> bool {
+        let (waited, beat) = self.with(|known| (known.waiting, known.beat));
+        let goes_on = beat.is_none_or(|beat| {
+            now.saturating_duration_since(beat) <= self.patience.saturating_add(STEP)
+        });
+        goes_on && waited.is_none_or(|since| since.elapsed().unwrap_or_default() <= self.patience)
     }
 
     fn answer(&self, path: &str, has_metrics: bool) -> Response<Full<Bytes>> {
@@ -296,12 +324,19 @@ pub(crate) struct Listener {
 
 /// The thread that answers: a run that takes long is not to look like a proxy that is dead.
 #[derive(Debug)]
-pub(crate) struct Server(Option<Runtime>);
+pub(crate) struct Server {
+    runtime: Option<Runtime>,
+    connections: Connections,
+}
+
+/// The connections that there are, the oldest one first.
+type Connections = Arc<Mutex<VecDeque<AbortHandle>>>;
 
 impl Server {
     pub(crate) fn start() -> io::Result<Self> {
         let mut builder = Builder::new_multi_thread();
-        Ok(Self(Some(builder.worker_threads(1).thread_name("health").enable_all().build()?)))
+        let runtime = builder.worker_threads(1).thread_name("health").enable_all().build()?;
+        Ok(Self { runtime: Some(runtime), connections: Connections::default() })
     }
 
     /// Serves the proxy's own health, and its metrics where they are wanted.
@@ -332,12 +367,14 @@ impl Server {
         is_right: impl Fn(IpAddr) -> bool + Send + 'static,
         answer: impl Fn(&str) -> Response<Full<Bytes>> + Send + Sync + 'static,
     ) -> io::Result<Listener> {
-        let runtime = self.0.as_ref().ok_or_else(|| io::Error::other("the thread has ended"))?;
+        let runtime =
+            self.runtime.as_ref().ok_or_else(|| io::Error::other("the thread has ended"))?;
         socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;
         let _here = runtime.enter();
         let socket = TcpListener::from_std(socket)?;
         let answer = Arc::new(answer);
+        let connections = self.connections.clone();
         let task = runtime.spawn(async move {
             loop {
                 let Ok((stream, _)) = socket.accept().await else {
@@ -349,7 +386,7 @@ impl Server {
                     continue;
                 }
                 let answer = answer.clone();
-                tokio::spawn(async move {
+                let connection = tokio::spawn(async move {
                     let service = service_fn(|request: Request<Incoming>| {
                         let response = answer(request.uri().path());
                         async move { Ok::<_, Infallible>(response) }
@@ -360,15 +397,26 @@ impl Server {
                         .serve_connection(TokioIo::new(stream), service);
                     let _ = timeout(CONNECTION, connection).await;
                 });
+                admit(&connections, connection.abort_handle());
             }
         });
         Ok(Listener { task, address })
     }
 }
 
+/// Takes in a connection; of too many, the oldest one ends.
+fn admit(connections: &Connections, new: AbortHandle) {
+    let mut all = connections.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain(|connection| !connection.is_finished());
+    all.push_back(new);
+    while all.len() > CONNECTIONS {
+        all.pop_front().iter().for_each(AbortHandle::abort);
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
+        if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }

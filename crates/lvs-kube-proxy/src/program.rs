@@ -10,6 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 use netns_link::NetNs;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -37,6 +38,7 @@ const LOOK: Duration = Duration::from_secs(5);
 ///
 /// What the program ends with: a required resource is unavailable.
 pub async fn run(config: Config) -> Result<(), Box<dyn Error>> {
+    raise_limit();
     let here = NetNs::current()?;
     match config.task {
         Task::CleanUp => return Ok(clean_up(&config, &here).await?),
@@ -63,6 +65,15 @@ pub async fn run(config: Config) -> Result<(), Box<dyn Error>> {
             Err("this program was built without the feature kubernetes: --manifests is needed"
                 .into())
         }
+    }
+}
+
+/// Takes as many descriptors as the process may have: container runtimes give 1024 at first.
+fn raise_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!("raise the limit of open files: {error}");
     }
 }
 

@@ -126,6 +126,7 @@ mod tests {
             ranges: vec![range.parse().unwrap()],
             excluded: excluded.iter().map(|text| text.parse().unwrap()).collect(),
             has_routes: true,
+            may_route: true,
             routes_without_rules: false,
         };
         let mut remains = Remains::default();

@@ -110,3 +110,42 @@ fn health_is_told_as_kube_proxy_does() {
     let found = health.answer("/livez", false);
     assert_eq!((found.status().as_u16(), &body(found)["healthy"]), (200, &true.into()));
 }
+
+/// Whoever opens connections and says nothing keeps nobody from being answered.
+#[test]
+fn half_open_requests_are_no_harm() {
+    use std::io::{Read as _, Write as _};
+    let server = Server::start().unwrap();
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let health = Arc::new(Health::new(Duration::from_secs(30)));
+    let listener = server.own(socket, health, false).unwrap();
+    let connect = || std::net::TcpStream::connect(listener.address()).unwrap();
+    let mut open = Vec::new();
+    for number in 0..300 {
+        let mut silent = connect();
+        let _ = silent.write_all(b"GET /livez HTTP/1.1\r\nHost:");
+        open.push(silent);
+        if number % 100 != 99 {
+            continue;
+        }
+        let mut asks = connect();
+        asks.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        asks.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(server.connections.lock().unwrap().len() <= CONNECTIONS);
+    }
+}
+
+/// A main loop that hangs is seen, although nothing waits to be written.
+#[test]
+fn a_loop_that_hangs() {
+    let health = Health::new(Duration::from_secs(30));
+    let start = Instant::now();
+    assert!(health.is_live_at(start + Duration::from_secs(3600)), "it has not begun");
+    health.beat(start);
+    assert!(health.is_live_at(start + Duration::from_secs(119)));
+    assert!(!health.is_live_at(start + Duration::from_secs(121)));
+    health.beat(start + Duration::from_secs(121));
+    assert!(health.is_live_at(start + Duration::from_secs(122)));
+}

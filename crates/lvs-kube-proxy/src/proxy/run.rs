@@ -77,6 +77,7 @@ impl<'n, S: Source> Proxy<'n, S> {
         let mut rhythm = Rhythm::new(&self.config.timing, Instant::now());
         loop {
             let now = Instant::now();
+            self.rounds.health().beat(now);
             let release = self.rounds.release(now);
             let look = [self.rounds.look(), release].into_iter().flatten().min();
             let next = rhythm.next(self.rounds.is_wanted(), look);
@@ -90,6 +91,8 @@ impl<'n, S: Source> Proxy<'n, S> {
                         rhythm.whole_at(Instant::now());
                     }
                 }
+                // Something has to go on even if nothing happens.
+                () = sleep(self.rounds.health().rhythm()) => {}
                 () = sleep(CONFIRMATION), if is_holding => {
                     self.rounds.look_for_confirmation();
                 }

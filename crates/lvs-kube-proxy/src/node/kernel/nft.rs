@@ -33,8 +33,16 @@ pub(super) fn check(namespace: &NetNs) -> Result<(), NoRules> {
     let empty = RuleWrite::Whole(&RuleSet::new(Rules::default())).to_string();
     match nft(namespace, &["--check", "-f", "-"], &empty) {
         Ok(_) => Ok(()),
-        Err(error) => Err(NoRules { reason: error.to_string(), may_be_there: true }),
+        Err(error) => {
+            let may_be_there = !is_not_supported(&error);
+            Err(NoRules { reason: error.to_string(), may_be_there })
+        }
     }
+}
+
+/// Whether the kernel has no tables of both families, as nft says it.
+pub(super) fn is_not_supported(error: &io::Error) -> bool {
+    error.to_string().contains("Operation not supported")
 }
 
 /// Carries out commands in one step.

@@ -14,7 +14,7 @@ use std::{
 use lvs::{Desired, Policy, client::packet::Timeouts};
 use netns_link::{NetNs, Setting};
 
-use super::{Kernel, Nfnetlink, nft};
+use super::{Kernel, nft};
 use crate::{
     config::{KernelConfig, Ownership},
     failure::{Failure, Step},
@@ -84,15 +84,17 @@ impl Kernel<'_> {
 
     /// Takes the rules away. Where nftables or the program are not there, there are none.
     pub(crate) fn remove_rules(&self) -> Result<(), Failure> {
-        let Err(error) = nft::remove(self.namespace) else { return Ok(()) };
-        let kernel = Nfnetlink::open(self.namespace).and_then(|mut kernel| kernel.generation());
-        match kernel {
-            Ok(_) => Err(Failure::new(
-                Step::Rules,
-                format!("take the table of nftables away: {error}; all else is removed"),
-            )),
-            Err(_) => Ok(()),
-        }
+        let removed = match nft::list(self.namespace) {
+            Ok(text) if text.is_empty() => Ok(()),
+            Ok(_) => nft::remove(self.namespace),
+            Err(error) if nft::is_not_supported(&error) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        removed.map_err(|error| {
+            let reason = format!("take the table of nftables away: {error}; all else is removed");
+            Failure::new(Step::Rules, reason)
+        })
     }
 
     /// What earlier runs have left besides what is in the ledger; `None` if nothing is known of any.
