@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_kube_proxys() {
+    fn names_are_those_of_kube_proxy() {
         let text = text();
         let names = names(&text);
         for (name, labels) in [

@@ -16,7 +16,7 @@ fn with_file(text: &str, words: &[&str]) -> Result<Config, ConfigError> {
 const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
 
 #[test]
-fn defaults_are_kube_proxys() {
+fn defaults_are_those_of_kube_proxy() {
     let config = config(&[]).unwrap();
     assert_eq!(config.unused, [""; 0]);
     assert_eq!(config.timing.sync_period, Duration::from_secs(30));

@@ -437,6 +437,9 @@ impl<N: Node> Rounds<N> {
     /// New services that wait because a later proxy would not know them for its own: the ledger could not be
     /// stored.
     fn unproven(&self, table: &Snapshot) -> BTreeSet<ServiceKey> {
+        if !self.records.has_new() {
+            return BTreeSet::new();
+        }
         let keys = self.desired.table.iter().map(|service| service.key());
         let new = keys.filter(|key| !table.services.contains_key(key));
         new.filter(|key| !self.records.proves_service(key)).copied().collect()
