@@ -96,6 +96,10 @@ async fn table_case(
     let told = again.dry_run().await?;
     assert!(told.lines().all(|line| line.starts_with("= local")), "{told}");
 
+    // Nothing is cleaned up while a proxy runs.
+    let error = clean_up(&config, namespace).await.unwrap_err().to_string();
+    assert!(error.contains("another lvs-kube-proxy runs"), "{error}");
+    drop((proxy, again));
     clean_up(&config, namespace).await?;
     assert_eq!((lines(client).await?, link_addresses(namespace).await?), Default::default());
     Ok(())
