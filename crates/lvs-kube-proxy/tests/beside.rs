@@ -316,7 +316,12 @@ impl<'n> Scene<'n> {
     fn own_proxy(&self, vip_mode: &str) -> Result<Process, Box<dyn Error>> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lvs-kube-proxy"));
         command.args(["--hostname-override=node1", "--external-ips", "--vip-mode", vip_mode]);
-        command.args(["--service-cluster-ip-range=10.0.0.0/16", "--drain-limit=600s", "--hold=0"]);
+        command.args([
+            "--service-cluster-ip-range=10.0.0.0/16",
+            "--drain-limit=600s",
+            "--hold=0",
+            "--serve-without-source-ranges",
+        ]);
         command.arg("--state-dir").arg(self.cluster.path(""));
         command.arg("--kubeconfig").arg(self.cluster.path("proxy.kubeconfig"));
         self.start(self.own, "own.log", command)
