@@ -17,6 +17,8 @@ use crate::Outcome;
 mod dns;
 #[cfg(feature = "http2")]
 mod http2;
+#[cfg(feature = "http2")]
+mod said;
 #[cfg(feature = "tls")]
 mod tls;
 
