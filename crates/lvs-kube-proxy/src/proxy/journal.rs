@@ -42,7 +42,7 @@ pub(crate) fn log_failures(texts: &[String]) {
         tracing::error!("{text}; will retry");
     }
     if let Some(more @ 1..) = texts.len().checked_sub(LOG_LIMIT) {
-        tracing::error!("{more} more changes of the table were refused; will retry");
+        tracing::error!("{more} more like these; will retry");
     }
 }
 

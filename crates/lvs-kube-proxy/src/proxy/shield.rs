@@ -9,7 +9,7 @@ use lvs::{
     client::{Snapshot, packet::ServiceKey},
 };
 
-use super::{round::Rounds, rules, without_local};
+use super::{journal::log_failures, round::Rounds, rules, without_local};
 use crate::{
     failure::{Failure, Step},
     health::Condition,
@@ -69,7 +69,8 @@ impl<N: Node> Rounds<N> {
         self.desired.restricted_without(may_be_there.then_some(table))
     }
 
-    /// The plan for the table, where rules may be lacking, and without what waits. No loss of a source is to be guarded against here.
+    /// The plan for the table, where rules may be lacking, and without what waits. No source was lost here, so
+    /// the guard lets it go.
     pub(super) fn plan_protected(
         &mut self,
         extent: &Extent,
@@ -101,12 +102,15 @@ impl<N: Node> Rounds<N> {
             Extent::Whole => true,
             Extent::Services(services) => services.contains(key),
         });
+        let mut news = Vec::new();
         for key in &unprotected {
             let Some((name, _)) = self.state.target(key) else { continue };
             let text =
                 format!("service {name}: {key} is not served without its source ranges: {reason}");
-            self.fail(&Failure::new(Step::Rules, text));
+            // What failed is counted already: the rules.
+            news.extend(self.journal.note(&Failure::new(Step::Rules, text)));
         }
+        log_failures(&news);
         !unprotected.is_empty()
     }
 }
