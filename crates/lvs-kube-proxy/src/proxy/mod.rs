@@ -2,6 +2,7 @@
 
 mod carry_out;
 mod checks;
+mod finish;
 mod guard;
 mod journal;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What happens over time on a node: single cases that need no packet.
 
-use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use super::world::{Form, World};
 use crate::state::Event;
@@ -13,6 +13,20 @@ pub(super) fn round(world: &mut World, is_whole: bool) -> crate::proxy::round::R
 
 pub(super) fn service(name: &str, spec: &str) -> String {
     format!("---\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")
+}
+
+/// This many services with source ranges, each with an address of a load balancer.
+pub(super) fn restricted(count: u8) -> String {
+    let one = |number| {
+        let spec = format!(
+            "type: LoadBalancer, clusterIP: 10.96.1.{number}, ports: [{{port: 80}}], \
+             loadBalancerSourceRanges: [198.51.100.0/24]"
+        );
+        let status =
+            format!("status: {{loadBalancer: {{ingress: [{{ip: 203.0.113.{number}}}]}}}}\n");
+        service(&format!("s{number}"), &spec) + &status
+    };
+    (1..=count).map(one).collect()
 }
 
 pub(super) fn slice(owner: &str, endpoints: &[&str]) -> String {
@@ -168,18 +182,7 @@ fn lost_endpoints_are_held_back_over_many_rounds() {
 #[test]
 fn what_is_held_back_keeps_its_rules() {
     let mut world = World::new(NO_RANGES);
-    let mut text = String::new();
-    for number in 1..=30 {
-        let name = format!("s{number}");
-        let spec = format!(
-            "type: LoadBalancer, clusterIP: 10.96.1.{number}, ports: [{{port: 80}}], \
-             loadBalancerSourceRanges: [198.51.100.0/24]"
-        );
-        text += &service(&name, &spec);
-        writeln!(text, "status: {{loadBalancer: {{ingress: [{{ip: 203.0.113.{number}}}]}}}}")
-            .unwrap();
-    }
-    world.apply(&text);
+    world.apply(&restricted(30));
     round(&mut world, true);
     let elements = world.node.present().elements.clone();
     world.restart_with(vec![Event::Services(Vec::new()), Event::Slices(Vec::new())]);

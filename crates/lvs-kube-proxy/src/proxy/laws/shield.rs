@@ -1,9 +1,9 @@
 //! What is guarded by nftables is closed while these cannot be used, and that is said.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::collections::BTreeSet;
 
 use super::{
-    cases::{NO_RANGES, round, service, usable},
+    cases::{NO_RANGES, restricted, round, usable},
     world::{Form, World},
 };
 use crate::node::NoRules;
@@ -46,18 +46,7 @@ fn no_restricted_service_without_nftables() {
 fn what_is_there_without_nftables() {
     for may_be_there in [true, false] {
         let mut world = World::new(&["--vip-mode=addresses", "--hold=5m"]);
-        let mut text = String::new();
-        for number in 1..=60 {
-            let name = format!("s{number}");
-            let spec = format!(
-                "type: LoadBalancer, clusterIP: 10.96.1.{number}, ports: [{{port: 80}}], \
-                 loadBalancerSourceRanges: [198.51.100.0/24]"
-            );
-            text += &service(&name, &spec);
-            writeln!(text, "status: {{loadBalancer: {{ingress: [{{ip: 203.0.113.{number}}}]}}}}")
-                .unwrap();
-        }
-        world.apply(&text);
+        world.apply(&restricted(60));
         round(&mut world, true);
         assert_eq!(usable(&world).0, 120);
         world.node.present_mut().refusals.nftables = lack(may_be_there);
