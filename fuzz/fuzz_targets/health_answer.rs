@@ -2,16 +2,11 @@
 
 #![no_main]
 
-use std::sync::LazyLock;
-
 use libfuzzer_sys::fuzz_target;
 use lvs_health::check::{
     Agent, Dns, Failure, Grpc, Http, Kind, Line, RecordType, Smtp, Text, Tls, Udp, said,
 };
-use tokio::runtime::{Builder, Runtime};
-
-static RUNTIME: LazyLock<Runtime> =
-    LazyLock::new(|| Builder::new_current_thread().build().expect("a runtime can be made"));
+use tokio::runtime::Builder;
 
 fn kind(number: u8) -> Kind {
     let dns = |kind| {
@@ -48,7 +43,9 @@ fn kind(number: u8) -> Kind {
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((number, answer)) = bytes.split_first() else { return };
-    let result = RUNTIME.block_on(said(&kind(*number), answer));
+    // One for each input: what HTTP/2 spawned ends with it.
+    let runtime = Builder::new_current_thread().build().expect("a runtime can be made");
+    let result = runtime.block_on(said(&kind(*number), answer));
     let text = match &result {
         Some(Ok(good)) => &good.detail,
         Some(Err(Failure::Bad(reason) | Failure::Unable(reason))) => reason,
