@@ -64,7 +64,7 @@ fn a_user_without_rights_boots_a_guest() {
     };
     let release = streams_status_and_files(user(), &directory);
     // The guest's root has only the rights of the user outside.
-    let script = "id -u; cat secret; chmod 700 /root; cat /root/x; echo x >/etc/lvs-guest-test; \
+    let script = "id -u; cat secret; chmod 640 /etc/shadow; cat /etc/shadow; echo x >/etc/lvs-guest-test; \
                   head -1 /proc/net/ip_vs; ip link add type dummy && ls /sys/class/net; exit 7";
     command = user();
     let output = command.args(["sh", "-c", script]).output().unwrap();
@@ -77,6 +77,7 @@ fn a_user_without_rights_boots_a_guest() {
     assert!(said.starts_with("0\nIP Virtual Server version 1.2.1"), "{output:?}");
     assert!(said.contains("\ndummy0\nlo\n"), "{output:?}");
     assert!(errors(&output).contains("secret: Permission denied"), "{output:?}");
+    assert!(errors(&output).contains("/etc/shadow: Permission denied"), "{output:?}");
     assert!(!Path::new("/etc/lvs-guest-test").exists());
     assert_eq!(owner, 65534);
 }
