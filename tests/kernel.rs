@@ -37,6 +37,9 @@ use std::{collections::HashSet, fs, io, path::Path};
 
 use libtest_mimic::{Arguments, Trial};
 
+/// The sources whose tests documents name.
+const CRATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates");
+
 fn main() {
     guest::assume_role();
     let parts = [
@@ -57,7 +60,12 @@ fn main() {
     let mut filter_cases = trouble_cases::filter_cases();
     filter_cases.extend(kube_proxy::filter_cases());
     if !arguments.list {
-        match guest::Options::from_env().and_then(|options| guest::enter(&options)) {
+        let entered = guest::Options::from_env().and_then(|mut options| {
+            // A guest has a /tmp of its own, also for a checkout there.
+            options.write.push(CRATES.into());
+            guest::enter(&options)
+        });
+        match entered {
             Ok(place) => {
                 // In one write, since the guest passes both of its streams on as they arrive.
                 let line = format!("kernel-tests: on {place}\n");
@@ -98,7 +106,7 @@ fn documents_name_cases(cases: &[Trial]) -> Trial {
     let known: HashSet<String> = cases.iter().map(|case| case.name().to_owned()).collect();
     Trial::test("documents_name_cases", move || {
         let mut sources = String::new();
-        sources_below(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../crates")), &mut sources)?;
+        sources_below(Path::new(CRATES), &mut sources)?;
         let document = include_str!("../docs/troubleshooting.md");
         for section in document.split("\n## ").skip(1) {
             let title = section.lines().next().unwrap_or_default();
